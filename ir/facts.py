@@ -1,0 +1,108 @@
+"""What passes find out about a node, as typed facts: phase, nature, placement, layer, device share.
+
+Facts are attached by `Rewriter.set_fact` and verified by type; the text form prints them behind the node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Phase(Enum):
+    """The phase of inference a node belongs to."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    CHUNKED = "chunked"
+    ENCODE = "encode"
+    MIXED = "mixed"
+
+
+class Nature(Enum):
+    """The shape of a node's work, which decides the engine that suits it."""
+
+    GEMM = "gemm"
+    GEMV = "gemv"
+    SKINNY_GEMM = "skinny_gemm"
+    ELEMENTWISE = "elementwise"
+    REDUCTION = "reduction"
+    MOVEMENT = "movement"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The nature of a node with its numbers.
+
+    m, n, k: rows of the moving operand that share one stationary operand, columns, contraction length
+    (0 for anything but contractions); count: how many independent products of that size. `why` says what made a vector
+    a matrix ("batch of 8 shares the weight", "4 query heads share K and V").
+    """
+
+    nature: Nature
+    flops: int
+    bytes: int
+    m: int = 0
+    n: int = 0
+    k: int = 0
+    count: int = 0
+    why: str = ""
+
+    @property
+    def intensity(self) -> float:
+        """Arithmetic intensity, operations per byte."""
+        return self.flops / self.bytes if self.bytes else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """What a node would cost on an engine: seconds of work and of moving operands, or why it cannot run there."""
+
+    engine: str
+    seconds: float = 0.0
+    transfer_seconds: float = 0.0
+    illegal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The engine that runs a node, and why."""
+
+    engine: str
+    reason: str
+    alternatives: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The node is in repetition `index` of structurally identical group `group`."""
+
+    group: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The pipeline-parallel stage that executes a node."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How a contraction is cut: extents of one tile (rows, columns, contraction), and how many tiles there are."""
+
+    m: int
+    n: int
+    k: int
+    tiles: int
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """When a node's commands are emitted, counted over the whole graph."""
+
+    index: int
+
+
+Fact = Phase | Work | Placement | Layer | Stage | Tile | Position

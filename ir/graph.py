@@ -1,0 +1,511 @@
+"""Graphs of ops, and the only door through which they change.
+
+A `Graph` is a directed acyclic graph of `Node`s joined by `Value`s. Reading is free; every edit goes through a
+`Rewriter`, which keeps uses and edges in step, stamps where new nodes came from, and bumps `Graph.version`.
+This module is the only one that touches networkx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeVar, cast
+
+import networkx as nx
+
+from pimc.ir.diagnostics import CompileError, Diagnostic, InternalError, Kind
+from pimc.ir.facts import Fact, Position
+from pimc.ir.memory import Home
+from pimc.ir.op import Attribute, OpDef, TypeRuleError
+from pimc.ir.source import Derived, Source
+from pimc.ir.types import Sym, TensorType
+from pimc.ir.weights import Contents
+
+F = TypeVar("F", bound=Fact)
+
+
+class Role(Enum):
+    """What a value is to its graph."""
+
+    INPUT = "input"
+    CACHE = "cache"
+    """An input that lives on between runs and is appended in place (keys, values)."""
+    WEIGHT = "weight"
+    CONSTANT = "constant"
+    """Like a weight, but small and known to the compiler."""
+    RESULT = "result"
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """A tensor: an input, a weight, or one result of a node. Identity is the object; names are unique in a graph."""
+
+    name: str
+    type: TensorType
+    role: Role
+    owner: Node | None = None
+    index: int = 0
+    contents: Contents | None = None
+    source: Source | None = None
+    shard: tuple[int, int] | None = None
+    """(axis, count): the type is one device's share of a tensor that is split `count` ways along an axis"""
+
+    def __repr__(self) -> str:
+        return f"%{self.name}: {self.type}"
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One application of an op. `uid` orders nodes by age and is never used twice in a graph."""
+
+    uid: int
+    op: OpDef
+    operands: tuple[Value | None, ...]
+    attributes: Mapping[str, Attribute]
+    results: tuple[Value, ...] = ()
+    source: Source | None = None
+    facts: dict[type, Fact] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of the first result, which names the node to users."""
+        return self.results[0].name
+
+    @property
+    def result(self) -> Value:
+        return self.results[0]
+
+    def attribute(self, name: str) -> Attribute:
+        """The given value of an attribute, or its default."""
+        return self.attributes[name] if name in self.attributes else self.op.attributes[name]
+
+    def fact(self, kind: type[F]) -> F | None:
+        return cast("F | None", self.facts.get(kind))
+
+    def inputs(self) -> Iterator[Value]:
+        """The operands that are given."""
+        return (v for v in self.operands if v is not None)
+
+    def flops(self) -> int:
+        return self.op.work(
+            [v.type if v is not None else None for v in self.operands], [r.type for r in self.results], self.attributes
+        )
+
+    def __repr__(self) -> str:
+        return f"%{self.name} = {self.op.name}({', '.join('%' + v.name if v else '_' for v in self.operands)})"
+
+
+class Graph:
+    """An op graph. `inputs`, `weights` (constants included) and `outputs` are ordered; nodes come in `order()`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.version = 0
+        self.inputs: list[Value] = []
+        self.weights: list[Value] = []
+        self.outputs: list[tuple[str, Value]] = []
+        self.defaults: dict[str, int] = {}
+        """Values of symbolic dimensions that hold unless the user binds others."""
+        self.homes: dict[Value, Home] = {}
+        """Where each value lives; empty before the layout pass. Set by `Rewriter.set_home`."""
+        self._values: dict[str, Value] = {}
+        self._nodes: dict[int, Node] = {}
+        self._uses: dict[Value, dict[tuple[int, int], Node]] = {}
+        self._dag: nx.MultiDiGraph[int] = nx.MultiDiGraph()
+        self._next_uid = 0
+        self._order: tuple[int, list[Node]] | None = None
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def order(self) -> list[Node]:
+        """A snapshot of the nodes in topological order; ties go to the older node. Safe to edit while iterating."""
+        if self._order is None or self._order[0] != self.version:
+            try:
+                uids = list(nx.lexicographical_topological_sort(self._dag))
+            except nx.NetworkXUnfeasible:
+                raise CompileError(
+                    Diagnostic(Kind.GRAPH, f"graph '{self.name}' has a cycle", self._cycle_source())
+                ) from None
+            self._order = (self.version, [self._nodes[uid] for uid in uids])
+        return list(self._order[1])
+
+    def scheduled(self) -> list[Node]:
+        """The nodes in the order in which a schedule emits them; topological order where there is none."""
+        order = self.order()
+        if all(Position in node.facts for node in order):
+            positions = {node.uid: node.fact(Position) for node in order}
+            order.sort(key=lambda n: p.index if (p := positions[n.uid]) is not None else 0)
+        return order
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __contains__(self, node: object) -> bool:
+        return isinstance(node, Node) and self._nodes.get(node.uid) is node
+
+    def value(self, name: str) -> Value | None:
+        return self._values.get(name)
+
+    def values(self) -> Iterator[Value]:
+        yield from self.inputs
+        yield from self.weights
+        for node in self.order():
+            yield from node.results
+
+    def users(self, value: Value) -> list[Node]:
+        """The nodes that read a value, oldest first, each once."""
+        return sorted({n.uid: n for n in self._uses.get(value, {}).values()}.values(), key=lambda n: n.uid)
+
+    def use_count(self, value: Value) -> int:
+        """How many operands and outputs read a value."""
+        return len(self._uses.get(value, {})) + sum(v is value for _, v in self.outputs)
+
+    def is_output(self, value: Value) -> bool:
+        return any(v is value for _, v in self.outputs)
+
+    def output_names(self, value: Value) -> list[str]:
+        return [name for name, v in self.outputs if v is value]
+
+    def dims(self) -> list[str]:
+        """The names of the symbolic dimensions of the inputs and weights, in order of appearance."""
+        names: dict[str, None] = {}
+        for value in (*self.inputs, *self.weights):
+            for d in value.type.shape:
+                if isinstance(d, Sym):
+                    names.update(dict.fromkeys(sorted(d.names)))
+        return list(names)
+
+    def view(self) -> nx.MultiDiGraph[int]:
+        """A frozen networkx copy: nodes are uids with attributes `op` and `name`, one edge per operand."""
+        copy: nx.MultiDiGraph[int] = self._dag.copy()
+        for uid, node in self._nodes.items():
+            copy.nodes[uid].update(op=node.op.name, name=node.name)
+        return cast("nx.MultiDiGraph[int]", nx.freeze(copy))
+
+    def ancestors(self, node: Node) -> list[Node]:
+        return [self._nodes[uid] for uid in sorted(nx.ancestors(self._dag, node.uid))]
+
+    def descendants(self, node: Node) -> list[Node]:
+        return [self._nodes[uid] for uid in sorted(nx.descendants(self._dag, node.uid))]
+
+    def longest_path(self, weight: Callable[[Node], float]) -> tuple[float, list[Node]]:
+        """The heaviest path and its weight (a node's weight must not be negative)."""
+        best: dict[int, tuple[float, Node | None]] = {}
+        for node in self.order():
+            before = max(
+                ((best[p][0], self._nodes[p]) for p in self._dag.predecessors(node.uid)),
+                key=lambda item: (item[0], -item[1].uid),
+                default=(0.0, None),
+            )
+            best[node.uid] = (before[0] + weight(node), before[1])
+        if not best:
+            return 0.0, []
+        end = max(best, key=lambda uid: (best[uid][0], -uid))
+        path: list[Node] = []
+        step: Node | None = self._nodes[end]
+        while step is not None:
+            path.append(step)
+            step = best[step.uid][1]
+        return best[end][0], path[::-1]
+
+    def dominators(self) -> dict[Node, Node]:
+        """The immediate dominator of each node, seen from a virtual entry above all sources."""
+        dag: nx.DiGraph[int] = nx.DiGraph(self._dag)
+        entry = -1
+        dag.add_edges_from((entry, uid) for uid in self._nodes if not self._dag.in_degree(uid))
+        if entry not in dag:
+            return {}
+        found = nx.immediate_dominators(dag, entry)
+        return {
+            self._nodes[uid]: self._nodes[by] for uid, by in found.items() if uid != entry and by not in (entry, uid, None)
+        }
+
+    def window(self, node: Node, around: int = 2) -> str:
+        """A few lines of the graph around a node, for diagnostics."""
+        nodes = sorted(self._nodes.values(), key=lambda n: n.uid)
+        at = nodes.index(node)
+        lines = []
+        for other in nodes[max(0, at - around) : at + around + 1]:
+            lines.append(f"{'>' if other is node else ' '} {other!r} : {', '.join(str(r.type) for r in other.results)}")
+        return "\n".join(lines)
+
+    def _cycle_source(self) -> Source | None:
+        uid = nx.find_cycle(self._dag)[0][0]
+        return self._nodes[uid].source
+
+
+class Rewriter:
+    """Edits a graph on behalf of a pass (or a frontend, with an empty pass name)."""
+
+    def __init__(self, graph: Graph, pass_name: str = "") -> None:
+        self.graph = graph
+        self.pass_name = pass_name
+
+    # -- values without a node ----------------------------------------------------------------------------------
+
+    def input(self, name: str, type: TensorType, *, role: Role = Role.INPUT, source: Source | None = None) -> Value:
+        value = self._value(name, type, role, source)
+        self.graph.inputs.append(value)
+        return value
+
+    def weight(self, name: str, type: TensorType, contents: Contents, *, source: Source | None = None) -> Value:
+        value = self._value(name, type, Role.WEIGHT, source)
+        value.contents = contents
+        self.graph.weights.append(value)
+        return value
+
+    def constant(self, name: str, array: object, *, source: Source | None = None) -> Value:
+        """A small array that the compiler knows (numpy arrays, numbers, lists)."""
+        import numpy as np
+
+        from pimc.ir.types import DType
+        from pimc.ir.weights import Inline
+
+        elements = np.asarray(array)
+        type = TensorType(DType.of(elements.dtype), elements.shape, elements)
+        value = self._value(name, type, Role.CONSTANT, source)
+        value.contents = Inline(elements)
+        self.graph.weights.append(value)
+        return value
+
+    def output(self, name: str, value: Value) -> None:
+        self.graph.outputs.append((name, value))
+        self._touch()
+
+    def set_output(self, name: str, value: Value) -> None:
+        """Let an existing output be another value."""
+        self.graph.outputs = [(n, value if n == name else v) for n, v in self.graph.outputs]
+        self._touch()
+
+    def set_role(self, value: Value, role: Role) -> None:
+        if value.role is not role:
+            value.role = role
+            self._touch()
+
+    def set_shard(self, value: Value, axis: int, count: int) -> None:
+        """Let each device of a group hold its own part of a value along an axis; the type becomes that of the part."""
+        from pimc.ir.types import TensorType
+        from pimc.ir.weights import Sharded
+
+        shape = list(value.type.static_shape)
+        shape[axis] //= count
+        value.shard = (axis, count)
+        value.type = TensorType(value.type.dtype, tuple(shape))
+        if value.contents is not None:
+            value.contents = Sharded(value.contents, axis, count)
+        self._touch()
+
+    def set_contents(self, value: Value, contents: Contents) -> None:
+        value.contents = contents
+        self._touch()
+
+    # -- nodes --------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        op: OpDef,
+        operands: Sequence[Value | None],
+        attributes: Mapping[str, Attribute] | None = None,
+        *,
+        name: str | None = None,
+        names: Sequence[str] = (),
+        source: Source | None = None,
+        origins: Iterable[Node] = (),
+        types: Sequence[TensorType] | None = None,
+    ) -> Node:
+        """Append a node. Result types are inferred, unless `types` gives them (a frontend that knows better).
+
+        Attributes equal to their default are dropped. `origins` are the nodes that this one replaces or derives from;
+        their places become its place. Raises CompileError where the type rule refuses.
+        """
+        given = dict(attributes or {})
+        kept = {k: v for k, v in given.items() if k not in op.attributes or op.attributes[k] != v}
+        trimmed = tuple(operands)
+        while trimmed and trimmed[-1] is None:
+            trimmed = trimmed[:-1]
+        if source is None:
+            places = tuple(dict.fromkeys(n.source for n in origins if n.source is not None))
+            source = Derived(self.pass_name, places) if places and self.pass_name else (places[0] if places else None)
+        inferred = tuple(types) if types is not None else self._infer(op, trimmed, kept, source)
+        node = Node(self.graph._next_uid, op, trimmed, kept, source=source)
+        self.graph._next_uid += 1
+        wanted = list(names) or ([name] if name else [])
+        results = []
+        for i, type in enumerate(inferred):
+            label = wanted[i] if i < len(wanted) else (f"{wanted[0]}_{i}" if wanted else self._fresh(op.name))
+            value = self._value(label, type, Role.RESULT, source)
+            value.owner, value.index = node, i
+            results.append(value)
+        node.results = tuple(results)
+        self.graph._nodes[node.uid] = node
+        self.graph._dag.add_node(node.uid)
+        self._connect(node)
+        self._touch()
+        return node
+
+    def replace_uses(self, old: Value, new: Value) -> None:
+        """Let every reader of `old`, outputs included, read `new`."""
+        if old is new:
+            return
+        for (uid, index), user in sorted(self.graph._uses.get(old, {}).items()):
+            assert uid == user.uid
+            self.set_operand(user, index, new)
+        self.graph.outputs = [(n, new if v is old else v) for n, v in self.graph.outputs]
+        self._touch()
+
+    def replace(
+        self,
+        node: Node,
+        op: OpDef,
+        operands: Sequence[Value | None],
+        attributes: Mapping[str, Attribute] | None = None,
+        *,
+        absorbing: Iterable[Node] = (),
+    ) -> Node:
+        """Put one new node in the place of `node`; its first results take over the old ones' uses (and name).
+
+        Nodes in `absorbing` lend their places too, and are removed if nothing reads them any more.
+        """
+        absorbed = list(absorbing)
+        new = self.add(op, operands, attributes, origins=(node, *absorbed))
+        for old, result in zip(node.results, new.results, strict=False):
+            self.replace_uses(old, result)
+        new.facts.update(node.facts)
+        labels = [r.name for r in node.results]
+        self.remove(node)
+        for label, result in zip(labels, new.results, strict=False):
+            self.rename(result, label)
+        for other in sorted(absorbed, key=lambda n: -n.uid):
+            if other in self.graph and not any(self.graph.use_count(r) for r in other.results):
+                self.remove(other)
+        return new
+
+    def remove(self, node: Node) -> None:
+        """Remove a node that nothing reads; refuses with the readers' names."""
+        readers = [u.name for r in node.results for u in self.graph.users(r)]
+        readers += [n for r in node.results for n in self.graph.output_names(r)]
+        if readers:
+            raise InternalError(f"{self.pass_name}: cannot remove %{node.name}, it is read by {', '.join(readers[:6])}")
+        self._disconnect(node)
+        self.graph._dag.remove_node(node.uid)
+        del self.graph._nodes[node.uid]
+        for result in node.results:
+            del self.graph._values[result.name]
+            self.graph._uses.pop(result, None)
+        self._touch()
+
+    def remove_dead(self) -> int:
+        """Remove every node (and unused weight) that no output needs; the number of nodes removed."""
+        removed = 0
+        for node in reversed(self.graph.order()):
+            if not any(self.graph.use_count(r) for r in node.results):
+                self.remove(node)
+                removed += 1
+        dead = [w for w in self.graph.weights if not self.graph.use_count(w)]
+        for weight in dead:
+            del self.graph._values[weight.name]
+        if dead:
+            gone = set(map(id, dead))
+            self.graph.weights = [w for w in self.graph.weights if id(w) not in gone]
+            self._touch()
+        return removed
+
+    def set_operand(self, node: Node, index: int, value: Value | None) -> None:
+        self._disconnect(node)
+        operands = list(node.operands)
+        operands[index] = value
+        node.operands = tuple(operands)
+        self._connect(node)
+        self._touch()
+
+    def set_attribute(self, node: Node, name: str, value: Attribute) -> None:
+        attributes = dict(node.attributes)
+        if name in node.op.attributes and node.op.attributes[name] == value:
+            attributes.pop(name, None)
+        else:
+            attributes[name] = value
+        if attributes != dict(node.attributes):
+            node.attributes = attributes
+            self._touch()
+
+    def set_fact(self, node: Node, fact: Fact) -> None:
+        if node.facts.get(type(fact)) != fact:
+            node.facts[type(fact)] = fact
+            self._touch()
+
+    def set_home(self, value: Value, home: Home) -> None:
+        """Say where a value lives."""
+        if self.graph.homes.get(value) != home:
+            self.graph.homes[value] = home
+            self._touch()
+
+    def retype(self, value: Value, type: TensorType) -> None:
+        """Give a value another type (binding dimensions, learning contents)."""
+        if value.type != type or value.type.array is not type.array:
+            value.type = type
+            self._touch()
+
+    def reinfer(self, node: Node) -> None:
+        """Infer the result types of a node again from its operands' types."""
+        for value, type in zip(node.results, self._infer(node.op, node.operands, node.attributes, node.source), strict=True):
+            self.retype(value, type)
+
+    def rename(self, value: Value, name: str) -> None:
+        if value.name != name:
+            del self.graph._values[value.name]
+            value.name = self._unique(name)
+            self.graph._values[value.name] = value
+            self._touch()
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _infer(
+        self,
+        op: OpDef,
+        operands: Sequence[Value | None],
+        attributes: Mapping[str, Attribute],
+        source: Source | None,
+    ) -> tuple[TensorType, ...]:
+        types = [v.type if v is not None else None for v in operands]
+        try:
+            return op.infer(types, attributes)
+        except TypeRuleError as error:
+            shown = ", ".join(str(t) if t else "_" for t in types)
+            raise CompileError(
+                Diagnostic(Kind.TYPE, f"{op.name}: {error}", source, notes=(f"operands: {shown}",))
+            ) from error
+
+    def _value(self, name: str, type: TensorType, role: Role, source: Source | None) -> Value:
+        value = Value(self._unique(name), type, role, source=source)
+        self.graph._values[value.name] = value
+        self._touch()
+        return value
+
+    def _unique(self, name: str) -> str:
+        if name not in self.graph._values:
+            return name
+        suffix = 1
+        while f"{name}.{suffix}" in self.graph._values:
+            suffix += 1
+        return f"{name}.{suffix}"
+
+    def _fresh(self, stem: str) -> str:
+        return f"{stem}_{self.graph._next_uid - 1}"
+
+    def _connect(self, node: Node) -> None:
+        for index, value in enumerate(node.operands):
+            if value is not None:
+                self.graph._uses.setdefault(value, {})[(node.uid, index)] = node
+                if value.owner is not None:
+                    self.graph._dag.add_edge(value.owner.uid, node.uid, key=(value.index, index))
+
+    def _disconnect(self, node: Node) -> None:
+        for index, value in enumerate(node.operands):
+            if value is not None:
+                self.graph._uses[value].pop((node.uid, index), None)
+                if value.owner is not None and self.graph._dag.has_edge(value.owner.uid, node.uid, (value.index, index)):
+                    self.graph._dag.remove_edge(value.owner.uid, node.uid, (value.index, index))
+
+    def _touch(self) -> None:
+        self.graph.version += 1

@@ -1,0 +1,41 @@
+"""Where values live: a space of the machine, a layout in it, and the type in which elements are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pimc.ir.layout import Layout
+from pimc.ir.types import DType
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The place of one value on every device that holds it.
+
+    space: "dram" (flat addresses of a device's memory) or "buffer" (on chip). The layout counts bytes of the stored
+    type `dtype`, which for floats is the machine's own.
+    """
+
+    space: str
+    layout: Layout
+    dtype: DType
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.layout.shape
+
+    @property
+    def element_bytes(self) -> int:
+        return self.dtype.bits // 8
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the elements, gaps not counted."""
+        return self.layout.elements * self.element_bytes
+
+    @property
+    def on_chip(self) -> bool:
+        return self.space == "buffer"
+
+    def __str__(self) -> str:
+        return f"{self.space}{self.layout}:{self.dtype.text}"

@@ -1,0 +1,17 @@
+"""The built-in ops. Importing this package declares them all; find one by `pimc.ir.op.lookup`."""
+
+from pimc.ir.ops import (  # noqa: F401
+    activation,
+    attention,
+    collective,
+    contraction,
+    contrib,
+    elementwise,
+    indexing,
+    movement,
+    normalization,
+    onnx_attention,
+    quantization,
+    reduction,
+    shape,
+)

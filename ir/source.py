@@ -1,0 +1,57 @@
+"""Where a thing came from: a span of text, a node of a model file, or a pass that made it from others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpan:
+    """A stretch of one line of a text file; `line` and `column` count from 1."""
+
+    file: str
+    line: int
+    column: int
+    text: str = ""
+    length: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSource:
+    """A node (or input, or initializer) of a model file, named as the file names it."""
+
+    model: str
+    node: str
+    op_type: str = ""
+
+    def __str__(self) -> str:
+        kind = f" ({self.op_type})" if self.op_type else ""
+        return f'{self.model}: node "{self.node}"{kind}'
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """Made by a pass out of things that came from `origins`."""
+
+    pass_name: str
+    origins: tuple[Source, ...]
+
+    def __str__(self) -> str:
+        return f"{self.pass_name}({', '.join(str(o) for o in self.origins[:4])})"
+
+
+Source = TextSpan | NodeSource | Derived
+
+
+def roots(source: Source | None) -> tuple[TextSpan | NodeSource, ...]:
+    """The places in the user's own files that `source` goes back to, without repetition."""
+    match source:
+        case None:
+            return ()
+        case Derived(origins=origins):
+            return tuple(dict.fromkeys(root for origin in origins for root in roots(origin)))
+        case _:
+            return (source,)

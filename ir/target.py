@@ -1,0 +1,55 @@
+"""What passes know of a machine. Implemented by `pimc.backends`; passes see nothing else of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pimc.ir.graph import Graph, Node, Value
+from pimc.ir.memory import Home
+from pimc.ir.op import Attribute
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A unit that can execute ops: its name in the target and its kind (npu, pim, pnm)."""
+
+    name: str
+    kind: str
+
+
+class Target(Protocol):
+    """A machine, as passes see it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def devices(self) -> int:
+        """How many devices the system has."""
+        ...
+
+    def engines(self) -> Sequence[Engine]:
+        """The engines that can execute ops, in a fixed order."""
+        ...
+
+    def why_not(self, node: Node, engine: Engine) -> str:
+        """Why the engine cannot execute the node; empty if it can."""
+        ...
+
+    def estimate(self, node: Node, engine: Engine) -> float:
+        """Seconds of the node's own commands on an idle machine, moving its operands included."""
+        ...
+
+    def bound(self, node: Node, engine: Engine) -> str:
+        """What limits the node on that engine, in a few words with numbers ("memory: 33.6 MB at 1024 GB/s")."""
+        ...
+
+    def homes(self, graph: Graph) -> Mapping[Value, Home]:
+        """A place for every value of a placed graph; raises CompileError (CAPACITY) where the machine is too small."""
+        ...
+
+    def pass_options(self) -> Mapping[str, Mapping[str, Attribute]]:
+        """Default options of passes that the target's description asks for."""
+        ...

@@ -1,0 +1,124 @@
+"""Check that a graph is well formed, that its types are what the ops say, and that it has what its stage asks for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from pimc.ir.diagnostics import CompileError, Diagnostic, Kind
+from pimc.ir.graph import Graph, Node, Value
+from pimc.ir.op import TypeRuleError, UnknownContents
+from pimc.ir.stage import RULES, GraphStage, illegal, is_resolved, is_static, required_facts
+from pimc.ir.types import TensorType
+
+
+def verify(graph: Graph, stage: GraphStage = GraphStage.IMPORTED) -> None:
+    """Raises CompileError with every violation, each with a window of the graph around its node."""
+    order = graph.order()
+    found = [*_structure(graph, order)]
+    if not found:  # types say nothing about a graph whose edges are broken
+        for node in order:
+            found += _types(graph, node, stage)
+            found += _stage(graph, node, stage)
+        found += _static(graph, stage)
+    if found:
+        raise CompileError(found)
+
+
+def _structure(graph: Graph, order: list[Node]) -> Iterator[Diagnostic]:
+    yield from _names(graph)
+    yield from _outputs(graph)
+    defined = {id(value) for value in (*graph.inputs, *graph.weights)}
+    for node in order:
+        for index, value in enumerate(node.operands):
+            if value is None:
+                continue
+            if id(value) not in defined:
+                yield _at(graph, node, Kind.GRAPH, f"operand {index} of %{node.name}, %{value.name}, is not defined")
+            elif node not in graph.users(value):
+                yield _at(graph, node, Kind.GRAPH, f"%{value.name} does not know that %{node.name} reads it")
+        for index, result in enumerate(node.results):
+            defined.add(id(result))
+            if result.owner is not node or result.index != index:
+                yield _at(graph, node, Kind.GRAPH, f"result %{result.name} does not belong to its node")
+    for value in graph.values():
+        for user in graph.users(value):
+            if user not in graph or value not in user.operands:
+                yield Diagnostic(Kind.GRAPH, f"%{value.name} is said to be read by %{user.name}, which does not")
+
+
+def _names(graph: Graph) -> Iterator[Diagnostic]:
+    for name, count in Counter(value.name for value in graph.values()).items():
+        if count > 1:
+            yield Diagnostic(Kind.GRAPH, f"{count} values are called %{name}")
+    for value in graph.values():
+        if graph.value(value.name) is not value:
+            yield Diagnostic(Kind.GRAPH, f"%{value.name} cannot be found by its name", value.source)
+
+
+def _outputs(graph: Graph) -> Iterator[Diagnostic]:
+    if not graph.outputs:
+        yield Diagnostic(Kind.GRAPH, f"graph '{graph.name}' has no outputs")
+    for name, count in Counter(name for name, _ in graph.outputs).items():
+        if count > 1:
+            yield Diagnostic(Kind.GRAPH, f"{count} outputs are called '{name}'")
+    for name, value in graph.outputs:
+        if graph.value(value.name) is not value:
+            yield Diagnostic(Kind.GRAPH, f"output '{name}' is %{value.name}, which is not in the graph", value.source)
+
+
+def _types(graph: Graph, node: Node, stage: GraphStage) -> Iterator[Diagnostic]:
+    operands = [v.type if v is not None else None for v in node.operands]
+    try:
+        inferred = node.op.infer(operands, node.attributes)
+    except UnknownContents as error:
+        if is_resolved(stage):
+            yield _at(graph, node, Kind.DATA_DEPENDENT, f"the shape of %{node.name} depends on data: {error}")
+        return
+    except TypeRuleError as error:
+        yield _at(graph, node, Kind.TYPE, f"{node.op.name}: {error}")
+        return
+    if len(inferred) != len(node.results):
+        message = f"{node.op.name} gives {len(inferred)} results, but %{node.name} has {len(node.results)}"
+        yield _at(graph, node, Kind.TYPE, message)
+        return
+    for result, expected in zip(node.results, inferred, strict=True):
+        if not may_equal(result.type, expected):
+            yield _at(graph, node, Kind.TYPE, f"%{result.name} is {result.type}, but {node.op.name} gives {expected}")
+
+
+def may_equal(left: TensorType, right: TensorType) -> bool:
+    """Whether two types can be the same once all dimensions are bound."""
+    if left.dtype is not right.dtype or left.rank != right.rank:
+        return False
+    return all(a == b for a, b in zip(left.shape, right.shape, strict=True) if isinstance(a - b, int))
+
+
+def _stage(graph: Graph, node: Node, stage: GraphStage) -> Iterator[Diagnostic]:
+    reason = illegal(node.op, stage)
+    if reason is not None:
+        yield _at(graph, node, Kind.STAGE, f"at stage {stage.name}: {reason}")
+    lacks = [fact.__name__ for fact in required_facts(stage) if fact not in node.facts]
+    if lacks:
+        yield _at(graph, node, Kind.STAGE, f"at stage {stage.name} %{node.name} must have: {', '.join(lacks)}")
+    for kind, fact in node.facts.items():
+        if not isinstance(fact, kind):
+            yield _at(graph, node, Kind.STAGE, f"%{node.name} has {fact!r} where its {kind.__name__} should be")
+
+
+def _static(graph: Graph, stage: GraphStage) -> Iterator[Diagnostic]:
+    if not is_static(stage):
+        return
+    for value in graph.values():
+        if not value.type.is_static:
+            yield _of_value(graph, value, f"at stage {stage.name} {RULES[GraphStage.BOUND].about}, but {value!r}")
+
+
+def _of_value(graph: Graph, value: Value, message: str) -> Diagnostic:
+    if value.owner is not None:
+        return _at(graph, value.owner, Kind.STAGE, message)
+    return Diagnostic(Kind.STAGE, message, value.source)
+
+
+def _at(graph: Graph, node: Node, kind: Kind, message: str) -> Diagnostic:
+    return Diagnostic(kind, message, node.source, window=graph.window(node))
