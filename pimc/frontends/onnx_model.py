@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import numpy as np
 import onnx
@@ -83,11 +84,30 @@ def decode_onnx(data: bytes, name: str, folder: Path, *, shapes_only: bool = Fal
         if type(error).__name__ != "DecodeError":
             raise
         raise _broken(name, "its bytes are no protobuf; it may be truncated") from None
+    if not _is_text_valid(proto):
+        raise _broken(name, "a name in it is not UTF-8; the file may be damaged")
     if not proto.HasField("graph") or not proto.ir_version:
         raise _broken(name, "it holds no graph")
     if not proto.graph.output:
         raise _broken(name, "its graph has no outputs; the file may be truncated")
     return OnnxFile(name, folder, proto, shapes_only)
+
+
+_STRING, _MESSAGE = 9, 11
+"""Protobuf's numbers of field types."""
+
+
+def _is_text_valid(message: Any) -> bool:
+    """Whether all strings of a message are text; protobuf leaves them as bytes where they are not UTF-8."""
+    for field, value in message.ListFields():
+        if field.type == _STRING:
+            if isinstance(value, bytes) or (not isinstance(value, str) and any(isinstance(v, bytes) for v in value)):
+                return False
+        elif field.type == _MESSAGE:
+            parts = (value,) if hasattr(value, "ListFields") else value
+            if not all(_is_text_valid(part) for part in parts):
+                return False
+    return True
 
 
 def _broken(name: str, why: str) -> CompileError:

@@ -6,6 +6,7 @@ table `NORMALISE` brings older forms up to date: what was an attribute becomes t
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import onnx
 from onnx import helper
 
 from pimc.frontends.onnx_model import Initializer, OnnxFile, dtype_name, dtype_of, read_tensor
+from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Value
 from pimc.ir.op import REGISTRY, Array, Attribute, OpDef
 
@@ -169,12 +171,25 @@ def _as_is(node: OnnxNode, **changes: Attribute) -> Call:
 def _fit(node: OnnxNode, call: Call, op: OpDef) -> Call:
     """Drop attributes that say nothing new, give the others the types that the declaration has."""
     kept: dict[str, Attribute] = {}
+    declared = inspect.signature(op.rule).parameters
     for name, value in call.attributes.items():
         if name in op.attributes or name in op.required:
+            wanted = str(declared[name].annotation)
+            if not _is_of(value, wanted):
+                raise fail(Kind.ATTRIBUTE, f"attribute '{name}' is {value!r}, but should be of type {wanted}")
             kept[name] = _coerce(value, op.attributes.get(name))
         elif name not in _NO_MEANING and value != _schema_default(node, name):
             raise Unsupported(f"attribute {name}={value}")
     return replace(call, attributes=kept)
+
+
+def _is_of(value: Attribute, wanted: str) -> bool:
+    """Whether a value is of one of the annotated types; ONNX writes booleans as integers."""
+    kinds = {"int": int, "float": (int, float), "bool": int, "str": str, "None": type(None)}
+    return any(
+        isinstance(value, tuple) if choice.startswith("tuple") else isinstance(value, kinds.get(choice, object))
+        for choice in wanted.split(" | ")
+    )
 
 
 def _coerce(value: Attribute, default: Attribute) -> Attribute:

@@ -1,0 +1,1 @@
+"""The copy engines between memory and the on-chip buffer."""

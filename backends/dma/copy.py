@@ -1,0 +1,47 @@
+"""How copies become commands of the DMA queues: loop nests cut to the digits that a command holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from pimc.backends.affine import Scalar
+from pimc.backends.dma.isa import MAX_DIGITS, Copy, Load, Move, Store
+from pimc.backends.emitter import Emitter
+from pimc.backends.kernels.nest import Axis, Nest, walk
+from pimc.ir.types import DType
+
+_BY_SPACES: dict[tuple[str, str], tuple[str, type[Copy]]] = {
+    ("dram", "buffer"): ("load", Load),
+    ("buffer", "dram"): ("store", Store),
+    ("buffer", "buffer"): ("load", Move),
+}
+
+
+def issue_copy(
+    emit: Emitter,
+    spaces: tuple[str, str],
+    src: Scalar,
+    dst: Scalar,
+    dtype: DType,
+    counts: Sequence[int],
+    src_strides: Sequence[int],
+    dst_strides: Sequence[int],
+) -> None:
+    """Copy a loop nest between two spaces, at least one of which is on chip; more digits than a command holds loop."""
+    if prod(counts) == 0:
+        return
+    engine, kind = _BY_SPACES[spaces]
+    axes = tuple(Axis(c, (s, d)) for c, s, d in zip(counts, src_strides, dst_strides, strict=True))
+    nest = Nest((src, dst), axes).merged()
+    outer, inner = nest.axes[:-MAX_DIGITS], nest.axes[-MAX_DIGITS:]
+    for (first, second), _ in walk(emit, Nest(nest.starts, outer)):
+        command = kind(
+            first,
+            second,
+            dtype,
+            tuple(a.count for a in inner) or (1,),
+            tuple(a.strides[0] for a in inner) or (0,),
+            tuple(a.strides[1] for a in inner) or (0,),
+        )
+        emit.issue(engine, command)

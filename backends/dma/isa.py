@@ -1,0 +1,209 @@
+"""Commands of the copy engines: strided copies, and gathering and scattering of rows by indices.
+
+A copy walks a loop nest of up to eight digits on either side. Rows of a gather are found through the digits of the
+indexed dimension, so that a table may lie in any layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+import numpy as np
+
+from pimc.backends.affine import Scalar
+from pimc.backends.isa import Command, Region, address, choice, command, element_type, integers, operand
+from pimc.backends.state import DeviceState
+from pimc.backends.vector import plain
+from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.layout import Digit
+from pimc.ir.op import Array
+from pimc.ir.types import DType
+
+MAX_DIGITS = 8
+"""Digits of a copy's loop nest."""
+
+
+def nest_region(space: str, start: Scalar, digits: Sequence[Digit], dtype: DType, *, write: bool) -> Region:
+    """The bytes between the first and the last element of a loop nest."""
+    low, high = 0, dtype.bits // 8
+    for count, stride in digits:
+        step = (count - 1) * stride
+        low, high = (low + step, high) if step < 0 else (low, high + step)
+    return Region(space, start + low, high - low, write)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy(Command):
+    """A strided copy of elements; subclasses say between which memories."""
+
+    unit: ClassVar[str] = "dma"
+    from_space: ClassVar[str]
+    to_space: ClassVar[str]
+    src: Scalar = address("first element read")
+    dst: Scalar = address("first element written")
+    dtype: DType = element_type("element type")
+    counts: tuple[int, ...] = integers("turns of the loop nest, outermost first")
+    src_strides: tuple[int, ...] = integers("bytes read on by each turn")
+    dst_strides: tuple[int, ...] = integers("bytes written on by each turn")
+
+    @property
+    def elements(self) -> int:
+        return prod(self.counts)
+
+    @property
+    def src_digits(self) -> tuple[Digit, ...]:
+        return tuple(zip(self.counts, self.src_strides, strict=True))
+
+    @property
+    def dst_digits(self) -> tuple[Digit, ...]:
+        return tuple(zip(self.counts, self.dst_strides, strict=True))
+
+    def regions(self) -> Iterator[Region]:
+        yield nest_region(self.from_space, self.src, self.src_digits, self.dtype, write=False)
+        yield nest_region(self.to_space, self.dst, self.dst_digits, self.dtype, write=True)
+
+    def execute(self, state: DeviceState) -> None:
+        values = state.spaces[self.from_space].read(plain(self.src), self.src_digits, self.dtype)
+        state.spaces[self.to_space].write(plain(self.dst), self.dst_digits, self.dtype, values)
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class Load(Copy):
+    """Copy elements from memory to the buffer."""
+
+    mnemonic: ClassVar[str] = "LD"
+    from_space: ClassVar[str] = "dram"
+    to_space: ClassVar[str] = "buffer"
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class Store(Copy):
+    """Copy elements from the buffer to memory."""
+
+    mnemonic: ClassVar[str] = "ST"
+    from_space: ClassVar[str] = "buffer"
+    to_space: ClassVar[str] = "dram"
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class Move(Copy):
+    """Copy elements within the buffer."""
+
+    mnemonic: ClassVar[str] = "MV"
+    from_space: ClassVar[str] = "buffer"
+    to_space: ClassVar[str] = "buffer"
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed(Command):
+    """Rows of a table chosen by indices that lie in the buffer. Negative indices count from the table's end."""
+
+    unit: ClassVar[str] = "dma"
+    space: str = choice("where the table lies", ("dram", "buffer"))
+    table: Scalar = address("first element of the table")
+    dtype: DType = element_type("element type of the table")
+    axis_counts: tuple[int, ...] = integers("digits of the indexed dimension: counts, outermost first")
+    axis_strides: tuple[int, ...] = integers("digits of the indexed dimension: strides in bytes")
+    row_counts: tuple[int, ...] = integers("digits of a row: counts, outermost first")
+    row_strides: tuple[int, ...] = integers("digits of a row: strides in bytes")
+    indices: Scalar = address("first index, in the buffer")
+    index_type: DType = element_type("element type of the indices")
+    index_stride: Scalar = operand("bytes from index to index")
+    count: Scalar = operand("how many indices")
+    rows: Scalar = address("first of the dense rows in the buffer")
+    row_stride: Scalar = operand("bytes from dense row to dense row")
+    extent: Scalar = operand("valid indices are -extent to extent - 1")
+
+    @property
+    def row_digits(self) -> tuple[Digit, ...]:
+        return tuple(zip(self.row_counts, self.row_strides, strict=True))
+
+    @property
+    def axis_digits(self) -> tuple[Digit, ...]:
+        return tuple(zip(self.axis_counts, self.axis_strides, strict=True))
+
+    @property
+    def row_elements(self) -> int:
+        return prod(self.row_counts)
+
+    def table_region(self, *, write: bool) -> Region:
+        return nest_region(self.space, self.table, (*self.axis_digits, *self.row_digits), self.dtype, write=write)
+
+    def rows_region(self, *, write: bool) -> Region:
+        digits = ((plain(self.count), plain(self.row_stride)), (self.row_elements, self.dtype.bits // 8))
+        return nest_region("buffer", self.rows, digits, self.dtype, write=write)
+
+    def index_region(self) -> Region:
+        digits = ((plain(self.count), plain(self.index_stride)),)
+        return nest_region("buffer", self.indices, digits, self.index_type, write=False)
+
+    def row_address(self, index: int) -> int:
+        """The address of the table's row `index`."""
+        total = plain(self.table)
+        for count, stride in reversed(self.axis_digits):
+            index, digit = divmod(index, count)
+            total += digit * stride
+        return total
+
+    def chosen(self, state: DeviceState) -> list[int]:
+        """The indices, checked and counted from the front."""
+        digits = ((plain(self.count), plain(self.index_stride)),)
+        values: Array = state.spaces["buffer"].read(plain(self.indices), digits, self.index_type)
+        extent = plain(self.extent)
+        for index in values:
+            if not -extent <= index < extent:
+                raise fail(Kind.INPUT_BAD, f"index {index} is out of range for a dimension of {extent}")
+        return [int(v) for v in np.where(values < 0, values + extent, values)]
+
+    def dense_row(self, number: int) -> tuple[int, tuple[Digit, ...]]:
+        """Address and digits of a dense row in the buffer."""
+        digits: list[Digit] = []
+        stride = self.dtype.bits // 8
+        for count in reversed(self.row_counts):
+            digits.append((count, stride))
+            stride *= count
+        return plain(self.rows) + number * plain(self.row_stride), tuple(reversed(digits))
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class Gather(Indexed):
+    """Copy chosen rows of a table to dense rows in the buffer."""
+
+    mnemonic: ClassVar[str] = "GATHER"
+
+    def regions(self) -> Iterator[Region]:
+        yield self.index_region()
+        yield self.table_region(write=False)
+        yield self.rows_region(write=True)
+
+    def execute(self, state: DeviceState) -> None:
+        table = state.spaces[self.space]
+        for number, index in enumerate(self.chosen(state)):
+            values = table.read(self.row_address(index), self.row_digits, self.dtype)
+            state.spaces["buffer"].write(*self.dense_row(number), self.dtype, values)
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class Scatter(Indexed):
+    """Copy dense rows in the buffer to chosen rows of a table, in order."""
+
+    mnemonic: ClassVar[str] = "SCATTER"
+
+    def regions(self) -> Iterator[Region]:
+        yield self.index_region()
+        yield self.rows_region(write=False)
+        yield self.table_region(write=True)
+
+    def execute(self, state: DeviceState) -> None:
+        table = state.spaces[self.space]
+        for number, index in enumerate(self.chosen(state)):
+            values = state.spaces["buffer"].read(*self.dense_row(number), self.dtype)
+            table.write(self.row_address(index), self.row_digits, self.dtype, values)

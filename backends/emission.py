@@ -1,0 +1,302 @@
+"""From a placed graph with homes to a program: lower every node, fold repeated layers, split into streams."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from pimc.backends.emitter import Emitter, Scratch
+from pimc.backends.engines import packages
+from pimc.backends.lowering import RULES, Lowering
+from pimc.backends.planning import BufferSplit, Plan
+from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
+from pimc.backends.roll import roll
+from pimc.backends.synchronize import split_streams
+from pimc.backends.target import TargetSpec, describe, target_hash
+from pimc.ir.diagnostics import InternalError
+from pimc.ir.facts import Layer, Phase, Placement, Stage, Work
+from pimc.ir.graph import Graph, Node, Role, Value
+from pimc.ir.source import Derived, Source, roots
+from pimc.ir.weights import Sharded
+
+
+@cache
+def load_rules() -> None:
+    """Import every package of engines that has lowering rules, so that they register."""
+    for package in packages().values():
+        if importlib.util.find_spec(f"{package}.lower") is not None:
+            importlib.import_module(f"{package}.lower")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The nodes that the devices of one pipeline stage execute, and their memory plan."""
+
+    nodes: tuple[Node, ...]
+    devices: tuple[int, ...]
+    plan: Plan
+    stage: int = 0
+
+
+def emit(graph: Graph, spec: TargetSpec, plans: Mapping[int, Plan], dims: Mapping[str, int]) -> Program:
+    """The program of a placed graph. `plans` are the memory plans by pipeline stage."""
+    load_rules()
+    stages = sorted(plans)
+    ranks = _ranks(graph)
+    parts = []
+    for position, stage in enumerate(stages):
+        nodes = tuple(n for n in graph.scheduled() if stage_of(n) == stage)
+        parts.append(Part(nodes, tuple(range(position * ranks, (position + 1) * ranks)), plans[stage], position))
+    rows = [row for part in parts for row in _op_rows(part)]
+    streams: list[Stream] = []
+    offset = 0
+    for part in parts:
+        lowered = list(_lowered(part, spec, offset))
+        items, shared = _folded(lowered)
+        streams += _streams(items, part.devices, spec)
+        for op, first in shared.items():
+            rows[op] = replace(rows[op], shares=first)
+        offset += len(part.nodes)
+    memory = tuple(entry for part in parts for entry in _memory_map(part, graph))
+    extent: dict[str, int] = {}
+    for part in parts:
+        for space, used in part.plan.used.items():
+            extent[space] = max(extent.get(space, 0), used)
+    return Program(
+        graph=graph.name,
+        dims=dict(dims),
+        phase=phase_of(graph).value,
+        target=describe(spec),
+        target_name=spec.name,
+        target_hash=target_hash(spec),
+        devices=ranks * len(parts),
+        streams=tuple(streams),
+        memory=memory,
+        ops=tuple(rows),
+        inputs=tuple(v.name for v in graph.inputs),
+        outputs=tuple(name for name, _ in graph.outputs),
+        extent=extent,
+    )
+
+
+def emit_node(node: Node, spec: TargetSpec, plan: Plan) -> Program:
+    """A program of one node alone, for estimates."""
+    load_rules()
+    part = Part((node,), (0,), plan)
+    row = OpRow(node.name, node.op.name, "", (), "", "", _engine(node), "", 0, 0)
+    return Program(
+        graph=node.name, dims={}, phase="", target=describe(spec), target_name=spec.name, target_hash="",
+        devices=1, streams=tuple(_streams(_folded(list(_lowered(part, spec, 0)))[0], (0,), spec)), memory=(), ops=(row,),
+        extent=dict(plan.used),
+    )  # fmt: skip
+
+
+def stage_of(node: Node) -> int:
+    fact = node.fact(Stage)
+    return fact.index if fact is not None else 0
+
+
+def phase_of(graph: Graph) -> Phase:
+    """The phase that all nodes share, or mixed."""
+    found = {fact for n in graph.order() if (fact := n.fact(Phase)) is not None}
+    return found.pop() if len(found) == 1 else Phase.MIXED
+
+
+def _ranks(graph: Graph) -> int:
+    """How many devices execute one stage: the tensor-parallel group of its collectives."""
+    groups = [g for n in graph.order() if isinstance(g := n.attributes.get("group"), int)]
+    return max([1, *groups])
+
+
+# -- streams ----------------------------------------------------------------------------------------------------------
+
+
+def _streams(items: Sequence[Item], devices: tuple[int, ...], spec: TargetSpec) -> Iterator[Stream]:
+    instances = {e.name: e.instances for e in spec.engines()}
+    split = split_streams(
+        items,
+        devices=devices[-1] + 1,
+        instances=max(instances.values()),
+        row_stride=spec.dram.geometry.stride_row,
+    )
+    for engine, stream in split.items():
+        for group, own in _by_instance(stream, instances[engine]):
+            yield Stream(engine, devices, group, own)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """What one layer (or one node outside of layers) emits."""
+
+    group: int
+    index: int
+    items: tuple[Item, ...]
+    ops: range
+
+
+def _lowered(part: Part, spec: TargetSpec, first_op: int) -> Iterator[_Stretch]:
+    split = BufferSplit.of(spec)
+    emitter = Emitter()
+    at = Lowering(spec, emitter, Scratch(split.resident, split.scratch), part.plan.homes, part.plan.staging,
+                  part.stage, len(part.devices))
+    current: tuple[int, int] | None = None
+    begin = first_op
+    for offset, node in enumerate(part.nodes):
+        layer = node.fact(Layer)
+        key = (layer.group, layer.index) if layer is not None else (-1, offset)
+        if current is not None and key != current:
+            yield _Stretch(*current, emitter.take(), range(begin, first_op + offset))
+            at.scratch.restart()
+            begin = first_op + offset
+        current = key
+        emitter.op = first_op + offset
+        lower(node, at)
+    if current is not None:
+        yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)))
+
+
+def lower(node: Node, at: Lowering) -> None:
+    """Emit one node by the rule of its engine's kind."""
+    engine = _engine(node)
+    kind = next((e.kind for e in at.spec.engines() if e.name == engine), engine)
+    rule = RULES.get((kind, node.op.name))
+    if rule is None:
+        raise InternalError(f"no lowering rule for {node.op.name} on {kind} (%{node.name})")
+    rule(node, at)
+
+
+def _engine(node: Node) -> str:
+    placement = node.fact(Placement)
+    if placement is None:
+        raise InternalError(f"%{node.name} has no placement")
+    return placement.engine
+
+
+def _folded(stretches: Sequence[_Stretch]) -> tuple[list[Item], dict[int, int]]:
+    """Fold runs of layers of one group into loops; also, for each op that was folded away, the op that stands for it."""
+    free = 1 + max((v for s in stretches for v in _variables(s.items)), default=-1)
+    items: list[Item] = []
+    shared: dict[int, int] = {}
+    at = 0
+    while at < len(stretches):
+        end = at + 1
+        if stretches[at].group >= 0:
+            while end < len(stretches) and stretches[end].group == stretches[at].group:
+                end += 1
+        run = stretches[at:end]
+        for rolled in roll([s.items for s in run], free):
+            free += 1
+            items += rolled.items
+            for position in range(rolled.first + rolled.period, rolled.first + rolled.period * rolled.count):
+                first = run[rolled.first + (position - rolled.first) % rolled.period]
+                shared |= dict(zip(run[position].ops, first.ops, strict=True))
+        at = end
+    return items, shared
+
+
+def _variables(items: Sequence[Item]) -> Iterator[int]:
+    for item in items:
+        if isinstance(item, Loop):
+            yield item.variable
+            yield from _variables(item.body)
+
+
+def _by_instance(stream: Sequence[Item], instances: int) -> Iterator[tuple[tuple[int, ...], tuple[Item, ...]]]:
+    """Group the instances of an engine by what they execute; those that execute nothing are left out."""
+    sets = {s.instances for s in _all_steps(stream) if s.instances is not None}
+    if not sets:
+        yield tuple(range(instances)), tuple(stream)
+        return
+    everyone = any(s.instances is None and s.command.unit for s in _all_steps(stream))
+    groups: dict[tuple[bool, ...], list[int]] = {}
+    for instance in range(instances):
+        groups.setdefault(tuple(instance in members for members in sorted(sets)), []).append(instance)
+    for key, members in groups.items():
+        if any(key) or everyone:
+            yield tuple(members), _only(stream, members[0])
+
+
+def _only(items: Sequence[Item], instance: int) -> tuple[Item, ...]:
+    kept: list[Item] = []
+    for item in items:
+        if isinstance(item, Loop):
+            body = _only(item.body, instance)
+            if body:
+                kept.append(Loop(item.variable, item.count, body))
+        elif item.instances is None or instance in item.instances:
+            kept.append(Step(item.engine, item.command, item.op))
+    return tuple(kept)
+
+
+def _all_steps(items: Sequence[Item]) -> Iterator[Step]:
+    for item in items:
+        if isinstance(item, Loop):
+            yield from _all_steps(item.body)
+        else:
+            yield item
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _op_rows(part: Part) -> Iterator[OpRow]:
+    for node in part.nodes:
+        phase, work, placement, layer = node.fact(Phase), node.fact(Work), node.fact(Placement), node.fact(Layer)
+        yield OpRow(
+            name=node.name,
+            op=node.op.name,
+            source="; ".join(str(s) for s in roots(node.source)[:3]),
+            passes=tuple(_passes(node.source)),
+            phase=phase.value if phase is not None else "",
+            nature=work.nature.value if work is not None else "",
+            engine=_engine(node),
+            reason=placement.reason if placement is not None else "",
+            flops=work.flops if work is not None else 0,
+            bytes=work.bytes if work is not None else 0,
+            layer=layer.index if layer is not None else -1,
+        )
+
+
+def _passes(source: Source | None) -> Iterator[str]:
+    while isinstance(source, Derived):
+        yield source.pass_name
+        source = source.origins[0] if source.origins else None
+
+
+def _memory_map(part: Part, graph: Graph) -> Iterator[MapEntry]:
+    results = {r for n in part.nodes for r in n.results}
+    used = {v for n in part.nodes for v in n.inputs()}
+    appended = {n.result: n.operands[0] for n in part.nodes if n.op.name == "cache_append"}
+    for value in part.plan.homes:
+        if value.role is Role.RESULT:
+            continue
+        if value in used or value in graph.inputs or graph.is_output(value):
+            yield _entry(value.name, value, part, value.role.value)
+    for name, value in graph.outputs:
+        if value in part.plan.homes and (value in results or value not in used):
+            past = appended.get(value)
+            alias = past.name if past is not None and past.role is not Role.RESULT else None
+            yield _entry(name, value, part, "output", alias)
+
+
+def _entry(name: str, value: Value, part: Part, role: str, alias: str | None = None) -> MapEntry:
+    home = part.plan.homes[value]
+    shape = value.type.static_shape
+    contents = value.contents
+    shard = (contents.axis, contents.count) if isinstance(contents, Sharded) else None
+    return MapEntry(
+        name=name,
+        role=role,
+        space=home.space,
+        dtype=home.dtype,
+        layout=home.layout,
+        logical=value.type.dtype,
+        devices=part.devices,
+        shard=shard,
+        contents=contents,
+        alias=alias,
+        extents=shape if shape != home.layout.shape else None,
+    )

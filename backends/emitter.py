@@ -1,0 +1,98 @@
+"""The one sequential program that lowering writes, before it is split into a stream per engine.
+
+Lowering issues commands for all engines in program order, with counted loops; `i` in `with emit.loop(n) as i` is an
+operand (`base + i * stride`). What may overlap is found afterwards from the memory that commands read and write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pimc.backends.affine import Scalar, variable
+from pimc.backends.isa import Command
+from pimc.backends.program import Item, Loop, Step
+
+
+class Emitter:
+    """Collects steps and loops in program order. `op` is the row of the op table that new commands belong to."""
+
+    def __init__(self) -> None:
+        self.op = -1
+        self._next_variable = 0
+        self._stack: list[list[Item]] = [[]]
+
+    def issue(self, engine: str, command: Command, instances: tuple[int, ...] | None = None) -> None:
+        """Append one command for an engine, or for some of its instances (channels)."""
+        self._stack[-1].append(Step(engine, command, self.op, instances))
+
+    @contextmanager
+    def loop(self, count: int) -> Iterator[Scalar]:
+        """Repeat what is issued inside; yields the counter. No loop is made for a single turn, nothing for none."""
+        if count == 1:
+            yield 0
+            return
+        number = self._next_variable
+        self._next_variable += 1
+        self._stack.append([])
+        yield variable(number)
+        body = tuple(self._stack.pop())
+        if count > 0 and body:
+            self._stack[-1].append(Loop(number, count, body))
+
+    def tiles(self, count: int, slots: int = 2) -> Iterator[tuple[Scalar, int]]:
+        """Turns 0..count-1 as (turn, slot) with slot = turn % slots, so that buffers can alternate.
+
+        The caller's body runs once per slot inside one loop, and once for each turn left over.
+        """
+        whole = count // slots
+        if whole > 1:
+            with self.loop(whole) as i:
+                for slot in range(slots):
+                    yield i * slots + slot, slot
+            start = whole * slots
+        else:
+            start = 0
+        for turn in range(start, count):
+            yield turn, turn % slots
+
+    def take(self) -> tuple[Item, ...]:
+        """The items so far; the emitter starts anew."""
+        items = tuple(self._stack[0])
+        self._stack = [[]]
+        return items
+
+
+@dataclass
+class Scratch:
+    """Addresses for short-lived operands in an on-chip space: a ring of `capacity` bytes from `base`.
+
+    Takes whose sizes add up to at most half of the capacity never overlap. Reuse of older ones is safe, since streams
+    are synchronised by what commands read and write.
+    """
+
+    base: int
+    capacity: int
+    alignment: int = 64
+    _next: int = 0
+
+    def take(self, size: int) -> int:
+        """The address of `size` fresh bytes."""
+        rounded = -(-size // self.alignment) * self.alignment
+        if rounded > self.capacity:
+            raise ValueError(f"{size} bytes do not fit a scratch area of {self.capacity}")
+        if self._next + rounded > self.capacity:
+            self._next = 0
+        address = self.base + self._next
+        self._next += rounded
+        return address
+
+    def restart(self) -> None:
+        """Begin again at the base, so that equal layers get equal addresses."""
+        self._next = 0
+
+    @property
+    def budget(self) -> int:
+        """Bytes that one kernel may hold at a time."""
+        return self.capacity // 2

@@ -1,0 +1,95 @@
+"""When two accesses of memory conflict: intervals that move with loop counters.
+
+An `Access` is what one command, or a whole loop of one engine, does to a stretch of memory. Enclosing loops appear as
+terms of its start; loops that lie inside have been spread out into its length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pimc.backends.affine import Affine, Scalar
+from pimc.backends.isa import Region
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Bytes [start, start + length) of a space, read or written, on the channels of a mask (None: all)."""
+
+    space: str
+    start: Scalar
+    length: int
+    write: bool
+    channels: int | None = None
+
+    @staticmethod
+    def of(region: Region) -> Access:
+        return Access(region.space, region.start, region.length, region.write, region.channels)
+
+    def spread(self, variable: int, count: int) -> Access:
+        """All that is touched while a loop counter runs through its `count` values."""
+        if isinstance(self.start, int):
+            return self
+        coefficient = dict(self.start.terms).get(variable, 0)
+        if not coefficient:
+            return self
+        reach = coefficient * (count - 1)
+        terms = tuple(t for t in self.start.terms if t[0] != variable)
+        base = self.start.base + min(0, reach)
+        return replace(self, start=Affine(base, terms) if terms else base, length=self.length + abs(reach))
+
+
+Ranges = Mapping[int, int]
+"""How many values each enclosing loop's counter takes."""
+
+
+def conflict(first: Access, second: Access, ranges: Ranges) -> bool:
+    """Whether the two may touch the same byte, one writing, in the same turn of all enclosing loops."""
+    if not (first.write or second.write) or first.space != second.space:
+        return False
+    if first.channels is not None and second.channels is not None and not first.channels & second.channels:
+        return False
+    low, high = bounds(difference(second.start, first.start), ranges)
+    return low < first.length and high > -second.length
+
+
+def carried(first: Access, second: Access, variable: int, count: int, ranges: Ranges) -> bool:
+    """Whether `first` in some turn of a loop and `second` in a later turn may touch the same byte."""
+    if count < 2:
+        return False
+    mine = coefficient(first.start, variable)
+    if mine != coefficient(second.start, variable):
+        return conflict(first.spread(variable, count), second.spread(variable, count), ranges)
+    if not (first.write or second.write) or first.space != second.space:
+        return False
+    if first.channels is not None and second.channels is not None and not first.channels & second.channels:
+        return False
+    low, high = bounds(difference(second.start, first.start), {**ranges, variable: 1})
+    if mine == 0:
+        return low < first.length and high > -second.length
+    # second starts at low..high + mine * distance past first: is there a distance of 1..count-1 at which they meet?
+    least, most = -second.length - high, first.length - low
+    if mine < 0:
+        least, most, mine = -most, -least, -mine
+    nearest = least // mine + 1
+    return max(1, nearest) <= min(count - 1, -(-most // mine) - 1)
+
+
+def difference(left: Scalar, right: Scalar) -> Scalar:
+    return left + right * -1 if isinstance(right, Affine) else left + -right
+
+
+def coefficient(start: Scalar, variable: int) -> int:
+    return dict(start.terms).get(variable, 0) if isinstance(start, Affine) else 0
+
+
+def bounds(start: Scalar, ranges: Ranges) -> tuple[int, int]:
+    """The least and the greatest value over all turns."""
+    if isinstance(start, int):
+        return start, start
+    low = high = start.base
+    for variable, c in start.terms:
+        reach = c * (ranges.get(variable, 1) - 1)
+        low, high = low + min(0, reach), high + max(0, reach)
+    return low, high

@@ -1,0 +1,45 @@
+"""The part of the on-chip buffer that one kernel works in."""
+
+from __future__ import annotations
+
+from pimc.backends.lowering import Lowering
+from pimc.ir.diagnostics import Kind, fail
+
+ALIGNMENT = 64
+
+
+def padded(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+class Arena:
+    """A block of scratch bytes, handed out in order. `mark` and `reset` give back what was taken since."""
+
+    def __init__(self, at: Lowering, want: int | None = None) -> None:
+        budget = at.scratch.budget // ALIGNMENT * ALIGNMENT
+        self.size = budget if want is None else min(budget, max(ALIGNMENT, padded(want)))
+        self.base = at.scratch.take(self.size)
+        self._next = 0
+
+    @property
+    def left(self) -> int:
+        return self.size - self._next
+
+    def take(self, size: int) -> int:
+        """The address of `size` bytes."""
+        rounded = padded(size)
+        if rounded > self.left:
+            raise fail(
+                Kind.CAPACITY,
+                f"a kernel needs {rounded} bytes on chip, but {self.left} of its {self.size} are left",
+                help="the on-chip buffer of this target is too small for the operands that stay on it",
+            )
+        address = self.base + self._next
+        self._next += rounded
+        return address
+
+    def mark(self) -> int:
+        return self._next
+
+    def reset(self, mark: int) -> None:
+        self._next = mark

@@ -1,0 +1,56 @@
+"""Element-wise ops on vector units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pimc.backends.kernels.lanes import Lanes, Ref, Source, VectorMachine
+from pimc.backends.kernels.places import place
+from pimc.backends.kernels.pointwise import pointwise
+from pimc.backends.kernels.recipes import RECIPES
+from pimc.backends.kernels.registry import kernel
+from pimc.backends.lowering import Lowering, Tensor
+from pimc.ir.graph import Node, Value
+from pimc.ir.op import Attribute
+from pimc.ir.types import DType
+
+
+def source_of(value: Value, at: Lowering) -> Tensor | float:
+    """The place of an operand, or its value where that is one number known to the compiler."""
+    array = value.type.array
+    if array is not None and array.size == 1 and value.type.dtype is not DType.BOOL:
+        return float(array.reshape(-1)[0])
+    return place(at, value)
+
+
+@kernel(*(name for name in RECIPES if name not in ("cast", "identity")))
+def lower_elementwise(node: Node, at: Lowering, machine: VectorMachine) -> None:
+    """One recipe over all elements; numbers that are known become immediates."""
+    sources = [source_of(v, at) for v in node.inputs()]
+
+    def attribute(name: str) -> Attribute:
+        if node.op.name == "clip":  # which of the optional bounds there are
+            position = {"min": 1, "max": 2}[name]
+            return position < len(node.operands) and node.operands[position] is not None
+        return node.attribute(name)
+
+    def write(v: Lanes, given: Sequence[Source], out: Ref) -> None:
+        RECIPES[node.op.name](v, given, out, attribute)
+
+    shape = node.result.type.static_shape
+    pointwise(at, machine, sources, place(at, node.result), shape, write)
+
+
+@kernel("cast")
+def lower_cast(node: Node, at: Lowering, machine: VectorMachine) -> None:
+    """Nothing where the stored types agree and the result is a view of the operand."""
+    operand, result = node.operands[0], node.result
+    assert operand is not None
+    source, target = place(at, operand), place(at, result)
+    if source.dtype is target.dtype and source.space == target.space and source.layout == target.layout:
+        return
+    pointwise(at, machine, [source], target, result.type.static_shape, _copy)
+
+
+def _copy(v: Lanes, given: Sequence[Source], out: Ref) -> None:
+    v("copy", given[0], out=out)

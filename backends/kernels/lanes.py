@@ -1,0 +1,202 @@
+"""Writing vector commands: grids of elements in the buffer, and functions applied to them.
+
+`Lanes` stands for one grid. Its operands are `Ref`s, strided views of the buffer, or numbers; results go to short-lived
+float32 grids unless said otherwise. A grid of more than two axes becomes a loop of commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from pimc.backends.affine import Scalar
+from pimc.backends.emitter import Emitter
+from pimc.backends.kernels.arena import Arena, padded
+from pimc.backends.kernels.nest import Axis, Nest, dense_strides, walk
+from pimc.backends.vector import FORMS, Elementwise, Reduce, Scan
+from pimc.ir.types import DType
+
+
+@dataclass(frozen=True)
+class VectorMachine:
+    """Whose vector commands a kernel is written in."""
+
+    kind: str
+    """kind of engine, which rules are registered for"""
+    engine: str
+    """name of the engine that takes the commands"""
+    elementwise: Callable[[str], type[Elementwise]]
+    """the command that computes a function"""
+    reduce: Callable[[str], type[Reduce]]
+    scan: type[Scan]
+    wide_enough: int = 128
+    """columns below which another axis of a grid may take the lanes"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Elements in the buffer: one byte stride per axis of the grid (0: repeated)."""
+
+    address: Scalar
+    dtype: DType
+    strides: tuple[int, ...]
+
+    def spread(self, before: int = 0, behind: int = 0) -> Ref:
+        """The same elements for a grid with more axes, repeated along those."""
+        return replace(self, strides=(0,) * before + self.strides + (0,) * behind)
+
+
+Source = Ref | float
+
+
+class Lanes:
+    """A grid of `counts` elements on which vector commands work."""
+
+    def __init__(self, emit: Emitter, machine: VectorMachine, arena: Arena | None, counts: Sequence[int]) -> None:
+        self.emit = emit
+        self.machine = machine
+        self.arena = arena
+        self.counts = tuple(counts)
+
+    def take(self, size: int) -> int:
+        assert self.arena is not None
+        return self.arena.take(size)
+
+    def temp(self, dtype: DType = DType.F32) -> Ref:
+        """A dense grid of its own."""
+        size = dtype.bits // 8
+        return Ref(self.take(prod(self.counts) * size), dtype, dense_strides(self.counts, size))
+
+    def number(self, value: float) -> Ref:
+        """One float32 in the buffer, repeated over the grid."""
+        dtype = DType.F32
+        ref = Ref(self.take(dtype.bits // 8), dtype, (0,) * len(self.counts))
+        command = self.machine.elementwise("copy")(
+            function="copy", form="i", rows=1, columns=1, dst=ref.address, dst_type=dtype,
+            dst_row=0, dst_column=0, immediate=value,
+        )  # fmt: skip
+        self.issue(command)
+        return ref
+
+    def issue(self, command: Elementwise | Reduce | Scan) -> None:
+        self.emit.issue(self.machine.engine, command)
+
+    def __call__(self, function: str, *sources: Source, out: Ref | None = None, dtype: DType = DType.F32) -> Ref:
+        """Apply a function; the result goes to `out`, or to a new grid of `dtype`."""
+        form, refs, immediate = self._form(sources)
+        if out is None:
+            out = self.temp(dtype)
+        self._grid(function, form, refs, immediate, out)
+        return out
+
+    def _form(self, sources: Sequence[Source]) -> tuple[str, list[Ref], float]:
+        """Name the operands; numbers beyond the one immediate go to the buffer."""
+        given = list(sources)
+        form, refs, immediate = _named(given)
+        while form not in FORMS:
+            spare = next(i for i, s in enumerate(given) if not isinstance(s, Ref))
+            given[spare] = self.number(float(given[spare]))  # type: ignore[arg-type]
+            form, refs, immediate = _named(given)
+        return form, refs, immediate
+
+    def _grid(self, function: str, form: str, refs: list[Ref], immediate: float, out: Ref) -> None:
+        views = [*refs, out]
+        axes = tuple(Axis(c, tuple(v.strides[i] for v in views)) for i, c in enumerate(self.counts))
+        nest = Nest(tuple(v.address for v in views), axes).merged()
+        order = _lanes_last(nest.axes, self.machine.wide_enough)
+        rows, columns = order[-2:] if len(order) > 1 else (_once(len(views)), *(order or [_once(len(views))]))
+        kind = self.machine.elementwise(function)
+        for starts, _ in walk(self.emit, Nest(nest.starts, tuple(order[:-2]))):
+            operands: dict[str, Scalar | DType] = {}
+            for i, letter in enumerate(letter for letter in form if letter != "i"):
+                operands[letter] = starts[i]
+                operands[f"{letter}_type"] = refs[i].dtype
+                operands[f"{letter}_row"] = rows.strides[i]
+                operands[f"{letter}_column"] = columns.strides[i]
+            self.issue(
+                kind(
+                    function=function, form=form, rows=rows.count, columns=columns.count, dst=starts[-1],
+                    dst_type=out.dtype, dst_row=rows.strides[-1], dst_column=columns.strides[-1],
+                    immediate=immediate, **operands,
+                )
+            )  # fmt: skip
+
+    def reduce(self, function: str, x: Ref, out: Ref) -> Ref:
+        """Bring the last axis down to one value; `out` has the other axes."""
+        *outer, columns = self.counts
+        axes = tuple(Axis(c, (x.strides[i], out.strides[i])) for i, c in enumerate(outer))
+        nest = Nest((x.address, out.address), axes).merged()
+        rows = nest.axes[-1] if nest.axes else _once(2)
+        kind = self.machine.reduce(function)
+        for starts, _ in walk(self.emit, Nest(nest.starts, nest.axes[:-1])):
+            self.issue(
+                kind(
+                    function=function, rows=rows.count, columns=columns, dst=starts[1], dst_type=out.dtype,
+                    dst_row=rows.strides[1], a=starts[0], a_type=x.dtype, a_row=rows.strides[0], a_column=x.strides[-1],
+                )
+            )  # fmt: skip
+        return out
+
+    def scan(self, x: Ref, out: Ref) -> Ref:
+        """Running sums along the last axis."""
+        *outer, columns = self.counts
+        axes = tuple(Axis(c, (x.strides[i], out.strides[i])) for i, c in enumerate(outer))
+        nest = Nest((x.address, out.address), axes).merged()
+        rows = nest.axes[-1] if nest.axes else _once(2)
+        for starts, _ in walk(self.emit, Nest(nest.starts, nest.axes[:-1])):
+            self.issue(
+                self.machine.scan(
+                    rows=rows.count, columns=columns, dst=starts[1], dst_type=out.dtype, dst_row=rows.strides[1],
+                    dst_column=out.strides[-1], a=starts[0], a_type=x.dtype, a_row=rows.strides[0],
+                    a_column=x.strides[-1],
+                )
+            )  # fmt: skip
+        return out
+
+
+class Rehearsal(Lanes):
+    """A grid that writes no commands: it counts what a recipe takes, in bytes per element and single numbers."""
+
+    def __init__(self, machine: VectorMachine, axes: int) -> None:
+        super().__init__(Emitter(), machine, None, (1,) * axes)
+        self.grids: list[int] = []
+
+    def take(self, size: int) -> int:
+        self.grids.append(size)
+        return 0
+
+    @property
+    def per_element(self) -> int:
+        return sum(self.grids)
+
+    @property
+    def extra(self) -> int:
+        """Bytes lost to alignment, at most."""
+        return padded(1) * len(self.grids)
+
+
+def _named(sources: Sequence[Source]) -> tuple[str, list[Ref], float]:
+    letters = iter("abc")
+    form, refs, immediate = "", [], 0.0
+    for source in sources:
+        if isinstance(source, Ref):
+            form += next(letters, "d")
+            refs.append(source)
+        else:
+            form += "i"
+            immediate = float(source)
+    return form, refs, immediate
+
+
+def _once(operands: int) -> Axis:
+    return Axis(1, (0,) * operands)
+
+
+def _lanes_last(axes: Sequence[Axis], wide_enough: int) -> list[Axis]:
+    """The axes with the one last that fills the lanes."""
+    order = list(axes)
+    if len(order) > 1 and order[-1].count < wide_enough:
+        widest = max(range(len(order)), key=lambda i: (order[i].count, i))
+        order.append(order.pop(widest))
+    return order

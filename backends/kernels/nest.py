@@ -1,0 +1,261 @@
+"""Loop nests over several tensors at once, from their layouts.
+
+A nest visits the elements of an iteration space; each of its axes moves every operand by a fixed stride. Layouts whose
+digits do not fall together are cut into several nests. Tiling a nest gives the tile's own nest, whose first addresses
+move with the loops around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+
+from pimc.backends.affine import Scalar
+from pimc.backends.emitter import Emitter
+from pimc.ir.layout import Digit, Layout, pieces
+
+SLOTS = 2
+"""Tiles of an operand that are on chip at a time: one is computed on while the other moves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One loop: its turns, the bytes by which each operand moves, and the dimension that it belongs to."""
+
+    count: int
+    strides: tuple[int, ...]
+    dim: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Nest:
+    """First address of each operand, and the loops, outermost first."""
+
+    starts: tuple[Scalar, ...]
+    axes: tuple[Axis, ...]
+
+    @property
+    def elements(self) -> int:
+        return prod(axis.count for axis in self.axes)
+
+    def counts(self) -> tuple[int, ...]:
+        return tuple(axis.count for axis in self.axes)
+
+    def strides(self, operand: int) -> tuple[int, ...]:
+        return tuple(axis.strides[operand] for axis in self.axes)
+
+    def merged(self, *, within_dims: bool = False) -> Nest:
+        """Without axes of one turn, and neighbours joined where that is the same walk for every operand."""
+        axes: list[Axis] = []
+        for axis in self.axes:
+            if axis.count == 1:
+                continue
+            last = axes[-1] if axes else None
+            joined = last is not None and all(
+                outer == inner * axis.count for outer, inner in zip(last.strides, axis.strides, strict=True)
+            )
+            if joined and last is not None and not (within_dims and last.dim != axis.dim):
+                axes[-1] = Axis(last.count * axis.count, axis.strides, axis.dim)
+            else:
+                axes.append(axis)
+        return replace(self, axes=tuple(axes))
+
+    def moved(self, by: Sequence[Scalar]) -> Nest:
+        return replace(self, starts=tuple(start + step for start, step in zip(self.starts, by, strict=True)))
+
+    def of(self, operands: Sequence[int]) -> Nest:
+        """The same loops with some of the operands alone."""
+        axes = tuple(replace(a, strides=tuple(a.strides[o] for o in operands)) for a in self.axes)
+        return Nest(tuple(self.starts[o] for o in operands), axes)
+
+
+def nests(layouts: Sequence[Layout], shape: Sequence[int]) -> list[Nest]:
+    """The walks over `shape` that the layouts (broadcast to it, numpy fashion) have in common.
+
+    A layout may be larger than the shape (a padded cache): its first elements are meant. Not merged.
+    """
+    if any(extent == 0 for extent in shape):
+        return []
+    spread = [_spread(layout, shape) for layout in layouts]
+    choices = [_segments(spread, dim, extent) for dim, extent in enumerate(shape)]
+    offsets = [layout.offset for layout in spread]
+    found = []
+    for combination in product(*choices):
+        starts: list[Scalar] = list(offsets)
+        axes: list[Axis] = []
+        for moves, digits in combination:
+            starts = [start + move for start, move in zip(starts, moves, strict=True)]
+            axes += digits
+        found.append(Nest(tuple(starts), tuple(axes)))
+    return found
+
+
+Segment = tuple[tuple[int, ...], list[Axis]]
+"""How far each operand's first address moves, and the axes, for a range of one dimension."""
+
+
+def axes_of_segments(layouts: Sequence[Layout], dim: int, extent: int) -> list[Segment]:
+    """The ranges of one dimension (counted from the end) in which layouts of any ranks are regular together."""
+    single = [Layout(layout.offset, (layout.dims[dim],)) for layout in layouts]
+    return _segments(single, 0, extent)
+
+
+def _spread(layout: Layout, shape: Sequence[int]) -> Layout:
+    """Broadcasting that leaves dimensions alone which are larger than the shape."""
+    lead = len(shape) - len(layout.dims)
+    extents = layout.shape
+    dims: list[tuple[Digit, ...]] = []
+    for i, extent in enumerate(shape):
+        if i < lead or (extents[i - lead] == 1 and extent != 1):
+            dims.append(((extent, 0),))
+        else:
+            dims.append(layout.dims[i - lead])
+    return Layout(layout.offset, tuple(dims))
+
+
+def _segments(layouts: Sequence[Layout], dim: int, extent: int) -> list[Segment]:
+    """Ranges of a dimension in which all layouts are regular together."""
+    found: list[Segment] = []
+    start = 0
+    while start < extent:
+        stop = extent
+        while (segment := _segment(layouts, dim, start, stop)) is None:
+            stop = _earlier(layouts, dim, start, stop)
+        found.append(segment)
+        start = stop
+    return found
+
+
+def _segment(layouts: Sequence[Layout], dim: int, start: int, stop: int) -> Segment | None:
+    parts = [layout.sliced(dim, start, stop) for layout in layouts]
+    if any(part is None for part in parts):
+        return None
+    cut = [part for part in parts if part is not None]
+    axes = _common([list(part.dims[dim]) for part in cut], stop - start, dim)
+    if axes is None:
+        return None
+    return tuple(part.offset - whole.offset for part, whole in zip(cut, layouts, strict=True)), axes
+
+
+def _earlier(layouts: Sequence[Layout], dim: int, start: int, stop: int) -> int:
+    """A nearer end of a range that is not regular."""
+    ends = [stop]
+    for layout in layouts:
+        spans = pieces(layout, dim, start, stop)
+        first = next(spans)[1]
+        ends.append(start + first.shape[dim])
+    if min(ends) < stop:
+        return min(ends)
+    inner = [prod(c for c, _ in layout.dims[dim][1:]) for layout in layouts]
+    steps = [period for period in inner if 1 < period < stop - start]
+    return start + (min(steps) if steps else 1)
+
+
+def _common(digits: list[list[Digit]], extent: int, dim: int) -> list[Axis] | None:
+    """Axes of which every list of digits is a regrouping; None where they do not divide."""
+    rest = [[d for d in operand if d[0] != 1] for operand in digits]
+    axes: list[Axis] = []
+    left = extent
+    while left > 1:
+        step = min((operand[-1][0] if operand else left) for operand in rest)
+        strides = []
+        for operand in rest:
+            count, stride = operand.pop() if operand else (left, 0)
+            if count % step:
+                return None
+            strides.append(stride)
+            if count > step:
+                operand.append((count // step, stride * step))
+        axes.append(Axis(step, tuple(strides), dim))
+        left //= step
+    return axes[::-1] or [Axis(1, (0,) * len(digits), dim)]
+
+
+def chunk_of(count: int, most: int) -> int:
+    """The size of the pieces into which to cut `count`: at most `most`, without a small rest if possible."""
+    if count <= most:
+        return count
+    best = max(1, most)
+    for size in range(best, max(best // 2, 0), -1):
+        if count % size == 0:
+            return size
+    return -(-count // -(-count // best))
+
+
+def chunks(emit: Emitter, count: int, size: int, slots: int = 1) -> Iterator[tuple[Scalar, int, int]]:
+    """Loop over [0, count) in pieces: (start, extent, slot). The body runs once per slot and for the rest."""
+    whole, rest = divmod(count, size)
+    for turn, slot in emit.tiles(whole, slots):
+        yield turn * size, size, slot
+    if rest:
+        yield whole * size, rest, whole % slots
+
+
+def walk(emit: Emitter, nest: Nest, slots: int = 1) -> Iterator[tuple[tuple[Scalar, ...], int]]:
+    """Loop over all axes of a nest: the operands' addresses and the slot of each turn."""
+    if not nest.axes:
+        yield nest.starts, 0
+        return
+    axis, rest = nest.axes[0], nest.axes[1:]
+    if not rest:
+        for turn, slot in emit.tiles(axis.count, slots):
+            yield tuple(start + turn * stride for start, stride in zip(nest.starts, axis.strides, strict=True)), slot
+        return
+    with emit.loop(axis.count) as i:
+        inner = Nest(tuple(s + i * stride for s, stride in zip(nest.starts, axis.strides, strict=True)), rest)
+        yield from walk(emit, inner, slots)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """A nest cut in two: `outer` loops around tiles that are each like `tile` (with its starts at 0 turns)."""
+
+    outer: Nest
+    tile: tuple[Axis, ...]
+
+    @property
+    def elements(self) -> int:
+        return prod(axis.count for axis in self.tile)
+
+    def fixed(self, operand: int) -> bool:
+        """Whether all tiles hold the same elements of an operand."""
+        return all(axis.strides[operand] == 0 for axis in self.outer.axes)
+
+
+def tilings(nest: Nest, limit: int) -> list[Tiling]:
+    """Cut a nest so that tiles have at most `limit` elements: inner axes stay whole, one is cut, the others loop.
+
+    Gives one tiling, and another for the rest of the axis that was cut.
+    """
+    inside = 1
+    for position in range(len(nest.axes) - 1, -1, -1):
+        axis = nest.axes[position]
+        if inside * axis.count > limit:
+            return _cut(nest, position, chunk_of(axis.count, max(1, limit // inside)))
+        inside *= axis.count
+    return [Tiling(replace(nest, axes=()), nest.axes)]
+
+
+def _cut(nest: Nest, position: int, size: int) -> list[Tiling]:
+    axis = nest.axes[position]
+    whole, rest = divmod(axis.count, size)
+    before, after = nest.axes[:position], nest.axes[position + 1 :]
+    strides = tuple(stride * size for stride in axis.strides)
+    looped = (*before, Axis(whole, strides, axis.dim)) if whole > 1 else before
+    found = [Tiling(replace(nest, axes=looped), (replace(axis, count=size), *after))]
+    if rest:
+        moved = nest.moved([stride * whole for stride in strides])
+        found.append(Tiling(replace(moved, axes=before), (replace(axis, count=rest), *after)))
+    return found
+
+
+def dense_strides(counts: Sequence[int], element_bytes: int) -> tuple[int, ...]:
+    """Row-major byte strides."""
+    strides: list[int] = []
+    step = element_bytes
+    for count in reversed(counts):
+        strides.append(step)
+        step *= count
+    return tuple(reversed(strides))

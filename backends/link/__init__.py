@@ -1,0 +1,1 @@
+"""The link between devices: its commands and their time."""

@@ -1,0 +1,63 @@
+"""What a lowering rule works with, and how rules are registered.
+
+A rule turns one placed node into commands:
+
+    @lowers("npu", "matmul")
+    def lower_matmul(node: Node, at: Lowering) -> None: ...
+
+It finds its operands through `at.tensor(value)` (space, layout, element type), takes short-lived buffers from
+`at.scratch`, and issues commands through `at.emit`. Rules are written as if commands ran one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pimc.backends.emitter import Emitter, Scratch
+from pimc.backends.target import TargetSpec
+from pimc.ir.graph import Node, Value
+from pimc.ir.memory import Home
+
+
+Tensor = Home
+"""A value's place, as lowering rules see it."""
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """Everything that a rule may use."""
+
+    spec: TargetSpec
+    emit: Emitter
+    scratch: Scratch
+    """Short-lived bytes in the space `buffer`."""
+    places: Mapping[Value, Tensor]
+    staging: int = 0
+    """The first byte of the DRAM rows through which operands reach PIM."""
+    stage: int = 0
+    """The pipeline stage whose devices execute this."""
+    ranks: int = 1
+    """Devices of one stage."""
+
+    def tensor(self, value: Value) -> Tensor:
+        return self.places[value]
+
+
+Rule = Callable[[Node, Lowering], None]
+
+RULES: dict[tuple[str, str], Rule] = {}
+"""Lowering rules by kind of engine and op name."""
+
+
+def lowers(kind: str, *ops: str) -> Callable[[Rule], Rule]:
+    """Register a rule for ops on engines of a kind (npu, pim, pnm)."""
+
+    def register(rule: Rule) -> Rule:
+        for name in ops:
+            if (kind, name) in RULES:
+                raise ValueError(f"{name} on {kind} has two lowering rules")
+            RULES[kind, name] = rule
+        return rule
+
+    return register

@@ -1,0 +1,110 @@
+"""A machine as passes see it: what can run where, what it costs, where values live, and how programs are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pimc.backends import emission
+from pimc.backends.legality import why_not
+from pimc.backends.lowering import RULES
+from pimc.backends.planning import Plan, make_plan, plan_node
+from pimc.backends.program import Program
+from pimc.backends.target import TargetSpec
+from pimc.ir.facts import Placement
+from pimc.ir.graph import Graph, Node, Value
+from pimc.ir.memory import Home
+from pimc.ir.op import Attribute
+from pimc.ir.target import Engine
+
+Simulate = Callable[[Program], float]
+"""Seconds that a program takes; the driver hands the simulator in, since backends lie below it."""
+
+_COMPUTE = ("npu", "pim", "pnm")
+
+
+@dataclass
+class Machine:
+    """Implements `pimc.ir.target.Target` for a target description."""
+
+    spec: TargetSpec
+    simulate: Simulate
+    cache_tokens: int | None = None
+    """Room that caches get along their token axis, beyond what a graph needs (generation)."""
+    banked: frozenset[str] = frozenset()
+    """Weights that lie in the banks' pattern whoever reads them (another program of the same run wants them so)."""
+    _estimates: dict[object, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        emission.load_rules()
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def devices(self) -> int:
+        return self.spec.system.devices
+
+    def engines(self) -> Sequence[Engine]:
+        return tuple(Engine(e.name, e.kind) for e in self.spec.engines() if e.kind in _COMPUTE or e.kind == "link")
+
+    def why_not(self, node: Node, engine: Engine) -> str:
+        if (engine.kind, node.op.name) not in RULES:
+            return f"{engine.name} has no commands for {node.op.name}"
+        return why_not(node, engine, self.spec)
+
+    def estimate(self, node: Node, engine: Engine) -> float:
+        key = _key(node, engine)
+        if key not in self._estimates:
+            placed = _placed_alone(node, engine)
+            plan = plan_node(placed, self.spec)
+            self._estimates[key] = self.simulate(emission.emit_node(placed, self.spec, plan))
+        return self._estimates[key]
+
+    def bound(self, node: Node, engine: Engine) -> str:
+        flops, moved = node.flops(), _bytes_moved(node)
+        return f"{_si(flops)}FLOP, {_si(moved)}B"
+
+    def plans(self, graph: Graph) -> Mapping[int, Plan]:
+        """The memory plan of each pipeline stage."""
+        stages = sorted({emission.stage_of(n) for n in graph.order()})
+        return {s: make_plan(graph, self.spec, stage=s, cache_tokens=self.cache_tokens, banked=self.banked) for s in stages}
+
+    def homes(self, graph: Graph) -> Mapping[Value, Home]:
+        return {v: h for plan in self.plans(graph).values() for v, h in plan.homes.items()}
+
+    def emit(self, graph: Graph, dims: Mapping[str, int]) -> Program:
+        """The program of a placed graph."""
+        return emission.emit(graph, self.spec, self.plans(graph), dims)
+
+    def pass_options(self) -> Mapping[str, Mapping[str, Attribute]]:
+        return self.spec.passes
+
+
+def _placed_alone(node: Node, engine: Engine) -> Node:
+    facts = {**node.facts, Placement: Placement(engine.name, "estimate")}
+    return replace(node, facts=facts)
+
+
+def _key(node: Node, engine: Engine) -> object:
+    operands = tuple(None if v is None else (v.type, v.role.name, _tiny_contents(v)) for v in node.operands)
+    return engine.name, node.op.name, tuple(sorted(node.attributes.items())), operands
+
+
+def _tiny_contents(value: Value) -> bytes | None:
+    """Contents that an op may depend on (shapes, axes), as something to compare."""
+    array = value.type.array
+    return array.tobytes() if array is not None and array.size <= 64 else None
+
+
+def _bytes_moved(node: Node) -> int:
+    return sum(v.type.bytes for v in node.inputs()) + sum(r.type.bytes for r in node.results)
+
+
+def _si(number: float) -> str:
+    for unit in ("", "k", "M", "G", "T"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} P"

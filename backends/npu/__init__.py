@@ -1,0 +1,1 @@
+"""The NPU: a weight-stationary systolic array and a vector unit over a scratchpad."""

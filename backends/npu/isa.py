@@ -1,0 +1,144 @@
+"""Commands of the NPU core.
+
+The array keeps one block of the stationary operand [k, columns]; MATMUL streams rows of the other operand [rows, k]
+through it and adds the products to the accumulators [rows, columns]. Which of weight and activation is stationary is
+the compiler's choice: strides let either be read transposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pimc.backends.affine import Scalar
+from pimc.backends.isa import Command, Region, address, command, element_type, operand, real
+from pimc.backends.state import DeviceState
+from pimc.backends.vector import Elementwise, Reduce, Scan, grid_region, plain
+from pimc.ir.types import DType
+
+ACCUMULATOR_BYTES = 4
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class Preload(Command):
+    """Bring a block of the stationary operand into the array."""
+
+    mnemonic: ClassVar[str] = "PRELOAD"
+    unit: ClassVar[str] = "npu"
+    src: Scalar = address("first element, in the buffer")
+    dtype: DType = element_type("element type of the block")
+    k: Scalar = operand("contracted extent, at most the array's rows")
+    columns: Scalar = operand("columns, at most the array's columns")
+    k_stride: Scalar = operand("bytes from one k to the next")
+    column_stride: Scalar = operand("bytes from column to column")
+
+    def regions(self) -> Iterator[Region]:
+        yield grid_region(self.src, self.k, self.columns, self.k_stride, self.column_stride, self.dtype, write=False)
+
+    def execute(self, state: DeviceState) -> None:
+        digits = ((plain(self.k), plain(self.k_stride)), (plain(self.columns), plain(self.column_stride)))
+        state.registers["stationary"] = state.spaces["buffer"].read(plain(self.src), digits, self.dtype)
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class Matmul(Command):
+    """Stream rows through the array; the products go to the accumulators."""
+
+    mnemonic: ClassVar[str] = "MATMUL"
+    unit: ClassVar[str] = "npu"
+    src: Scalar = address("first element of the streamed rows, in the buffer")
+    dtype: DType = element_type("element type of the streamed rows")
+    rows: Scalar = operand("rows streamed")
+    k: Scalar = operand("contracted extent, that of the block in the array")
+    row_stride: Scalar = operand("bytes from row to row")
+    k_stride: Scalar = operand("bytes from one k to the next")
+    acc: Scalar = address("first accumulator; accumulators of a row are adjacent")
+    columns: Scalar = operand("columns of the block in the array")
+    acc_row: Scalar = operand("bytes from row to row of the accumulators")
+    accumulate: Scalar = operand("0: the products replace what the accumulators held; otherwise they are added", 0)
+
+    def regions(self) -> Iterator[Region]:
+        yield grid_region(self.src, self.rows, self.k, self.row_stride, self.k_stride, self.dtype, write=False)
+        yield self.accumulators(write=True)
+
+    def accumulators(self, *, write: bool) -> Region:
+        return _accumulators(self.acc, self.rows, self.columns, self.acc_row, write=write)
+
+    def execute(self, state: DeviceState) -> None:
+        digits = ((plain(self.rows), plain(self.row_stride)), (plain(self.k), plain(self.k_stride)))
+        streamed = state.spaces["buffer"].read(plain(self.src), digits, self.dtype)
+        block = state.registers["stationary"]
+        if block.shape != (plain(self.k), plain(self.columns)):
+            raise ValueError(f"MATMUL of [{self.rows}, {self.k}] with a stationary block of {block.shape}")
+        with np.errstate(all="ignore"):
+            products = streamed.astype(np.float32) @ block.astype(np.float32)
+        held = ((plain(self.rows), plain(self.acc_row)), (plain(self.columns), ACCUMULATOR_BYTES))
+        accumulators = state.spaces["acc"]
+        if plain(self.accumulate):
+            products = products + accumulators.read(plain(self.acc), held, DType.F32)
+        accumulators.write(plain(self.acc), held, DType.F32, products)
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class Drain(Command):
+    """Bring accumulators to the buffer through the vector unit: times `scale`, in the destination's element type."""
+
+    mnemonic: ClassVar[str] = "DRAIN"
+    unit: ClassVar[str] = "npu"
+    acc: Scalar = address("first accumulator")
+    rows: Scalar = operand("rows of accumulators")
+    columns: Scalar = operand("columns of accumulators")
+    acc_row: Scalar = operand("bytes from row to row of the accumulators")
+    dst: Scalar = address("first result, in the buffer")
+    dst_type: DType = element_type("element type of the results")
+    dst_row: Scalar = operand("bytes from row to row of the results")
+    dst_column: Scalar = operand("bytes from column to column of the results")
+    scale: float = real("factor of every result", 1.0)
+
+    def regions(self) -> Iterator[Region]:
+        yield _accumulators(self.acc, self.rows, self.columns, self.acc_row, write=False)
+        yield grid_region(self.dst, self.rows, self.columns, self.dst_row, self.dst_column, self.dst_type, write=True)
+
+    def execute(self, state: DeviceState) -> None:
+        held = ((plain(self.rows), plain(self.acc_row)), (plain(self.columns), ACCUMULATOR_BYTES))
+        values = state.spaces["acc"].read(plain(self.acc), held, DType.F32) * np.float32(self.scale)
+        target = ((plain(self.rows), plain(self.dst_row)), (plain(self.columns), plain(self.dst_column)))
+        state.spaces["buffer"].write(plain(self.dst), target, self.dst_type, values)
+
+
+def _accumulators(start: Scalar, rows: Scalar, columns: Scalar, row: Scalar, *, write: bool) -> Region:
+    length = (plain(rows) - 1) * plain(row) + plain(columns) * ACCUMULATOR_BYTES
+    return Region("acc", start, length, write)
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class Vec(Elementwise):
+    """An element-wise function on the vector unit."""
+
+    mnemonic: ClassVar[str] = "VEC"
+    unit: ClassVar[str] = "npu"
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class VectorReduce(Reduce):
+    """A reduction of each row on the vector unit."""
+
+    mnemonic: ClassVar[str] = "VRED"
+    unit: ClassVar[str] = "npu"
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class VectorScan(Scan):
+    """Running sums of each row on the vector unit."""
+
+    mnemonic: ClassVar[str] = "VSCAN"
+    unit: ClassVar[str] = "npu"

@@ -1,0 +1,325 @@
+"""Matrix products on the systolic array.
+
+A product is a walk over batch, m, n and k axes of three tensors in any layouts. Batch axes along which one operand
+repeats count as rows (or columns) of the other, so that a batch that shares a weight, or query heads that share keys,
+become one taller product. Either operand may be the stationary one; the cheaper is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from pimc.backends.affine import Scalar
+from pimc.backends.dma.copy import issue_copy
+from pimc.backends.emitter import Emitter
+from pimc.backends.kernels.arena import Arena
+from pimc.backends.kernels.nest import (
+    SLOTS,
+    Axis,
+    Nest,
+    Tiling,
+    axes_of_segments,
+    chunks,
+    dense_strides,
+    nests,
+    tilings,
+    walk,
+)
+from pimc.backends.lowering import Lowering, Tensor
+from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Matmul, Preload
+from pimc.backends.npu.tiles import Array, Extents, Tiles, best_tiles
+from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.layout import Digit, Layout
+
+A, B, OUT = 0, 1, 2
+
+
+def contract(
+    at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int, scale: float = 1.0
+) -> None:
+    """`out[batch, m, n] = scale * a[batch, m, k] @ b[batch, k, n]`; operands broadcast over the batch axes."""
+    if k == 0 or 0 in (*batch, m, n):
+        return
+    shape = (*batch, m, n)
+    layouts = [
+        _spread(a.layout, batch, (0, None)),
+        _spread(b.layout, batch, (None, 1)),
+        _spread(out.layout, batch, (0, 1)),
+    ]
+    spread = [
+        Layout(x.offset, tuple(d or ((e, 0),) for d, e in zip(x.dims, shape, strict=True))) for x in layouts
+    ]
+    contracted = axes_of_segments([a.layout, _last_but_one(b.layout)], -1, k)
+    for nest in nests(spread, shape):
+        _Contraction(at, (a, b, out), nest, contracted, len(batch), scale).run()
+
+
+def _spread(layout: Layout, batch: Sequence[int], kept: tuple[int | None, int | None]) -> Layout:
+    """The batch dimensions broadcast, and of the last two the one for m and the one for n (empty: it has none)."""
+    lead = Layout(layout.offset, layout.dims[:-2]).broadcast(batch)
+    last = layout.dims[-2:]
+    own: tuple[tuple[Digit, ...], ...] = tuple(last[i] if i is not None else () for i in kept)
+    return Layout(layout.offset, (*lead.dims, *own))
+
+
+def _last_but_one(layout: Layout) -> Layout:
+    return Layout(layout.offset, (*layout.dims[:-2], layout.dims[-1], layout.dims[-2]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """A tile on chip: address of its first element, and bytes from row to row and from k to k (or column to column)."""
+
+    address: Scalar
+    row: int
+    column: int
+
+
+@dataclass
+class _Contraction:
+    """One regular nest of a product. After `run` has chosen, operand T is streamed and operand S stationary."""
+
+    at: Lowering
+    tensors: tuple[Tensor, Tensor, Tensor]
+    nest: Nest
+    contracted: list[tuple[tuple[int, ...], list[Axis]]]
+    batch_dims: int
+    scale: float
+
+    def run(self) -> None:
+        rows, columns, batch = self._groups()
+        m, n = _count(rows), _count(columns)
+        array = self._array()
+        k = sum(_count(axes) for _, axes in self.contracted)
+        swap = -(-m // array.columns) * array.visit(n) < -(-n // array.columns) * array.visit(m)
+        streamed, stationary = (B, A) if swap else (A, B)
+        t_axes, s_axes = (columns, rows) if swap else (rows, columns)
+        stores = [not t.on_chip for t in self.tensors]
+        extents = Extents(
+            _count(t_axes), _count(s_axes), k, self.tensors[A].element_bytes,
+            stores[streamed], stores[stationary], stores[OUT], _count(batch) > 1,
+        )  # fmt: skip
+        arena = Arena(self.at, self._want(extents))
+        tiles = best_tiles(array, extents, arena.size)
+        if tiles is None:
+            raise fail(Kind.CAPACITY, f"not even a product of single rows fits the {arena.size} bytes of on-chip scratch")
+        work = _Tiled(self, arena, tiles, extents, streamed, stationary, t_axes, s_axes)
+        for starts, slot in walk(self.at.emit, Nest(self.nest.starts, tuple(batch)), SLOTS):
+            work.run(starts, slot)
+
+    def _groups(self) -> tuple[list[Axis], list[Axis], list[Axis]]:
+        """The axes of m, of n, and of the batch; batch axes along which an operand repeats join m or n."""
+        rows, columns, batch = [], [], []
+        for axis in self.nest.merged(within_dims=True).axes:
+            if axis.dim == self.batch_dims or (axis.dim < self.batch_dims and axis.strides[B] == 0):
+                rows.append(axis)
+            elif axis.dim > self.batch_dims or axis.strides[A] == 0:
+                columns.append(axis)
+            else:
+                batch.append(axis)
+        return rows, columns, batch
+
+    def _array(self) -> Array:
+        npu = self.at.spec.npu
+        assert npu is not None
+        return Array(
+            npu.rows, npu.columns, npu.arrays, npu.minimum_stream, npu.accumulator_bytes, npu.clock,
+            self.at.spec.dram.bandwidth,
+        )  # fmt: skip
+
+    @staticmethod
+    def _want(e: Extents) -> int:
+        return 2 * e.element_bytes * (e.t * e.k + e.s * e.k + e.t * e.s) + 4096
+
+
+class _Tiled:
+    """The loops over tiles of one product, for each turn of the batch."""
+
+    def __init__(
+        self,
+        whole: _Contraction,
+        arena: Arena,
+        tiles: Tiles,
+        extents: Extents,
+        streamed: int,
+        stationary: int,
+        t_axes: Sequence[Axis],
+        s_axes: Sequence[Axis],
+    ) -> None:
+        self.at, self.scale = whole.at, whole.scale
+        self.emit = whole.at.emit
+        self.tiles = tiles
+        self.array = whole._array()
+        self.operands = {"t": whole.tensors[streamed], "s": whole.tensors[stationary]}
+        self.out = whole.tensors[OUT]
+        self.dtype = whole.tensors[A].dtype
+        # of (address of T or S, address in the result), from the start of a batch turn
+        self.groups = {
+            "t": Nest((0, 0), tuple(Axis(x.count, (x.strides[streamed], x.strides[OUT])) for x in t_axes)).merged(),
+            "s": Nest((0, 0), tuple(Axis(x.count, (x.strides[stationary], x.strides[OUT])) for x in s_axes)).merged(),
+        }
+        self.order = ("t", "s") if tiles.t_outside else ("s", "t")
+        self.streamed, self.stationary = streamed, stationary
+        # of (address of T, address of S)
+        self.parts = [
+            Nest((moves[streamed], moves[stationary]),
+                 tuple(Axis(x.count, (x.strides[streamed], x.strides[stationary])) for x in axes)).merged()
+            for moves, axes in whole.contracted
+        ]  # fmt: skip
+        self.k = extents.k
+        self.slots = self._take(arena, extents)
+        self.acc_slots = 2 if 2 * tiles.t * tiles.s * ACCUMULATOR_BYTES <= self.array.accumulator_bytes else 1
+
+    def _take(self, arena: Arena, e: Extents) -> dict[str, list[int]]:
+        t, s, k, size = self.tiles.t, self.tiles.s, self.tiles.k, e.element_bytes
+        single = t >= e.t and s >= e.s and k >= e.k
+        counts = {"t": SLOTS, "s": SLOTS}
+        counts[self.order[0]] = self.tiles.slots_outer
+        if single:
+            counts = dict.fromkeys(counts, SLOTS if e.repeated else 1)
+        return {
+            "t": [arena.take(t * k * size) for _ in range(counts["t"])],
+            "s": [arena.take(s * k * size) for _ in range(counts["s"])],
+            "out": [arena.take(t * s * size) for _ in range(SLOTS)],
+        }
+
+    # -- loops ----------------------------------------------------------------------------------------------------
+
+    def run(self, starts: Sequence[Scalar], turn: int) -> None:
+        """One turn of the batch; `turn` alternates, so that neighbouring turns use different slots."""
+        first, second = self.order
+        base = {"t": starts[self.streamed], "s": starts[self.stationary], "out": starts[OUT]}
+        resident = self.tiles.k >= self.k
+        for outer, outer_at, slot in self._tiles(first, len(self.slots[first])):
+            held = self._resident(first, outer, base[first] + outer_at[0], slot + turn) if resident else None
+            for inner, inner_at, turn_slot in self._tiles(second, SLOTS):
+                inner_slot = (turn_slot + turn) % SLOTS
+                tile = {first: (outer, outer_at), second: (inner, inner_at)}
+                address = {name: base[name] + tile[name][1][0] for name in ("t", "s")}
+                acc = inner_slot % self.acc_slots * self.tiles.t * self.tiles.s * ACCUMULATOR_BYTES
+                rows, columns = tile["t"][0], tile["s"][0]
+                if held is not None:
+                    other = self._resident(second, inner, address[second], inner_slot)
+                    pair = (held, other) if first == "t" else (other, held)
+                    self._blocks(*pair, rows.elements, columns.elements, self.k, acc, 0)
+                else:
+                    self._over_k(rows, columns, address, acc)
+                self._finish(rows, columns, base["out"] + outer_at[1] + inner_at[1], acc, inner_slot)
+
+    def _tiles(self, name: str, slots: int) -> Iterator[tuple[Tiling, tuple[Scalar, ...], int]]:
+        limit = self.tiles.t if name == "t" else self.tiles.s
+        for tiling in tilings(self.groups[name], limit):
+            for starts, slot in walk(self.emit, tiling.outer, slots):
+                yield tiling, starts, slot
+
+    def _over_k(self, rows: Tiling, columns: Tiling, address: dict[str, Scalar], acc: int) -> None:
+        """Tiles of k pass by, and their products are added up in the accumulators."""
+        added: Scalar = 0
+        for part in self.parts:
+            for tiling in tilings(part, self.tiles.k):
+                turns = prod(a.count for a in tiling.outer.axes)
+                for turn, starts, slot in _counted(self.emit, tiling.outer, SLOTS):
+                    pair = []
+                    for i, (name, tile) in enumerate((("t", rows), ("s", columns))):
+                        start = address[name] + starts[i]
+                        pair.append(self._bring(name, tile, [tiling.tile], i, [start], slot))
+                    self._blocks(pair[0], pair[1], rows.elements, columns.elements, tiling.elements, acc, added + turn)
+                added = added + turns
+
+    def _resident(self, name: str, tile: Tiling, start: Scalar, slot: int) -> _Matrix:
+        """A tile with all of k."""
+        operand = 0 if name == "t" else 1
+        starts = [start + part.starts[operand] for part in self.parts]
+        return self._bring(name, tile, [part.axes for part in self.parts], operand, starts, slot)
+
+    def _bring(
+        self, name: str, tile: Tiling, parts: Sequence[Sequence[Axis]], operand: int, starts: Sequence[Scalar], slot: int
+    ) -> _Matrix:
+        """A tile [rows, k] on chip: where it is, if commands can address it there, else copied."""
+        tensor = self.operands[name]
+        if tensor.on_chip and len(tile.tile) <= 1 and len(parts) == 1 and len(parts[0]) <= 1:
+            row = tile.tile[0].strides[0] if tile.tile else 0
+            return _Matrix(starts[0], row, parts[0][0].strides[operand] if parts[0] else 0)
+        size, rows = tensor.element_bytes, tile.elements
+        depth = sum(_count(axes) for axes in parts)
+        by_row = not (tile.tile and tile.tile[-1].strides[0] == size)
+        held = self.slots[name][slot % len(self.slots[name])]
+        matrix = _Matrix(held, depth * size, size) if by_row else _Matrix(held, size, rows * size)
+        done = 0
+        for axes, start in zip(parts, starts, strict=True):
+            inside = [*_scaled(tile.tile, matrix.row), *_scaled(axes, matrix.column)]
+            outside = [*(a.strides[0] for a in tile.tile), *(a.strides[operand] for a in axes)]
+            counts = [*(a.count for a in tile.tile), *(a.count for a in axes)]
+            counts, outside, inside = _longest_last(counts, outside, inside)
+            spaces = (tensor.space, "buffer")
+            issue_copy(self.emit, spaces, start, held + done * matrix.column, tensor.dtype, counts, outside, inside)
+            done += _count(axes)
+        return matrix
+
+    def _finish(self, rows: Tiling, columns: Tiling, start: Scalar, acc: int, slot: int) -> None:
+        """Accumulators to the result's place."""
+        t, s = rows.tile, columns.tile
+        direct = self.out.on_chip and len(t) <= 1 and len(s) <= 1
+        size = self.out.element_bytes
+        if direct:
+            tile = _Matrix(start, t[0].strides[1] if t else 0, s[0].strides[1] if s else 0)
+        else:
+            held = self.slots["out"][slot]
+            by_row = not (t and t[-1].strides[1] == size)
+            tile = _Matrix(held, columns.elements * size, size) if by_row else _Matrix(held, size, rows.elements * size)
+        for first, width, _ in chunks(self.emit, columns.elements, self.array.columns):
+            drain = Drain(
+                acc=acc + first * rows.elements * ACCUMULATOR_BYTES, rows=rows.elements, columns=width,
+                acc_row=width * ACCUMULATOR_BYTES, dst=tile.address + first * tile.column, dst_type=self.out.dtype,
+                dst_row=tile.row, dst_column=tile.column, scale=self.scale,
+            )  # fmt: skip
+            self.emit.issue("npu", drain)
+        if not direct:
+            counts = [a.count for a in (*t, *s)]
+            outside = [a.strides[1] for a in (*t, *s)]
+            inside = [*_scaled(t, tile.row), *_scaled(s, tile.column)]
+            counts, outside, inside = _longest_last(counts, outside, inside)
+            spaces = ("buffer", self.out.space)
+            issue_copy(self.emit, spaces, tile.address, start, self.out.dtype, counts, inside, outside)
+
+    def _blocks(self, t: _Matrix, s: _Matrix, rows: int, columns: int, k: int, acc: int, added: Scalar) -> None:
+        """All blocks of a pair of tiles. Accumulators of one block of columns are adjacent, row by row."""
+        for first, width, _ in chunks(self.emit, columns, self.array.columns):
+            for start, depth, _ in chunks(self.emit, k, self.array.rows):
+                preload = Preload(
+                    src=s.address + first * s.row + start * s.column, dtype=self.dtype, k=depth, columns=width,
+                    k_stride=s.column, column_stride=s.row,
+                )  # fmt: skip
+                self.emit.issue("npu", preload)
+                matmul = Matmul(
+                    src=t.address + start * t.column, dtype=self.dtype, rows=rows, k=depth, row_stride=t.row,
+                    k_stride=t.column, acc=acc + first * rows * ACCUMULATOR_BYTES, columns=width,
+                    acc_row=width * ACCUMULATOR_BYTES, accumulate=added + start,
+                )  # fmt: skip
+                self.emit.issue("npu", matmul)
+
+
+def _count(axes: Sequence[Axis]) -> int:
+    return prod(a.count for a in axes)
+
+
+def _counted(emit: Emitter, nest: Nest, slots: int) -> Iterator[tuple[Scalar, tuple[Scalar, ...], int]]:
+    """`walk` that also yields a number which is 0 in the first turn alone."""
+    numbered = Nest((*nest.starts, 0), tuple(replace(a, strides=(*a.strides, 1)) for a in nest.axes))
+    for starts, slot in walk(emit, numbered, slots):
+        yield starts[-1], starts[:-1], slot
+
+
+def _scaled(axes: Sequence[Axis], unit: int) -> list[int]:
+    """Byte strides of axes that are dense in units of `unit` bytes."""
+    return list(dense_strides([a.count for a in axes], unit))
+
+
+def _longest_last(counts: list[int], far: list[int], near: list[int]) -> tuple[list[int], list[int], list[int]]:
+    """The loops of a copy in the order of the far side's strides."""
+    order = sorted(range(len(counts)), key=lambda i: -abs(far[i]))
+    return [counts[i] for i in order], [far[i] for i in order], [near[i] for i in order]
+
+

@@ -1,0 +1,103 @@
+"""What PIM commands of both styles do to values: bank rows, global buffers and accumulators as arrays over channels.
+
+Registers are float32 arrays that hold values of the machine's own types: `gb` [channels, elements of a row], one
+`mac<r>` [channels, banks] for each accumulator.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from pimc.backends.state import DeviceState, rounded
+from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.op import Array
+from pimc.ir.types import DType
+
+LANES = 16
+"""Elements that one column access brings to a bank's multipliers."""
+CELL_BYTES = 2
+"""Bytes of one stored float."""
+COLUMN_BYTES = LANES * CELL_BYTES
+
+
+@lru_cache(maxsize=256)
+def channels_of(mask: int) -> tuple[int, ...]:
+    """The channels of a mask, lowest first."""
+    return tuple(k for k in range(mask.bit_length()) if mask >> k & 1)
+
+
+def span_of(mask: int) -> tuple[int, int]:
+    """The first channel of a mask and how many it names."""
+    return (mask & -mask).bit_length() - 1, mask.bit_count()
+
+
+def bank_rows(state: DeviceState, row: int, byte: int, elements: int, dtype: DType) -> Array:
+    """A writable window [channels, banks, elements] on the same bytes of a row in every bank."""
+    geometry = state.geometry
+    if byte < 0 or byte + elements * CELL_BYTES > geometry.row_bytes:
+        raise fail(
+            Kind.PROGRAM_BAD,
+            f"bytes {byte} to {byte + elements * CELL_BYTES} are outside of a row, which has {geometry.row_bytes}",
+        )
+    digits = (
+        (geometry.channels, geometry.stride_channel),
+        (geometry.banks, geometry.stride_bank),
+        (elements, CELL_BYTES),
+    )
+    return state.spaces["dram"].view(geometry.address(0, 0, row, byte), digits, dtype)
+
+
+def global_buffer(state: DeviceState) -> Array:
+    """The global buffers of all channels, [channels, elements]."""
+    geometry = state.geometry
+    return _register(state, "gb", (geometry.channels, geometry.row_bytes // CELL_BYTES))
+
+
+def accumulator(state: DeviceState, number: int) -> Array:
+    """One accumulator of all banks, [channels, banks]."""
+    return _register(state, f"mac{number}", (state.geometry.channels, state.geometry.banks))
+
+
+def activated(state: DeviceState) -> Array:
+    """The activation registers, [channels, banks]."""
+    return _register(state, "af", (state.geometry.channels, state.geometry.banks))
+
+
+def _register(state: DeviceState, name: str, shape: tuple[int, ...]) -> Array:
+    held = state.registers.get(name)
+    if held is None:
+        held = state.registers[name] = np.zeros(shape, np.float32)
+    return held
+
+
+def vector_of(state: DeviceState, column: int, columns: int) -> Array:
+    """A stretch of the global buffers, [channels, elements]."""
+    held = global_buffer(state)
+    if column < 0 or (column + columns) * LANES > held.shape[1]:
+        raise fail(
+            Kind.PROGRAM_BAD,
+            f"columns {column} to {column + columns} are outside of the global buffer of {held.shape[1] // LANES}",
+        )
+    return held[:, column * LANES : (column + columns) * LANES]
+
+
+def kept(state: DeviceState, values: Array, dtype: DType) -> Array:
+    """Values as a register of that type holds them (float32 arrays in both formats)."""
+    cell = state.format.cell(dtype)
+    return values if cell == np.float32 else rounded(values, cell).astype(np.float32)
+
+
+def accumulated(state: DeviceState, old: Array, products: Array, sums: DType) -> Array:
+    """`old` [...] plus products [..., elements]: each column's products are summed, then added to the register.
+
+    A register narrower than float32 rounds after every column.
+    """
+    if state.format.wide or sums.bits >= 32:
+        total: Array = old + products.sum(-1, dtype=np.float32)
+        return total
+    columns = products.reshape(*products.shape[:-1], -1, LANES).sum(-1, dtype=np.float32)
+    for turn in range(columns.shape[-1]):
+        old = kept(state, old + columns[..., turn], sums)
+    return old

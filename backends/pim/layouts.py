@@ -1,0 +1,256 @@
+"""How the operands that stay in PIM banks lie there, and how lowering finds its way in such layouts.
+
+A bank matrix puts row n of [N, K] into one bank and one group of DRAM rows, so that all banks multiply at the same row
+index: n counts (group, channel, bank), k counts (row of the group, element). Dimensions are padded to whole digits: a
+layout may have more elements than the value, of which the first are meant. Padding belongs to the value alone and
+stays zero.
+
+Keys and values of a cache [B, KV, T, D]:
+
+    AiM, keys      (b, kv) pairs over channels, tokens over (rows, slots of a row, spare channels, banks), D in a row
+    AiM, values    the same pairs over channels, dims over (rows, slots, spare channels, banks), tokens along rows
+    Newton, keys   b over channels, tokens over (rows, banks), kv heads packed side by side in rows
+    Newton, values b over channels, dims over (rows, banks), tokens along rows   (both as NeuPIMs lays them out)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from pimc.backends.pim.cells import CELL_BYTES, LANES
+from pimc.backends.state import DramGeometry
+from pimc.backends.target import TargetSpec
+from pimc.ir.layout import Digit, Layout
+
+MOST_SLOTS = 8
+"""Groups of dims of a value cache that may share a row; each keeps an accumulator busy."""
+STAGING_SLOTS = 2
+"""Vectors on their way into global buffers take turns in so many stretches of staging rows."""
+STAGING_ROWS = 4
+"""Row indices of one stretch: each bank row of it holds one filling of a global buffer."""
+
+
+def up(count: int, size: int) -> int:
+    """How many pieces of `size` cover `count`; at least one."""
+    return max(1, -(-count // size))
+
+
+def bank_matrix(
+    geometry: DramGeometry, first_row: int, n: int, k: int, element_bytes: int, channels: range | None = None
+) -> Layout:
+    """[N, K] with n over (groups, channels, banks) and k over (rows of a group, elements of a row).
+
+    No more channels take part than the groups need.
+    """
+    usable = channels if channels is not None else range(geometry.channels)
+    elements = geometry.row_bytes // element_bytes
+    chunks = up(k, elements)
+    groups = up(n, len(usable) * geometry.banks)
+    used = up(n, groups * geometry.banks)
+    rows: tuple[Digit, ...] = (
+        (groups, chunks * geometry.stride_row),
+        (used, geometry.stride_channel),
+        (geometry.banks, geometry.stride_bank),
+    )
+    within = min(elements, up(k, LANES) * LANES) if chunks == 1 else elements
+    along: tuple[Digit, ...] = ((chunks, geometry.stride_row), (within, element_bytes))
+    return Layout(geometry.address(usable.start, 0, first_row), (rows, along))
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """How the (b, kv) pairs of a cache share the channels: `turns` of each over rows, `spread` over channels."""
+
+    batch: Digit
+    """(turns, spread)"""
+    heads: Digit
+    spare: int
+    """channels of one pair"""
+
+    @staticmethod
+    def of(batch: int, heads: int, channels: int) -> Pairs:
+        head_turns = up(heads, channels)
+        spread = up(heads, head_turns)
+        batch_turns = up(batch, channels // spread)
+        together = up(batch, batch_turns)
+        return Pairs((batch_turns, together), (head_turns, spread), channels // (spread * together))
+
+    def dims(self, geometry: DramGeometry, pair_rows: int) -> tuple[tuple[Digit, ...], tuple[Digit, ...]]:
+        """The digits of B and of KV, where a pair takes `pair_rows` rows."""
+        (batch_turns, together), (head_turns, spread) = self.batch, self.heads
+        row, channel = geometry.stride_row, geometry.stride_channel * self.spare
+        return (
+            ((batch_turns, head_turns * pair_rows * row), (together, spread * channel)),
+            ((head_turns, pair_rows * row), (spread, channel)),
+        )
+
+
+def aim_keys(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> Layout:
+    """[B, KV, T, D]: a token's D elements lie in one bank; neighbouring tokens in neighbouring banks."""
+    batch, heads, tokens, depth = shape
+    slot = up(depth, LANES) * LANES * CELL_BYTES
+    slots = geometry.row_bytes // slot
+    pairs = Pairs.of(batch, heads, geometry.channels)
+    at_once = pairs.spare * geometry.banks
+    slots = min(slots, up(tokens, at_once))
+    rows = up(tokens, slots * at_once)
+    token: tuple[Digit, ...] = (
+        (rows, geometry.stride_row),
+        (slots, slot),
+        (pairs.spare, geometry.stride_channel),
+        (geometry.banks, geometry.stride_bank),
+    )
+    outer = pairs.dims(geometry, rows)
+    return Layout(geometry.address(0, 0, first_row), (*outer, token, ((depth, CELL_BYTES),)))
+
+
+def aim_values(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> Layout:
+    """[B, KV, T, D]: a dim's tokens lie along the rows of one bank; neighbouring dims in neighbouring banks."""
+    batch, heads, tokens, depth = shape
+    elements = geometry.row_bytes // CELL_BYTES
+    rows = up(tokens, elements)
+    along = elements if rows > 1 else up(tokens, LANES) * LANES
+    pairs = Pairs.of(batch, heads, geometry.channels)
+    parts = up(depth, geometry.banks)
+    spare = up(parts, up(parts, pairs.spare))
+    slots = min(elements // along, up(parts, spare), MOST_SLOTS)
+    turns = up(parts, spare * slots)
+    dim: tuple[Digit, ...] = (
+        (turns, rows * geometry.stride_row),
+        (slots, along * CELL_BYTES),
+        (spare, geometry.stride_channel),
+        (geometry.banks, geometry.stride_bank),
+    )
+    token: tuple[Digit, ...] = ((rows, geometry.stride_row), (along, CELL_BYTES))
+    outer = pairs.dims(geometry, turns * rows)
+    return Layout(geometry.address(0, 0, first_row), (*outer, token, dim))
+
+
+def newton_keys(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> Layout:
+    """[B, KV, T, D]: token t in bank t mod banks; its kv heads side by side in as many rows as they need."""
+    batch, heads, tokens, depth = shape
+    slot = up(depth, LANES) * LANES * CELL_BYTES
+    packed = min(heads, geometry.row_bytes // slot)
+    chunks = up(heads, packed)
+    rows = up(tokens, geometry.banks)
+    return Layout(
+        geometry.address(0, 0, first_row),
+        (
+            _over_channels(geometry, batch, rows * chunks),
+            ((chunks, geometry.stride_row), (packed, slot)),
+            ((rows, chunks * geometry.stride_row), (geometry.banks, geometry.stride_bank)),
+            ((depth, CELL_BYTES),),
+        ),
+    )
+
+
+def newton_values(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> Layout:
+    """[B, KV, T, D]: dim d in bank d mod banks; its tokens along rows."""
+    batch, heads, tokens, depth = shape
+    elements = geometry.row_bytes // CELL_BYTES
+    rows = up(tokens, elements)
+    parts = up(depth, geometry.banks)
+    along = elements if rows > 1 else up(tokens, LANES) * LANES
+    return Layout(
+        geometry.address(0, 0, first_row),
+        (
+            _over_channels(geometry, batch, heads * parts * rows),
+            ((heads, parts * rows * geometry.stride_row),),
+            ((rows, geometry.stride_row), (along, CELL_BYTES)),
+            ((parts, rows * geometry.stride_row), (geometry.banks, geometry.stride_bank)),
+        ),
+    )
+
+
+def _over_channels(geometry: DramGeometry, batch: int, request_rows: int) -> tuple[Digit, ...]:
+    """Requests over channels in turns (round robin), each in one channel."""
+    turns = up(batch, geometry.channels)
+    together = min(batch, geometry.channels)
+    return ((turns, request_rows * geometry.stride_row), (together, geometry.stride_channel))
+
+
+def bank_layout(spec: TargetSpec, kind: str, first_row: int, shape: Sequence[int]) -> tuple[Layout, int]:
+    """The layout of a PIM operand from a row index on, and how many row indices it takes.
+
+    kind: weight ([K, N]), key or value ([B, KV, T, D]).
+    """
+    assert spec.pim is not None
+    geometry = spec.dram.geometry
+    if kind == "weight":
+        k, n = shape
+        layout = bank_matrix(geometry, first_row, n, k, CELL_BYTES).permuted((1, 0))
+    else:
+        make = {
+            ("aim", "key"): aim_keys,
+            ("aim", "value"): aim_values,
+            ("newton", "key"): newton_keys,
+            ("newton", "value"): newton_values,
+        }[spec.pim.style, kind]
+        layout = make(geometry, first_row, shape)
+    _, end = layout.span(CELL_BYTES)
+    return layout, up(end, geometry.stride_row) - first_row
+
+
+def staging_rows(spec: TargetSpec) -> int:
+    """Row indices that lowering needs for vectors on their way into global buffers."""
+    return STAGING_SLOTS * STAGING_ROWS if spec.pim is not None and spec.pim.style == "newton" else 0
+
+
+# -- reading layouts --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Digits:
+    """One dimension, by what its digits move: each is (count, stride), strides in rows, bytes, channels and banks.
+
+    The index counts rows outermost, then bytes (within a row), channels, banks.
+    """
+
+    row: Digit = (1, 0)
+    byte: Digit = (1, 0)
+    channel: Digit = (1, 0)
+    bank: Digit = (1, 0)
+
+
+def digits_of(layout: Layout, dim: int, geometry: DramGeometry) -> Digits | None:
+    """Sort the digits of a dimension; None where they are not as in the patterns above."""
+    sizes = {"row": geometry.stride_row, "bank": geometry.stride_bank, "channel": geometry.stride_channel, "byte": 1}
+    order = ("row", "byte", "channel", "bank")
+    found: dict[str, Digit] = {}
+    last = -1
+    for count, stride in layout.dims[dim]:
+        if count == 1:
+            continue
+        name, unit = next((name, unit) for name, unit in sizes.items() if stride % unit == 0)
+        position = order.index(name)
+        if position <= last:
+            return None
+        last = position
+        found[name] = (count, stride // unit)
+    return Digits(**found)
+
+
+@dataclass(frozen=True, slots=True)
+class BankPattern:
+    """A layout that PIM can work on: where it begins and the digits of every dimension."""
+
+    row: int
+    channel: int
+    dims: tuple[Digits, ...]
+
+
+def pattern_of(layout: Layout, geometry: DramGeometry) -> BankPattern | None:
+    """The pattern of a layout; None where it does not begin a row of bank 0 or its digits do not fit."""
+    row, rest = divmod(layout.offset, geometry.stride_row)
+    channel, byte = divmod(rest, geometry.stride_channel)
+    dims = [digits_of(layout, i, geometry) for i in range(len(layout.dims))]
+    if byte or channel >= geometry.channels or any(d is None for d in dims):
+        return None
+    return BankPattern(row, channel, tuple(d for d in dims if d is not None))
+
+
+def padded_extent(layout: Layout, dim: int) -> int:
+    """Indices that the digits of a dimension count, padding included."""
+    return prod(count for count, _ in layout.dims[dim])

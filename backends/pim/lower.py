@@ -1,0 +1,27 @@
+"""Lowering rules of PIM engines, in the commands of the target's style."""
+
+from __future__ import annotations
+
+from pimc.backends.lowering import Lowering, Rule, lowers
+from pimc.backends.pim import lower_aim, lower_newton
+from pimc.ir.graph import Node
+
+RULES_BY_STYLE: dict[str, dict[str, Rule]] = {
+    "aim": {
+        "matmul": lower_aim.lower_matmul,
+        "attention_scores": lower_aim.lower_scores,
+        "attention_context": lower_aim.lower_context,
+    },
+    "newton": {
+        "matmul": lower_newton.lower_matmul,
+        "attention_scores": lower_newton.lower_scores,
+        "attention_context": lower_newton.lower_context,
+    },
+}
+
+
+@lowers("pim", "matmul", "attention_scores", "attention_context")
+def lower_product(node: Node, at: Lowering) -> None:
+    """A product whose right operand (weight, keys, values) lies in the banks."""
+    assert at.spec.pim is not None
+    RULES_BY_STYLE[at.spec.pim.style][node.op.name](node, at)

@@ -1,0 +1,365 @@
+"""The memory plan: a home for every value of a placed graph.
+
+What lives for ever (weights, constants, inputs, caches, outputs) lies in DRAM, one after the other in the order of first
+use, so that repeated layers lie at constant distances. Operands that a PIM engine multiplies with lie in the bank
+patterns that it needs, from a row boundary on. Results live in the on-chip buffer while somebody still reads them, if
+they are small enough, else in DRAM. Results that are views of their operand (a transpose, a slice) own no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pimc.backends.arena import Bump, FreeList
+from pimc.backends.pim import layouts as pim_layouts
+from pimc.backends.target import TargetSpec
+from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.facts import Placement, Stage
+from pimc.ir.graph import Graph, Node, Role, Value
+from pimc.ir.layout import Layout
+from pimc.ir.memory import Home
+from pimc.ir.types import DType
+from pimc.ir.views import is_view_op, views
+
+RESIDENT_SHARE = 2
+"""One part in so many of the on-chip buffer holds results; the rest is for operands in passing."""
+LARGEST_RESIDENT = 4
+"""A result may take one part in so many of that part."""
+
+
+@dataclass(frozen=True, slots=True)
+class BufferSplit:
+    """How the on-chip buffer is divided, in bytes."""
+
+    resident: int
+    scratch: int
+
+    @staticmethod
+    def of(spec: TargetSpec) -> BufferSplit:
+        resident = spec.buffer.bytes // RESIDENT_SHARE // 4096 * 4096
+        return BufferSplit(resident, spec.buffer.bytes - resident)
+
+
+@dataclass
+class Plan:
+    """Homes by value, and how much of each space they take up (bytes from address 0)."""
+
+    homes: dict[Value, Home] = field(default_factory=dict)
+    used: dict[str, int] = field(default_factory=dict)
+    by_role: dict[str, int] = field(default_factory=dict)
+    banked: frozenset[str] = frozenset()
+    """Names of the weights that lie in the banks' pattern."""
+    staging: int = 0
+    """The first byte of the DRAM rows kept for operands on their way into PIM."""
+
+
+def storage_type(spec: TargetSpec, dtype: DType) -> DType:
+    """The type in which a target stores elements of a graph's type."""
+    return spec.storage_dtype if dtype.is_float else dtype
+
+
+def make_plan(
+    graph: Graph,
+    spec: TargetSpec,
+    *,
+    stage: int = 0,
+    cache_tokens: int | None = None,
+    banked: frozenset[str] = frozenset(),
+) -> Plan:
+    """Plan the memory of the devices that execute one pipeline stage of a placed graph.
+
+    cache_tokens: room that caches get along their token axis beyond what this graph needs (generation).
+    banked: names of weights that lie in the banks' pattern whoever reads them here, since another program wants them so.
+    Raises CompileError (CAPACITY) with the numbers where a device is too small.
+    """
+    nodes = [n for n in graph.scheduled() if _stage(n) == stage]
+    mine = {v for n in nodes for v in n.inputs()} | {r for n in nodes for r in n.results}
+    idle = [v for v in graph.inputs if not graph.users(v)] if stage == 0 else []
+    outputs = [v for _, v in graph.outputs if v in mine or (stage == 0 and v.owner is None)]
+    topological = [n for n in graph.order() if _stage(n) == stage]
+    return _Planner(graph.name, nodes, topological, idle, outputs, spec, cache_tokens, banked).plan()
+
+
+def plan_node(node: Node, spec: TargetSpec) -> Plan:
+    """Places for one node alone: what a whole plan would give its operands and results, for estimates."""
+    return _Planner(node.name, [node], [node], [], [], spec, None, frozenset()).plan()
+
+
+def _stage(node: Node) -> int:
+    fact = node.fact(Stage)
+    return fact.index if fact is not None else 0
+
+
+class _Planner:
+    def __init__(
+        self,
+        name: str,
+        nodes: Sequence[Node],
+        topological: Sequence[Node],
+        idle: Sequence[Value],
+        outputs: Sequence[Value],
+        spec: TargetSpec,
+        cache_tokens: int | None,
+        banked: frozenset[str],
+    ) -> None:
+        self.name = name
+        self.idle = idle
+        self.outputs = outputs
+        self.spec = spec
+        self.cache_tokens = cache_tokens
+        self.plan_ = Plan()
+        self.homes = self.plan_.homes
+        self.nodes = nodes
+        self.topological = topological
+        self.bank = _bank_operands(self.nodes, banked)
+        self.linear = Bump()
+        self.split = BufferSplit.of(spec)
+
+    def plan(self) -> Plan:
+        """Weights and caches come first, and do not depend on anything else, so that the programs of successive
+        steps of a generation agree where they are."""
+        appended = _appended(self.nodes)
+        if self.spec.pim is not None:  # decode will read the caches in PIM, even where this graph does not
+            kinds = _cache_kinds(self.nodes)
+            self.bank = {v: Demand(kinds[v]) for v in appended.values() if v in kinds} | self.bank
+        self.plan_.banked = frozenset(v.name for v in self.bank if v.role is Role.WEIGHT)
+        lasting, passing = self._permanent(appended)
+        geometry = self.spec.dram.geometry
+        rows = Bump(0)
+        for value in lasting:
+            if value in self.bank:
+                self._place_in_banks(value, self.bank[value], rows)
+        self.plan_.staging = rows.take(pim_layouts.staging_rows(self.spec), 1) * geometry.stride_row
+        self.linear = Bump(rows.next * geometry.stride_row)
+        for value in (*lasting, *passing):
+            if value not in self.bank:
+                self._place_linear(value)
+        rows = Bump(-(-self.linear.next // geometry.stride_row))
+        for value in self.bank:
+            if value not in self.homes:
+                self._place_in_banks(value, self.bank[value], rows)
+        for past, result in appended.items():
+            if result in self.homes:
+                self.homes[past] = self.homes[result]
+        self._place_results(rows)
+        self._check_capacity()
+        return self.plan_
+
+    # -- what lives for ever --------------------------------------------------------------------------------------
+
+    def _permanent(self, appended: Mapping[Value, Value]) -> tuple[list[Value], list[Value]]:
+        """Weights and caches in the order of their first use; then inputs and constants likewise."""
+        seen: dict[Value, None] = {}
+        for node in self.topological:
+            for value in node.inputs():
+                if value.role is not Role.RESULT:
+                    seen[appended.get(value, value)] = None
+        seen.update(dict.fromkeys(self.idle))
+        seen.update(dict.fromkeys(v for v in self.outputs if v.role is not Role.RESULT))
+        lasting = [v for v in seen if v.role in (Role.WEIGHT, Role.RESULT)]
+        return lasting, [v for v in seen if v.role not in (Role.WEIGHT, Role.RESULT)]
+
+    def _place_linear(self, value: Value) -> None:
+        dtype = storage_type(self.spec, value.type.dtype)
+        shape = self._capacity_shape(value)
+        size = dtype.bits // 8 * _product(shape)
+        address = self.linear.take(size, self.spec.dram.access_bytes)
+        layout = Layout.dense(shape, dtype.bits // 8, address)
+        self.homes[value] = Home("dram", layout, dtype)
+        self._count(value, size)
+
+    def _place_in_banks(self, value: Value, demand: Demand, rows: Bump) -> None:
+        shape = demand.shape(self._capacity_shape(value))
+        layout, taken = pim_layouts.bank_layout(self.spec, demand.kind, rows.next, shape)
+        rows.take(taken, 1)
+        self.homes[value] = Home("dram", demand.layout(layout), storage_type(self.spec, value.type.dtype))
+        self._count(value, taken * self.spec.dram.geometry.stride_row)
+
+    def _capacity_shape(self, value: Value) -> tuple[int, ...]:
+        shape = value.type.static_shape
+        owner = value.owner
+        if self.cache_tokens is None or owner is None or owner.op.name != "cache_append":
+            return shape
+        axis = owner.attribute("axis")
+        assert isinstance(axis, int)
+        axis %= len(shape)
+        return (*shape[:axis], max(shape[axis], self.cache_tokens), *shape[axis + 1 :])
+
+    # -- what comes and goes --------------------------------------------------------------------------------------
+
+    def _place_results(self, rows: Bump) -> None:
+        geometry = self.spec.dram.geometry
+        start = rows.next * geometry.stride_row
+        chip = FreeList(0, self.split.resident)
+        dram = FreeList(start, max(0, geometry.bytes - start), self.spec.dram.access_bytes)
+        ends = _last_uses(self.outputs, self.nodes)
+        leaving: dict[int, list[Value]] = {}
+        for value in self._foreign():
+            self._place_result(value, chip, dram, permanent=_is_cache(value))
+        for position, node in enumerate(self.nodes):
+            self._place_views(node)
+            for result in node.results:
+                if result not in self.homes:
+                    end = ends[result]
+                    self._place_result(result, chip, dram, permanent=end >= len(self.nodes))
+                    leaving.setdefault(end, []).append(result)
+            for value in leaving.pop(position, ()):
+                home = self.homes[value]
+                (chip if home.on_chip else dram).give_back(home.layout.offset, home.bytes)
+        self.plan_.used = {"dram": start + dram.high, "buffer": self.split.resident + self.split.scratch}
+
+    def _foreign(self) -> list[Value]:
+        """Results that none of these nodes computes (a node that is planned alone reads some)."""
+        own = {r for n in self.nodes for r in n.results}
+        read = dict.fromkeys(
+            v for n in self.nodes if n.op.name != "receive" for v in n.inputs() if v.role is Role.RESULT
+        )
+        return [v for v in read if v not in own and v not in self.homes]
+
+    def _place_views(self, node: Node) -> None:
+        """Results of a view op share the operand's memory, where the layout allows and no bank pattern is asked for."""
+        if not is_view_op(node):
+            return
+        operand = node.operands[0]
+        if operand is None or operand not in self.homes:
+            return
+        home = self.homes[operand]
+        for result, layout in zip(node.results, views(node, home.layout), strict=True):
+            if layout is not None and result not in self.homes and result.type.dtype is operand.type.dtype:
+                self.homes[result] = replace(home, layout=layout)
+
+    def _place_result(self, value: Value, chip: FreeList, dram: FreeList, *, permanent: bool) -> None:
+        dtype = storage_type(self.spec, value.type.dtype)
+        shape = value.type.static_shape
+        size = dtype.bits // 8 * _product(shape)
+        if not permanent and size <= self.split.resident // LARGEST_RESIDENT:
+            address = chip.take(size)
+            if address is not None:
+                self.homes[value] = Home("buffer", Layout.dense(shape, dtype.bits // 8, address), dtype)
+                return
+        address = dram.take(size)
+        if address is None:
+            raise self._too_small(size)
+        self.homes[value] = Home("dram", Layout.dense(shape, dtype.bits // 8, address), dtype)
+        self.plan_.by_role["results"] = self.plan_.by_role.get("results", 0) + size
+
+    # -- capacity -------------------------------------------------------------------------------------------------
+
+    def _count(self, value: Value, size: int) -> None:
+        name = "caches" if value.role in (Role.CACHE, Role.RESULT) else f"{value.role.value}s"
+        self.plan_.by_role[name] = self.plan_.by_role.get(name, 0) + size
+
+    def _check_capacity(self) -> None:
+        if self.plan_.used["dram"] > self.spec.dram.bytes:
+            raise self._too_small(0)
+
+    def _too_small(self, extra: int) -> Exception:
+        need = sum(self.plan_.by_role.values()) + extra
+        have = self.spec.dram.bytes
+        parts = ", ".join(f"{name} {_gib(size)}" for name, size in sorted(self.plan_.by_role.items()))
+        fewest = -(-need // have)
+        return fail(
+            Kind.CAPACITY,
+            f"'{self.name}' needs {_gib(need)} on each device, but a device of '{self.spec.name}' has {_gib(have)}",
+            notes=(parts,),
+            help=f"spread it over more devices, for instance --set system.devices={fewest} --parallel tp={fewest}, "
+            "or bind smaller dimensions",
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"
+
+
+def _product(shape: Sequence[int]) -> int:
+    total = 1
+    for extent in shape:
+        total *= extent
+    return total
+
+
+def _appended(nodes: Iterable[Node]) -> dict[Value, Value]:
+    """The grown cache by its contents before, for every append to an input."""
+    found: dict[Value, Value] = {}
+    for node in nodes:
+        if node.op.name == "cache_append":
+            past = node.operands[0]
+            if past is not None and past.role in (Role.INPUT, Role.CACHE):
+                found[past] = node.result
+    return found
+
+
+def _is_cache(value: Value) -> bool:
+    return value.owner is not None and value.owner.op.name == "cache_append"
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A value must lie in a bank pattern: which kind of PIM operand it is, and the order in which that sees its axes."""
+
+    kind: str
+    """weight, key or value"""
+    order: tuple[int, ...] = ()
+    """axis i of the operand is axis order[i] of the value; empty: as it is"""
+
+    def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(shape[i] for i in self.order) if self.order else tuple(shape)
+
+    def layout(self, layout: Layout) -> Layout:
+        """The value's own layout, out of the operand's."""
+        return layout.permuted([self.order.index(i) for i in range(len(self.order))]) if self.order else layout
+
+
+_PIM_OPERANDS = {"matmul": "weight", "attention_scores": "key", "attention_context": "value"}
+
+
+def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value, Demand]:
+    """What PIM engines multiply with, by value. Transposed weights are stored transposed rather than moved."""
+    demands: dict[Value, Demand] = {}
+    for node in nodes:
+        placement = node.fact(Placement)
+        kind = _PIM_OPERANDS.get(node.op.name)
+        value = node.operands[1] if kind is not None else None
+        if kind is None or value is None:
+            continue
+        order: tuple[int, ...] = ()
+        on_pim = placement is not None and placement.engine == "pim"
+        while (owner := value.owner) is not None and owner.op.name == "transpose" and owner.operands[0] is not None:
+            perm = owner.attribute("perm")
+            axes = tuple(int(i) for i in perm) if isinstance(perm, tuple) and perm else tuple(range(value.type.rank))[::-1]
+            order = tuple(axes[i] for i in order) if order else axes
+            value = owner.operands[0]
+        if value.role is Role.RESULT and order:
+            value, order = node.operands[1] or value, ()
+        if on_pim or value.name in banked:
+            demands.setdefault(value, Demand(kind, order))
+    return demands
+
+
+def _cache_kinds(nodes: Iterable[Node]) -> dict[Value, str]:
+    """Which caches are read as keys and which as values by attention, wherever it runs."""
+    kinds: dict[Value, str] = {}
+    for node in nodes:
+        kind = _PIM_OPERANDS.get(node.op.name)
+        if kind in ("key", "value") and node.operands[1] is not None:
+            kinds.setdefault(node.operands[1], kind)
+    return kinds
+
+
+def _last_uses(outputs: Sequence[Value], nodes: Sequence[Node]) -> dict[Value, int]:
+    """The position of the last node that reads each result or a view of it; outputs are read after the last one."""
+    ends: dict[Value, int] = {}
+    leaving = set(outputs)
+    for position in range(len(nodes) - 1, -1, -1):
+        node = nodes[position]
+        mine = [ends.get(r, position) for r in node.results]
+        for result in node.results:
+            if result in leaving:
+                ends[result] = len(nodes)
+            else:
+                ends.setdefault(result, position)
+        for value in node.inputs():
+            reach = max([position, *mine, *(ends[r] for r in node.results)]) if is_view_op(node) else position
+            ends[value] = max(ends.get(value, -1), reach)
+    return ends

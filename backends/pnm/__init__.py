@@ -1,0 +1,1 @@
+"""PNM: units beside the memory controllers, over a shared buffer."""

@@ -1,0 +1,74 @@
+"""Commands of the PNM units: exponents, vector adders, reduction trees, and routines of the scalar cores.
+
+Each unit has its own mnemonic; the functions that it offers are those of `backends.vector`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pimc.backends.isa import choice, command
+from pimc.backends.vector import REDUCTIONS, Elementwise, Reduce, Scan
+
+EXPONENT_FUNCTIONS = ("exp",)
+ADDER_FUNCTIONS = ("add", "sub", "copy")
+TREE_FUNCTIONS = ("sum", "max", "min")
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class Exponent(Elementwise):
+    """Exponentials on the exponent units."""
+
+    mnemonic: ClassVar[str] = "EXP"
+    unit: ClassVar[str] = "pnm"
+    function: str = choice("what is computed", EXPONENT_FUNCTIONS)
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class VectorAdd(Elementwise):
+    """Sums and copies on the vector adders."""
+
+    mnemonic: ClassVar[str] = "VADD"
+    unit: ClassVar[str] = "pnm"
+    function: str = choice("what is computed", ADDER_FUNCTIONS)
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class TreeReduce(Reduce):
+    """Reductions of rows on the reduction trees."""
+
+    mnemonic: ClassVar[str] = "RED"
+    unit: ClassVar[str] = "pnm"
+    function: str = choice("what is computed of each row", TREE_FUNCTIONS)
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class Core(Elementwise):
+    """A routine of the scalar cores, element by element."""
+
+    mnemonic: ClassVar[str] = "CORE"
+    unit: ClassVar[str] = "pnm"
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class CoreReduce(Reduce):
+    """A reduction of each row by the scalar cores."""
+
+    mnemonic: ClassVar[str] = "CORERED"
+    unit: ClassVar[str] = "pnm"
+    function: str = choice("what is computed of each row", tuple(REDUCTIONS))
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class CoreScan(Scan):
+    """Running sums of each row by the scalar cores."""
+
+    mnemonic: ClassVar[str] = "CORESCAN"
+    unit: ClassVar[str] = "pnm"

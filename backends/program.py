@@ -1,0 +1,161 @@
+"""Programs: what is emitted, stored, verified and executed.
+
+A program holds one stream per engine (streams that many devices or channels share are stored once), the memory map
+(where every tensor lies), and for each command the op that it came from. Streams hold commands and counted loops; the
+unrolled stream is the meaning of the loop. Streams synchronise by SIGNAL and WAIT alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pimc.backends.isa import Command
+from pimc.ir.layout import Layout
+from pimc.ir.types import DType
+from pimc.ir.weights import Contents
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One command for one engine; `op` indexes the program's op table (-1: none).
+
+    instances: which of the engine's instances (channels) take it; None for all that the program uses.
+    """
+
+    engine: str
+    command: Command
+    op: int = -1
+    instances: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """`body` repeated `count` times while `variable` counts from 0."""
+
+    variable: int
+    count: int
+    body: tuple[Item, ...]
+
+
+Item = Step | Loop
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The commands of one engine, in order.
+
+    devices: ranks that execute it; instances: numbers of the engine's instances (channels) that execute it, each for
+    itself. All those are in lock-step with respect to content, not to time.
+    """
+
+    engine: str
+    devices: tuple[int, ...]
+    instances: tuple[int, ...]
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MapEntry:
+    """Where a tensor lies: space, layout, and for weights what fills it.
+
+    role: input, cache, weight, constant, output or temporary. `devices` are the ranks that hold it; with `shard`
+    = (axis, count) rank r holds slice r % count of the whole tensor.
+    """
+
+    name: str
+    role: str
+    space: str
+    dtype: DType
+    """element type in the machine's storage"""
+    layout: Layout
+    logical: DType
+    """element type in the graph"""
+    devices: tuple[int, ...] = (0,)
+    shard: tuple[int, int] | None = None
+    contents: Contents | None = None
+    alias: str | None = None
+    """the input whose memory an output shares (a cache appended in place)"""
+    extents: tuple[int, ...] | None = None
+    """the tensor's shape where the layout has room to spare (a cache that will grow, rows padded to whole banks)"""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.layout.shape if self.extents is None else self.extents
+
+
+@dataclass(frozen=True, slots=True)
+class OpRow:
+    """What the report says of one op, and the provenance of its commands."""
+
+    name: str
+    op: str
+    source: str
+    """the places in the user's files"""
+    passes: tuple[str, ...]
+    """the passes that made it, outermost first"""
+    phase: str
+    nature: str
+    engine: str
+    reason: str
+    flops: int
+    bytes: int
+    layer: int = -1
+    shares: int = -1
+    """the row whose commands, in a loop over identical layers, are this op's too; -1: it has its own"""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled model. `target` is the resolved description of the machine (plain data), so that a stored program
+    can be simulated by itself."""
+
+    graph: str
+    dims: Mapping[str, int]
+    phase: str
+    target: Mapping[str, Any]
+    target_name: str
+    target_hash: str
+    devices: int
+    streams: tuple[Stream, ...]
+    memory: tuple[MapEntry, ...]
+    ops: tuple[OpRow, ...]
+    version: int = FORMAT_VERSION
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    extent: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of each space that the program uses, from address 0."""
+
+    def entry(self, name: str) -> MapEntry | None:
+        return next((e for e in self.memory if e.name == name), None)
+
+
+def steps(items: tuple[Item, ...]) -> Iterator[Step]:
+    """Every command as written, loops not unrolled."""
+    for item in items:
+        if isinstance(item, Loop):
+            yield from steps(item.body)
+        else:
+            yield item
+
+
+def unrolled(items: tuple[Item, ...], variables: dict[int, int] | None = None) -> Iterator[Step]:
+    """Every command as executed, operands resolved."""
+    env = {} if variables is None else variables
+    for item in items:
+        if isinstance(item, Loop):
+            for i in range(item.count):
+                env[item.variable] = i
+                yield from unrolled(item.body, env)
+            env.pop(item.variable, None)
+        else:
+            yield Step(item.engine, item.command.resolved(env), item.op) if item.command.is_affine else item
+
+
+def count(items: tuple[Item, ...]) -> int:
+    """How many commands are executed."""
+    return sum(item.count * count(item.body) if isinstance(item, Loop) else 1 for item in items)

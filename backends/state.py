@@ -1,0 +1,172 @@
+"""The memories of a simulated device, as numpy arrays.
+
+Each space is a flat array of bytes. In the `device` format an element occupies its storage bytes at its address. In the
+`wide` format every address is scaled by two, so that a 16-bit float's cell holds a float32 and the layout stays.
+Floats come out as float32 and are rounded (and saturated) on the way in; integers and booleans are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.layout import Digit, Layout
+from pimc.ir.op import Array
+from pimc.ir.types import DType
+
+WIDE_SCALE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ValueFormat:
+    """How elements are kept: `wide` widens 16-bit floats to float32, `device` keeps the machine's own types."""
+
+    wide: bool
+
+    @property
+    def scale(self) -> int:
+        return WIDE_SCALE if self.wide else 1
+
+    def cell(self, dtype: DType) -> np.dtype[np.generic]:
+        """The numpy type of one stored element."""
+        if self.wide and dtype.is_float:
+            return np.dtype(np.float32)
+        return dtype.numpy
+
+
+class Space:
+    """One memory: `size` bytes of device storage, zero at first (untouched pages cost nothing)."""
+
+    def __init__(self, name: str, size: int, form: ValueFormat) -> None:
+        self.name = name
+        self.size = size
+        self.format = form
+        try:
+            self._bytes = np.zeros(size * form.scale, np.uint8)
+        except MemoryError:
+            raise fail(
+                Kind.CAPACITY,
+                f"values of '{name}' need {size * form.scale / 2**30:.1f} GiB of memory here",
+                help="run without --values, or a smaller model",
+            ) from None
+
+    def view(self, address: int, digits: Sequence[Digit], dtype: DType) -> Array:
+        """A writable strided window on the cells: one axis per digit (count, stride in device bytes)."""
+        cell = self.format.cell(dtype)
+        scale = self.format.scale
+        low = address + sum(min(0, (c - 1) * s) for c, s in digits)
+        high = address + sum(max(0, (c - 1) * s) for c, s in digits) + max(1, dtype.bits // 8)
+        if any(c == 0 for c, _ in digits):
+            return np.empty([c for c, _ in digits], cell)
+        if low < 0 or high > self.size:
+            raise fail(
+                Kind.PROGRAM_BAD,
+                f"bytes {low} to {high} are outside of '{self.name}', which has {self.size}",
+            )
+        first = self._bytes[address * scale : address * scale + cell.itemsize].view(cell)
+        return as_strided(first, [c for c, _ in digits], [s * scale for _, s in digits])
+
+    def read(self, address: int, digits: Sequence[Digit], dtype: DType) -> Array:
+        """A copy of the elements; floats as float32."""
+        cells = self.view(address, digits, dtype)
+        return cells.astype(np.float32) if dtype.is_float else cells.copy()
+
+    def write(self, address: int, digits: Sequence[Digit], dtype: DType, values: Array) -> None:
+        """Store `values` (broadcast to the digits), rounding and saturating floats to the cells' type."""
+        cells = self.view(address, digits, dtype)
+        cells[...] = rounded(values, cells.dtype)
+
+    def read_layout(self, layout: Layout, dtype: DType, shape: Sequence[int] | None = None) -> Array:
+        """A tensor out of its layout; of a layout with room to spare, the front part of the given shape."""
+        if shape is None or tuple(shape) == layout.shape:
+            digits = [d for dim in layout.dims for d in dim]
+            return self.read(layout.offset, digits, dtype).reshape(layout.shape)
+        cells = self._cells(dtype)[self._indices(layout, shape, dtype)]
+        return cells.astype(np.float32) if dtype.is_float else cells
+
+    def write_layout(self, layout: Layout, dtype: DType, values: Array) -> None:
+        """Store a tensor, which may be smaller than a layout with room to spare."""
+        if values.shape == layout.shape:
+            digits = [d for dim in layout.dims for d in dim]
+            self.write(layout.offset, digits, dtype, values.reshape([c for c, _ in digits]))
+            return
+        cells = self._cells(dtype)
+        cells[self._indices(layout, values.shape, dtype)] = rounded(values, cells.dtype)
+
+    def _cells(self, dtype: DType) -> Array:
+        cell = self.format.cell(dtype)
+        whole = self._bytes.size // cell.itemsize * cell.itemsize
+        return self._bytes[:whole].view(cell)
+
+    def _indices(self, layout: Layout, shape: Sequence[int], dtype: DType) -> NDArray[np.int64]:
+        addresses = layout.addresses()[tuple(slice(0, extent) for extent in shape)]
+        return addresses * self.format.scale // self.format.cell(dtype).itemsize
+
+
+def rounded(values: Array, cell: np.dtype[np.generic]) -> Array:
+    """Values in the type of a cell: finite floats saturate at the largest finite one, infinities stay."""
+    if cell.kind in "iub" or values.dtype.kind in "iub":
+        return values.astype(cell)
+    if cell.itemsize < values.dtype.itemsize:
+        largest = _largest(cell)
+        clipped = np.clip(values, -largest, largest)
+        values = np.where(np.isinf(values), values, clipped)
+    return values.astype(cell)
+
+
+def _largest(cell: np.dtype[np.generic]) -> float:
+    """The largest finite value of a floating type, those of ml_dtypes included."""
+    import ml_dtypes
+
+    return float(ml_dtypes.finfo(cell).max)  # type: ignore[no-untyped-call]  # ml_dtypes has no annotations
+
+
+@dataclass
+class DeviceState:
+    """All memories of one device. `variables` holds what the executing stream knows of itself (device, channel)."""
+
+    rank: int
+    spaces: Mapping[str, Space]
+    format: ValueFormat
+    geometry: DramGeometry
+    peers: Sequence[DeviceState] = ()
+    channel: int = 0
+    """The engine instance that executes the present command."""
+    registers: dict[str, Array] = field(default_factory=dict)
+    """What units hold between commands (stationary weights, accumulators), by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class DramGeometry:
+    """How a flat address falls on the memory: address = ((row * banks + bank) * channels + channel) * row_bytes + byte."""
+
+    channels: int
+    banks: int
+    """banks of one channel, over all ranks and bank groups"""
+    rows: int
+    row_bytes: int
+
+    @property
+    def stride_channel(self) -> int:
+        return self.row_bytes
+
+    @property
+    def stride_bank(self) -> int:
+        return self.row_bytes * self.channels
+
+    @property
+    def stride_row(self) -> int:
+        """Bytes of one row index over all banks of all channels."""
+        return self.row_bytes * self.channels * self.banks
+
+    @property
+    def bytes(self) -> int:
+        return self.stride_row * self.rows
+
+    def address(self, channel: int, bank: int, row: int, byte: int = 0) -> int:
+        return row * self.stride_row + bank * self.stride_bank + channel * self.stride_channel + byte

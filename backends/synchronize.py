@@ -1,0 +1,264 @@
+"""Splits the sequential program into one stream per engine, and lets the streams wait for each other where they must.
+
+Two commands of different engines are ordered when they touch the same memory and one writes: the earlier engine signals
+after its command, the later one waits before its own. Inside a loop, an order between one turn and the next is kept by
+a token that is put down before the loop and taken up after it. Orders that follow from others are left out. Every wait
+is for something earlier in program order, so the streams cannot deadlock.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pimc.backends.affine import DEVICE, INSTANCE
+from pimc.backends.hazards import Access, bounds, carried, conflict
+from pimc.backends.isa import Command, Signal, Wait
+from pimc.backends.program import Item, Loop, Step
+
+Streams = dict[str, tuple[Item, ...]]
+
+
+def split_streams(items: Sequence[Item], *, devices: int = 1, instances: int = 1, row_stride: int = 0) -> Streams:
+    """The stream of each engine, with SIGNALs and WAITs; engines in the order of their first command.
+
+    devices, instances: how many ranks and channels execute the program, for operands that depend on them.
+    row_stride: bytes of the DRAM from one row index to the next, for commands that work on whole rows.
+    """
+    splitter = _Splitter(tuple(items), {DEVICE: devices, INSTANCE: instances}, row_stride)
+    return {engine: tuple(stream) for engine, stream in splitter.split(tuple(items)).items()}
+
+
+@dataclass(eq=False)
+class _Unit:
+    """What one item of a level is to one engine: a step, or the engine's part of a loop."""
+
+    position: int
+    engine: str
+    op: int
+    accesses: list[Access]
+    before: list[Step] = field(default_factory=list)
+    after: list[Step] = field(default_factory=list)
+    known: dict[str, int] = field(default_factory=dict)
+    """How far other engines are known to have come when this unit has completed."""
+    outer_before: list[Step] = field(default_factory=list)
+    outer_after: list[Step] = field(default_factory=list)
+
+    def signal(self, semaphore: int) -> Step:
+        return self._step(Signal(semaphore))
+
+    def wait(self, semaphore: int) -> Step:
+        return self._step(Wait(semaphore))
+
+    def _step(self, command: Command) -> Step:
+        return Step(self.engine, command, self.op)
+
+
+class _Splitter:
+    def __init__(self, items: tuple[Item, ...], ranges: dict[int, int], row_stride: int) -> None:
+        self._ranges = ranges
+        self._row_stride = row_stride
+        self._semaphores = 0
+        self._cache: dict[int, list[Access]] = {}
+        self._written = _written_spans(items, ranges, row_stride)
+
+    def split(self, items: Sequence[Item], carrier: Loop | None = None) -> dict[str, list[Item]]:
+        levels = [self._units(position, item) for position, item in enumerate(items)]
+        units = [unit for level in levels for unit in level]
+        if carrier is not None:
+            self._carry(units, carrier)
+        self._order(levels)
+        streams: dict[str, list[Item]] = {}
+        for unit in units:  # what the carried orders put around the whole loop goes to the caller's streams
+            streams.setdefault(unit.engine, [])
+        for item, level in zip(items, levels, strict=True):
+            parts = self._parts(item)
+            for unit in level:
+                streams[unit.engine] += [*unit.before, *parts[unit.engine], *unit.after]
+        if carrier is not None:
+            return {engine: self._wrapped(engine, stream, units, carrier) for engine, stream in streams.items()}
+        return streams
+
+    def _parts(self, item: Item) -> dict[str, list[Item]]:
+        """What an item puts into each engine's stream."""
+        if isinstance(item, Step):
+            return {item.engine: [item]}
+        self._ranges[item.variable] = item.count
+        parts = self.split(item.body, item)
+        del self._ranges[item.variable]
+        return parts
+
+    @staticmethod
+    def _wrapped(engine: str, body: list[Item], units: list[_Unit], loop: Loop) -> list[Item]:
+        mine = [u for u in units if u.engine == engine]
+        first = [step for u in mine for step in u.outer_before]
+        last = [step for u in mine for step in u.outer_after]
+        return [*first, Loop(loop.variable, loop.count, tuple(body)), *last]
+
+    def _units(self, position: int, item: Item) -> list[_Unit]:
+        if isinstance(item, Step):
+            return [_Unit(position, item.engine, item.op, self._accesses(item))]
+        units: dict[str, _Unit] = {}
+        for step, accesses in self._inside(item):
+            unit = units.setdefault(step.engine, _Unit(position, step.engine, step.op, []))
+            unit.accesses.extend(a for a in accesses if a not in unit.accesses)
+        return list(units.values())
+
+    # -- orders within a turn -------------------------------------------------------------------------------------
+
+    def _order(self, levels: Sequence[Sequence[_Unit]]) -> None:
+        live: dict[str, list[tuple[_Unit, Access]]] = defaultdict(list)
+        known: dict[str, dict[str, int]] = defaultdict(dict)
+        at: dict[tuple[int, str], _Unit] = {}
+        for level in levels:
+            for unit in level:
+                at[unit.position, unit.engine] = unit
+                self._wait_for_earlier(unit, live, known[unit.engine], at)
+            for unit in level:
+                unit.known = dict(known[unit.engine])
+                for access in unit.accesses:
+                    _enter(live[access.space], unit, access)
+
+    def _wait_for_earlier(
+        self,
+        unit: _Unit,
+        live: dict[str, list[tuple[_Unit, Access]]],
+        known: dict[str, int],
+        at: dict[tuple[int, str], _Unit],
+    ) -> None:
+        needed: dict[str, int] = {}
+        for access in unit.accesses:
+            for other, earlier in live[access.space]:
+                reached = max(known.get(other.engine, -1), needed.get(other.engine, -1))
+                if (
+                    other.engine != unit.engine
+                    and other.position > reached
+                    and conflict(earlier, access, self._ranges)
+                ):
+                    needed[other.engine] = other.position
+        for engine, position in sorted(needed.items(), key=lambda e: -e[1]):
+            if known.get(engine, -1) >= position:
+                continue
+            giver = at[position, engine]
+            semaphore = self._semaphore()
+            giver.after.append(giver.signal(semaphore))
+            unit.before.append(unit.wait(semaphore))
+            known[engine] = position
+            for third, reached in giver.known.items():
+                if third != unit.engine:
+                    known[third] = max(known.get(third, -1), reached)
+
+    # -- orders from one turn of a loop to a later one --------------------------------------------------------------
+
+    def _carry(self, units: Sequence[_Unit], loop: Loop) -> None:
+        ranges = {v: n for v, n in self._ranges.items() if v != loop.variable}
+        pairs: dict[tuple[str, str], list[tuple[_Unit, _Unit]]] = defaultdict(list)
+        for first in units:
+            for second in units:
+                if first.engine != second.engine and any(
+                    carried(a, b, loop.variable, loop.count, ranges) for a in first.accesses for b in second.accesses
+                ):
+                    pairs[first.engine, second.engine].append((first, second))
+        for between in pairs.values():
+            for first, second in _strongest(between):
+                semaphore = self._semaphore()
+                first.after.append(first.signal(semaphore))
+                second.before.append(second.wait(semaphore))
+                first.outer_before.append(first.signal(semaphore))
+                second.outer_after.append(second.wait(semaphore))
+
+    # -- accesses -------------------------------------------------------------------------------------------------
+
+    def _accesses(self, step: Step) -> list[Access]:
+        found = self._cache.get(id(step))
+        if found is None:
+            found = [a for a in _accesses(step, self._row_stride) if a.write or self._is_written(a)]
+            self._cache[id(step)] = found
+        return found
+
+    def _inside(self, loop: Loop) -> Iterator[tuple[Step, list[Access]]]:
+        for item in loop.body:
+            pairs = [(item, self._accesses(item))] if isinstance(item, Step) else self._inside(item)
+            for step, accesses in pairs:
+                yield step, [a.spread(loop.variable, loop.count) for a in accesses]
+
+    def _is_written(self, access: Access) -> bool:
+        """Whether anybody writes there at all: what is only read (weights) needs no order."""
+        spans = self._written.get(access.space)
+        if not spans or not isinstance(access.start, int):
+            return bool(spans)
+        at = bisect_right(spans, (access.start + access.length - 1, 1 << 62))
+        return at > 0 and spans[at - 1][1] > access.start
+
+    def _semaphore(self) -> int:
+        self._semaphores += 1
+        return self._semaphores - 1
+
+
+def _accesses(step: Step, row_stride: int) -> list[Access]:
+    return [Access.of(region.flat(row_stride)) for region in step.command.regions() if region.length > 0]
+
+
+def _enter(live: list[tuple[_Unit, Access]], unit: _Unit, access: Access) -> None:
+    """Remember an access; forget those that it stands for from now on.
+
+    A write stands for everything that it covers, since it has waited for it; a read for earlier reads of its engine.
+    """
+    live[:] = [
+        (other, earlier)
+        for other, earlier in live
+        if not (
+            _covers(access, earlier)
+            and (access.write or (other.engine == unit.engine and not earlier.write))
+            and other.position < unit.position
+        )
+    ]
+    live.append((unit, access))
+
+
+def _covers(access: Access, earlier: Access) -> bool:
+    if access.channels != earlier.channels and access.channels is not None:
+        return False
+    if not isinstance(access.start, int) or not isinstance(earlier.start, int):
+        return access.start == earlier.start and access.length >= earlier.length
+    return access.start <= earlier.start and earlier.start + earlier.length <= access.start + access.length
+
+
+def _strongest(pairs: Sequence[tuple[_Unit, _Unit]]) -> list[tuple[_Unit, _Unit]]:
+    """The pairs that no other implies: no other is given later and taken earlier."""
+    kept: list[tuple[_Unit, _Unit]] = []
+    for first, second in sorted(pairs, key=lambda p: (-p[0].position, p[1].position)):
+        if not kept or second.position < kept[-1][1].position:
+            kept.append((first, second))
+    return kept
+
+
+def _written_spans(
+    items: Sequence[Item], ranges: dict[int, int], row_stride: int
+) -> dict[str, list[tuple[int, int]]]:
+    """Disjoint sorted intervals of each space that some command writes."""
+    spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for item in items:
+        if isinstance(item, Loop):
+            for space, found in _written_spans(
+                item.body, {**ranges, item.variable: item.count}, row_stride
+            ).items():
+                spans[space] += found
+        else:
+            for region in (r.flat(row_stride) for r in item.command.regions()):
+                if region.write and region.length > 0:
+                    low, high = bounds(region.start, ranges)
+                    spans[region.space].append((low, high + region.length))
+    return {space: _united(found) for space, found in spans.items()}
+
+
+def _united(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    united: list[tuple[int, int]] = []
+    for low, high in sorted(spans):
+        if united and low <= united[-1][1]:
+            united[-1] = (united[-1][0], max(united[-1][1], high))
+        else:
+            united.append((low, high))
+    return united

@@ -1,0 +1,510 @@
+# ruff: noqa: N815  (timing parameters bear the standards' names)
+"""What a machine is: frozen models of its numbers, as target files give them.
+
+Fields are primary values; everything derived from them is a property, so that an override of a primary value reaches
+all that follows from it. Sizes are bytes, times picoseconds, rates bytes a second, frequencies Hz (`quantity.py`).
+Each group of numbers says in `source` where they come from. Files are read by `target_file.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+
+from pimc.backends.quantity import Bandwidth, ClockTime, Frequency, Size, Time, Timing, period_ps
+from pimc.backends.timing import EngineDecl
+from pimc.ir.types import DType
+
+if TYPE_CHECKING:
+    from pimc.backends.state import DramGeometry
+
+Count = Annotated[StrictInt, Field(gt=0)]
+"""How many there are: at least one."""
+Cycles = Annotated[StrictInt, Field(ge=0)]
+"""Clocks of the unit that has the field."""
+Hertz = Annotated[Frequency, Field(gt=0)]
+Bytes = Annotated[Size, Field(gt=0)]
+Option = StrictBool | StrictInt | float | str
+
+
+class Group(BaseModel):
+    """The base of all groups: frozen, and unknown keys are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Sourced(Group):
+    """A group of numbers."""
+
+    source: Annotated[str, Field(min_length=1)]
+    """Where the numbers come from."""
+
+
+class LanesSpec(Group):
+    """A pool of lanes that all devices of the system share evenly."""
+
+    total: Count
+    """lanes over all devices"""
+    bandwidth: Annotated[Bandwidth, Field(gt=0)]
+    """of one lane, each way"""
+
+
+class PacketSpec(Group):
+    """A link that moves whole packets."""
+
+    bytes: Count
+    payload: Count
+    """bytes of values in a packet"""
+
+
+class LinkSpec(Sourced):
+    """What joins the devices: every device has one port, which sends and receives at the same time."""
+
+    topology: Literal["ring", "switch"]
+    """ring: collectives go round in steps between neighbours. switch: every device reaches all others in one hop, and
+    sends to all of them at once (multicast)"""
+    latency: Time
+    """of one hop, from the first byte leaving to the first byte arriving"""
+    bandwidth: Annotated[Bandwidth, Field(gt=0)] | None = None
+    """of a device's port, each way"""
+    lanes: LanesSpec | None = None
+    """instead of `bandwidth`: a share of a pool of lanes"""
+    packet: PacketSpec | None = None
+    """none: a transfer of n bytes puts n bytes on the link"""
+
+
+class SystemSpec(Group):
+    """How many devices there are, and the link between them."""
+
+    devices: Count
+    link: LinkSpec
+
+    @property
+    def link_bandwidth(self) -> int:
+        """Bytes a second of one device's port, each way."""
+        link = self.link
+        if link.bandwidth is not None:
+            return link.bandwidth
+        assert link.lanes is not None
+        return max(1, link.lanes.total // self.devices) * link.lanes.bandwidth
+
+
+class DramTiming(Sourced):
+    """Timing parameters under the standard's names. `DramSpec.cycles` has them as clocks (nRP of tRP)."""
+
+    tCL: Timing
+    """read command to first data"""
+    tCWL: Timing
+    """write command to first data"""
+    tBL: Timing
+    """how long one access holds the data bus"""
+    tRCDRD: Timing
+    tRCDWR: Timing
+    tRP: Timing
+    tRAS: Timing
+    tRC: Timing | None = None
+    """ACT to ACT of one bank; none: tRAS + tRP"""
+    tRRD_S: Timing
+    """ACT to ACT in different bank groups"""
+    tRRD_L: Timing
+    """ACT to ACT in one bank group"""
+    tFAW: Timing
+    """the window that holds at most four ACTs of a rank"""
+    tCCD_S: Timing
+    tCCD_L: Timing
+    tWTR_S: Timing
+    tWTR_L: Timing
+    tWR: Timing
+    tRTP: Timing
+    tRTRS: Timing = ClockTime(0, True)
+    """read to read of another rank, beyond the burst"""
+    tRFC: Timing
+    """how long a refresh takes"""
+    tREFI: Timing
+    """average distance of the refreshes of one rank"""
+
+
+class DramSpec(Sourced):
+    """The memory of one device."""
+
+    channels: Count
+    ranks: Count
+    bank_groups: Count
+    """of one rank"""
+    banks_per_group: Count
+    rows: Count
+    """of one bank"""
+    row_bytes: Bytes
+    access_bytes: Bytes
+    """moved by one RD or WR"""
+    clock: Hertz
+    refresh: StrictBool
+    refresh_order: Literal["all-banks", "staggered-ranks"]
+    """all banks of a channel every tREFI, or one rank after the other every tREFI/ranks"""
+    timing: DramTiming
+
+    @property
+    def banks(self) -> int:
+        """Banks of one channel, over all ranks and bank groups."""
+        return self.ranks * self.bank_groups * self.banks_per_group
+
+    @property
+    def geometry(self) -> DramGeometry:
+        from pimc.backends.state import DramGeometry
+
+        return DramGeometry(self.channels, self.banks, self.rows, self.row_bytes)
+
+    @property
+    def bytes(self) -> int:
+        return self.channels * self.banks * self.rows * self.row_bytes
+
+    @property
+    def clock_ps(self) -> int:
+        return period_ps(self.clock)
+
+    @cached_property
+    def cycles(self) -> Mapping[str, int]:
+        """Timing in clocks, rounded up: `cycles["nRCDRD"]`, `cycles["nRRDS"]` of tRRD_S."""
+        clocks = clocks_of(self.timing, self.clock)
+        clocks.setdefault("nRC", clocks["nRAS"] + clocks["nRP"])
+        return clocks
+
+    @property
+    def burst_cycles(self) -> int:
+        """Clocks for which one access holds the data bus of a channel."""
+        return self.cycles["nBL"]
+
+    @property
+    def channel_bandwidth(self) -> int:
+        """Bytes a second of one channel's data bus."""
+        return self.access_bytes * self.clock // self.burst_cycles
+
+    @property
+    def bandwidth(self) -> int:
+        """Bytes a second of all channels."""
+        return self.channel_bandwidth * self.channels
+
+    @property
+    def accesses_per_row(self) -> int:
+        return self.row_bytes // self.access_bytes
+
+
+class BufferSpec(Sourced):
+    """The on-chip space `buffer`: an NPU's scratchpad, or the shared buffer beside a PIM controller."""
+
+    bytes: Bytes
+
+
+class DmaSpec(Sourced):
+    """The load queue and the store queue between DRAM and the on-chip buffer."""
+
+    clock: Hertz
+    issue: Cycles
+    """clocks from one command of a queue to its next"""
+    latency: Time
+    """of a transfer, each way, beyond what the memory takes"""
+    bandwidth: Annotated[Bandwidth, Field(gt=0)] | None = None
+    """bytes a second of one queue beyond which the memory is not the limit; none: the memory is"""
+
+
+class VectorSpec(Sourced):
+    """A vector unit: one pass works on `width` elements, and takes a number of clocks that depends on the function."""
+
+    units: Count
+    lanes: Count
+    """of one unit"""
+    latency: Cycles
+    """clocks from the issue of a pass to its results"""
+    default: Count
+    """clocks of one pass of a function that `functions` does not name"""
+    functions: Mapping[str, Count] = Field(default_factory=dict)
+    """clocks of one pass, by function (named as ops are: add, mul, div, exp, ...)"""
+    tree: Count
+    """clocks of one level of a reduction over the lanes"""
+
+    @property
+    def width(self) -> int:
+        """Elements of one pass, over all units."""
+        return self.units * self.lanes
+
+    def cycles(self, function: str) -> int:
+        """Clocks of one pass."""
+        return self.functions.get(function, self.default)
+
+
+class NpuSpec(Sourced):
+    """Systolic arrays (weight stationary) with accumulators, and a vector unit beside them."""
+
+    clock: Hertz
+    rows: Count
+    """of one array: the length of the sums"""
+    columns: Count
+    """of one array: results a clock"""
+    arrays: Count
+    minimum_stream: Count
+    """clocks between two matrix instructions, however few rows they stream"""
+    accumulator_bytes: Bytes
+    vector: VectorSpec
+
+    @property
+    def clock_ps(self) -> int:
+        return period_ps(self.clock)
+
+    @property
+    def macs_per_cycle(self) -> int:
+        return self.rows * self.columns * self.arrays
+
+
+_SUM = r"^\w+( [+-] \w+)*$"
+
+
+class PairConstraint(Group):
+    """`next` may be issued `cycles` after `previous` at the soonest, where both touch the same node of the level."""
+
+    level: Literal["channel", "bankgroup", "bank"]
+    previous: str
+    next: str
+    formula: Annotated[str, Field(pattern=_SUM)]
+    """a sum of timing names (nRCDWR, as in `TargetSpec.cycles`) and whole numbers, with signs"""
+
+    def clocks(self, cycles: Mapping[str, int]) -> int:
+        """The distance for given timing; never negative. KeyError where a name is not a timing."""
+        total, sign = 0, 1
+        for term in self.formula.split():
+            if term in "+-":
+                sign = 1 if term == "+" else -1
+            else:
+                total += sign * (int(term) if term.isdecimal() else cycles[term])
+        return max(0, total)
+
+
+class AimTiming(Sourced):
+    """Timing of the commands that a GDDR6-AiM has beyond GDDR6."""
+
+    tRCDRDMAC: Timing
+    """ACT to MAC"""
+    tRCDEWMUL: Timing
+    tRCDRDAF: Timing
+    tRCDRDCP: Timing
+    """ACT to copy out of a bank"""
+    tRCDWRCP: Timing
+    """ACT to copy into a bank"""
+    tCLREG: Timing
+    """register read"""
+    tCLGB: Timing
+    tCWLREG: Timing
+    tCWLGB: Timing
+    """global buffer write"""
+    tWPRE: Timing
+    tMODCH: Timing
+    """switch between the array and the register mode"""
+
+
+class PimBase(Sourced):
+    """Multipliers inside the banks, fed by a buffer that all banks of a channel share."""
+
+    controller: str
+    """the strategy that issues the commands, by name"""
+    macs_per_bank: Count
+    """multiply-accumulates of one bank for one MAC command (one column access)"""
+    global_buffer_bytes: Bytes
+    """of one channel"""
+    accumulators: Count
+    """results that one bank can hold"""
+
+
+class AimPim(PimBase):
+    """GDDR6-AiM: one stream of commands a device, with a mask of channels."""
+
+    style: Literal["aim"]
+    queue: Count
+    """requests that a channel's controller holds"""
+    timing: AimTiming
+    constraints: tuple[PairConstraint, ...]
+
+
+class NewtonTiming(Sourced):
+    """Timing of NeuPIMs' PIM commands that HBM does not have."""
+
+    tGWRITE: Timing
+    """one row from a bank's row buffer into the global buffer"""
+
+
+class NewtonPim(PimBase):
+    """Newton and NeuPIMs in HBM: one stream of commands a channel."""
+
+    style: Literal["newton"]
+    row_buffers: Literal["dual", "single"]
+    """dual: PIM rows and normal rows are open side by side. single: normal traffic waits for PIM (blocked mode)"""
+    banks_per_activation: Count
+    """banks that one G_ACT opens"""
+    least_macs: Count
+    """MAC commands that one result takes at least (the adder tree's fill)"""
+    precharge_waits_for_macs: StrictBool
+    """tRTP counts from the last MAC of a composite command; the published simulator counts from its issue"""
+    refresh_guard: StrictBool
+    """a tile starts only if it fits before the next refresh of a rank"""
+    timing: NewtonTiming
+
+
+PimSpec = Annotated[AimPim | NewtonPim, Field(discriminator="style")]
+
+
+class PnmSpec(Sourced):
+    """Units beside the memory controllers, around one shared buffer (`BufferSpec`) of 256-bit slots.
+
+    A unit takes its operands out of the buffer and puts its results back, slot by slot; the buffer's port serves one
+    slot at a time, so that n slots of a unit with two operands take n * 2 * buffer_read + latency + buffer_write.
+    """
+
+    clock: Hertz
+    lanes: Count
+    """elements of one slot"""
+    buffer_read: Count
+    """clocks of the port for one slot"""
+    buffer_write: Count
+    exponent_units: Count
+    exponent_latency: Cycles
+    reduction_trees: Count
+    reduction_latency: Cycles
+    adders: Count
+    """vector units"""
+    adder_latency: Cycles
+    cores: Count
+    """scalar cores (RISC-V)"""
+    core_functions: Mapping[str, Count] = Field(default_factory=dict)
+    """clocks of one element on one core, by function"""
+    core_default: Count
+    """clocks of one element of a function that `core_functions` does not name"""
+
+    @property
+    def clock_ps(self) -> int:
+        return period_ps(self.clock)
+
+    def core_cycles(self, function: str) -> int:
+        return self.core_functions.get(function, self.core_default)
+
+
+class TargetSpec(Group):
+    """A machine. `describe` gives it as plain data, `from_description` takes it back."""
+
+    name: Annotated[str, Field(min_length=1)]
+    description: str = ""
+    storage: Literal["f16", "bf16"]
+    """element type of every stored float"""
+    accumulator: Literal["f32", "bf16", "f16"]
+    """element type of the sums"""
+    main_clock: Literal["npu", "dram"]
+    """whose clock `cycles` of a report counts"""
+    mapping: str = "default"
+    """the strategy that places and lays out, by name"""
+    passes: Mapping[str, Mapping[str, Option]] = Field(default_factory=dict)
+    """default options of passes, by pass"""
+    system: SystemSpec
+    dram: DramSpec
+    buffer: BufferSpec
+    dma: DmaSpec
+    npu: NpuSpec | None = None
+    pim: PimSpec | None = None
+    pnm: PnmSpec | None = None
+
+    element_bytes: ClassVar[int] = 2
+    """of every stored float"""
+
+    @property
+    def storage_dtype(self) -> DType:
+        return next(d for d in DType if d.text == self.storage)
+
+    @property
+    def value_tolerance(self) -> float:
+        """The relative error that the storage type explains for a decoder of a few layers (docs/accuracy.md)."""
+        return {"f16": 1e-2, "bf16": 1e-1}[self.storage]
+
+    @property
+    def clock(self) -> int:
+        """Hz of the main clock."""
+        return self.npu.clock if self.main_clock == "npu" and self.npu is not None else self.dram.clock
+
+    @property
+    def clock_ps(self) -> int:
+        return period_ps(self.clock)
+
+    @cached_property
+    def cycles(self) -> Mapping[str, int]:
+        """Timing of the DRAM and its PIM commands, in DRAM clocks: nRP, nRCDRDMAC, ..."""
+        own = {} if self.pim is None else clocks_of(self.pim.timing, self.dram.clock)
+        return {**self.dram.cycles, **own}
+
+    def pair_constraints(self) -> dict[tuple[str, str, str], int]:
+        """Clocks between two commands, by (level, previous, next); empty where the controller knows its own rules."""
+        if self.pim is None or self.pim.style != "aim":
+            return {}
+        return {(c.level, c.previous, c.next): c.clocks(self.cycles) for c in self.pim.constraints}
+
+    def engines(self) -> tuple[EngineDecl, ...]:
+        """The units that take one stream each: load, store, npu, pim, pnm, link."""
+        dma = period_ps(self.dma.clock)
+        declared = [
+            EngineDecl("load", "dma", dma, 1, frozenset({"dma"})),
+            EngineDecl("store", "dma", dma, 1, frozenset({"dma"})),
+        ]
+        if self.npu is not None:
+            declared.append(EngineDecl("npu", "npu", self.npu.clock_ps, 1, frozenset({"npu", "vector"})))
+        if self.pim is not None:
+            instances = self.dram.channels if self.pim.style == "newton" else 1
+            declared.append(EngineDecl("pim", "pim", self.dram.clock_ps, instances, frozenset({"pim"})))
+        if self.pnm is not None:
+            declared.append(EngineDecl("pnm", "pnm", self.pnm.clock_ps, 1, frozenset({"pnm", "vector"})))
+        declared.append(EngineDecl("link", "link", self.clock_ps, 1, frozenset({"link"})))
+        return tuple(declared)
+
+
+def clocks_of(timing: Group, hertz: int) -> dict[str, int]:
+    """Every timing field of a group in clocks, renamed: tRRD_S is nRRDS."""
+    found = {}
+    for name in type(timing).model_fields:
+        field = getattr(timing, name)
+        if isinstance(field, ClockTime):
+            found["n" + name[1:].replace("_", "")] = field.clocks(hertz)
+    return found
+
+
+def describe(spec: TargetSpec) -> dict[str, Any]:
+    """The resolved description as plain data (what a YAML or JSON file can hold); quantities are text with units."""
+    return spec.model_dump(mode="json", exclude_none=True)
+
+
+def from_description(description: Mapping[str, Any]) -> TargetSpec:
+    """The machine of a description that `describe` made; pydantic's ValidationError where it is damaged."""
+    return TargetSpec.model_validate(dict(description))
+
+
+def target_hash(spec: TargetSpec) -> str:
+    """sha256 of the numbers and names (prose and sources aside) in a canonical form."""
+    text = json.dumps(_numbers(describe(spec)), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _numbers(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return {k: _numbers(v) for k, v in plain.items() if k not in ("source", "description")}
+    return [_numbers(v) for v in plain] if isinstance(plain, list) else plain
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a target file, for editors. What a file must hold depends on its `base`, so that the schema
+    asks for a name alone."""
+    schema = TargetSpec.model_json_schema()
+    for group in (schema, *schema["$defs"].values()):
+        group.pop("required", None)
+    schema["required"] = ["name"]
+    schema["properties"]["base"] = {
+        "type": "string",
+        "description": "the name or the file of the target that this one changes",
+    }
+    return schema

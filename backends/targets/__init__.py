@@ -1,0 +1,10 @@
+"""The machines that come with pimc: one YAML file each, registered by entry point as anybody's are."""
+
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+
+npu = _HERE / "npu.yaml"
+neupims = _HERE / "neupims.yaml"
+newton = _HERE / "newton.yaml"
+cent = _HERE / "cent.yaml"

@@ -1,0 +1,276 @@
+"""Checks a program without running it: operands, memory map, synchronisation.
+
+`verify_program` raises every mistake it finds. `check_races` unrolls a (small) program and reports accesses of the same
+memory that nothing orders.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+
+from pimc.backends.affine import DEVICE, INSTANCE, Affine, Scalar
+from pimc.backends.engines import Platform, platform_of
+from pimc.backends.executors import Executor, Meetings, Semaphores, executed, representatives, selected
+from pimc.backends.isa import Command, Signal, Wait
+from pimc.backends.link.isa import Exchange
+from pimc.backends.overlap import overlaps
+from pimc.backends.program import Item, Loop, MapEntry, Program, Step, Stream
+from pimc.ir.diagnostics import CompileError, Diagnostic, Kind
+
+MOST_MISTAKES = 20
+"""How many are reported of each sort."""
+
+LASTING = ("weight", "constant", "cache")
+"""Roles whose memory belongs to them alone for good."""
+
+
+def verify_program(program: Program, platform: Platform | None = None) -> None:
+    """Raise CompileError with all that is wrong: PROGRAM_BAD, DEADLOCK."""
+    machine = platform or platform_of(program)
+    wrong = [*_streams(program, machine), *_memory(program, machine)]
+    if not wrong:  # tokens of a program with wrong streams would only repeat what is wrong
+        wrong = list(_synchronisation(program))
+    if wrong:
+        raise CompileError(wrong)
+
+
+def _bad(message: str, *, help: str | None = None) -> Diagnostic:
+    return Diagnostic(Kind.PROGRAM_BAD, message, help=help)
+
+
+# -- streams ----------------------------------------------------------------------------------------------------------
+
+
+def _streams(program: Program, machine: Platform) -> Iterator[Diagnostic]:
+    taken: dict[tuple[str, int, int], int] = {}
+    for number, stream in enumerate(program.streams):
+        decl = machine.engines.get(stream.engine)
+        if decl is None:
+            known = ", ".join(machine.engines)
+            yield _bad(f"stream {number} is for engine '{stream.engine}', which {program.target_name} lacks ({known})")
+            continue
+        if any(not 0 <= rank < program.devices for rank in stream.devices):
+            yield _bad(f"stream {number} ({stream.engine}) is for devices beyond the program's {program.devices}")
+        if any(not 0 <= i < decl.instances for i in stream.instances):
+            yield _bad(f"stream {number} is for instances of {stream.engine} beyond its {decl.instances}")
+        for key in ((stream.engine, rank, i) for rank in stream.devices for i in stream.instances):
+            if taken.setdefault(key, number) != number:
+                yield _bad(f"streams {taken[key]} and {number} are for the same {key[0]} of device {key[1]}")
+                break
+        accepted = decl.units or frozenset({decl.kind})
+        ranges = {DEVICE: _reach(stream.devices), INSTANCE: _reach(stream.instances)}
+        yield from _few(_commands(program, machine, stream, stream.items, accepted, ranges))
+
+
+def _few(found: Iterator[Diagnostic]) -> Iterator[Diagnostic]:
+    for count, diagnostic in enumerate(found):
+        if count == MOST_MISTAKES:
+            return
+        yield diagnostic
+
+
+Ranges = dict[int, tuple[int, int]]
+"""Least and greatest value of each variable."""
+
+
+def _commands(
+    program: Program,
+    machine: Platform,
+    stream: Stream,
+    items: tuple[Item, ...],
+    accepted: frozenset[str],
+    ranges: Ranges,
+) -> Iterator[Diagnostic]:
+    for item in items:
+        if isinstance(item, Loop):
+            if item.count < 0:
+                yield _bad(f"a loop in the stream of {stream.engine} has {item.count} turns")
+            elif item.count:
+                inner = {**ranges, item.variable: (0, item.count - 1)}
+                yield from _commands(program, machine, stream, item.body, accepted, inner)
+            continue
+        where = _where(program, item)
+        if item.command.unit and item.command.unit not in accepted:
+            units = ", ".join(sorted(accepted))
+            yield _bad(f"{where} is for a unit '{item.command.unit}'; {stream.engine} takes {units}")
+        elif not -1 <= item.op < len(program.ops):
+            yield _bad(f"{where} belongs to op {item.op}, and there are {len(program.ops)}")
+        else:
+            yield from _operands(program, machine, item.command, where, ranges)
+
+
+def _operands(
+    program: Program, machine: Platform, command: Command, where: str, ranges: Ranges
+) -> Iterator[Diagnostic]:
+    try:
+        regions = list(command.regions())
+    except CompileError as error:
+        yield from (replace(d, message=f"{where}: {d.message}") for d in error.diagnostics)
+        return
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        yield _bad(f"{where} has impossible operands: {error}")
+        return
+    for region in regions:
+        if region.length < 0:
+            yield _bad(f"{where} touches {region.length} bytes of '{region.space}'")
+            continue
+        size = program.extent.get(region.space, machine.spaces.get(region.space))
+        low, high = _least(region.start, ranges), _greatest(region.start, ranges) + region.length
+        if size is not None and region.length and (low < 0 or high > size):
+            verb = "writes" if region.write else "reads"
+            yield _bad(f"{where} {verb} bytes {low} to {high} of '{region.space}', which has {size}")
+
+
+def _reach(numbers: tuple[int, ...]) -> tuple[int, int]:
+    return (min(numbers), max(numbers)) if numbers else (0, 0)
+
+
+def _least(scalar: Scalar, ranges: Ranges) -> int:
+    if not isinstance(scalar, Affine):
+        return scalar
+    return scalar.base + sum(min(c * ranges[v][0], c * ranges[v][1]) for v, c in scalar.terms)
+
+
+def _greatest(scalar: Scalar, ranges: Ranges) -> int:
+    return -_least(scalar * -1, ranges)
+
+
+def _where(program: Program, step: Step) -> str:
+    op = f" of op '{program.ops[step.op].name}'" if 0 <= step.op < len(program.ops) else ""
+    return f"{step.command.mnemonic}{op} ({step.engine})"
+
+
+# -- memory map -------------------------------------------------------------------------------------------------------
+
+
+def _memory(program: Program, machine: Platform) -> Iterator[Diagnostic]:
+    for space, used in program.extent.items():
+        size = machine.spaces.get(space)
+        if size is not None and used > size:
+            yield _bad(f"the program uses {used} bytes of '{space}', which has {size}")
+    names: dict[str, set[int]] = {}
+    for entry in program.memory:
+        if names.get(entry.name, set()) & set(entry.devices):
+            yield _bad(f"the memory map has '{entry.name}' twice for one device")
+        names.setdefault(entry.name, set()).update(entry.devices)
+        size = program.extent.get(entry.space)
+        low, high = span(entry)
+        if size is None:
+            yield _bad(f"'{entry.name}' lies in '{entry.space}', of which the program uses nothing")
+        elif low < 0 or high > size:
+            yield _bad(f"'{entry.name}' lies at bytes {low} to {high} of '{entry.space}', of which {size} are used")
+        if entry.alias is not None and program.entry(entry.alias) is None:
+            yield _bad(f"'{entry.name}' shares the memory of '{entry.alias}', which is not in the memory map")
+        if any(not 0 <= rank < program.devices for rank in entry.devices):
+            yield _bad(f"'{entry.name}' lies on devices beyond the program's {program.devices}")
+    for name in (*program.inputs, *program.outputs):
+        if name not in names:
+            yield _bad(f"'{name}' is an input or output and has no place in the memory map")
+    yield from _few(_overlaps(program))
+
+
+def span(entry: MapEntry) -> tuple[int, int]:
+    return entry.layout.span(max(1, entry.dtype.bits // 8))
+
+
+def _overlaps(program: Program) -> Iterator[Diagnostic]:
+    """Entries that claim the same bytes although both are needed: a sweep over spans finds candidates."""
+    rows = [(entry.space, *span(entry), i) for i, entry in enumerate(program.memory) if entry.layout.elements]
+    alive: list[tuple[int, MapEntry]] = []
+    space = ""
+    for here, low, high, index in sorted(rows):
+        entry = program.memory[index]
+        if here != space:
+            space, alive = here, []
+        alive = [(end, other) for end, other in alive if end > low]
+        for _, other in alive:
+            if _exclusive(entry, other) and not _shared(entry, other) and overlaps(entry, other):
+                yield _bad(f"{other.role} '{other.name}' and {entry.role} '{entry.name}' overlap in '{space}'")
+        alive.append((high, entry))
+
+
+def _exclusive(first: MapEntry, second: MapEntry) -> bool:
+    """Whether both need their memory at the same time, as far as their roles tell."""
+    roles = {first.role, second.role}
+    return "temporary" not in roles or bool(roles & set(LASTING))
+
+
+def _shared(first: MapEntry, second: MapEntry) -> bool:
+    aliased = first.alias == second.name or second.alias == first.name
+    same = first.alias is not None and first.alias == second.alias
+    return aliased or same or not set(first.devices) & set(second.devices)
+
+
+# -- synchronisation --------------------------------------------------------------------------------------------------
+
+
+def _synchronisation(program: Program) -> Iterator[Diagnostic]:
+    """Execute signals, waits and meetings alone: a run that stops early is a deadlock."""
+    executors = [
+        replace(e, items=selected(e.items, lambda c: isinstance(c, Signal | Wait | Exchange)))
+        for e in representatives(program)
+    ]
+    tokens: Semaphores[None] = Semaphores(executors)
+    blocked = run_tokens(executors, tokens)
+    if blocked:
+        yield Diagnostic(
+            Kind.DEADLOCK,
+            f"{len(blocked)} of {len(executors)} streams wait for ever",
+            notes=tuple(_blocked(program, executors, tokens, e, step) for e, step in blocked[:MOST_MISTAKES]),
+            help="signals and waits of each semaphore must pair up, and meetings be reached in the same order",
+        )
+        return
+    for count, (rank, number, posted, taken) in enumerate(tokens.unbalanced()):
+        if count < MOST_MISTAKES:
+            yield _bad(f"semaphore {number} of device {rank} is signalled {posted} times and awaited {taken} times")
+
+
+def run_tokens(executors: list[Executor], tokens: Semaphores[None]) -> list[tuple[Executor, Step]]:
+    """Let every executor go as far as it can, in turn; what is left is blocked, each with the command it is at."""
+    walks = {e.index: executed(e.items, e.variables) for e in executors}
+    meetings = Meetings(executors)
+    waiting: dict[int, Step] = {}
+    waiters: dict[tuple[int, int], list[Executor]] = defaultdict(list)
+    meeting: dict[int, Step] = {}
+    turn = list(executors)
+    while turn:
+        again: list[Executor] = []
+        for executor in turn:
+            while (step := waiting.pop(executor.index, None) or next(walks[executor.index], None)) is not None:
+                command = step.command
+                if isinstance(command, Exchange):
+                    met = meetings.arrive(executor, command)
+                    if met is None:
+                        meeting[executor.index] = step
+                        break
+                    others = [m for m in met if m != executor.index]
+                    again += [executors[m] for m in others]
+                    for m in others:
+                        del meeting[m]
+                elif isinstance(command, Signal) and isinstance(command.semaphore, int):
+                    tokens.post(executor, command.semaphore, None)
+                    again += waiters.pop((executor.rank, command.semaphore), ())
+                elif (
+                    isinstance(command, Wait)
+                    and isinstance(command.semaphore, int)
+                    and tokens.take(executor, command.semaphore) is None
+                ):
+                    waiting[executor.index] = step
+                    waiters[executor.rank, command.semaphore].append(executor)
+                    break
+        turn = list(dict.fromkeys(again))
+    left = {**waiting, **meeting}
+    return [(e, left[e.index]) for e in executors if e.index in left]
+
+
+def _blocked(
+    program: Program, executors: list[Executor], tokens: Semaphores[None], executor: Executor, step: Step
+) -> str:
+    if isinstance(step.command, Wait) and isinstance(step.command.semaphore, int):
+        number = step.command.semaphore
+        givers = sorted({executors[i].engine for i in tokens.signallers(executor, number)})
+        who = f"{', '.join(givers)} to signal" if givers else "something that nobody signals:"
+        return f"{executor}: {_where(program, step)} waits for {who} semaphore {number}"
+    return f"{executor}: {_where(program, step)} waits for other devices"

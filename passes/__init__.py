@@ -1,0 +1,1 @@
+"""Transformations of graphs: the pass manager, and one file for each pass."""

@@ -1,0 +1,108 @@
+"""Gives every node an engine: the one on which its own commands take the least time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, fail
+from pimc.ir.facts import Alternative, Placement, Work
+from pimc.ir.graph import Graph, Node, Rewriter
+from pimc.ir.op import OpClass
+from pimc.ir.stage import GraphStage
+from pimc.ir.target import Engine, Target
+from pimc.ir.views import is_view_op
+from pimc.passes.manager import Pass, PassContext
+
+
+@dataclass(frozen=True)
+class PlacePass(Pass):
+    """Place each op on an engine of the target, and keep the reason.
+
+    Every engine that has commands for the op is asked what those would take on an idle machine, bringing the operands
+    included; the fastest one gets the op. A placement that the model itself asks for (`@engine(...)` in the DSL) or that
+    an earlier pass has set is kept.
+
+        %s = attention_scores(%q, %k)  ->  %s = attention_scores(%q, %k)  #place=pim
+    """
+
+    name = "place"
+    before = GraphStage.TAGGED
+    after = GraphStage.PLACED
+
+    only: str = ""
+    """Place everything on this engine where it can run there; empty: by estimated time."""
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        target = context.target
+        if target is None:
+            raise fail(Kind.TARGET_UNKNOWN, "placing ops needs a target", help="give one with -t")
+        wrong: list[Diagnostic] = []
+        for node in graph.order():
+            try:
+                rewriter.set_fact(node, self._placement(node, target))
+            except CompileError as error:
+                wrong += error.diagnostics
+        if wrong:
+            raise CompileError(wrong)
+
+    def _placement(self, node: Node, target: Target) -> Placement:
+        given = node.fact(Placement)
+        if given is not None:
+            return self._kept(node, given, target)
+        refusals = {e: target.why_not(node, e) for e in target.engines()}
+        able = [e for e in refusals if not refusals[e]]
+        if not able:
+            raise self._nowhere(node, refusals)
+        wished = [e for e in able if e.name == self.only]
+        if node.op.cls is OpClass.COLLECTIVE:
+            return Placement(able[0].name, "joins devices over the link")
+        if is_view_op(node):
+            chosen = (wished or able)[0]
+            return Placement(chosen.name, "changes how elements are addressed; moves them only where it must")
+        costs = {e: target.estimate(node, e) for e in able}
+        best = wished[0] if wished else min(able, key=lambda e: costs[e])
+        alternatives = tuple(
+            Alternative(e.name, costs.get(e, 0.0), illegal=refusals[e]) for e in refusals if e is not best and e.kind != "link"
+        )
+        return Placement(best.name, self._reason(node, best, costs, refusals), alternatives)
+
+    def _kept(self, node: Node, given: Placement, target: Target) -> Placement:
+        engine = next((e for e in target.engines() if e.name == given.engine), None)
+        refusal = f"'{target.name}' has no such engine" if engine is None else target.why_not(node, engine)
+        if refusal:
+            raise fail(
+                Kind.ILLEGAL,
+                f"%{node.name} ({node.op.name}) is asked to run on '{given.engine}', but {refusal}",
+                node.source,
+                help=f"engines of '{target.name}': {', '.join(e.name for e in target.engines())}",
+            )
+        return given
+
+    @staticmethod
+    def _nowhere(node: Node, refusals: dict[Engine, str]) -> CompileError:
+        notes = tuple(f"{e.name}: {why}" for e, why in refusals.items() if e.kind != "link")
+        return fail(Kind.ILLEGAL, f"no engine can run %{node.name} ({node.op.name})", node.source, notes=notes)
+
+    def _reason(
+        self, node: Node, best: Engine, costs: dict[Engine, float], refusals: dict[Engine, str]
+    ) -> str:
+        work = node.fact(Work)
+        nature = f"{work.nature.value}" if work is not None else node.op.name
+        if work is not None and work.k:
+            nature += f" {work.m}x{work.n}x{work.k}, {work.intensity:.1f} FLOP/B"
+        others = [(costs[e], e.name) for e in costs if e is not best]
+        if self.only and best.name == self.only:
+            return f"{nature}: asked for by place.only"
+        if not others:
+            return f"{nature}: {best.name} is the only engine that can run it"
+        seconds, name = min(others)
+        share = seconds / costs[best] if costs[best] else float("inf")
+        return f"{nature}: {show_seconds(costs[best])} on {best.name}, {show_seconds(seconds)} on {name} ({share:.2g}x)"
+
+
+def show_seconds(seconds: float) -> str:
+    """A time with three digits and a fitting unit."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"

@@ -1,0 +1,270 @@
+"""Tensor parallelism: follows how values are split over a group of devices, and inserts exchanges where they must meet.
+
+A value is either whole on every device, or split along one axis. Each op has a rule that says how its result is split
+when its operands are; an op without a rule gets whole operands. A product whose contraction is split gives partial sums,
+which are reduced at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
+from pimc.ir.op import OpClass
+from pimc.passes.match import opdef
+
+_FOLLOWS = frozenset({"reshape", "transpose", "rotary", "cache_append", "identity", "cast"})
+_STATIC = (Role.WEIGHT, Role.CONSTANT, Role.INPUT, Role.CACHE)
+
+
+class TensorParallel:
+    """Splits a graph over a group of `ways` devices, in place."""
+
+    def __init__(self, graph: Graph, rewriter: Rewriter, ways: int) -> None:
+        self.graph = graph
+        self.rewriter = rewriter
+        self.ways = ways
+        self.axis: dict[Value, int] = {}
+        """The axis along which a value is split; values that are not here are whole."""
+        self._whole: dict[Value, Value] = {}
+        self._parts: dict[tuple[Value, int], Value] = {}
+        self._rules: dict[str, Callable[[Node], None]] = {
+            "matmul": self._matmul,
+            "attention": self._attention,
+            "reshape": self._reshape,
+            "transpose": self._transpose,
+            "rotary": self._first_operand,
+            "cache_append": self._append,
+        }
+
+    def run(self) -> None:
+        for node in self.graph.order():
+            rule = self._rules.get(node.op.name)
+            if rule is None:
+                rule = self._elementwise if node.op.cls is OpClass.ELEMENTWISE else self._needs_whole
+            rule(node)
+        for name, value in list(self.graph.outputs):
+            if value in self.axis and not self._is_cache(value):
+                self.rewriter.set_output(name, self._gathered(value))
+
+    # -- rules ----------------------------------------------------------------------------------------------------
+
+    def _matmul(self, node: Node) -> None:
+        left, right = node.operands[0], node.operands[1]
+        assert left is not None and right is not None
+        last = left.type.rank - 1
+        static = _root(right) is not None
+        if left in self.axis and self.axis[left] == last and static:
+            self._set(node, 1, self._split_static(right, right.type.rank - 2))
+            self._reduced(node)
+        elif left in self.axis and self.axis[left] != last and static and right.type.rank == 2:
+            self._done(node, self.axis[left])
+        elif left not in self.axis and static and right.type.rank == 2 and self._worth_splitting(node):
+            self._set(node, 1, self._split_static(right, 1))
+            self._done(node, node.result.type.rank - 1)
+        else:
+            self._needs_whole(node)
+
+    def _attention(self, node: Node) -> None:
+        products = [v for v in node.operands[:3] if v is not None]
+        if not any(v in self.axis for v in products):
+            self._done(node, None)
+            return
+        heads = [v.type.static_shape[1] * (self.ways if v in self.axis else 1) for v in products]
+        if any(self.axis.get(v) != 1 for v in products):
+            self._needs_whole(node)
+            return
+        mask = node.operands[3] if len(node.operands) > 3 else None
+        if mask is not None and mask.type.rank == 4 and mask.type.static_shape[1] == heads[0]:
+            if mask.role not in _STATIC:
+                self._needs_whole(node)
+                return
+            self._set(node, 3, self._split_static(mask, 1))
+        self._done(node, 1)
+
+    def _reshape(self, node: Node) -> None:
+        value = node.operands[0]
+        assert value is not None
+        if value not in self.axis:
+            self._done(node, None)
+            return
+        axis = self._reshaped_axis(value, node.result)
+        if axis is None:
+            self._needs_whole(node)
+            return
+        shape = list(node.result.type.static_shape)
+        shape[axis] //= self.ways
+        target = self.rewriter.constant(f"{node.name}_shape", np.asarray(shape, np.int64))
+        self.rewriter.set_operand(node, 1, target)
+        self._done(node, axis)
+
+    def _reshaped_axis(self, value: Value, result: Value) -> int | None:
+        """Where the split axis is after a reshape: the axis that begins where it begins, and can be split too."""
+        before = list(value.type.static_shape)
+        before[self.axis[value]] *= self.ways
+        after = result.type.static_shape
+        lead = int(np.prod(before[: self.axis[value]], dtype=np.int64))
+        for axis in range(len(after)):
+            if int(np.prod(after[:axis], dtype=np.int64)) == lead and after[axis] % self.ways == 0:
+                return axis
+        return None
+
+    def _transpose(self, node: Node) -> None:
+        value = node.operands[0]
+        assert value is not None
+        perm = node.attribute("perm")
+        order = [int(i) for i in perm] if isinstance(perm, tuple) and perm else list(range(value.type.rank))[::-1]
+        self._done(node, order.index(self.axis[value]) if value in self.axis else None)
+
+    def _first_operand(self, node: Node) -> None:
+        value = node.operands[0]
+        assert value is not None
+        if value in self.axis and self.axis[value] != 1:
+            self._needs_whole(node)
+        else:
+            self._done(node, self.axis.get(value))
+
+    def _append(self, node: Node) -> None:
+        past, new = node.operands[0], node.operands[1]
+        assert past is not None and new is not None
+        axis = self.axis.get(new)
+        if axis is not None and past not in self.axis:
+            if past.role not in _STATIC:
+                self._needs_whole(node)
+                return
+            self._set(node, 0, self._split_static(past, axis))
+        self._done(node, axis)
+
+    def _elementwise(self, node: Node) -> None:
+        rank = node.result.type.rank
+        axes = {self.axis[v] - v.type.rank for v in node.inputs() if v in self.axis}
+        if not axes:
+            self._done(node, None)
+            return
+        if len(axes) > 1:
+            self._needs_whole(node)
+            return
+        from_end = axes.pop()
+        for index, value in enumerate(node.operands):
+            if value is None or value in self.axis or value.type.rank < -from_end:
+                continue
+            axis = value.type.rank + from_end
+            if value.type.static_shape[axis] == 1:
+                continue
+            if value.role not in _STATIC:
+                self._needs_whole(node)
+                return
+            self._set(node, index, self._split_static(value, axis))
+        self._done(node, rank + from_end)
+
+    def _needs_whole(self, node: Node) -> None:
+        for index, value in enumerate(node.operands):
+            if value is not None and value in self.axis:
+                self.rewriter.set_operand(node, index, self._gathered(value))
+        self._done(node, None)
+
+    # -- edits ----------------------------------------------------------------------------------------------------
+
+    def _done(self, node: Node, axis: int | None) -> None:
+        self.rewriter.reinfer(node)
+        if axis is not None:
+            for result in node.results:
+                self.axis[result] = axis
+                if self.graph.is_output(result):
+                    result.shard = (axis, self.ways)
+
+    def _set(self, node: Node, index: int, value: Value) -> None:
+        if node.operands[index] is not value:
+            self.rewriter.set_operand(node, index, value)
+
+    def _reduced(self, node: Node) -> None:
+        """Sum the partial products of all devices, for everybody who reads the product."""
+        self.rewriter.reinfer(node)
+        partial = node.result
+        readers = [(u, i) for u in self.graph.users(partial) for i, v in enumerate(u.operands) if v is partial]
+        reduce = self.rewriter.add(opdef("all_reduce"), (partial,), {"group": self.ways}, origins=(node,))
+        for user, index in readers:
+            self.rewriter.set_operand(user, index, reduce.result)
+        for name in self.graph.output_names(partial):
+            self.rewriter.set_output(name, reduce.result)
+
+    def _gathered(self, value: Value) -> Value:
+        if value not in self._whole:
+            axis = self.axis[value]
+            origins = (value.owner,) if value.owner is not None else ()
+            node = self.rewriter.add(
+                opdef("all_gather"), (value,), {"axis": axis, "group": self.ways}, origins=origins
+            )
+            self._whole[value] = node.result
+        return self._whole[value]
+
+    def _split_static(self, value: Value, axis: int) -> Value:
+        """Each device's part of a weight, constant or input (seen through transposes)."""
+        if value.owner is not None and value.owner.op.name == "transpose":
+            owner = value.owner
+            inner = owner.operands[0]
+            assert inner is not None
+            perm = owner.attribute("perm")
+            order = [int(i) for i in perm] if isinstance(perm, tuple) and perm else list(range(inner.type.rank))[::-1]
+            part = self._split_static(inner, order[axis])
+            attributes = dict(owner.attributes)
+            return self.rewriter.add(owner.op, (part,), attributes, origins=(owner,)).result
+        if (value, axis) not in self._parts:
+            extent = value.type.static_shape[axis]
+            if extent % self.ways:
+                raise fail(
+                    Kind.PARALLEL,
+                    f"%{value.name} {value.type} cannot be split {self.ways} ways along axis {axis} ({extent})",
+                    value.source,
+                    help=f"choose a tp that divides {extent}",
+                )
+            self._parts[value, axis] = self._part(value, axis)
+        return self._parts[value, axis]
+
+    def _part(self, value: Value, axis: int) -> Value:
+        if value.role in (Role.INPUT, Role.CACHE):
+            self.rewriter.set_shard(value, axis, self.ways)
+            self.axis[value] = axis
+            return value
+        assert value.contents is not None
+        part = self.rewriter.weight(f"{value.name}.part", value.type, value.contents, source=value.source)
+        self.rewriter.set_shard(part, axis, self.ways)
+        return part
+
+    # -- looking ahead --------------------------------------------------------------------------------------------
+
+    def _worth_splitting(self, node: Node) -> bool:
+        """Whether the split columns are consumed split: by attention, or by the contraction of another product."""
+        if node.result.type.static_shape[-1] % self.ways:
+            return False
+        seen: set[Value] = set()
+        reached: Sequence[Value] = [node.result]
+        while reached:
+            following: list[Value] = []
+            for value in reached:
+                if self.graph.is_output(value) and not self._is_cache(value):
+                    return True
+                for user in self.graph.users(value):
+                    if user.op.name == "attention":
+                        return value.type.static_shape[1] % self.ways == 0
+                    if user.op.name == "matmul" and user.operands[0] is value:
+                        return True
+                    if user.op.name in _FOLLOWS or user.op.cls is OpClass.ELEMENTWISE:
+                        following += [r for r in user.results if r not in seen]
+            seen.update(following)
+            reached = following
+        return False
+
+    @staticmethod
+    def _is_cache(value: Value) -> bool:
+        return value.owner is not None and value.owner.op.name == "cache_append"
+
+
+def _root(value: Value) -> Value | None:
+    """The weight or constant that a value is, seen through transposes."""
+    while value.owner is not None and value.owner.op.name == "transpose" and value.owner.operands[0] is not None:
+        value = value.owner.operands[0]
+    return value if value.role in (Role.WEIGHT, Role.CONSTANT) else None

@@ -1,0 +1,241 @@
+"""One compilation from model to report: what `pimc compile` does, and `pimc.compile` in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pimc.backends.machine import Machine
+from pimc.backends.program import Program
+from pimc.backends.target import TargetSpec
+from pimc.backends.target_registry import load_target
+from pimc.backends.verify import verify_program
+from pimc.frontends import load_model
+from pimc.ir import interp
+from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.facts import Phase
+from pimc.ir.graph import Graph
+from pimc.ir.op import Array
+from pimc.passes.bind import dims_from_arrays, resolve_dims
+from pimc.passes.manager import Observer, PassContext, PassManager, Pipeline
+from pimc.passes.pipeline import default_pipeline
+from pimc.passes.registry import PassRegistry, default_registry
+from pimc.random_inputs import random_inputs
+
+if TYPE_CHECKING:
+    from pimc.sim.compare import Comparison
+    from pimc.sim.report import Report
+    from pimc.sim.timing import Timing
+
+SimEngine = Literal["fast", "plain"]
+Values = Mapping[str, Array] | Literal["random"]
+"""Arrays named `in:<input>` and `out:<output>`, or random inputs with the interpreter's outputs to compare with."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a compilation is asked for beyond model and target."""
+
+    dims: Mapping[str, int] = field(default_factory=dict)
+    overrides: Sequence[str] = ()
+    """`key=value` for numbers of the target"""
+    parallel: Mapping[str, int] = field(default_factory=dict)
+    """degrees of parallelism: pp, tp"""
+    phase: str | None = None
+    pass_options: Sequence[str] = ()
+    """`pass.option=value`"""
+    disabled: Sequence[str] = ()
+    """names of passes"""
+    plugins: Sequence[str | Path] = ()
+    """Python files with passes; they run before placement"""
+    shapes_only: bool = False
+    simulate: bool = True
+    sim_engine: SimEngine = "fast"
+    observers: Sequence[Observer] = ()
+    seed: int = 0
+    cache_tokens: int | None = None
+    """room for caches along their token axis, beyond what the graph needs"""
+    banked: frozenset[str] = frozenset()
+    """weights that lie in the banks' pattern whoever reads them"""
+    until: str | None = None
+    """the last pass to run; no program is made"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a compilation gives."""
+
+    program: Program
+    graph: Graph
+    """the placed graph, with homes"""
+    spec: TargetSpec
+    timing: Timing | None = None
+    report: Report | None = None
+    comparison: Comparison | None = None
+    outputs: Mapping[str, Array] | None = None
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A graph that has been through the passes for a machine, its reference before that, and its dimensions."""
+
+    graph: Graph
+    reference: Graph
+    machine: Machine
+    dims: Mapping[str, int]
+
+
+def compile_model(
+    model: str | Path | Graph,
+    target: str | Path,
+    options: Options | None = None,
+    *,
+    values: Values | None = None,
+    wide: bool = True,
+) -> Result:
+    """Compile a model, simulate its program, and run it on values if asked.
+
+    Raises CompileError for whatever cannot be done.
+    """
+    options = options or Options()
+    lowered = lower_model(model, target, options, given_inputs(values))
+    program = make_program(lowered)
+    timing = time_program(program, options.sim_engine) if options.simulate else None
+    comparison, outputs = None, None
+    if values is not None:
+        inputs, expected = inputs_and_expected(lowered, values, options.seed)
+        outputs = run_program(program, inputs, wide=wide)
+        comparison = compared(outputs, expected, lowered.machine.spec, wide=wide) if expected else None
+    result = Result(program, lowered.graph, lowered.machine.spec, timing, None, comparison, outputs)
+    return replace(result, report=report_of(result, str(model), wide=wide)) if timing is not None else result
+
+
+def lower_model(
+    model: str | Path | Graph, target: str | Path, options: Options, inputs: Mapping[str, Array] | None = None
+) -> Lowered:
+    """Load, bind (dimensions also from the shapes of `inputs`), and run the passes."""
+    spec = load_target(target, options.overrides)
+    graph = model if isinstance(model, Graph) else read_model(model, options)
+    if inputs:
+        options = replace(options, dims={**dims_from_arrays(graph, inputs), **options.dims})
+    dims = resolve_dims(graph, options.dims)
+    machine = Machine(spec, seconds_of(options.sim_engine), options.cache_tokens, options.banked)
+    reference = graph if isinstance(model, Graph) else read_model(model, options)
+    run_passes(graph, options, machine)
+    return Lowered(graph, reference, machine, dims)
+
+
+def read_model(model: str | Path, options: Options) -> Graph:
+    return load_model(model, shapes_only=options.shapes_only, phase=options.phase)
+
+
+def run_passes(graph: Graph, options: Options, machine: Machine | None) -> None:
+    """Run the default pipeline, as options say, on a graph in place."""
+    registry = registry_for(options)
+    pipeline = pipeline_for(options, machine, registry)
+    manager = PassManager(observers=options.observers, trusted=registry.builtin())
+    context = PassContext(
+        dims=options.dims,
+        target=machine,
+        phase=Phase(options.phase) if options.phase else None,
+        parallel=options.parallel,
+        disabled=frozenset(options.disabled),
+    )
+    manager.run(pipeline, graph, context)
+
+
+def registry_for(options: Options) -> PassRegistry:
+    """The known passes, with those of the plug-in files."""
+    registry = default_registry()
+    for path in options.plugins:
+        registry.load_file(path)
+    return registry
+
+
+def pipeline_for(options: Options, machine: Machine | None, registry: PassRegistry) -> Pipeline:
+    """The default pipeline; passes of plug-in files go in front of the first pass that needs what they leave."""
+    from pimc.passes.pipeline import DEFAULT
+
+    names = list(DEFAULT)
+    extra = [n for n in registry.loaded_from_files if n not in names]
+    at = names.index("place")
+    names[at:at] = extra
+    for name in options.disabled:
+        registry.load(name)  # an unknown name is a mistake, not nothing
+    if options.until is not None:
+        if options.until not in names:
+            raise fail(Kind.PASS_UNKNOWN, f"pass '{options.until}' is not in the pipeline", help=f"it runs {', '.join(names)}")
+        names = names[: names.index(options.until) + 1]
+    asked = machine.pass_options() if machine is not None else {}
+    from_target = [f"{name}.{key}={value}" for name, given in asked.items() for key, value in given.items()]
+    return default_pipeline([*from_target, *options.pass_options], names=names, registry=registry)
+
+
+def make_program(lowered: Lowered) -> Program:
+    """Emit and verify the program of a placed graph."""
+    program = lowered.machine.emit(lowered.graph, lowered.dims)
+    verify_program(program)
+    return program
+
+
+# -- time -------------------------------------------------------------------------------------------------------------
+
+
+def seconds_of(engine: SimEngine) -> Callable[[Program], float]:
+    """The simulator as what a machine asks for its estimates."""
+    return lambda program: time_program(program, engine).time * 1e-12
+
+
+def time_program(program: Program, engine: SimEngine = "fast") -> Timing:
+    from pimc.sim.time import simulate
+
+    return simulate(program, engine=engine)
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+def given_inputs(values: Values | None) -> dict[str, Array]:
+    """The input arrays of an npz by name."""
+    if values is None or isinstance(values, str):
+        return {}
+    return {name[3:]: array for name, array in values.items() if name.startswith("in:")}
+
+
+def inputs_and_expected(lowered: Lowered, values: Values, seed: int) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Inputs, and the outputs to compare with: given ones, or the interpreter's on random inputs."""
+    if not isinstance(values, str):
+        expected = {name[4:]: array for name, array in values.items() if name.startswith("out:")}
+        return given_inputs(values), expected
+    reference = lowered.reference
+    if reference is lowered.graph:
+        raise fail(Kind.UNAVAILABLE, "random values need the model as a file", help="give inputs and expected outputs")
+    run_passes(reference, Options(dims=lowered.dims, until="fold"), None)
+    inputs = random_inputs(reference, seed)
+    return inputs, interp.run(reference, inputs)
+
+
+def run_program(program: Program, inputs: Mapping[str, Array], *, wide: bool) -> dict[str, Array]:
+    from pimc.sim.values import execute
+
+    outputs, _ = execute(program, inputs, wide=wide)
+    return outputs
+
+
+def compared(
+    outputs: Mapping[str, Array], expected: Mapping[str, Array], spec: TargetSpec, *, wide: bool
+) -> Comparison:
+    """Compare with the tolerance of the format: 1e-4 wide, the documented bound of the storage type in device format."""
+    from pimc.sim.compare import WIDE_TOLERANCE, compare
+
+    return compare(outputs, expected, WIDE_TOLERANCE if wide else spec.value_tolerance)
+
+
+def report_of(result: Result, model: str, *, wide: bool) -> Report:
+    from pimc.sim.report import build_report
+
+    assert result.timing is not None
+    form = "wide" if wide else "device"
+    return build_report(result.program, result.timing, model=model, comparison=result.comparison, form=form)

@@ -1,0 +1,1 @@
+"""Executes programs: for time (`time.py`) and for values (`values.py`)."""

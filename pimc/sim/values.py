@@ -1,0 +1,336 @@
+"""The value runner: executes a program's streams on the simulated memories.
+
+Weights, constants and inputs are written to their places in the memory map, every command of every stream does what it
+does, and outputs are read from their places. Streams are taken in any order that their signals, waits and exchanges
+allow; `order` picks one, so that tests can look for what is not synchronised.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pimc.backends.engines import Platform, platform_of
+from pimc.backends.executors import Executor, Meetings, Semaphores, all_executors, executed
+from pimc.backends.isa import Command, Signal, Wait
+from pimc.backends.link.isa import Exchange, Party, meet
+from pimc.backends.program import MapEntry, Program, Step
+from pimc.backends.program import count as command_count
+from pimc.backends.state import DeviceState, Space, ValueFormat
+from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail
+from pimc.ir.layout import Layout
+from pimc.ir.op import Array
+from pimc.ir.types import DType
+from pimc.ir.weights import Sharded
+
+Progress = Callable[[int, int], None]
+"""Called now and then with the number of commands executed and their total."""
+Order = int | str
+"""forward: streams as the program lists them, each as far as it can. reverse: the last first. A number: a seed."""
+
+PROGRESS_COMMANDS = 2000
+YIELD = 0.3
+"""With a random order, how often a stream gives way after a command."""
+
+
+@dataclass
+class RunState:
+    """The memories of all devices, which may be carried from one program to the next (generation)."""
+
+    devices: list[DeviceState]
+    format: ValueFormat
+    loaded: dict[tuple[int, str], tuple[str, Layout, DType]] = field(default_factory=dict)
+    """Weights that lie in memory, with their places."""
+
+
+def execute(
+    program: Program,
+    inputs: Mapping[str, Array],
+    *,
+    wide: bool,
+    weights: Mapping[str, Array] | None = None,
+    state: RunState | None = None,
+    order: Order = "forward",
+    progress: Progress | None = None,
+    platform: Platform | None = None,
+) -> tuple[dict[str, Array], RunState]:
+    """Run a program on values; the outputs by name (floats as float32), and the state it leaves.
+
+    weights: arrays that take the place of the program's own. state: memories to go on with, into which only the given
+    inputs and whatever weights are not there yet are written.
+    Raises CompileError: INPUT_BAD, WEIGHT_MISSING, PROGRAM_BAD, DEADLOCK.
+    """
+    machine = platform or platform_of(program)
+    checked = check_inputs(program, inputs, partial=state is not None)
+    run = _grown(state, program, machine) if state is not None else _fresh(program, machine, ValueFormat(wide))
+    _load(program, run, weights or {})
+    for name, value in checked.items():
+        for entry in _entries(program, name):
+            for rank in entry.devices:
+                _write(run, entry, rank, _part(value, entry.shard, rank))
+    with np.errstate(all="ignore"):
+        _Runner(program, run, order, progress).run()
+    return {name: read_output(program, run, name) for name in program.outputs}, run
+
+
+# -- memories ---------------------------------------------------------------------------------------------------------
+
+
+def _fresh(program: Program, machine: Platform, form: ValueFormat) -> RunState:
+    run = RunState([], form)
+    for rank in range(program.devices):
+        spaces = {name: Space(name, size, form) for name, size in _sizes(program, machine).items()}
+        run.devices.append(DeviceState(rank, spaces, form, machine.geometry, run.devices))
+    return run
+
+
+def _sizes(program: Program, machine: Platform) -> dict[str, int]:
+    """Bytes of each space: on chip all there is, DRAM as far as the program uses it."""
+    on_chip = {name: size for name, size in machine.spaces.items() if name != "dram"}
+    return {**on_chip, **{name: max(size, on_chip.get(name, 0)) for name, size in program.extent.items()}}
+
+
+def _grown(state: RunState, program: Program, machine: Platform) -> RunState:
+    """The state with room for another program."""
+    if len(state.devices) != program.devices:
+        raise fail(
+            Kind.PROGRAM_BAD, f"a program for {program.devices} devices cannot go on from one for {len(state.devices)}"
+        )
+    for device in state.devices:
+        spaces = dict(device.spaces)
+        for name, size in _sizes(program, machine).items():
+            if name not in spaces:
+                spaces[name] = Space(name, size, state.format)
+            elif spaces[name].size < size:
+                larger = Space(name, size, state.format)
+                old = spaces[name]
+                larger.write(0, [(old.size, 1)], DType.U8, old.read(0, [(old.size, 1)], DType.U8))
+                spaces[name] = larger
+        device.spaces = spaces
+    return state
+
+
+def _load(program: Program, run: RunState, override: Mapping[str, Array]) -> None:
+    """Write weights and constants that are not in memory yet."""
+    for entry in program.memory:
+        if entry.role not in ("weight", "constant") or not entry.layout.elements:
+            continue
+        place = (entry.space, entry.layout, entry.dtype)
+        ranks = [r for r in entry.devices if run.loaded.get((r, entry.name)) != place]
+        if not ranks:
+            continue
+        for rank, value in _contents(entry, ranks, override.get(entry.name)):
+            if value.shape != entry.shape and value.size != int(np.prod(entry.shape)):
+                raise fail(
+                    Kind.INPUT_BAD, f"weight '{entry.name}' is {list(value.shape)}, its place is {list(entry.shape)}"
+                )
+            _write(run, entry, rank, value.reshape(entry.shape))
+            run.loaded[rank, entry.name] = place
+
+
+def _contents(entry: MapEntry, ranks: Sequence[int], override: Array | None) -> Iterator[tuple[int, Array]]:
+    if override is not None:
+        for rank in ranks:
+            yield rank, _part(override, entry.shard, rank)
+        return
+    contents = entry.contents
+    if contents is None:
+        raise fail(Kind.WEIGHT_MISSING, f"{entry.role} '{entry.name}' has no data in the program")
+    if isinstance(contents, Sharded) and contents.rank is None:
+        whole = contents.whole.array()
+        for rank in ranks:
+            yield rank, _part(whole, (contents.axis, contents.count), rank)
+        return
+    value = contents.array()
+    for rank in ranks:
+        yield rank, value
+
+
+def _part(whole: Array, shard: tuple[int, int] | None, rank: int) -> Array:
+    """What a rank holds of a tensor."""
+    if shard is None:
+        return whole
+    axis, count = shard
+    length = whole.shape[axis] // count
+    at = rank % count * length
+    return whole[(slice(None),) * axis + (slice(at, at + length),)]
+
+
+def _write(run: RunState, entry: MapEntry, rank: int, value: Array) -> None:
+    if value.size:
+        run.devices[rank].spaces[entry.space].write_layout(entry.layout, entry.dtype, np.asarray(value))
+
+
+def _entries(program: Program, name: str) -> list[MapEntry]:
+    """The places of a tensor; several where groups of devices keep their own."""
+    return [e for e in program.memory if e.name == name]
+
+
+def read_output(program: Program, run: RunState, name: str) -> Array:
+    """A tensor out of its place; parts on several devices are joined."""
+    entries = _entries(program, name)
+    entry = next((e for e in entries if e.role == "output"), entries[0] if entries else None)
+    if entry is None:
+        raise fail(Kind.PROGRAM_BAD, f"output '{name}' has no place in the memory map")
+    if entry.shard is None:
+        return _read(run, entry, entry.devices[0])
+    axis, count = entry.shard
+    holders = {rank % count: rank for rank in reversed(entry.devices)}
+    return np.concatenate([_read(run, entry, holders[part]) for part in range(count)], axis)
+
+
+def _read(run: RunState, entry: MapEntry, rank: int) -> Array:
+    if 0 in entry.shape:
+        return np.empty(entry.shape, np.float32 if entry.dtype.is_float else entry.dtype.numpy)
+    value = run.devices[rank].spaces[entry.space].read_layout(entry.layout, entry.dtype, entry.shape)
+    return value if entry.dtype.is_float else value.astype(entry.logical.numpy)
+
+
+# -- inputs -----------------------------------------------------------------------------------------------------------
+
+
+def check_inputs(program: Program, inputs: Mapping[str, Array], *, partial: bool = False) -> dict[str, Array]:
+    """The inputs as arrays, if they fit the program. Raises CompileError (INPUT_BAD) with everything that is wrong."""
+    wrong: list[Diagnostic] = []
+    checked: dict[str, Array] = {}
+    for name, given in inputs.items():
+        entries = _entries(program, name) if name in program.inputs else []
+        if not entries:
+            help = did_you_mean(name, program.inputs)
+            wrong.append(Diagnostic(Kind.INPUT_BAD, f"the program has no input '{name}'", help=help))
+            continue
+        value = np.asarray(given)
+        problem = _misfit(entries[0], value)
+        if problem:
+            wrong.append(Diagnostic(Kind.INPUT_BAD, f"input '{name}' {problem}"))
+        checked[name] = value
+    if not partial:
+        for name in program.inputs:
+            entries = _entries(program, name)
+            if name not in inputs and any(e.layout.elements for e in entries):
+                shape = list(_whole_shape(entries[0]))
+                text = f"input '{name}' ({entries[0].logical.text}{shape}) is not given"
+                wrong.append(Diagnostic(Kind.INPUT_BAD, text))
+    if wrong:
+        raise CompileError(wrong)
+    return checked
+
+
+def _misfit(entry: MapEntry, value: Array) -> str:
+    if value.shape != _whole_shape(entry):
+        return f"has shape {list(value.shape)}, the program was compiled for {list(_whole_shape(entry))}"
+    floating = value.dtype.kind not in "iub"
+    if floating and value.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+        return f"has elements of type {value.dtype}, the program takes {entry.logical.text}"
+    if floating != entry.logical.is_float or (value.dtype.kind == "b") != (entry.logical is DType.BOOL):
+        return f"has elements of type {value.dtype}, the program takes {entry.logical.text}"
+    return ""
+
+
+def _whole_shape(entry: MapEntry) -> tuple[int, ...]:
+    if entry.shard is None:
+        return entry.shape
+    axis, count = entry.shard
+    return (*entry.shape[:axis], entry.shape[axis] * count, *entry.shape[axis + 1 :])
+
+
+# -- execution --------------------------------------------------------------------------------------------------------
+
+
+class _Runner:
+    def __init__(self, program: Program, run: RunState, order: Order, progress: Progress | None) -> None:
+        self._program = program
+        self._run = run
+        self._executors = all_executors(program)
+        self._tokens: Semaphores[None] = Semaphores(self._executors)
+        self._meetings = Meetings(self._executors)
+        self._order = order
+        self._chance = random.Random(order if isinstance(order, int) else 0)
+        self._progress = progress
+        self._done = 0
+        self._total = sum(command_count(e.items) for e in self._executors)
+        self._walks = [executed(e.items, e.variables) for e in self._executors]
+        self._at: dict[int, Step] = {}
+        self._waiters: dict[tuple[int, int], list[int]] = defaultdict(list)
+
+    def run(self) -> None:
+        runnable = [e.index for e in self._executors]
+        while runnable:
+            index = self._pick(runnable)
+            runnable += self._advance(self._executors[index])
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+        if self._at:
+            raise self._deadlock()
+
+    def _pick(self, runnable: list[int]) -> int:
+        if isinstance(self._order, int):
+            return runnable.pop(self._chance.randrange(len(runnable)))
+        chosen = max(runnable) if self._order == "reverse" else runnable[0]
+        runnable.remove(chosen)
+        return chosen
+
+    def _advance(self, executor: Executor) -> Iterable[int]:
+        """Execute as far as the stream gets, or till somebody else may go on; who can go on now."""
+        walk = self._walks[executor.index]
+        while (step := self._at.pop(executor.index, None) or next(walk, None)) is not None:
+            self._count()
+            match step.command:
+                case Signal(semaphore=int() as number):
+                    self._tokens.post(executor, number, None)
+                    freed = self._waiters.pop((executor.rank, number), [])
+                    if freed:
+                        return [*freed, executor.index] if self._order != "forward" else [executor.index, *freed]
+                case Wait(semaphore=int() as number):
+                    if self._tokens.take(executor, number) is None:
+                        self._at[executor.index] = step
+                        self._waiters[executor.rank, number].append(executor.index)
+                        return ()
+                case Exchange() as command:
+                    self._at[executor.index] = step
+                    members = self._meetings.arrive(executor, command)
+                    if members is None:
+                        return ()
+                    self._meet(members)
+                    return members
+                case command:
+                    self._execute(executor, command)
+                    if isinstance(self._order, int) and self._chance.random() < YIELD:
+                        return [executor.index]
+        return ()
+
+    def _meet(self, members: Sequence[int]) -> None:
+        parties = []
+        for member in members:
+            command = self._at.pop(member).command
+            assert isinstance(command, Exchange)
+            parties.append(Party(command, self._run.devices[self._executors[member].rank]))
+        meet(parties)
+
+    def _execute(self, executor: Executor, command: Command) -> None:
+        state = self._run.devices[executor.rank]
+        state.channel = executor.instance
+        try:
+            command.execute(state)
+        except CompileError as error:
+            first = error.diagnostics[0]
+            raise fail(first.kind, f"{command.mnemonic} ({executor}): {first.message}", help=first.help) from None
+        except (ValueError, IndexError, KeyError, TypeError, OverflowError, ZeroDivisionError) as error:
+            raise fail(Kind.PROGRAM_BAD, f"{command.mnemonic} ({executor}) cannot be executed: {error}") from error
+
+    def _count(self) -> None:
+        self._done += 1
+        if self._progress is not None and self._done % PROGRESS_COMMANDS == 0:
+            self._progress(self._done, self._total)
+
+    def _deadlock(self) -> CompileError:
+        rows = self._program.ops
+        notes = []
+        for index, step in sorted(self._at.items())[:12]:
+            op = rows[step.op].name if 0 <= step.op < len(rows) else "?"
+            notes.append(f"{self._executors[index]} is held at {step.command.mnemonic} of op '{op}'")
+        return fail(Kind.DEADLOCK, f"{len(self._at)} streams wait for ever", notes=notes)

@@ -1,0 +1,136 @@
+"""The verifier: every rule is broken once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pimc.backends.affine import variable
+from pimc.backends.isa import Signal, Wait
+from pimc.backends.overlap import overlaps
+from pimc.backends.program import Item, Loop, MapEntry, Program, Step, Stream
+from pimc.backends.races import check_races, without_synchronisation
+from pimc.backends.synchronize import split_streams
+from pimc.backends.verify import verify_program
+from pimc.ir.diagnostics import CompileError, Kind
+from pimc.ir.layout import Layout
+from pimc.ir.types import DType
+from tests.fakes import BUFFER_BYTES, platform, program, work
+from tests.sim.test_time import items
+
+
+def sound() -> Program:
+    body = (Loop(0, 8, (work("a", 1, variable(0) * 8, 512), work("b", 1, 512, variable(0) * 8 + 1024))),)
+    entries = (
+        MapEntry("x", "input", "buffer", DType.I32, Layout.dense((16,), 4), DType.I32),
+        MapEntry("y", "output", "buffer", DType.I32, Layout.dense((16,), 4, 1024), DType.I32),
+    )
+    return dataclasses.replace(program(split_streams(body)), memory=entries, inputs=("x",), outputs=("y",))
+
+
+def test_a_sound_program_passes() -> None:
+    verify_program(sound(), platform())
+    check_races(sound())
+
+
+def _streams(change: Callable[[Stream], Stream]) -> Callable[[Program], Program]:
+    return lambda p: dataclasses.replace(p, streams=(change(p.streams[0]), *p.streams[1:]))
+
+
+def _items(*extra: Item) -> Callable[[Program], Program]:
+    return _streams(lambda s: dataclasses.replace(s, items=(*s.items, *extra)))
+
+
+def _entry(**changes: object) -> Callable[[Program], Program]:
+    def change(p: Program) -> Program:
+        return dataclasses.replace(p, memory=(dataclasses.replace(p.memory[0], **changes), *p.memory[1:]))  # type: ignore[arg-type]
+
+    return change
+
+
+BROKEN: dict[str, tuple[Callable[[Program], Program], Kind, str]] = {
+    "range": (_items(work("a", 1, BUFFER_BYTES)), Kind.PROGRAM_BAD, "reads bytes 4096 to 4100 of 'buffer'"),
+    "range in a loop": (
+        _items(Loop(0, 100, (work("a", 1, 0, variable(0) * 64),))),
+        Kind.PROGRAM_BAD,
+        "writes bytes 0 to 6340 of 'buffer'",
+    ),
+    "engine": (_streams(lambda s: dataclasses.replace(s, engine="x")), Kind.PROGRAM_BAD, "for engine 'x'"),
+    "device": (_streams(lambda s: dataclasses.replace(s, devices=(3,))), Kind.PROGRAM_BAD, "devices beyond"),
+    "instance": (_streams(lambda s: dataclasses.replace(s, instances=(1,))), Kind.PROGRAM_BAD, "instances of a"),
+    "op": (_items(work("a", 1, op=9)), Kind.PROGRAM_BAD, "belongs to op 9"),
+    "deadlock": (_items(Step("a", Wait(99))), Kind.DEADLOCK, "wait for ever"),
+    "balance": (_items(Step("a", Signal(99))), Kind.PROGRAM_BAD, "semaphore 99 of device 0 is signalled 1 times"),
+    "twice": (_streams(lambda s: dataclasses.replace(s, engine="b")), Kind.PROGRAM_BAD, "are for the same b"),
+    "overlap": (_entry(layout=Layout.dense((16,), 4, 1000)), Kind.PROGRAM_BAD, "input 'x' and output 'y' overlap"),
+    "place": (_entry(layout=Layout.dense((16,), 4, 4090)), Kind.PROGRAM_BAD, "lies at bytes 4090 to 4154"),
+    "name": (_entry(name="y"), Kind.PROGRAM_BAD, "has 'y' twice"),
+    "alias": (_entry(alias="nothing"), Kind.PROGRAM_BAD, "shares the memory of 'nothing'"),
+    "space": (_entry(space="attic"), Kind.PROGRAM_BAD, "of which the program uses nothing"),
+    "capacity": (
+        lambda p: dataclasses.replace(p, extent={"buffer": BUFFER_BYTES + 1}),
+        Kind.PROGRAM_BAD,
+        "the program uses 4097 bytes of 'buffer', which has 4096",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_rule_is_reported(case: str) -> None:
+    change, kind, says = BROKEN[case]
+    with pytest.raises(CompileError) as caught:
+        verify_program(change(sound()), platform())
+    assert any(d.kind is kind and says in d.message for d in caught.value.diagnostics), caught.value.diagnostics
+
+
+def test_a_command_for_another_unit_is_refused() -> None:
+    from pimc.backends.dma.isa import Load
+
+    step = Step("a", Load(0, 0, DType.F16, (8,), (2,), (2,)))
+    with pytest.raises(CompileError, match="is for a unit 'dma'; a takes test"):
+        verify_program(_items(step)(sound()), platform())
+
+
+@settings(max_examples=60, deadline=None)
+@given(items())
+def test_synchronised_programs_have_no_races_and_no_deadlock(sequential: tuple[Item, ...]) -> None:
+    made = program(split_streams(sequential))
+    verify_program(made, platform())
+    check_races(made)
+
+
+def test_leaving_out_any_semaphore_is_a_race() -> None:
+    made = sound()
+    numbers = {c.command.semaphore for s in made.streams for c in _all(s.items) if isinstance(c.command, Signal)}
+    assert numbers
+    for number in numbers:
+        assert isinstance(number, int)
+        with pytest.raises(CompileError, match="nothing orders"):
+            check_races(without_synchronisation(made, number))
+
+
+def _all(items: tuple[Item, ...]) -> list[Step]:
+    from pimc.backends.program import steps
+
+    return list(steps(items))
+
+
+digits = st.lists(
+    st.lists(st.tuples(st.integers(1, 4), st.sampled_from([-16, 2, 4, 6, 16, 24, 64, 128])), min_size=1, max_size=3).map(tuple),
+    max_size=3,
+).map(tuple)
+
+
+@settings(max_examples=300, deadline=None)
+@given(digits, st.integers(0, 300), digits, st.integers(0, 300))
+def test_overlap_equals_the_sets_of_addresses(first: tuple, a: int, second: tuple, b: int) -> None:  # type: ignore[type-arg]
+    one, two = (
+        MapEntry("x", "weight", "dram", DType.F16, Layout(at, dims), DType.F16) for dims, at in ((first, a), (second, b))
+    )
+    bytes_of = [{int(n) + k for n in np.ravel(e.layout.addresses()) for k in (0, 1)} for e in (one, two)]
+    assert overlaps(one, two) == bool(bytes_of[0] & bytes_of[1])
