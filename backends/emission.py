@@ -20,7 +20,6 @@ from pimc.ir.diagnostics import InternalError
 from pimc.ir.facts import Layer, Phase, Placement, Stage, Work
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.source import Derived, Source, roots
-from pimc.ir.weights import Sharded
 
 
 @cache
@@ -285,8 +284,6 @@ def _memory_map(part: Part, graph: Graph) -> Iterator[MapEntry]:
 def _entry(name: str, value: Value, part: Part, role: str, alias: str | None = None) -> MapEntry:
     home = part.plan.homes[value]
     shape = value.type.static_shape
-    contents = value.contents
-    shard = (contents.axis, contents.count) if isinstance(contents, Sharded) else None
     return MapEntry(
         name=name,
         role=role,
@@ -295,8 +292,8 @@ def _entry(name: str, value: Value, part: Part, role: str, alias: str | None = N
         layout=home.layout,
         logical=value.type.dtype,
         devices=part.devices,
-        shard=shard,
-        contents=contents,
+        shard=value.shard,
+        contents=value.contents,
         alias=alias,
         extents=shape if shape != home.layout.shape else None,
     )

@@ -9,16 +9,20 @@ checkout works.
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Protocol, cast
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pimc.backends.isa import COMMANDS, Command
 from pimc.backends.program import Program
 from pimc.backends.state import DramGeometry
 from pimc.backends.timing import EngineDecl, Resources, Timer
 from pimc.ir.diagnostics import Kind, fail
+
+if TYPE_CHECKING:
+    from pimc.backends.target import TargetSpec
 
 BUILT_IN = {kind: f"pimc.backends.{kind}" for kind in ("dma", "link", "npu", "pim", "pnm")}
 
@@ -67,15 +71,24 @@ class Platform:
 
 def platform_of(program: Program) -> Platform:
     """The machine that a program carries in its description. Raises CompileError where that is damaged."""
+    return _platform(json.dumps(program.target))
+
+
+@lru_cache(maxsize=16)
+def _platform(description: str) -> Platform:
     from pydantic import ValidationError
 
     from pimc.backends.target import from_description
 
     try:
-        spec = from_description(program.target)
+        return platform_for(from_description(json.loads(description)))
     except (ValidationError, TypeError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise fail(Kind.PROGRAM_BROKEN, f"the description of the target in the program is damaged: {first}") from None
+
+
+def platform_for(spec: TargetSpec) -> Platform:
+    """The machine of a target."""
     spaces = {"dram": spec.dram.bytes, "buffer": spec.buffer.bytes}
     if spec.npu is not None:
         spaces["acc"] = spec.npu.accumulator_bytes

@@ -147,7 +147,7 @@ class Semaphores(Generic[T]):
     """All semaphores of all devices. A wait takes one token of each executor that signals the semaphore."""
 
     def __init__(self, executors: Sequence[Executor]) -> None:
-        self._all: dict[tuple[int, int], _Semaphore[T]] = defaultdict(_Semaphore)
+        self._all: dict[tuple[int, int], _Semaphore[T]] = defaultdict(lambda: _Semaphore[T]())
         for executor in executors:
             for number in _signalled(executor.items, {DEVICE: (executor.rank,), INSTANCE: (executor.instance,)}):
                 self._all[executor.rank, number].posted[executor.index] = []

@@ -83,7 +83,21 @@ def make_plan(
 
 def plan_node(node: Node, spec: TargetSpec) -> Plan:
     """Places for one node alone: what a whole plan would give its operands and results, for estimates."""
-    return _Planner(node.name, [node], [node], [], [], spec, None, frozenset()).plan()
+    nodes = [*_transposes(node), node]
+    return _Planner(node.name, nodes, nodes, [], [], spec, None, frozenset()).plan()
+
+
+def _transposes(node: Node) -> list[Node]:
+    """The transpositions of weights that a node reads through: they are views of what lies in memory."""
+    found: list[Node] = []
+    for value in node.inputs():
+        chain: list[Node] = []
+        while value.owner is not None and value.owner.op.name == "transpose" and value.owner.operands[0] is not None:
+            chain.insert(0, value.owner)
+            value = value.owner.operands[0]
+        if value.role is not Role.RESULT:
+            found += chain
+    return found
 
 
 def _stage(node: Node) -> int:

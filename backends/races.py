@@ -122,7 +122,8 @@ class _Detector:
             for earlier in entries:
                 ordered = clock.get(earlier.executor, 0) >= earlier.time
                 if not ordered and earlier.conflicts(access):
-                    self._races[f"nothing orders {earlier.text} and {access.text} in '{space}' at byte {access.low}"] = None
+                    where = f"in '{space}' at byte {access.low}"
+                    self._races[f"nothing orders {earlier.text} and {access.text} {where}"] = None
                 inside = access.low <= earlier.low and earlier.high <= access.high and access.channels is None
                 if not (ordered and inside and (access.write or not earlier.write)):
                     kept.append(earlier)

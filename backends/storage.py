@@ -136,8 +136,8 @@ def _entry(entry: MapEntry, blobs: Blobs) -> dict[str, Any]:
     return row
 
 
-_OP_FIELDS = ("name", "op", "source", "passes", "phase", "nature", "engine", "reason", "flops", "bytes", "layer", "shares")
 _OP_COUNTS = ("flops", "bytes", "layer", "shares")
+_OP_FIELDS = ("name", "op", "source", "passes", "phase", "nature", "engine", "reason", *_OP_COUNTS)
 
 
 def _op(row: OpRow) -> list[Any]:

@@ -128,7 +128,9 @@ def attention_phase(node: Node, graph: Graph, of_query: Phase | None) -> Phase:
     if cached is not None and cached.written is _Written.AT_POSITIONS:
         return Phase.DECODE if queries == 1 else Phase.PREFILL
     if cached is not None and cached.written is _Written.READ_ONLY:
-        return of_query or (Phase.DECODE if queries == 1 else Phase.PREFILL)
+        if of_query is not None or queries == 1:
+            return of_query or Phase.DECODE
+        cached = None
     causal = _is_causal(node)
     past = cached.length if cached is not None else keys - queries if causal else 0
     if past > 0:

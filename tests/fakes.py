@@ -36,7 +36,8 @@ class Work(Command):
 
     def execute(self, state: DeviceState) -> None:
         space = state.spaces["buffer"]
-        assert isinstance(self.src, int) and isinstance(self.dst, int)
+        assert isinstance(self.src, int)
+        assert isinstance(self.dst, int)
         digits = [(self.length // 4, 4)]
         old = space.read(self.dst, digits, DType.I32)
         new = space.read(self.src, digits, DType.I32)
@@ -58,7 +59,9 @@ class FakeTimer:
     row: int = 0
 
     def issue(self, command: Command, ready: int) -> Issued:
-        assert isinstance(command, Work) and isinstance(command.cycles, int) and isinstance(command.row, int)
+        assert isinstance(command, Work)
+        assert isinstance(command.cycles, int)
+        assert isinstance(command.row, int)
         start, cause = max(ready, self.free_at), "unit"
         duration = command.cycles * self.clock_ps
         if self.row_matters and command.row % 4 != self.row:
@@ -103,7 +106,8 @@ def platform(shared: dict[str, tuple[str, ...]] | None = None) -> Platform:
 
 def program(streams: dict[str, tuple[Item, ...]], *, ops: int = 4, devices: int = 1) -> Program:
     ranks = tuple(range(devices))
-    rows = tuple(OpRow(f"op{i}", "add", f'm.onnx: node "n{i}"', (), "decode", "gemv", "a", "why", 8, 8) for i in range(ops))
+    source = 'm.onnx: node "n"'
+    rows = tuple(OpRow(f"op{i}", "add", source, (), "decode", "gemv", "a", "why", 8, 8) for i in range(ops))
     return Program(
         graph="test",
         dims={"batch": 2},

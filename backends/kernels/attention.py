@@ -93,7 +93,7 @@ class _Masks:
     def chunks(self, b: Block) -> Iterator[tuple[Chunk, Ref]]:
         """Pairs of a chunk and its scores."""
         names = [name for name in ("last", "first") if name in self.where]
-        limits = {name: b.operand(self.where[name]) for name in names}
+        limits: dict[str, Ref] = {name: b.operand(self.where[name]) for name in names}
         if not b.single:
             limits = {name: b.rows("copy", ref, dtype=LIMIT_TYPE) for name, ref in limits.items()}
         for c in b.chunks():

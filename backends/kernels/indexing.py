@@ -50,6 +50,7 @@ class _Transfer:
     combine: str = ""
     """scatters alone: how new and old elements are combined ("": the new ones replace the old)"""
     scatter: bool = False
+    arena: Arena | None = None
 
     def run(self, layouts: tuple[Layout, Layout, Layout], shape: Sequence[int], outer: int, inner: int) -> None:
         """Dims before `outer` are outer ones, those from `inner` on belong to a row."""
@@ -64,7 +65,8 @@ class _Transfer:
         row = Nest((0, 0, 0), by_dim[2])
         size, index_bytes = self.dense.element_bytes, self.indices.element_bytes
         count = indexed[-1].count if indexed else 1
-        arena = Arena(self.at, SLOTS * count * (row.elements * size * 2 + index_bytes) + 8 * padded(1))
+        arena = self.arena or Arena(self.at, SLOTS * count * (row.elements * size * 2 + index_bytes) + 8 * padded(1))
+        mark = arena.mark()
         per_index = SLOTS * (index_bytes + (2 if self.combine else 1) * row.elements * size)
         most = (arena.left - 8 * padded(1)) // per_index
         limit = row.elements if most else max(1, (arena.left - 8 * padded(1)) // (SLOTS * (size * 2 + index_bytes)))
@@ -72,8 +74,9 @@ class _Transfer:
         block = 1 if self.combine else chunk_of(count, max(1, most))
         for tile in tilings(row, limit):
             for cut in _chunks(Nest(nest.starts, (*looped, *last)), block):
-                arena.reset(0)
+                arena.reset(mark)
                 self._tiles(arena, cut, tile)
+        arena.reset(mark)
 
     def _tiles(self, arena: Arena, cut: Tiling, row: Tiling) -> None:
         """All index chunks of one size, for row tiles of one size."""
@@ -219,7 +222,8 @@ def lower_nd(node: Node, at: Lowering, machine: VectorMachine) -> None:
         return
     indexed = table.layout.dims[lead : lead + depth]
     strides = [prod(c for digits in indexed[i + 1 :] for c, _ in digits) for i in range(depth)]
-    flat = _linear(at, machine, place(at, given(node, 1)), index_shape, shape[lead : lead + depth], strides)
+    arena = Arena(at)
+    flat = _linear(at, machine, arena, place(at, given(node, 1)), index_shape, shape[lead : lead + depth], strides)
     picks = len(index_shape) - 1 - lead
     rest = len(shape) - lead - depth
     dims = table.layout.dims
@@ -228,17 +232,23 @@ def lower_nd(node: Node, at: Lowering, machine: VectorMachine) -> None:
     axis = tuple(d for digits in indexed for d in digits) or ONE
     whole = (*index_shape[:-1], *shape[lead + depth :])
     extent = prod(c for c, _ in axis)
-    transfer = _Transfer(at, machine, table, flat, dense, axis, extent, _combined(node), scatter)
+    transfer = _Transfer(at, machine, table, flat, dense, axis, extent, _combined(node), scatter, arena)
     transfer.run((spread, index, dense.layout), whole, lead, lead + picks)
 
 
 def _linear(
-    at: Lowering, machine: VectorMachine, indices: Tensor, shape: Sequence[int], extents: Sequence[int], strides: Sequence[int]
+    at: Lowering,
+    machine: VectorMachine,
+    arena: Arena,
+    indices: Tensor,
+    shape: Sequence[int],
+    extents: Sequence[int],
+    strides: Sequence[int],
 ) -> Tensor:
     """The sum over coordinates of index * stride, negative indices counted from the end; dense in the buffer."""
     counts = shape[:-1]
     size = DType.I64.bits // 8
-    target = dense_at(at.scratch.take(max(1, prod(counts)) * size), Tensor("buffer", Layout(0, ()), DType.I64), counts)
+    target = dense_at(arena.take(max(1, prod(counts)) * size), Tensor("buffer", Layout(0, ()), DType.I64), counts)
 
     def write(v: Lanes, sources: Sequence[Source], out: Ref) -> None:
         v("copy", 0.0, out=out)
@@ -251,7 +261,7 @@ def _linear(
         layout = indices.layout.sliced(len(counts), i, i + 1)
         assert layout is not None
         coordinates.append(replace(indices, layout=Layout(layout.offset, layout.dims[:-1])))
-    pointwise(at, machine, coordinates, target, counts, write)
+    pointwise(at, machine, coordinates, target, counts, write, arena)
     return target
 
 

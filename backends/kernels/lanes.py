@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from pimc.backends.affine import Scalar
 from pimc.backends.emitter import Emitter
@@ -96,7 +97,7 @@ class Lanes:
         form, refs, immediate = _named(given)
         while form not in FORMS:
             spare = next(i for i, s in enumerate(given) if not isinstance(s, Ref))
-            given[spare] = self.number(float(given[spare]))  # type: ignore[arg-type]
+            given[spare] = self.number(immediates(given)[0])
             form, refs, immediate = _named(given)
         return form, refs, immediate
 
@@ -108,7 +109,7 @@ class Lanes:
         rows, columns = order[-2:] if len(order) > 1 else (_once(len(views)), *(order or [_once(len(views))]))
         kind = self.machine.elementwise(function)
         for starts, _ in walk(self.emit, Nest(nest.starts, tuple(order[:-2]))):
-            operands: dict[str, Scalar | DType] = {}
+            operands: dict[str, Any] = {}
             for i, letter in enumerate(letter for letter in form if letter != "i"):
                 operands[letter] = starts[i]
                 operands[f"{letter}_type"] = refs[i].dtype
@@ -174,6 +175,10 @@ class Rehearsal(Lanes):
     def extra(self) -> int:
         """Bytes lost to alignment, at most."""
         return padded(1) * len(self.grids)
+
+
+def immediates(sources: Sequence[Source]) -> list[float]:
+    return [float(s) for s in sources if not isinstance(s, Ref)]
 
 
 def _named(sources: Sequence[Source]) -> tuple[str, list[Ref], float]:

@@ -9,7 +9,7 @@ from math import prod
 
 from pimc.backends.dma.copy import issue_copy
 from pimc.backends.kernels.arena import Arena, padded
-from pimc.backends.kernels.nest import SLOTS, Axis, Nest, Tiling, dense_strides, nests, tilings, walk
+from pimc.backends.kernels.nest import SLOTS, Axis, Nest, Tiling, nests, tilings, walk
 from pimc.backends.kernels.pointwise import packed
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.ir.diagnostics import Kind, fail
@@ -75,8 +75,8 @@ def copy_tensor(at: Lowering, source: Tensor, target: Tensor, shape: Sequence[in
 def copy_nest(at: Lowering, source: Tensor, target: Tensor, nest: Nest) -> None:
     """Copy along a nest of (source, target)."""
     if source.on_chip or target.on_chip:
-        spaces = (source.space, target.space)
-        issue_copy(at.emit, spaces, *nest.starts, source.dtype, nest.counts(), nest.strides(0), nest.strides(1))
+        spaces, (read, written) = (source.space, target.space), nest.starts
+        issue_copy(at.emit, spaces, read, written, source.dtype, nest.counts(), nest.strides(0), nest.strides(1))
         return
     nest = _runs_inside(nest, source.element_bytes)
     size = source.element_bytes
@@ -111,7 +111,11 @@ def _runs_inside(nest: Nest, element_bytes: int) -> Nest:
             axes.append(replace(axis, count=size))
         else:
             axes.append(axis)
-    order = sorted(range(len(axes)), key=lambda i: (-min(s for s in axes[i].strides if s), i) if any(axes[i].strides) else (0, i))
+
+    def nearness(i: int) -> tuple[int, int]:
+        return -min((abs(s) for s in axes[i].strides if s), default=0), i
+
+    order = sorted(range(len(axes)), key=nearness)
     return replace(nest, axes=tuple(axes[i] for i in order)).merged()
 
 
@@ -215,7 +219,3 @@ def sub_ranges(source: Tensor, target: Tensor, dim: int, start: int, to: int, co
             size -= 1
         yield start + done, to + done, size
         done += size
-
-
-def dense_like(tensor: Tensor, address: int, shape: Sequence[int]) -> Layout:
-    return Layout(address, tuple(((c, s),) for c, s in zip(shape, dense_strides(shape, tensor.element_bytes), strict=True)))

@@ -65,14 +65,14 @@ def gemm(node: Node, at: Lowering, machine: VectorMachine, contract: Contract) -
 
 
 def fused_matmul(node: Node, at: Lowering, machine: VectorMachine, contract: Contract) -> None:
-    operands = []
+    factors = []
     for index, name in enumerate("AB"):
         tensor = place(at, given(node, index))
         if node.attribute(f"transBatch{name}"):
             first, *batch, last = tensor.layout.dims
             tensor = _with_dims(tensor, (*batch, first, last))
-        operands.append(_transposed(tensor) if node.attribute(f"trans{name}") else tensor)
-    _product(at, contract, *operands, place(at, node.result), _number(node, "alpha"))
+        factors.append(_transposed(tensor) if node.attribute(f"trans{name}") else tensor)
+    _product(at, contract, factors[0], factors[1], place(at, node.result), _number(node, "alpha"))
 
 
 def attention_scores(node: Node, at: Lowering, machine: VectorMachine, contract: Contract) -> None:

@@ -1,8 +1,7 @@
 """Matrix products on the systolic array.
 
-A product is a walk over batch, m, n and k axes of three tensors in any layouts. Batch axes along which one operand
-repeats count as rows (or columns) of the other, so that a batch that shares a weight, or query heads that share keys,
-become one taller product. Either operand may be the stationary one; the cheaper is chosen.
+Either operand may be the stationary one; the cheaper is chosen. Tiles of both come from memory while those before are
+multiplied, and their products gather in the accumulators.
 """
 
 from __future__ import annotations
@@ -20,52 +19,23 @@ from pimc.backends.kernels.nest import (
     Axis,
     Nest,
     Tiling,
-    axes_of_segments,
     chunks,
     dense_strides,
-    nests,
     tilings,
     walk,
 )
+from pimc.backends.kernels.product_nest import A, B, OUT, ProductNest, product_nests
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Matmul, Preload
 from pimc.backends.npu.tiles import Array, Extents, Tiles, best_tiles
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.layout import Digit, Layout
-
-A, B, OUT = 0, 1, 2
-
 
 def contract(
     at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int, scale: float = 1.0
 ) -> None:
     """`out[batch, m, n] = scale * a[batch, m, k] @ b[batch, k, n]`; operands broadcast over the batch axes."""
-    if k == 0 or 0 in (*batch, m, n):
-        return
-    shape = (*batch, m, n)
-    layouts = [
-        _spread(a.layout, batch, (0, None)),
-        _spread(b.layout, batch, (None, 1)),
-        _spread(out.layout, batch, (0, 1)),
-    ]
-    spread = [
-        Layout(x.offset, tuple(d or ((e, 0),) for d, e in zip(x.dims, shape, strict=True))) for x in layouts
-    ]
-    contracted = axes_of_segments([a.layout, _last_but_one(b.layout)], -1, k)
-    for nest in nests(spread, shape):
-        _Contraction(at, (a, b, out), nest, contracted, len(batch), scale).run()
-
-
-def _spread(layout: Layout, batch: Sequence[int], kept: tuple[int | None, int | None]) -> Layout:
-    """The batch dimensions broadcast, and of the last two the one for m and the one for n (empty: it has none)."""
-    lead = Layout(layout.offset, layout.dims[:-2]).broadcast(batch)
-    last = layout.dims[-2:]
-    own: tuple[tuple[Digit, ...], ...] = tuple(last[i] if i is not None else () for i in kept)
-    return Layout(layout.offset, (*lead.dims, *own))
-
-
-def _last_but_one(layout: Layout) -> Layout:
-    return Layout(layout.offset, (*layout.dims[:-2], layout.dims[-1], layout.dims[-2]))
+    for nest in product_nests(a, b, out, batch, m, n, k):
+        _Contraction(at, (a, b, out), nest, scale).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +53,19 @@ class _Contraction:
 
     at: Lowering
     tensors: tuple[Tensor, Tensor, Tensor]
-    nest: Nest
-    contracted: list[tuple[tuple[int, ...], list[Axis]]]
-    batch_dims: int
+    nest: ProductNest
     scale: float
 
     def run(self) -> None:
-        rows, columns, batch = self._groups()
+        rows, columns, batch = self.nest.rows, self.nest.columns, self.nest.batch
         m, n = _count(rows), _count(columns)
-        array = self._array()
-        k = sum(_count(axes) for _, axes in self.contracted)
+        array = self.array()
         swap = -(-m // array.columns) * array.visit(n) < -(-n // array.columns) * array.visit(m)
         streamed, stationary = (B, A) if swap else (A, B)
         t_axes, s_axes = (columns, rows) if swap else (rows, columns)
         stores = [not t.on_chip for t in self.tensors]
         extents = Extents(
-            _count(t_axes), _count(s_axes), k, self.tensors[A].element_bytes,
+            _count(t_axes), _count(s_axes), self.nest.depth, self.tensors[A].element_bytes,
             stores[streamed], stores[stationary], stores[OUT], _count(batch) > 1,
         )  # fmt: skip
         arena = Arena(self.at, self._want(extents))
@@ -106,22 +73,10 @@ class _Contraction:
         if tiles is None:
             raise fail(Kind.CAPACITY, f"not even a product of single rows fits the {arena.size} bytes of on-chip scratch")
         work = _Tiled(self, arena, tiles, extents, streamed, stationary, t_axes, s_axes)
-        for starts, slot in walk(self.at.emit, Nest(self.nest.starts, tuple(batch)), SLOTS):
+        for starts, slot in walk(self.at.emit, Nest(self.nest.starts, batch), SLOTS):
             work.run(starts, slot)
 
-    def _groups(self) -> tuple[list[Axis], list[Axis], list[Axis]]:
-        """The axes of m, of n, and of the batch; batch axes along which an operand repeats join m or n."""
-        rows, columns, batch = [], [], []
-        for axis in self.nest.merged(within_dims=True).axes:
-            if axis.dim == self.batch_dims or (axis.dim < self.batch_dims and axis.strides[B] == 0):
-                rows.append(axis)
-            elif axis.dim > self.batch_dims or axis.strides[A] == 0:
-                columns.append(axis)
-            else:
-                batch.append(axis)
-        return rows, columns, batch
-
-    def _array(self) -> Array:
+    def array(self) -> Array:
         npu = self.at.spec.npu
         assert npu is not None
         return Array(
@@ -151,7 +106,7 @@ class _Tiled:
         self.at, self.scale = whole.at, whole.scale
         self.emit = whole.at.emit
         self.tiles = tiles
-        self.array = whole._array()
+        self.array = whole.array()
         self.operands = {"t": whole.tensors[streamed], "s": whole.tensors[stationary]}
         self.out = whole.tensors[OUT]
         self.dtype = whole.tensors[A].dtype
@@ -166,7 +121,7 @@ class _Tiled:
         self.parts = [
             Nest((moves[streamed], moves[stationary]),
                  tuple(Axis(x.count, (x.strides[streamed], x.strides[stationary])) for x in axes)).merged()
-            for moves, axes in whole.contracted
+            for moves, axes in whole.nest.contracted
         ]  # fmt: skip
         self.k = extents.k
         self.slots = self._take(arena, extents)

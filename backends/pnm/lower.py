@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pimc.backends.kernels import library  # noqa: F401  (declares the kernels)
 from pimc.backends.kernels.lanes import VectorMachine
+from pimc.backends.kernels.products import register_products
 from pimc.backends.kernels.registry import register_kernels
+from pimc.backends.kernels.vector_product import contract_on
 from pimc.backends.pnm.isa import (
     ADDER_FUNCTIONS,
     EXPONENT_FUNCTIONS,
@@ -31,4 +35,5 @@ def _reduction(function: str) -> type[Reduce]:
 
 PNM = VectorMachine("pnm", "pnm", _unit, _reduction, CoreScan)
 
+register_products(PNM, partial(contract_on, PNM))
 register_kernels(PNM)

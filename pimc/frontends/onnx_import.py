@@ -88,9 +88,9 @@ class _Importer:
             raise CompileError(self.problems)
         self._add_outputs()
         self.rewriter.remove_dead()
-        for node in self.graph.order():
-            if node.op.name == "ms_group_query_attention":
-                self._default_head_size(node)
+        for made in self.graph.order():
+            if made.op.name == "ms_group_query_attention":
+                self._default_head_size(made)
         return self.graph
 
     # -- values without a node ------------------------------------------------------------------------------------

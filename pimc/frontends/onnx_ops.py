@@ -185,7 +185,9 @@ def _fit(node: OnnxNode, call: Call, op: OpDef) -> Call:
 
 def _is_of(value: Attribute, wanted: str) -> bool:
     """Whether a value is of one of the annotated types; ONNX writes booleans as integers."""
-    kinds = {"int": int, "float": (int, float), "bool": int, "str": str, "None": type(None)}
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "int": int, "float": (int, float), "bool": int, "str": str, "None": type(None),
+    }  # fmt: skip
     return any(
         isinstance(value, tuple) if choice.startswith("tuple") else isinstance(value, kinds.get(choice, object))
         for choice in wanted.split(" | ")

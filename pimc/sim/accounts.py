@@ -109,9 +109,8 @@ class Account:
         fresh = self.segments[since.segments :]
         single = unheld and len({s.op for s in fresh}) == 1
         if not single and len(fresh) * times <= LONGEST_COPY:
-            self.segments += [
-                Segment(s.op, s.start + n * shift, s.end + n * shift, s.busy) for n in range(1, times + 1) for s in fresh
-            ]
+            offsets = range(shift, shift * times + 1, shift) if shift else [0] * times
+            self.segments += [Segment(s.op, s.start + by, s.end + by, s.busy) for by in offsets for s in fresh]
         else:
             self._sum_up(fresh, times, shift)
         self.frontier += shift * times

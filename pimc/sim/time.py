@@ -172,7 +172,9 @@ class Clockwork:
                 case What.COMMAND:
                     command = instruction.command
                     assert command is not None
-                    self.issue(runner, command.resolved(runner.variables) if instruction.moving else command, instruction.op)
+                    if instruction.moving:
+                        command = command.resolved(runner.variables)
+                    self.issue(runner, command, instruction.op)
                     runner.pc += 1
                 case What.SIGNAL:
                     number = runner.value(instruction.semaphore)
@@ -267,7 +269,8 @@ class Clockwork:
         for runner in stuck[:12]:
             instruction = runner.code[runner.pc]
             row = self.program.ops[instruction.op].name if 0 <= instruction.op < len(self.program.ops) else "?"
-            what = "an exchange" if instruction.what is What.EXCHANGE else f"semaphore {runner.value(instruction.semaphore)}"
+            number = runner.value(instruction.semaphore)
+            what = "an exchange" if instruction.what is What.EXCHANGE else f"semaphore {number}"
             notes.append(f"{runner.executor} waits for {what} (op '{row}')")
         return Diagnostic(Kind.DEADLOCK, f"{len(stuck)} streams wait for ever", notes=tuple(notes))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,15 @@ def test_damage_is_found(program: Program, data: st.DataObject) -> None:
     if at < len(stored):
         stored[at] ^= data.draw(st.integers(1, 255))
     stored[HEADER.size - 32 : HEADER.size] = hashlib.sha256(stored[HEADER.size :]).digest()
+    assert _broken(bytes(stored)) in (None, Kind.PROGRAM_BROKEN)
+
+
+def _broken(stored: bytes) -> Kind | None:
     try:
-        from_bytes(bytes(stored))
+        from_bytes(stored)
     except CompileError as error:
-        assert error.diagnostics[0].kind is Kind.PROGRAM_BROKEN
+        return error.diagnostics[0].kind
+    return None
 
 
 @pytest.mark.parametrize(
@@ -61,8 +67,7 @@ def test_damage_is_found(program: Program, data: st.DataObject) -> None:
         (lambda d: d[:16] + b"\xff" * 8 + d[24:], "is truncated"),
     ],
 )
-def test_a_damaged_file_says_what_is_wrong(tmp_path: Path, change: object, says: str) -> None:
-    assert callable(change)
+def test_a_damaged_file_says_what_is_wrong(tmp_path: Path, change: Callable[[bytes], bytes], says: str) -> None:
     path = tmp_path / "a.pimprog"
     path.write_bytes(change(to_bytes(small())))
     with pytest.raises(CompileError, match=says) as caught:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.passes.graphs import only, ops, transformed
 
 from pimc.ir.graph import Node
 from pimc.passes.attention_mask import MaskPattern, classify, is_triangular
+from tests.passes.graphs import only, ops, transformed
 
 LOW = -3.4028234663852886e38
 
@@ -53,9 +53,7 @@ def test_an_additive_mask_is_an_operand(shape: str) -> None:
 
 
 def test_the_guard_against_rows_of_nan_is_taken_in() -> None:
-    mask = (
-        ADDED + "\n  %t = is_nan(%p) : bool[2, 4, 3, 5]\n  %g = where(%t, %zero, %p) : f32[2, 4, 3, 5]"
-    )
+    mask = ADDED + "\n  %t = is_nan(%p) : bool[2, 4, 3, 5]\n  %g = where(%t, %zero, %p) : f32[2, 4, 3, 5]"
     hidden = np.zeros((2, 1, 3, 5), np.float32)
     hidden[0, 0, 1] = -np.inf
     rng = np.random.default_rng(1)

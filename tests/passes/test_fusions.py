@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.passes.graphs import only, ops, transformed
 
 from pimc.ir.graph import Role
+from tests.passes.graphs import only, ops, transformed
 
 RMS = """\
 graph rms(%x: f32[2, 3, 8]) {{

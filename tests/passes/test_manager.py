@@ -114,7 +114,7 @@ def test_options_take_the_types_of_their_fields() -> None:
         ("tag-natur", Kind.PASS_UNKNOWN, "did you mean 'tag-nature'?"),
         ("tag-nature{gemv_row=2}", Kind.PASS_OPTION, "did you mean 'gemv_rows'?"),
         ("tag-nature{gemv_rows=two}", Kind.PASS_OPTION, None),
-        ("dce{x=1}", Kind.PASS_OPTION, "'dce' takes no options"),
+        ("broken{x=1}", Kind.PASS_OPTION, "'broken' takes no options"),
         ("dce{x", Kind.SYNTAX, "write passes as a,b{option=value,option=value}"),
         ("dce{x 1}", Kind.SYNTAX, "write option=value"),
     ],

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pimc.backends.affine import variable
+from pimc.backends.affine import Scalar, variable
 from pimc.backends.isa import Signal, Wait
 from pimc.backends.program import Item, Loop, Program, Step
 from pimc.backends.synchronize import split_streams
@@ -61,7 +61,7 @@ def test_instances_whose_time_is_alike_are_simulated_once() -> None:
 def test_shared_resources_go_to_who_is_first() -> None:
     streams: dict[str, tuple[Item, ...]] = {"a": (work("a", 10),), "c": (work("c", 10),)}
     timing = simulate(program(streams), platform=platform({"a": ("bus",), "c": ("bus",)}))
-    a, c = timing.engines
+    _a, c = timing.engines
     assert c.stalled == {"bus": 5_000}
     assert timing.resources[0].busy == 9_500
     assert timing.resources[0].by_op == {0: 9_500}
@@ -114,7 +114,7 @@ def items(draw: st.DrawFn, depth: int = 0, variables: tuple[int, ...] = ()) -> t
 
 @st.composite
 def commands(draw: st.DrawFn, variables: tuple[int, ...]) -> Step:
-    def moving(base: int, step: int) -> object:
+    def moving(base: int, step: int) -> Scalar:
         if not variables or draw(st.integers(0, 2)):
             return base
         return variable(draw(st.sampled_from(variables))) * step + base
@@ -122,9 +122,8 @@ def commands(draw: st.DrawFn, variables: tuple[int, ...]) -> Step:
     cells = st.integers(0, 5).map(lambda n: n * 64)
     cycles = moving(draw(st.integers(1, 9)), draw(st.sampled_from([0, 0, 1])))
     row = moving(draw(st.integers(0, 2)), draw(st.sampled_from([0, 1, 4])))
-    return work(
-        draw(st.sampled_from("abc")), cycles, moving(draw(cells), 4), moving(draw(cells), 4), draw(st.integers(0, 3)), row  # type: ignore[arg-type]
-    )
+    engine, op = draw(st.sampled_from("abc")), draw(st.integers(0, 3))
+    return work(engine, cycles, moving(draw(cells), 4), moving(draw(cells), 4), op, row)
 
 
 SHARING: list[dict[str, tuple[str, ...]]] = [

@@ -1,0 +1,19 @@
+# Developer commands. BIN is the bin folder of a virtual environment that has pimc[test].
+BIN ?= .venv/bin
+
+.PHONY: check lint test benchmark docs
+
+check: ## lint, types, layers and tests: what must hold before a change is proposed
+	@.ci/check $(BIN)
+
+lint:
+	@.ci/check --lint $(BIN)
+
+test:
+	@$(BIN)/pytest -q -n auto
+
+benchmark:
+	@$(BIN)/pytest -q -m benchmark --benchmark-enable
+
+docs: ## needs pimc[docs]
+	@$(BIN)/sphinx-build -q -W -b html docs docs/_build

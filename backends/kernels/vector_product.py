@@ -1,0 +1,143 @@
+"""Matrix products without a matrix unit: multiply rows, and reduce them.
+
+For every row of `a`, the products with a tile [n, k] of `b` are written to a grid and each of its rows is summed. Slow,
+but any machine with vector commands can do it; products worth their name run on arrays or in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from pimc.backends.affine import Scalar
+from pimc.backends.dma.copy import issue_copy
+from pimc.backends.kernels.arena import Arena, padded
+from pimc.backends.kernels.lanes import Lanes, Ref, VectorMachine
+from pimc.backends.kernels.nest import SLOTS, Axis, Nest, Tiling, chunk_of, dense_strides, tilings, walk
+from pimc.backends.kernels.product_nest import A, B, OUT, ProductNest, product_nests
+from pimc.backends.lowering import Lowering, Tensor
+from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.types import DType
+
+MOST_ROWS = 16
+MOST_DEPTH = 512
+"""Tile extents beyond which nothing is gained."""
+
+
+def contract_on(machine: VectorMachine, at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int,
+                n: int, k: int, scale: float = 1.0) -> None:  # fmt: skip
+    """`out[batch, m, n] = scale * a[batch, m, k] @ b[batch, k, n]` on vector units."""
+    for nest in product_nests(a, b, out, batch, m, n, k):
+        _RowProducts(machine, at, (a, b, out), nest, scale).run()
+
+
+@dataclass
+class _RowProducts:
+    machine: VectorMachine
+    at: Lowering
+    tensors: tuple[Tensor, Tensor, Tensor]
+    nest: ProductNest
+    scale: float
+
+    def run(self) -> None:
+        self.work = DType.F32 if self.tensors[A].dtype.is_float else DType.I64
+        self.arena = Arena(self.at)
+        self.m, self.n, self.k = self._extents()
+        self._take()
+        for starts, _ in walk(self.at.emit, Nest(self.nest.starts, tuple(self.nest.batch))):
+            self._batch(starts)
+
+    def _extents(self) -> tuple[int, int, int]:
+        """Tile extents that fit."""
+        m = chunk_of(prod(x.count for x in self.nest.rows), MOST_ROWS)
+        n = prod(x.count for x in self.nest.columns)
+        k = chunk_of(sum(prod(x.count for x in axes) for _, axes in self.nest.contracted), MOST_DEPTH)
+        while self._bytes(m, n, k) > self.arena.size:
+            if n > 1:
+                n = chunk_of(n, n // 2)
+            elif m > 1:
+                m = chunk_of(m, m // 2)
+            elif k > 1:
+                k = chunk_of(k, k // 2)
+            else:
+                raise fail(Kind.CAPACITY, f"not even single products fit the {self.arena.size} bytes of on-chip scratch")
+        return m, n, k
+
+    def _sizes(self, m: int, n: int, k: int) -> list[int]:
+        size, wide = self.tensors[A].element_bytes, self.work.bits // 8
+        out = self.tensors[OUT].element_bytes
+        return [m * k * size] * SLOTS + [n * k * size] * SLOTS + [m * n * out, n * k * wide, m * n * wide, n * wide]
+
+    def _bytes(self, m: int, n: int, k: int) -> int:
+        return sum(padded(size) for size in self._sizes(m, n, k))
+
+    def _take(self) -> None:
+        taken = [self.arena.take(size) for size in self._sizes(self.m, self.n, self.k)]
+        self.slots = {A: taken[:SLOTS], B: taken[SLOTS : 2 * SLOTS]}
+        self.out_tile, self.grid, self.sums, self.part = taken[2 * SLOTS :]
+
+    def _batch(self, starts: Sequence[Scalar]) -> None:
+        for columns, column_at in self._tiles(self.nest.columns, B, self.n):
+            for rows, row_at in self._tiles(self.nest.rows, A, self.m):
+                moved = (starts[A] + row_at[0], starts[B] + column_at[0], starts[OUT] + row_at[1] + column_at[1])
+                self._tile(rows, columns, moved)
+
+    def _tiles(self, axes: Sequence[Axis], operand: int, size: int) -> Iterator[tuple[Tiling, tuple[Scalar, ...]]]:
+        nest = Nest((0, 0), tuple(replace(x, strides=(x.strides[operand], x.strides[OUT])) for x in axes)).merged()
+        for tiling in tilings(nest, size):
+            for starts, _ in walk(self.at.emit, tiling.outer):
+                yield tiling, starts
+
+    def _tile(self, rows: Tiling, columns: Tiling, starts: tuple[Scalar, Scalar, Scalar]) -> None:
+        m, n, wide = rows.elements, columns.elements, self.work.bits // 8
+        lanes = Lanes(self.at.emit, self.machine, None, (m, n))
+        sums = Ref(self.sums, self.work, dense_strides((m, n), wide))
+        lanes("copy", 0.0, out=sums)
+        for moves, axes in self.nest.contracted:
+            part = Nest((moves[A], moves[B]), tuple(replace(x, strides=x.strides[:OUT]) for x in axes)).merged()
+            for tiling in tilings(part, self.k):
+                for at, slot in walk(self.at.emit, tiling.outer, SLOTS):
+                    a = self._bring(A, rows, tiling, starts[A] + at[A], slot)
+                    b = self._bring(B, columns, tiling, starts[B] + at[B], slot)
+                    self._accumulate(a, b, m, n, tiling.elements)
+        self._finish(rows, columns, starts[OUT], sums)
+
+    def _accumulate(self, a: Ref, b: Ref, m: int, n: int, k: int) -> None:
+        wide = self.work.bits // 8
+        grid = Ref(self.grid, self.work, dense_strides((n, k), wide))
+        part = Ref(self.part, self.work, (wide,))
+        by_k = Lanes(self.at.emit, self.machine, None, (n, k))
+        by_n = Lanes(self.at.emit, self.machine, None, (n,))
+        with self.at.emit.loop(m) as i:
+            row = Ref(a.address + i * a.strides[0], a.dtype, (0, a.strides[1]))
+            by_k("mul", row, b, out=grid)
+            by_k.reduce("sum", grid, part)
+            total = Ref(self.sums + i * (n * wide), self.work, (wide,))
+            by_n("add", total, part, out=total)
+
+    def _bring(self, operand: int, tile: Tiling, depth: Tiling, start: Scalar, slot: int) -> Ref:
+        """A tile [rows, k] on chip."""
+        tensor = self.tensors[operand]
+        if tensor.on_chip and len(tile.tile) <= 1 and len(depth.tile) <= 1:
+            strides = [x[0] if x else 0 for x in ([a.strides[0] for a in tile.tile], [a.strides[operand] for a in depth.tile])]
+            return Ref(start, tensor.dtype, tuple(strides))
+        size, k = tensor.element_bytes, depth.elements
+        held = self.slots[operand][slot]
+        counts = [*(x.count for x in tile.tile), *(x.count for x in depth.tile)]
+        far = [*(x.strides[0] for x in tile.tile), *(x.strides[operand] for x in depth.tile)]
+        issue_copy(self.at.emit, (tensor.space, "buffer"), start, held, tensor.dtype, counts, far, dense_strides(counts, size))
+        return Ref(held, tensor.dtype, (k * size, size))
+
+    def _finish(self, rows: Tiling, columns: Tiling, start: Scalar, sums: Ref) -> None:
+        out, m, n = self.tensors[OUT], rows.elements, columns.elements
+        counts = [*(x.count for x in rows.tile), *(x.count for x in columns.tile)]
+        far = [*(x.strides[1] for x in rows.tile), *(x.strides[1] for x in columns.tile)]
+        lanes = Lanes(self.at.emit, self.machine, None, (m, n))
+        tile = Ref(self.out_tile, out.dtype, dense_strides((m, n), out.element_bytes))
+        if self.scale == 1:
+            lanes("copy", sums, out=tile)
+        else:
+            lanes("mul", sums, self.scale, out=tile)
+        near = dense_strides(counts, out.element_bytes)
+        issue_copy(self.at.emit, ("buffer", out.space), tile.address, start, out.dtype, counts, near, far)

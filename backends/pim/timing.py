@@ -1,0 +1,29 @@
+"""Timers of PIM engines: the controller strategy that the target names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pimc.backends.pim.aim_controller import AimTimer
+from pimc.backends.target import AimPim, TargetSpec
+from pimc.backends.timing import EngineDecl, Resources, Timer
+from pimc.ir.diagnostics import Kind, did_you_mean, fail
+
+Controller = Callable[[TargetSpec, EngineDecl, Resources], Timer]
+
+
+def _aim(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Timer:
+    assert isinstance(spec.pim, AimPim)
+    return AimTimer(spec, spec.pim, engine, resources)
+
+
+CONTROLLERS: dict[str, Controller] = {"aim-inorder": _aim}
+
+
+def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Timer:
+    """The timer of one instance of a target's PIM engine."""
+    assert spec.pim is not None
+    name = spec.pim.controller
+    if name not in CONTROLLERS:
+        raise fail(Kind.NAME_UNKNOWN, f"no PIM controller '{name}'", help=did_you_mean(name, CONTROLLERS))
+    return CONTROLLERS[name](spec, engine, resources)

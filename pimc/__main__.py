@@ -1,0 +1,5 @@
+"""`python -m pimc`."""
+
+from pimc.cli import main
+
+main()

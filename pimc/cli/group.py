@@ -1,0 +1,79 @@
+"""The `pimc` command and its subcommands, each imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import click
+
+from pimc.cli.command import SETTINGS, PimcCommand, missing_name
+from pimc.cli.guard import guarded
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "compile": ("compile:compile_command", "Compile a model, simulate it, and say where the time goes."),
+    "sim": ("sim:sim", "Execute a stored program: its time, and its values if asked."),
+    "explain": ("explain:explain", "Say why each op is where it is, and what it would cost elsewhere."),
+    "show": ("show:show", "Look into the streams and the memory map of a program."),
+    "asm": ("asm:asm", "Assemble text into a program."),
+    "disasm": ("asm:disasm", "Print a program as text."),
+    "opt": ("opt:opt", "Run passes on the text of a graph."),
+    "targets": ("targets:targets", "List the machines, or the numbers of one."),
+    "passes": ("passes:passes", "List the passes, or the docs and options of one."),
+    "ops": ("ops:ops", "List the ops, or the docs of one."),
+    "commands": ("commands:commands", "List the commands that engines take, or the docs of one."),
+}
+"""Place in `pimc.cli` and summary of each subcommand, in the order of the help."""
+
+
+class LazyGroup(click.Group):
+    """Imports a subcommand when it runs; suggests the nearest one where a name is wrong."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        found = getattr(importlib.import_module(f"pimc.cli.{module}"), attribute)
+        assert isinstance(found, PimcCommand)
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            raise missing_name("command", name, COMMANDS, ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
+        extra.pop("standalone_mode", None)
+        run: Callable[..., object] = super().main
+        raise SystemExit(guarded(lambda: run(args, prog_name, standalone_mode=False, **extra)))
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        import pimc
+
+        click.echo(f"pimc {pimc.__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings=SETTINGS,
+    epilog="\b\nExample:\n  pimc compile models/tiny-llama.pimc -t neupims --values random",
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
+)
+def cli() -> None:
+    """Compile language models for NPU, PIM and PNM, and execute the command streams."""

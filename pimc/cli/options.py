@@ -1,0 +1,187 @@
+"""Options that several subcommands share, and what their texts mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from pimc.cli.command import missing_name, option
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MODEL, MACHINE, VALUES, PASSES, OUTPUT, INSIDE = "Model", "Machine", "Values", "Passes", "Output", "Looking inside"
+LARGEST_NUMBER = 10**15
+PHASES = ("prefill", "decode")
+
+
+class DimType(click.ParamType):
+    """`N=V`: a dimension and its value."""
+
+    name = "N=V"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        name, sign, number = str(value).rpartition("=")
+        if not sign or not name.strip():
+            self.fail(f"'{value}' does not bind a dimension; write --dim batch=8", param, ctx)
+        if re.fullmatch(r"\s*-?\d+(:-?\d+){1,2}\s*", number):
+            self.fail(f"'{value}': ranges of dimensions are not available yet", param, ctx)
+        if not re.fullmatch(r"\s*-?\d{1,15}\s*", number):
+            self.fail(f"'{number}' is no whole number; write --dim {name.strip()}=8", param, ctx)
+        return name.strip(), int(number)
+
+
+class ParallelType(click.ParamType):
+    """`pp=P,tp=T`: degrees of parallelism."""
+
+    name = "pp=P,tp=T"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
+        if isinstance(value, dict):
+            return value
+        degrees: dict[str, int] = {}
+        for part in str(value).split(","):
+            name, _, number = (text.strip() for text in part.partition("="))
+            if name not in ("pp", "tp") or not re.fullmatch(r"\d{1,6}", number) or int(number) < 1:
+                self.fail(f"'{part.strip()}': write pp=P,tp=T with whole numbers from 1, such as pp=4,tp=8", param, ctx)
+            if name in degrees:
+                self.fail(f"{name} is given twice", param, ctx)
+            degrees[name] = int(number)
+        return degrees
+
+
+class PhaseType(click.ParamType):
+    name = "|".join(PHASES)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == "both":
+            self.fail("'both' is not available yet", param, ctx)
+        if value not in PHASES:
+            self.fail(f"'{value}' is not one of {', '.join(PHASES)}", param, ctx)
+        return str(value)
+
+
+class TargetType(click.ParamType):
+    """The name of a target or the path of its file."""
+
+    name = "TARGET"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if "," in value:
+            self.fail(f"'{value}': several targets at once are not available yet", param, ctx)
+        if not value:
+            self.fail("the name of the target is empty", param, ctx)
+        return str(value)
+
+
+class WordType(click.ParamType):
+    """One word out of a fixed list, with the nearest one where it is wrong."""
+
+    def __init__(self, what: str, words: Sequence[str]) -> None:
+        self.what, self.words, self.name = what, words, "|".join(words)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.words:
+            raise missing_name(self.what, str(value), self.words, ctx)
+        return str(value)
+
+
+class TextPairType(click.ParamType):
+    """`K=V` that is passed on as text."""
+
+    def __init__(self, name: str, example: str) -> None:
+        self.name, self.example = name, example
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        key, sign, _ = str(value).partition("=")
+        if not sign or not key.strip():
+            self.fail(f"'{value}' has no value; write {self.example}", param, ctx)
+        return str(value)
+
+
+def unique_dims(pairs: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """The bound dimensions; a usage error where one is bound to two numbers."""
+    dims: dict[str, int] = {}
+    for name, number in pairs:
+        if dims.setdefault(name, number) != number:
+            raise click.UsageError(f"--dim binds '{name}' to both {dims[name]} and {number}")
+    return dims
+
+
+def together(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Several decorators as one, in the order in which the help shows them."""
+
+    def apply(function: F) -> F:
+        for each in reversed(decorators):
+            function = each(function)
+        return function
+
+    return apply
+
+
+dims_option = option(
+    MODEL, "--dim", "dims", type=DimType(), multiple=True, help="Bind a symbolic dimension; may be repeated."
+)
+phase_option = option(MODEL, "--phase", type=PhaseType(), help="Which phase of a model that has several.")
+shapes_option = option(
+    MODEL, "--shapes-only", is_flag=True, help="The weights of an ONNX model may be missing: compile from shapes alone."
+)
+target_option = option(
+    MACHINE, "-t", "--target", type=TargetType(), required=True, help="A machine (see `pimc targets`) or its YAML file."
+)
+set_option = option(
+    MACHINE,
+    "--set",
+    "overrides",
+    type=TextPairType("K=V", "--set timing.tRCD=12ns"),
+    multiple=True,
+    help="Change a number of the machine, such as timing.tRP=12ns or system.devices=8.",
+)
+parallel_option = option(
+    MACHINE, "--parallel", type=ParallelType(), help="Split the model into pp pipeline stages and tp shards a layer."
+)
+load_option = option(
+    PASSES, "--load", "plugins", metavar="FILE.py", multiple=True, help="Load passes from a Python file."
+)
+pass_options = together(
+    option(
+        PASSES,
+        "--pass-config",
+        type=TextPairType("P.K=V", "--pass-config tag-nature.gemv_rows=2"),
+        multiple=True,
+        help="Set an option of a pass (see `pimc passes NAME`).",
+    ),
+    option(PASSES, "--disable-pass", "disabled", metavar="P", multiple=True, help="Leave a pass out."),
+    load_option,
+)
+watch_options = together(
+    option(INSIDE, "--print-ir-after", metavar="P", multiple=True, help="Print the graph after a pass, on stderr."),
+    option(INSIDE, "--print-ir-after-all", is_flag=True, help="Print the graph after every pass that changed it."),
+    option(INSIDE, "--dump-stages", metavar="DIR", help="Write the graph after every pass that changed it to DIR."),
+    option(INSIDE, "--timing", is_flag=True, help="Say on stderr how long each pass took."),
+)
+model_argument = click.argument("model", metavar="MODEL")
+engine_option = option(
+    MACHINE,
+    "--sim-engine",
+    type=WordType("simulator", ("fast", "plain")),
+    default="fast",
+    help="fast skips what repeats, plain executes every command; both give the same cycles.",
+)
+format_option = option(
+    VALUES,
+    "--format",
+    "form",
+    type=WordType("format", ("wide", "device")),
+    default="wide",
+    help="Floats as float32 (wide, the default) or as the machine stores them (device).",
+)
+json_option = option(OUTPUT, "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+loudness_options = together(
+    option(OUTPUT, "-v", "--verbose", count=True, help="Say more: every op, every engine, the whole memory map."),
+    option(OUTPUT, "-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+)

@@ -1,0 +1,90 @@
+"""What goes to the screen: lines of styled text, coloured on a terminal only.
+
+A line is a list of `(text, style)`; styles are those of rich. Piped output has no colours and imports no rich. A reader
+that closes the pipe early (`| head`) is no error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import TextIO
+
+Span = tuple[str, str]
+Line = list[Span]
+
+_ASCII = str.maketrans({"█": "#", "▒": "-", "░": ".", "×": "x", "…": "~", "·": "-", "→": ">", "µ": "u", "└": "`", "─": "-"})
+
+
+def line(text: str = "", style: str = "") -> Line:
+    return [(text, style)] if text else []
+
+
+def plain(page: Iterable[Line]) -> str:
+    """The text without its styles."""
+    return "".join("".join(text for text, _ in each).rstrip() + "\n" for each in page)
+
+
+def write_page(page: Iterable[Line]) -> None:
+    _write(list(page), sys.stdout)
+
+
+def stderr_page(page: Iterable[Line]) -> None:
+    _write(list(page), sys.stderr)
+
+
+def write_text(text: str) -> None:
+    """Put text on stdout as it is."""
+    _put(text, sys.stdout)
+
+
+def write_error(text: str) -> None:
+    _put(text, sys.stderr)
+
+
+def write_bytes(data: bytes) -> None:
+    """Put bytes on stdout."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _let_go(sys.stdout)
+
+
+def is_coloured(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _write(page: list[Line], stream: TextIO) -> None:
+    if not is_coloured(stream):
+        _put(plain(page), stream)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=stream, highlight=False, soft_wrap=True)
+    with console.capture() as captured:
+        for each in page:
+            console.print(Text.assemble(*each))
+    _put(captured.get(), stream)
+
+
+def _put(text: str, stream: TextIO) -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        _let_go(stream)
+
+
+def _let_go(stream: TextIO) -> None:
+    """Nobody reads any more: let everything further go nowhere, so that the interpreter can end in peace."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -1,0 +1,279 @@
+"""What a run is reported as: plain numbers for `--json`, and tables for people.
+
+Times in the JSON are seconds, clocks are whole numbers. An op of a layer that was folded into a loop with identical
+layers is reported with its share: the time of the loop's op divided by the layers that it stands for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from pimc.backends.assembly import ranks
+from pimc.backends.program import OpRow, Program
+from pimc.sim.timing import EngineTiming, Timing
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pimc.sim.compare import Comparison
+
+PS = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """One engine of a class of devices; where its channels differ, their mean (cycles: the last one's)."""
+
+    name: str
+    kind: str
+    devices: str
+    instances: int
+    cycles: int
+    """own clock, from 0 to its last completion"""
+    commands: int
+    """as executed, over all channels of one device"""
+    busy: float
+    stalled: Mapping[str, float]
+    idle: float
+    counters: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class OpReport:
+    """One op. `seconds`: how long at least one engine worked for it; ops that overlap count their common time twice."""
+
+    name: str
+    op: str
+    source: str
+    phase: str
+    nature: str
+    engine: str
+    reason: str
+    layer: int
+    seconds: float
+    bound_seconds: float
+    flops: int
+    bytes: int
+    busy: Mapping[str, float]
+    """by engine"""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceReport:
+    """Something that engines share, and how long it was held."""
+
+    name: str
+    devices: str
+    busy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The whole run."""
+
+    model: str
+    target: str
+    target_hash: str
+    dims: Mapping[str, int]
+    phase: str
+    devices: int
+    cycles: int
+    """of the target's main clock"""
+    seconds: float
+    bound_seconds: float
+    bound_share: float
+    engines: Sequence[EngineReport]
+    resources: Sequence[ResourceReport]
+    ops: Sequence[OpReport]
+    values: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        plain = asdict(self)
+        if self.values is None:
+            del plain["values"]
+        return plain
+
+
+def build_report(
+    program: Program,
+    timing: Timing,
+    *,
+    model: str | None = None,
+    comparison: Comparison | None = None,
+    form: str = "wide",
+) -> Report:
+    """The report of a simulated program, with the comparison of its values where there is one.
+
+    model: the name to report instead of the graph's.
+    """
+    return Report(
+        model=program.graph if model is None else model,
+        target=program.target_name,
+        target_hash=program.target_hash,
+        dims=dict(program.dims),
+        phase=program.phase,
+        devices=program.devices,
+        cycles=timing.cycles,
+        seconds=timing.time * PS,
+        bound_seconds=timing.bound * PS,
+        bound_share=timing.bound_share,
+        engines=tuple(_engines(timing)),
+        resources=tuple(ResourceReport(r.name, ranks(r.devices), r.busy * PS) for r in timing.resources),
+        ops=tuple(_ops(program, timing)),
+        values=None if comparison is None else comparison.to_json(form),
+    )
+
+
+def _engines(timing: Timing) -> Iterable[EngineReport]:
+    groups: dict[tuple[str, tuple[int, ...]], list[EngineTiming]] = defaultdict(list)
+    for engine in timing.engines:
+        groups[engine.name, engine.devices].append(engine)
+    several = len({devices for _, devices in groups}) > 1
+    for (name, devices), members in groups.items():
+        label = f"{name}@{ranks(devices)}" if several else name
+        yield _engine(label, members)
+
+
+def _engine(name: str, members: Sequence[EngineTiming]) -> EngineReport:
+    """Groups of channels together: times are means over the channels, so that they still add up to the whole run."""
+    instances = sum(len(m.instances) for m in members)
+    stalled: Counter[str] = Counter()
+    counters: Counter[str] = Counter()
+    for m in members:
+        for cause, time in m.stalled.items():
+            stalled[cause] += time * len(m.instances)
+        for what, number in m.counters.items():
+            counters[what] += number * len(m.instances)
+    return EngineReport(
+        name=name,
+        kind=members[0].kind,
+        devices=ranks(members[0].devices),
+        instances=instances,
+        cycles=max(m.cycles for m in members),
+        commands=sum(m.commands * len(m.instances) for m in members),
+        busy=sum(m.busy * len(m.instances) for m in members) / instances * PS,
+        stalled={cause: time / instances * PS for cause, time in sorted(stalled.items())},
+        idle=sum(m.idle * len(m.instances) for m in members) / instances * PS,
+        counters=dict(sorted(counters.items())),
+    )
+
+
+def _ops(program: Program, timing: Timing) -> Iterable[OpReport]:
+    sharers = Counter(_leader(i, row) for i, row in enumerate(program.ops))
+    for index, row in enumerate(program.ops):
+        leader = _leader(index, row)
+        found = timing.ops.get(leader)
+        parts = sharers[leader]
+        yield OpReport(
+            name=row.name,
+            op=row.op,
+            source=row.source,
+            phase=row.phase,
+            nature=row.nature,
+            engine=row.engine,
+            reason=row.reason,
+            layer=row.layer,
+            seconds=found.active * PS / parts if found else 0.0,
+            bound_seconds=found.bound * PS / parts if found else 0.0,
+            flops=row.flops,
+            bytes=row.bytes,
+            busy={name: time * PS / parts for name, time in sorted(found.busy.items())} if found else {},
+        )
+
+
+def _leader(index: int, row: OpRow) -> int:
+    """The row whose commands are this op's."""
+    return row.shares if row.shares >= 0 else index
+
+
+# -- for people -------------------------------------------------------------------------------------------------------
+
+
+def print_report(found: Report, console: Console, *, limit: int = 40) -> None:
+    """Headline, engines and ops as tables; identical ops in one row, the longest first."""
+    console.print(_headline(found), highlight=False, markup=False)
+    console.print(_engine_table(found))
+    console.print(_op_table(found, limit))
+
+
+def _headline(found: Report) -> str:
+    dims = " ".join(f"{name}={value}" for name, value in found.dims.items())
+    busiest = max(found.engines, key=lambda e: e.busy, default=None)
+    what = f", busiest: {busiest.name}" if busiest is not None else ""
+    lines = [
+        f"{found.model} on {found.target} ({found.phase}{', ' + dims if dims else ''})",
+        (f"{duration(found.seconds)}, {found.cycles:,} cycles; bound {duration(found.bound_seconds)}, "
+        f"{found.bound_share:.0%} of it reached{what}"),
+    ]
+    if found.values is not None:
+        error = found.values["max_rel_err"]
+        shown = "not finite" if error is None else f"{error:.2g}"
+        word = "agree" if found.values["ok"] else "DIFFER"
+        lines.append(f"values ({found.values['format']}) {word}: largest relative error {shown}")
+    return "\n".join(lines)
+
+
+def _engine_table(found: Report) -> Any:
+    from rich.table import Table
+
+    table = Table("engine", "kind", box=None, pad_edge=False)
+    for heading in ("commands", "cycles", "busy", "idle"):
+        table.add_column(heading, justify="right")
+    table.add_column("stalled by")
+    for engine in found.engines:
+        causes = sorted(engine.stalled.items(), key=lambda item: -item[1])
+        table.add_row(
+            engine.name,
+            engine.kind,
+            f"{engine.commands:,}",
+            f"{engine.cycles:,}",
+            _share(engine.busy, found.seconds),
+            _share(engine.idle, found.seconds),
+            ", ".join(f"{cause} {_share(time, found.seconds)}" for cause, time in causes[:3]),
+        )
+    return table
+
+
+def _op_table(found: Report, limit: int) -> Any:
+    from rich.table import Table
+
+    groups: dict[tuple[object, ...], list[OpReport]] = defaultdict(list)
+    for op in found.ops:
+        groups[op.op, op.phase, op.nature, op.engine, op.flops, op.bytes].append(op)
+    ordered = sorted(groups.values(), key=lambda ops: (-sum(o.seconds for o in ops), ops[0].name))
+    table = Table("op", "", "nature", "engine", box=None, pad_edge=False)
+    for heading in ("time", "share", "bound"):
+        table.add_column(heading, justify="right")
+    table.add_column("why there", overflow="fold")
+    for ops in ordered[:limit]:
+        seconds = sum(o.seconds for o in ops)
+        count = f"{len(ops)}x" if len(ops) > 1 else ""
+        table.add_row(
+            ops[0].op if count else f"{ops[0].op} {ops[0].name}",
+            count,
+            ops[0].nature,
+            ops[0].engine,
+            duration(seconds),
+            _share(seconds, found.seconds),
+            _share(sum(o.bound_seconds for o in ops), seconds),
+            ops[0].reason,
+        )
+    if len(ordered) > limit:
+        table.add_row(f"({len(ordered) - limit} more)")
+    return table
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+def duration(seconds: float) -> str:
+    """Seconds with a fitting unit."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.4g} {unit}"
+    return f"{seconds * 1e9:.4g} ns"
