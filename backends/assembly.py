@@ -109,7 +109,8 @@ def _comment(step: Step, ops: Sequence[OpRow]) -> str:
     if not 0 <= step.op < len(ops):
         return ""
     row = ops[step.op]
-    return "  ".join(part for part in (f"{row.op} {row.name}", row.source) if part).replace("\n", " ")
+    source = row.source.split("; ")[0]
+    return "  ".join(part for part in (f"{row.op} {row.name}", source) if part).replace("\n", " ")
 
 
 # -- everything but streams ---------------------------------------------------------------------------------------

@@ -92,6 +92,8 @@ class OperandDecl:
     default: object = dataclasses.MISSING
     choices: tuple[str, ...] = ()
     hexadecimal: bool = False
+    address: bool = False
+    """where something lies in an on-chip space or in DRAM: as a rule, time does not depend on it"""
 
 
 def operand(doc: str, default: int | None = None, *, hexadecimal: bool = False) -> Any:
@@ -101,7 +103,7 @@ def operand(doc: str, default: int | None = None, *, hexadecimal: bool = False) 
 
 def address(doc: str, default: int | None = None) -> Any:
     """A byte address; printed in hexadecimal."""
-    return operand(doc, default, hexadecimal=True)
+    return _declare(OperandDecl("int", doc, dataclasses.MISSING if default is None else default, (), True, True))
 
 
 def element_type(doc: str, default: DType | None = None) -> Any:

@@ -44,11 +44,19 @@ class Resource:
 
 
 class Timer(Protocol):
-    """Keeps the time of one engine instance."""
+    """Keeps the time of one engine instance. All its resources are looked up when it is made.
+
+    A timer may also have `signature(command) -> Hashable`: a tuple of all operands that the command's time depends on,
+    those that move with loops as they are (`Affine`). Loops whose commands have signatures without the loop's counter
+    are advanced in closed form. Without it, time may depend on every operand but addresses.
+    """
 
     clock_ps: int
-    counters: Counter[str]
-    """What was issued on the device level (DRAM commands, bytes, multiply-accumulates), by name."""
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What was issued on the device level (DRAM commands, bytes, multiply-accumulates), by name."""
+        ...
 
     def issue(self, command: Command, ready: int) -> Issued:
         """Time one command (operands are plain numbers) that the stream offers at `ready`."""

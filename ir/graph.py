@@ -7,6 +7,7 @@ This module is the only one that touches networkx.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -115,6 +116,7 @@ class Graph:
         self._dag: nx.MultiDiGraph[int] = nx.MultiDiGraph()
         self._next_uid = 0
         self._order: tuple[int, list[Node]] | None = None
+        self._outputs_read: tuple[int, Counter[Value]] | None = None
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -159,10 +161,15 @@ class Graph:
 
     def use_count(self, value: Value) -> int:
         """How many operands and outputs read a value."""
-        return len(self._uses.get(value, {})) + sum(v is value for _, v in self.outputs)
+        return len(self._uses.get(value, {})) + self._output_uses().get(value, 0)
 
     def is_output(self, value: Value) -> bool:
-        return any(v is value for _, v in self.outputs)
+        return value in self._output_uses()
+
+    def _output_uses(self) -> Mapping[Value, int]:
+        if self._outputs_read is None or self._outputs_read[0] != self.version:
+            self._outputs_read = (self.version, Counter(v for _, v in self.outputs))
+        return self._outputs_read[1]
 
     def output_names(self, value: Value) -> list[str]:
         return [name for name, v in self.outputs if v is value]

@@ -153,7 +153,14 @@ def _limits(node: Node, at: Lowering, machine: VectorMachine, arena: Arena) -> _
 
 
 def _positions(
-    at: Lowering, machine: VectorMachine, arena: Arena, valid: Tensor | None, batch: int, queries: int, keys: int, by: int
+    at: Lowering,
+    machine: VectorMachine,
+    arena: Arena,
+    valid: Tensor | None,
+    batch: int,
+    queries: int,
+    keys: int,
+    by: int,
 ) -> Tensor:
     """`valid - queries + i + by` for each query i, [B|1, 1, S, 1]."""
     if valid is None:
@@ -192,9 +199,8 @@ def lower_rotary(node: Node, at: Lowering, machine: VectorMachine) -> None:
         v("sub", v("mul", first, cos), v("mul", second, sin), out=results[0])
         v("add", v("mul", second, cos), v("mul", first, sin), out=results[1])
 
-    pointwise_many(
-        at, machine, [*_halves(x, half, interleaved), *tables], _halves(out, half, interleaved), (*shape[:3], half), write
-    )
+    sources, results = _halves(x, half, interleaved), _halves(out, half, interleaved)
+    pointwise_many(at, machine, [*sources, *tables], results, (*shape[:3], half), write)
     if 2 * half < shape[3]:
         rest = [*whole(shape[:3]), (2 * half, shape[3] - 2 * half, 1)]
         copy_cut(at, x, out, rest, rest)

@@ -134,7 +134,15 @@ class _Transfer:
         return tuple(a.strides[DENSE] for a in row.tile) == want
 
     def _command(
-        self, kind: type[Indexed], row: Tiling, table: Scalar, index: Scalar, stride: int, count: int, rows: Scalar, step: int
+        self,
+        kind: type[Indexed],
+        row: Tiling,
+        table: Scalar,
+        index: Scalar,
+        stride: int,
+        count: int,
+        rows: Scalar,
+        step: int,
     ) -> None:
         digits = [(a.count, a.strides[TABLE]) for a in row.tile]
         if len(digits) > MAX_DIGITS or len(self.axis) > MAX_DIGITS:
@@ -273,7 +281,8 @@ def lower_one_hot(node: Node, at: Lowering, machine: VectorMachine) -> None:
     depth = shape[axis]
     arena = Arena(at)
     numbers = index_tensor(at, machine, arena, depth)
-    numbers = replace(numbers, layout=Layout(numbers.layout.offset, (*numbers.layout.dims, *(ONE,) * (len(shape) - axis - 1))))
+    behind = (ONE,) * (len(shape) - axis - 1)
+    numbers = replace(numbers, layout=Layout(numbers.layout.offset, (*numbers.layout.dims, *behind)))
     indices = place(at, given(node, 0))
     dims = indices.layout.dims
     indices = replace(indices, layout=Layout(indices.layout.offset, (*dims[:axis], ONE, *dims[axis:])))

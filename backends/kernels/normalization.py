@@ -67,12 +67,14 @@ def lower_norm(node: Node, at: Lowering, machine: VectorMachine) -> None:
     shape = given(node, 0).type.static_shape
     axis = node.attribute("axis") if "axis" in node.op.attributes else -1
     epsilon = node.attribute("epsilon")
-    assert isinstance(axis, int) and isinstance(epsilon, float)
+    assert isinstance(axis, int)
+    assert isinstance(epsilon, float)
     cut = axis % len(shape)
     count = prod(shape[cut:])
     centred = node.op.name.startswith("layer")
     parameters = [v for v in (operand(node, 1), operand(node, 2)) if v is not None]
-    tensors = [place(at, given(node, 0)), *(with_rank(place(at, v), len(shape)) for v in parameters), place(at, node.result)]
+    scaling = [with_rank(place(at, v), len(shape)) for v in parameters]
+    tensors = [place(at, given(node, 0)), *scaling, place(at, node.result)]
     last = len(tensors) - 1
 
     def body(b: Block) -> None:
@@ -105,7 +107,7 @@ def _centred(c: Chunk, mean: Ref | None) -> Ref:
 
 
 def _scale(c: Chunk, x: Ref, factor: Ref, last: int) -> None:
-    """`x * factor * scale`, or `x * factor * scale + bias`: operand 1 is the scale, operand 2 the bias if there is one."""
+    """`x * factor * scale`, plus the bias if there is one: operand 1 is the scale, operand 2 the bias."""
     t = c.lanes("mul", x, factor.spread(behind=1))
     if last == 2:
         c.lanes("mul", t, c.load(1), out=c.out(last))

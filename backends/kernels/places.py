@@ -133,7 +133,7 @@ def reshape_tensor(at: Lowering, source: Tensor, target: Tensor, old: Sequence[i
         return
     size = prod(new) * source.element_bytes
     if size > at.scratch.budget:
-        raise fail(Kind.CAPACITY, f"reshaping {tuple(old)} to {tuple(new)} between its layouts needs {size} bytes on chip")
+        raise fail(Kind.CAPACITY, f"reshaping {tuple(old)} to {tuple(new)} in these layouts needs {size} bytes on chip")
     address = Arena(at, size).take(size)
     copy_tensor(at, source, dense_at(address, source, old), old)
     copy_tensor(at, dense_at(address, source, new), target, new)
@@ -182,7 +182,8 @@ def copy_cut(
                 (max(f, b), min(f + n, b + m)) for f, n, b, m in zip(firsts, shape, begins, read.shape, strict=True)
             ]
             if all(low < high for low, high in overlap):
-                _copy_overlap(at, replace(source, layout=read), replace(target, layout=written), begins, firsts, overlap)
+                pair = replace(source, layout=read), replace(target, layout=written)
+                _copy_overlap(at, *pair, begins, firsts, overlap)
 
 
 def _copy_overlap(
@@ -199,13 +200,16 @@ def _copy_overlap(
         read, written = source.layout, target.layout
         for dim, (from_, to, count) in enumerate(combination):
             cut_read, cut_written = read.sliced(dim, from_, from_ + count), written.sliced(dim, to, to + count)
-            assert cut_read is not None and cut_written is not None
+            assert cut_read is not None
+            assert cut_written is not None
             read, written = cut_read, cut_written
         shape = [count for _, _, count in combination]
         copy_tensor(at, replace(source, layout=read), replace(target, layout=written), shape)
 
 
-def sub_ranges(source: Tensor, target: Tensor, dim: int, start: int, to: int, count: int) -> Iterator[tuple[int, int, int]]:
+def sub_ranges(
+    source: Tensor, target: Tensor, dim: int, start: int, to: int, count: int
+) -> Iterator[tuple[int, int, int]]:
     """Cut `count` indices so that both layouts are regular in every part: (start in source, start in target, count)."""
     done = 0
     while done < count:

@@ -67,7 +67,8 @@ def lower_reduce(node: Node, at: Lowering, machine: VectorMachine) -> None:
             b.gather(FUNCTIONS[name], c, mapped(c), total)
         result = b.result(1)
         if name == "reduce_mean":
-            b.rows("mul" if work.is_float else "div", total, 1 / prod(extents) if work.is_float else prod(extents), out=result)
+            function, number = ("mul", 1 / prod(extents)) if work.is_float else ("div", float(prod(extents)))
+            b.rows(function, total, number, out=result)
         else:
             b.rows("sqrt" if name == "reduce_l2" else "copy", total, out=result)
         b.finish(1, result)

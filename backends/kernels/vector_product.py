@@ -15,7 +15,7 @@ from pimc.backends.dma.copy import issue_copy
 from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.lanes import Lanes, Ref, VectorMachine
 from pimc.backends.kernels.nest import SLOTS, Axis, Nest, Tiling, chunk_of, dense_strides, tilings, walk
-from pimc.backends.kernels.product_nest import A, B, OUT, ProductNest, product_nests
+from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest, product_nests
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.types import DType
@@ -61,7 +61,7 @@ class _RowProducts:
             elif k > 1:
                 k = chunk_of(k, k // 2)
             else:
-                raise fail(Kind.CAPACITY, f"not even single products fit the {self.arena.size} bytes of on-chip scratch")
+                raise fail(Kind.CAPACITY, f"not even single products fit {self.arena.size} bytes of on-chip scratch")
         return m, n, k
 
     def _sizes(self, m: int, n: int, k: int) -> list[int]:
@@ -120,13 +120,14 @@ class _RowProducts:
         """A tile [rows, k] on chip."""
         tensor = self.tensors[operand]
         if tensor.on_chip and len(tile.tile) <= 1 and len(depth.tile) <= 1:
-            strides = [x[0] if x else 0 for x in ([a.strides[0] for a in tile.tile], [a.strides[operand] for a in depth.tile])]
-            return Ref(start, tensor.dtype, tuple(strides))
+            row = tile.tile[0].strides[0] if tile.tile else 0
+            return Ref(start, tensor.dtype, (row, depth.tile[0].strides[operand] if depth.tile else 0))
         size, k = tensor.element_bytes, depth.elements
         held = self.slots[operand][slot]
         counts = [*(x.count for x in tile.tile), *(x.count for x in depth.tile)]
         far = [*(x.strides[0] for x in tile.tile), *(x.strides[operand] for x in depth.tile)]
-        issue_copy(self.at.emit, (tensor.space, "buffer"), start, held, tensor.dtype, counts, far, dense_strides(counts, size))
+        near = dense_strides(counts, size)
+        issue_copy(self.at.emit, (tensor.space, "buffer"), start, held, tensor.dtype, counts, far, near)
         return Ref(held, tensor.dtype, (k * size, size))
 
     def _finish(self, rows: Tiling, columns: Tiling, start: Scalar, sums: Ref) -> None:

@@ -112,6 +112,21 @@ class Drain(Command):
         state.spaces["buffer"].write(plain(self.dst), target, self.dst_type, values)
 
 
+@command
+@dataclass(frozen=True, slots=True)
+class Fence(Command):
+    """Hold the core until everything issued to it before has completed.
+
+    The array does not look at what the vector unit still writes: a fence lies before products of its results.
+    """
+
+    mnemonic: ClassVar[str] = "FENCE"
+    unit: ClassVar[str] = "npu"
+
+    def execute(self, state: DeviceState) -> None:
+        """Order changes no values."""
+
+
 def _accumulators(start: Scalar, rows: Scalar, columns: Scalar, row: Scalar, *, write: bool) -> Region:
     length = (plain(rows) - 1) * plain(row) + plain(columns) * ACCUMULATOR_BYTES
     return Region("acc", start, length, write)

@@ -24,11 +24,12 @@ from pimc.backends.kernels.nest import (
     tilings,
     walk,
 )
-from pimc.backends.kernels.product_nest import A, B, OUT, ProductNest, product_nests
+from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest, product_nests
 from pimc.backends.lowering import Lowering, Tensor
-from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Matmul, Preload
+from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence, Matmul, Preload
 from pimc.backends.npu.tiles import Array, Extents, Tiles, best_tiles
 from pimc.ir.diagnostics import Kind, fail
+
 
 def contract(
     at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int, scale: float = 1.0
@@ -71,7 +72,9 @@ class _Contraction:
         arena = Arena(self.at, self._want(extents))
         tiles = best_tiles(array, extents, arena.size)
         if tiles is None:
-            raise fail(Kind.CAPACITY, f"not even a product of single rows fits the {arena.size} bytes of on-chip scratch")
+            raise fail(Kind.CAPACITY, f"not even single products fit {arena.size} bytes of on-chip scratch")
+        if not all(stores[:OUT]):  # an operand on chip may come from the vector unit
+            self.at.emit.issue("npu", Fence())
         work = _Tiled(self, arena, tiles, extents, streamed, stationary, t_axes, s_axes)
         for starts, slot in walk(self.at.emit, Nest(self.nest.starts, batch), SLOTS):
             work.run(starts, slot)
@@ -153,6 +156,8 @@ class _Tiled:
                 inner_slot = (turn_slot + turn) % SLOTS
                 tile = {first: (outer, outer_at), second: (inner, inner_at)}
                 address = {name: base[name] + tile[name][1][0] for name in ("t", "s")}
+                if self.acc_slots == 1:
+                    self.emit.issue("npu", Fence())
                 acc = inner_slot % self.acc_slots * self.tiles.t * self.tiles.s * ACCUMULATOR_BYTES
                 rows, columns = tile["t"][0], tile["s"][0]
                 if held is not None:
@@ -190,7 +195,13 @@ class _Tiled:
         return self._bring(name, tile, [part.axes for part in self.parts], operand, starts, slot)
 
     def _bring(
-        self, name: str, tile: Tiling, parts: Sequence[Sequence[Axis]], operand: int, starts: Sequence[Scalar], slot: int
+        self,
+        name: str,
+        tile: Tiling,
+        parts: Sequence[Sequence[Axis]],
+        operand: int,
+        starts: Sequence[Scalar],
+        slot: int,
     ) -> _Matrix:
         """A tile [rows, k] on chip: where it is, if commands can address it there, else copied."""
         tensor = self.operands[name]

@@ -104,11 +104,11 @@ def moved_by(timer: Timer, command: Command) -> frozenset[int]:
         return frozenset()
     declared = operands_of(type(command))
     if isinstance(command, Exchange):  # whom it meets may depend on anything but addresses
-        return frozenset(v for n, d in declared.items() if not d.hexadecimal for v in _variables(getattr(command, n)))
+        return frozenset(v for n, d in declared.items() if not d.address for v in _variables(getattr(command, n)))
     signature = getattr(timer, "signature", None)
     if signature is not None:
         return frozenset(_variables(signature(command)))
-    return frozenset(v for n, d in declared.items() if not d.hexadecimal for v in _variables(getattr(command, n)))
+    return frozenset(v for n, d in declared.items() if not d.address for v in _variables(getattr(command, n)))
 
 
 def _variables(value: object) -> Iterator[int]:

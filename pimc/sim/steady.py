@@ -14,7 +14,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pimc.sim.accounts import Mark
 from pimc.sim.code import Instruction
@@ -30,6 +30,8 @@ MOST_FAILURES = 4
 """Runs of a loop without success before it is not tried again."""
 LEAST_TURNS = 4
 """Loops with fewer turns are not worth it."""
+
+K = TypeVar("K", int, str)
 
 Turns = tuple[tuple[int, ...], ...]
 """The counters of the loops that each runner is in, outermost first."""
@@ -138,7 +140,7 @@ class Steady:
                 continue
             unheld = len(scope) == 1
             runner.account.repeat(mark, times, shift, unheld=unheld)
-            _multiply(runner.timer.counters, counters, times)
+            _multiply(runner.skipped, counters, runner.counters(), times)
             runner.timer.shift(total)
             runner.ready += total
             runner.done += total
@@ -147,7 +149,7 @@ class Steady:
         for meter, (busy, by_op) in zip(_meters(scope), trial.meters, strict=True):
             meter.busy += (meter.busy - busy) * times
             meter.seen = meter.busy
-            _multiply(meter.by_op, by_op, times)
+            _multiply(meter.by_op, by_op, Counter(meter.by_op), times)
             if meter.free_at > base:
                 meter.free_at += total
         if len(scope) > 1:
@@ -168,7 +170,7 @@ class Steady:
             if relative is None:
                 return None
             parts.append((runner.pc, runner.blocked, now - base, max(0, runner.done - now), relative))
-        held = tuple(max(0, m.free_at - base) for m in _meters(self._clockwork.runners))
+        held = tuple(_held(list(pool.meters.values()), base) for pool in self._clockwork.pools.values())
         return (tuple(parts), held, tuple(self._clockwork.tokens.pending(base)))
 
 
@@ -176,8 +178,13 @@ def _own_key(runner: Runner) -> Hashable | None:
     relative = runner.timer.relative(runner.ready)
     if relative is None:
         return None
-    held = tuple(max(0, m.free_at - runner.ready) for m in runner.meters)
-    return (relative, max(0, runner.done - runner.ready), held)
+    return (relative, max(0, runner.done - runner.ready), _held(runner.meters, runner.ready))
+
+
+def _held(meters: Sequence[Meter], base: int) -> Hashable:
+    """How long resources are still held, and in which order they were set free (a timer may ask who was last)."""
+    times = sorted({m.free_at for m in meters})
+    return tuple((max(0, m.free_at - base), times.index(m.free_at)) for m in meters)
 
 
 def _turns(runner: Runner) -> tuple[int, ...]:
@@ -218,7 +225,7 @@ def _trial(key: Hashable, base: int, turns: Turns, steps: Turns, scope: Sequence
         steps=steps,
         marks=[r.account.mark() for r in scope],
         fronts=_fronts(scope, base, steps),
-        counters=[Counter(r.timer.counters) for r in scope],
+        counters=[r.counters() for r in scope],
         meters=[(m.busy, Counter(m.by_op)) for m in _meters(scope)],
     )
 
@@ -233,9 +240,7 @@ def _meters(scope: Sequence[Runner]) -> list[Meter]:
     return list(found.values())
 
 
-def _multiply(counters: Counter[str] | Counter[int], before: Counter[str] | Counter[int], times: int) -> None:
-    """Let what was added since `before` be added `times` more."""
-    for name, total in list(counters.items()):
-        counters[name] = total + (total - before[name]) * times  # type: ignore[index]
-
-
+def _multiply(sums: Counter[K], before: Counter[K], after: Counter[K], times: int) -> None:
+    """Add `times` what came between `before` and `after`."""
+    for name, total in after.items():
+        sums[name] += (total - before[name]) * times

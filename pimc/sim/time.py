@@ -91,6 +91,13 @@ class Runner:
     finished: bool = False
     frames: list[Frame] = field(default_factory=list)
     account: Account = field(default_factory=Account)
+    skipped: Counter[str] = field(default_factory=Counter)
+    """What the timer would have counted in skipped turns."""
+
+    def counters(self) -> Counter[str]:
+        total = Counter(self.timer.counters)
+        total.update(self.skipped)
+        return total
 
     @property
     def index(self) -> int:
@@ -294,7 +301,7 @@ class Clockwork:
                 busy=account.busy,
                 stalled=stalled,
                 idle=total - account.busy - sum(stalled.values()),
-                counters=dict(sorted(runner.timer.counters.items())),
+                counters=dict(sorted(runner.counters().items())),
                 segments=account.segments,
             )
 

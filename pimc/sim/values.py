@@ -115,12 +115,15 @@ def _grown(state: RunState, program: Program, machine: Platform) -> RunState:
 
 
 def _load(program: Program, run: RunState, override: Mapping[str, Array]) -> None:
-    """Write weights and constants that are not in memory yet."""
+    """Write constants, and the weights that the program before has not left in the same place."""
+    before, run.loaded = run.loaded, {}
     for entry in program.memory:
         if entry.role not in ("weight", "constant") or not entry.layout.elements:
             continue
         place = (entry.space, entry.layout, entry.dtype)
-        ranks = [r for r in entry.devices if run.loaded.get((r, entry.name)) != place]
+        kept = [r for r in entry.devices if entry.role == "weight" and before.get((r, entry.name)) == place]
+        run.loaded |= {(rank, entry.name): place for rank in kept}
+        ranks = [r for r in entry.devices if r not in kept]
         if not ranks:
             continue
         for rank, value in _contents(entry, ranks, override.get(entry.name)):

@@ -102,9 +102,9 @@ graph e(%x: f32[1, 2, 6, 4], %q: f32[1, 2, 1, 4], cache %past: f32[1, 2, 3, 4], 
 """
     graph = tagged(text)
     phases = {n.name: n.fact(Phase) for n in graph.order()}
-    assert phases == {
-        "e": Phase.ENCODE, "m": Phase.ENCODE, "k": Phase.DECODE, "d": Phase.DECODE, "c": Phase.DECODE, "y": Phase.DECODE,
-    }  # fmt: skip
+    encoder = {name for name, phase in phases.items() if phase is Phase.ENCODE}
+    assert encoder == {"e", "m"}
+    assert {phase for name, phase in phases.items() if name not in encoder} == {Phase.DECODE}
     assert graph_phase(graph) is Phase.MIXED
 
 

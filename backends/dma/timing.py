@@ -1,0 +1,161 @@
+"""The time of copies.
+
+A transfer occupies its queue for an issue slot, waits for the memory's first data, and then lasts as long as the
+busiest channel needs for its accesses: their bursts on the data bus, or the activations of their rows (tRRD, tFAW),
+whichever is more. Queues share the data buses; a transfer holds them for its share of their whole bandwidth. Refresh
+takes its part of the time from all of that. A limit of the queue itself, or of the on-chip buffer's port, may last
+longer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, Move
+from pimc.backends.dma.traffic import Memory, Traffic, traffic
+from pimc.backends.isa import Command
+from pimc.backends.quantity import PS_PER_S, period_ps
+from pimc.backends.target import DramSpec, TargetSpec
+from pimc.backends.timing import EngineDecl, Issued, Resource, Resources
+from pimc.backends.vector import plain
+from pimc.ir.diagnostics import InternalError
+
+DATA_BUS = "dram.bus"
+
+
+@dataclass(frozen=True)
+class TransferTime:
+    """A transfer's parts, in picoseconds: until its first data, as long as it lasts, as long as it holds the buses."""
+
+    latency: int
+    duration: int
+    held: int
+
+
+class DmaCosts:
+    """What transfers cost on a target."""
+
+    def __init__(self, spec: TargetSpec) -> None:
+        self.dram: DramSpec = spec.dram
+        self.spec = spec
+        self.memory = Memory(spec.dram.channels, spec.dram.row_bytes, spec.dram.access_bytes)
+        cycles = spec.dram.cycles
+        clock = spec.dram.clock_ps
+        self.read_latency = (cycles["nRCDRD"] + cycles["nCL"] + cycles["nBL"]) * clock + 2 * spec.dma.latency
+        self.write_latency = (cycles["nRCDWR"] + cycles["nCWL"] + cycles["nBL"]) * clock + 2 * spec.dma.latency
+        self.access_ps = spec.dram.burst_cycles * clock
+        self.activation_ps = max(cycles["nRRDS"] * clock, -(-cycles["nFAW"] * clock // 4))
+        self.port = _port_bandwidth(spec)
+
+    def of(self, command: Command) -> tuple[TransferTime, Traffic | None]:
+        """A command's time, and what it asks of the memory."""
+        if isinstance(command, Move):
+            return TransferTime(0, self._on_chip(2 * command.elements * command.dtype.bits // 8), 0), None
+        if isinstance(command, Copy):
+            reads = isinstance(command, Load)
+            digits = command.src_digits if reads else command.dst_digits
+            size = command.dtype.bits // 8
+            asked = traffic(self.memory, digits, size)
+            return self._transfer(asked, command.elements * size, reads), asked
+        if isinstance(command, Indexed):
+            return self._indexed(command)
+        raise InternalError(f"the copy engines have no time for {command.mnemonic}")
+
+    def _transfer(self, asked: Traffic, chip_bytes: int, reads: bool) -> TransferTime:
+        duration = max(asked.busiest * self.access_ps, asked.rows * self.activation_ps)
+        held = -(-asked.accesses * self.access_ps // self.dram.channels)
+        duration, held = self._derated(duration), self._derated(held)
+        latency = self.read_latency if reads else self.write_latency
+        return TransferTime(latency, max(duration, held, self._on_chip(chip_bytes)), held)
+
+    def _indexed(self, command: Indexed) -> tuple[TransferTime, Traffic | None]:
+        """Each index is a transfer of its own; rows are taken to fall on all channels alike."""
+        count, size = plain(command.count), command.dtype.bits // 8
+        issue = count * self.spec.dma.issue * period_ps(self.spec.dma.clock)
+        chip_bytes = count * command.row_elements * size
+        if command.space != "dram":
+            return TransferTime(0, max(issue, self._on_chip(2 * chip_bytes)), 0), None
+        row = traffic(self.memory, command.row_digits, size)
+        accesses = row.accesses * count
+        busiest = max(row.busiest, -(-accesses // self.dram.channels))
+        rows = max(row.rows, -(-row.rows * row.accesses * count // max(1, row.busiest) // self.dram.channels))
+        asked = Traffic(accesses, busiest, rows)
+        found = self._transfer(asked, chip_bytes, isinstance(command, Gather))
+        return TransferTime(found.latency, max(found.duration, issue), found.held), asked
+
+    def _on_chip(self, size: int) -> int:
+        """As long as the on-chip side of a transfer takes."""
+        return -(-size * PS_PER_S // self.port)
+
+    def _derated(self, duration: int) -> int:
+        """With the part of the time that refresh takes."""
+        if not self.dram.refresh:
+            return duration
+        interval, refresh = self.dram.cycles["nREFI"], self.dram.cycles["nRFC"]
+        return -(-duration * interval // (interval - refresh))
+
+
+def _port_bandwidth(spec: TargetSpec) -> int:
+    """Bytes a second that the queue, or the port of the buffer, lets through."""
+    limits = []
+    if spec.dma.bandwidth is not None:
+        limits.append(spec.dma.bandwidth)
+    if spec.pnm is not None:
+        slot = spec.pnm.lanes * spec.element_bytes
+        limits.append(slot * spec.pnm.clock // max(spec.pnm.buffer_read, spec.pnm.buffer_write))
+    return min(limits, default=spec.dram.bandwidth)
+
+
+@dataclass
+class DmaTimer:
+    """One queue. Transfers follow each other without waiting for the latency of those before."""
+
+    clock_ps: int
+    costs: DmaCosts
+    bus: Resource
+    issue_ps: int
+    counters: Counter[str] = field(default_factory=Counter)
+    slot_at: int = 0
+    """when the queue may issue again"""
+    free_at: int = 0
+    """when its last transfer has passed"""
+    done_at: int = 0
+
+    def issue(self, command: Command, ready: int) -> Issued:
+        time, asked = self.costs.of(command)
+        issued = max(ready, self.slot_at)
+        self.slot_at = issued + self.issue_ps
+        begin = max(issued + time.latency, self.free_at)
+        cause = "queue" if begin > issued + time.latency else ""
+        if time.held:
+            granted = self.bus.acquire(begin, time.held)
+            cause = "data bus" if granted > begin else cause
+            begin = granted
+        self.free_at = begin + time.duration
+        self.done_at = max(self.done_at, self.free_at)
+        if asked is not None:
+            self._count(command, asked)
+        start = begin - time.latency
+        return Issued(start, self.slot_at, self.done_at, self.free_at - begin, cause)
+
+    def _count(self, command: Command, asked: Traffic) -> None:
+        reads = isinstance(command, Load | Gather)
+        self.counters["RD" if reads else "WR"] += asked.accesses
+        moved = asked.accesses * self.costs.memory.access_bytes
+        self.counters["bytes read" if reads else "bytes written"] += moved
+
+    def relative(self, now: int) -> Hashable:
+        return tuple(max(0, t - now) for t in (self.slot_at, self.free_at, self.done_at))
+
+    def shift(self, by: int) -> None:
+        self.slot_at += by
+        self.free_at += by
+        self.done_at += by
+
+
+def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> DmaTimer:
+    """The timer of one queue."""
+    issue = spec.dma.issue * engine.clock_ps
+    return DmaTimer(engine.clock_ps, DmaCosts(spec), resources[DATA_BUS], issue)

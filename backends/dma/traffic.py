@@ -1,0 +1,118 @@
+"""How a strided transfer falls on the channels of a memory, in closed form from its loop nest.
+
+A transfer is taken to begin at the start of a row of channel 0. Where it does begin turns the channels round, which
+leaves the busiest channel's load as it is but for the edges of rows; so time does not depend on addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimc.ir.layout import Digit
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What matters of a memory: neighbouring rows lie on neighbouring channels, and it moves whole accesses."""
+
+    channels: int
+    row_bytes: int
+    access_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """accesses in all and on the busiest channel; rows opened there, if each is opened once for each stretch of it."""
+
+    accesses: int
+    busiest: int
+    rows: int
+
+
+@lru_cache(maxsize=65536)
+def traffic(memory: Memory, digits: tuple[Digit, ...], element_bytes: int) -> Traffic:
+    """The accesses of a loop nest of elements. A digit of stride 0 touches the same elements again, at no cost."""
+    run, rest = _run(digits, element_bytes, memory.access_bytes)
+    period = memory.row_bytes * memory.channels
+    unit = gcd(memory.access_bytes, *(stride for _, stride in rest))
+    starts = np.zeros(period // unit, np.int64)
+    starts[0] = 1
+    for count, stride in rest:
+        starts = _repeated(starts, count, stride // unit % len(starts))
+    accesses = _accesses(starts, run, unit, memory)
+    per_channel = accesses.reshape(memory.channels, -1).sum(axis=1)
+    total, busiest = int(per_channel.sum()), int(per_channel.max())
+    rows = _row_stretches(run, rest, memory.row_bytes)
+    return Traffic(total, busiest, -(-rows * busiest // max(1, total)))
+
+
+def _run(digits: Sequence[Digit], element_bytes: int, access_bytes: int) -> tuple[int, list[Digit]]:
+    """The bytes of the innermost contiguous stretch (gaps smaller than an access belong to it), and the loops left."""
+    run = element_bytes
+    rest: list[Digit] = []
+    for count, stride in sorted(((c, abs(s)) for c, s in digits if c > 1 and s), key=lambda d: d[1]):
+        if not rest and stride <= max(run, access_bytes - 1):
+            run += (count - 1) * stride
+        else:
+            rest.append((count, stride))
+    return run, rest
+
+
+def _repeated(starts: NDArray[np.int64], count: int, step: int) -> NDArray[np.int64]:
+    """The sum of `count` copies of a periodic histogram, each `step` further on."""
+    total = np.zeros_like(starts)
+    done, block, size = 0, starts, 1
+    while count:
+        if count & 1:
+            total += np.roll(block, done * step)
+            done += size
+        block = block + np.roll(block, size * step)
+        size *= 2
+        count >>= 1
+    return total
+
+
+def _accesses(starts: NDArray[np.int64], run: int, unit: int, memory: Memory) -> NDArray[np.int64]:
+    """How often each access of a period is needed, when a run of bytes begins at each start."""
+    access = memory.access_bytes
+    per_access = access // unit
+    slots = len(starts) // per_access
+    found = np.zeros(slots, np.int64)
+    by_phase = starts.reshape(slots, per_access)
+    for phase in range(per_access):
+        begun = by_phase[:, phase]
+        if begun.any():
+            length = -(-(phase * unit + run) // access)
+            whole, part = divmod(length, slots)
+            found += whole * int(begun.sum())
+            if part:
+                found += _window(begun, part)
+    return found
+
+
+def _window(begun: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """For each slot, how many of the last `length` starts (round the period) are there."""
+    sums = np.cumsum(np.concatenate([begun[-length + 1 :] if length > 1 else begun[:0], begun]))
+    padded = np.concatenate([[0], sums])
+    return np.asarray(padded[length:] - padded[:-length], np.int64)
+
+
+def _row_stretches(run: int, rest: Sequence[Digit], row_bytes: int) -> int:
+    """Stretches that lie in one row each; loops that stay within a row do not leave it."""
+    span, stretches = run, 1
+    for count, stride in rest:
+        reach = (count - 1) * stride + span
+        if stretches == 1 and reach <= row_bytes:
+            span = reach
+        elif stretches == 1 and span < stride < row_bytes:
+            stretches, span = -(-reach // row_bytes), row_bytes
+        else:
+            stretches *= count * -(-span // row_bytes)
+            span = min(span, row_bytes)
+    return stretches if stretches > 1 else -(-span // row_bytes)

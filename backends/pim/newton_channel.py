@@ -1,0 +1,397 @@
+"""One channel of Newton-style PIM memory: which DRAM commands a stream's commands bring about, and when.
+
+The controller derives activations (G_ACT, one bank group at a time), precharges and refreshes. All banks of a rank have
+the same row in their PIM row buffers, or none. Ranks are refreshed in turns, one every tREFI / ranks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from pimc.backends.target import NewtonPim, TargetSpec
+
+LONG_AGO = -(1 << 40)
+REACH = 4096
+"""Clocks after which no command matters any more."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Clocks and choices of one part, and of the strategy that drives it."""
+
+    ranks: int
+    groups: int
+    """activations that open a rank"""
+    group_banks: int
+    is_dual: bool
+    trp: int
+    tras: int
+    trcd: int
+    twindow: int
+    """G_ACT to G_ACT of one rank"""
+    trrd_same: int
+    trrd_other: int
+    trtp: int
+    read: int
+    """READRES to its values"""
+    comp: int
+    """COMP to COMP"""
+    turn: int
+    """COMPS to GWRITE"""
+    least: int
+    gwrite: int
+    refresh: int
+    interval: int
+    """from one rank's refresh to the next rank's; 0: none"""
+    guard: bool
+    waits_for_macs: bool
+    keeps_row_times: bool
+    """tRAS and tRP hold between G_ACT and the precharges of a single row buffer"""
+
+    @staticmethod
+    def of(spec: TargetSpec, pim: NewtonPim, *, keeps_row_times: bool) -> Rules:
+        n = spec.cycles
+        ranks = spec.dram.ranks
+        return Rules(
+            ranks=ranks, groups=spec.dram.banks // ranks // pim.banks_per_activation, group_banks=pim.banks_per_activation,
+            is_dual=pim.row_buffers == "dual", trp=n["nRP"], tras=n["nRAS"], trcd=n["nRCDRD"], twindow=n["nFAW"],
+            trrd_same=n["nRRDL"], trrd_other=n["nRRDS"], trtp=n["nRTP"], read=n["nCL"] + n["nBL"],
+            comp=max(n["nBL"], n["nCCDS"]), turn=max(n["nBL"], n["nCCDS"]), least=pim.least_macs, gwrite=n["nGWRITE"],
+            refresh=n["nRFC"], interval=n["nREFI"] // ranks if spec.dram.refresh else 0, guard=pim.refresh_guard,
+            waits_for_macs=pim.precharge_waits_for_macs, keeps_row_times=keeps_row_times,
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Rank:
+    """Row buffers of one rank."""
+
+    row: int | None
+    """open in the PIM row buffers of all banks"""
+    acts: list[int]
+    """last G_ACT of each group"""
+    precharged: list[int]
+    """last precharge of a bank of each group"""
+    refreshed: int
+    """when rows may be opened after a refresh"""
+    normal: dict[int, int]
+    """rows that are open in normal row buffers, by bank of the rank"""
+    normal_act: int = LONG_AGO
+    normal_bank: int = 0
+
+    def relative(self, now: int) -> Hashable:
+        seen = [t - now if t > now - REACH else LONG_AGO for t in (*self.acts, *self.precharged, self.refreshed, self.normal_act)]
+        return self.row, tuple(seen), tuple(sorted(self.normal.items())), self.normal_bank
+
+    def shift(self, by: int) -> None:
+        self.acts = [t + by for t in self.acts]
+        self.precharged = [t + by for t in self.precharged]
+        self.refreshed += by
+        self.normal_act += by
+
+
+Closing = tuple[int, Rank, int, bool]
+"""A row buffer to close: from which clock on, its rank, the bank of the rank, whether it is the normal one."""
+MIXED = -1
+"""The row of a rank of single row buffers that do not all have the same row open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """When a command of the stream was issued (first and last DRAM command of its work) and has completed."""
+
+    first: int
+    last: int
+    done: int
+    cause: str = ""
+
+
+class NewtonChannel:
+    """Issues a stream's commands, in order."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        groups = rules.groups
+        self.ranks = [Rank(None, [LONG_AGO] * groups, [LONG_AGO] * groups, LONG_AGO, {}) for _ in range(rules.ranks)]
+        self.now = 0
+        self.due = rules.interval
+        self.next_rank = 0
+        self.compute_free = LONG_AGO
+        """when the next COMP may be issued"""
+        self.read_free = LONG_AGO
+        """when a READRES may be issued"""
+        self.precharge_free = LONG_AGO
+        """when a PIM row may be closed"""
+        self.vector_free = LONG_AGO
+        """when GWRITE lets go of the channel"""
+        self.gwrite_free = LONG_AGO
+        self.is_filling = True
+        """the next COMP is the first after a READRES"""
+        self.counts: Counter[str] = Counter()
+
+    # -- commands of the stream ---------------------------------------------------------------------------------------
+
+    def global_write(self, bank: int, row: int, at: int) -> Done:
+        """Open the row in the normal row buffer of the bank, and take it into the global buffer."""
+        rules, cause = self.rules, ""
+        number, inside = divmod(bank, rules.groups * rules.group_banks)
+        rank = self.ranks[number]
+        t = max(at, self.now + 1, self.vector_free)
+        while True:
+            open_row = rank.normal.get(inside, None if rules.is_dual else rank.row)
+            extra = 0 if open_row == row else rules.trp + rules.trcd + (rules.trtp if open_row is not None else 0)
+            if not self._refresh_first(t, rules.gwrite + extra):
+                break
+            cause, t = "refresh", max(t, self.now + 1)
+        if open_row != row:
+            t = self._open_normal(rank, inside, row, open_row, t)
+            cause = cause or "row"
+        t = max(t, self.gwrite_free, self.now + 1, rank.normal_act + rules.trcd if rank.normal_bank == inside else t)
+        self._count("GWRITE")
+        self.now = t
+        self.vector_free = self.gwrite_free = t + rules.gwrite
+        return Done(t, t, t + rules.gwrite, cause)
+
+    def header(self, row: int, comps: int, results: int, at: int) -> Done:
+        """Close other rows, if the tile fits before the next refresh."""
+        rules, cause = self.rules, ""
+        t = max(at, self.now + 1, self.vector_free)
+        while True:
+            waiting = self._to_precharge(row, self.ranks)
+            start = max(t, min(c[0] for c in waiting)) if waiting else t
+            groups = rules.ranks * rules.groups if any(r.row != row for r in self.ranks) else 0
+            estimate = rules.trtp * len(waiting) + rules.trcd + rules.comp * max(_above(comps), rules.least)
+            estimate += rules.twindow * (groups // 2 - 1) if groups else 0
+            estimate += 2 * (_below(results) - 1)
+            if not self._refresh_first(start, estimate if rules.guard else 0):
+                break
+            cause, t = "refresh", max(t, self.now + 1)
+        if waiting:
+            self._precharge(waiting, t)
+            t = self.now + 1
+            cause = cause or "row"
+        self.now = t
+        return Done(t, t, t, cause)
+
+    def compute(self, row: int, count: int, at: int) -> Done:
+        """A run of COMPs (single row buffer)."""
+        rules = self.rules
+        cause = self._activate(row, at)
+        first = max(at, self.now + 1, self.compute_free, self._opened())
+        last = first + rules.comp * (count - 1)
+        self._count("COMP", count)
+        self.now = last
+        self.compute_free = last + rules.comp
+        self.read_free = max(self.read_free, last + rules.comp)
+        if self.is_filling:
+            self.read_free = max(self.read_free, first + rules.least)
+        self.is_filling = False
+        self.precharge_free = max(self.precharge_free, last + rules.trtp)
+        self.gwrite_free = max(self.gwrite_free, last + rules.turn)
+        return Done(first, last, last + rules.comp, cause)
+
+    def read_result(self, at: int) -> Done:
+        """READRES (single row buffer)."""
+        rules = self.rules
+        t = max(at, self.now + 1, self.read_free)
+        self._count("READRES")
+        self.now = t
+        self.is_filling = True
+        self.compute_free = self.read_free = t + rules.comp
+        self.precharge_free = max(self.precharge_free, t + rules.trtp)
+        self.gwrite_free = max(self.gwrite_free, t + rules.turn)
+        return Done(t, t, t + rules.read)
+
+    def compute_and_read(self, row: int, count: int, at: int) -> Done:
+        """COMPS_READRES (dual row buffers)."""
+        rules = self.rules
+        cause = self._activate(row, at)
+        t = max(at, self.now + 1, self.compute_free, self._opened())
+        work = rules.comp * max(count, rules.least)
+        self._count("COMPS_READRES")
+        self._count("COMP", count)
+        self.now = t
+        self.compute_free = t + work + rules.comp
+        hidden = work if rules.waits_for_macs else 0
+        self.precharge_free = max(self.precharge_free, t + hidden + rules.trtp)
+        self.gwrite_free = max(self.gwrite_free, t + hidden + rules.turn)
+        return Done(t, t + work - 1, t + hidden + rules.read, cause)
+
+    # -- rows -------------------------------------------------------------------------------------------------------
+
+    def _to_precharge(self, row: int | None, ranks: list[Rank]) -> list[Closing]:
+        """Row buffers to close before `row` can be opened for PIM (None: all of them), in order."""
+        rules = self.rules
+        found: list[Closing] = []
+        holds = rules.is_dual or rules.keeps_row_times
+        for rank in ranks:
+            if rank.row is not None and rank.row != row:
+                taken = () if rules.is_dual else rank.normal
+                for group in range(rules.groups):
+                    ready = max(self.precharge_free, rank.acts[group] + rules.tras if holds else LONG_AGO)
+                    first = group * rules.group_banks
+                    found += [(ready, rank, bank, False) for bank in range(first, first + rules.group_banks) if bank not in taken]
+            for bank, own in rank.normal.items():
+                if row is None or (own == row if rules.is_dual else own != row):
+                    found.append((max(rank.normal_act + rules.tras, self.vector_free), rank, bank, True))
+        if len(ranks) == 1:
+            found.sort(key=lambda c: (not c[3], c[2]))
+        elif any(c[3] for c in found):
+            order = {id(rank): i for i, rank in enumerate(ranks)}
+            found.sort(key=lambda c: (order[id(c[1])], c[2]))
+        return found
+
+    def _precharge(self, waiting: list[Closing], at: int) -> None:
+        """One bank each clock: of those that may be closed, the first in order."""
+        t = max(at, self.now + 1, min(c[0] for c in waiting))
+        if max(c[0] for c in waiting) <= t:
+            for step, (_, rank, bank, is_normal) in enumerate(waiting):
+                self._close(rank, bank, is_normal, t + step)
+            return
+        left = list(waiting)
+        while left:
+            chosen = next((c for c in left if c[0] <= t), None)
+            if chosen is None:
+                t = min(c[0] for c in left)
+                continue
+            self._close(*chosen[1:], t)
+            left.remove(chosen)
+            t += 1
+
+    def _close(self, rank: Rank, bank: int, is_normal: bool, t: int) -> None:
+        rules = self.rules
+        if is_normal:
+            del rank.normal[bank]
+        else:
+            rank.row = None
+        self._count("PIM_PRECHARGE" if rules.is_dual and not is_normal else "PRECHARGE")
+        if rules.is_dual or rules.keeps_row_times:
+            group = bank // rules.group_banks
+            rank.precharged[group] = max(rank.precharged[group], t)
+        self.now = t
+
+    def _activate(self, row: int, at: int) -> str:
+        """Open a row in the PIM row buffers where it is not open."""
+        while self._refresh_first(max(at, self.now + 1), 0):
+            pass
+        closed = [rank for rank in self.ranks if rank.row != row]
+        if not closed:
+            return ""
+        waiting = self._to_precharge(row, self.ranks)
+        if waiting:
+            self._precharge(waiting, at)
+        t = max(at, self.now + 1)
+        following = [(rank, 0) for rank in closed]
+        while following:
+            ready = [max(t, self._activation(rank, group)) for rank, group in following]
+            soonest = min(range(len(following)), key=lambda i: (ready[i], following[i][1]))
+            rank, group = following[soonest]
+            t = ready[soonest]
+            rank.acts[group] = self.now = t
+            self._count("G_ACT")
+            t += 1
+            if group + 1 < self.rules.groups:
+                following[soonest] = (rank, group + 1)
+            else:
+                del following[soonest]
+        for rank in closed:
+            rank.row = row
+        return "row"
+
+    def _activation(self, rank: Rank, group: int) -> int:
+        """When a group of a rank may be opened."""
+        rules = self.rules
+        same = rank.normal_bank // rules.group_banks == group
+        apart = rules.trrd_same if rules.is_dual else rules.tras + rules.trp
+        return max(
+            max(rank.acts) + rules.twindow,
+            rank.acts[group] + rules.tras + rules.trp,
+            rank.precharged[group] + rules.trp,
+            rank.refreshed,
+            rank.normal_act + (apart if same else rules.trrd_other),
+        )
+
+    def _opened(self) -> int:
+        """When the last activation lets COMPs begin."""
+        return max(max(rank.acts) for rank in self.ranks) + self.rules.trcd
+
+    def _open_normal(self, rank: Rank, bank: int, row: int, open_row: int | None, at: int) -> int:
+        """Open a row in the normal row buffer of a bank; the clock at which a GWRITE may read it."""
+        rules = self.rules
+        group = bank // rules.group_banks
+        t = max(at, self.now + 1)
+        if open_row is not None:
+            t = max(t, self.precharge_free if not rules.is_dual else t, rank.normal_act + rules.tras, self.vector_free)
+            if not rules.is_dual and rules.keeps_row_times:
+                t = max(t, rank.acts[group] + rules.tras)
+            self._count("PRECHARGE")
+            self.now = t
+            t += rules.trp
+        apart = rules.trrd_same if rules.is_dual else rules.tras + rules.trp
+        t = max(t, max(rank.acts) + rules.twindow, rank.acts[group] + apart, rank.refreshed)
+        t = max(t, rank.normal_act + rules.trrd_same)
+        self._count("ACTIVATE")
+        self.now = rank.normal_act = t
+        rank.normal[bank] = row
+        rank.normal_bank = bank
+        if not rules.is_dual and rank.row is not None:
+            rank.row = MIXED
+        return t + rules.trcd
+
+    # -- refresh ----------------------------------------------------------------------------------------------------
+
+    def _refresh_first(self, t: int, needed: int) -> bool:
+        """Refresh the next rank if it is due at a clock, or if work of `needed` clocks would not end before it is."""
+        interval = self.rules.interval
+        if not interval:
+            return False
+        if t < self.due and (not self.due - t <= needed < interval):
+            return False
+        missed = (t - self.due) // interval // self.rules.ranks * self.rules.ranks - self.rules.ranks
+        if missed > 0:  # nothing happened meanwhile
+            self.due += missed * interval
+            self._count("REFRESH", missed)
+        self._refresh()
+        return True
+
+    def _refresh(self) -> None:
+        rules, rank = self.rules, self.ranks[self.next_rank]
+        waiting = self._to_precharge(None, [rank])
+        if waiting:
+            self._precharge(waiting, self.due)
+            self.now += rules.trp
+        else:
+            self.now = max(self.due, self.now + 1, max(rank.precharged) + rules.trp)
+        rank.refreshed = self.now + rules.refresh
+        self._count("REFRESH")
+        self.next_rank = (self.next_rank + 1) % rules.ranks
+        self.due += rules.interval
+
+    # -- as seen from outside -----------------------------------------------------------------------------------------
+
+    def _count(self, name: str, count: int = 1) -> None:
+        self.counts[name] += count
+
+    def relative(self, now: int) -> Hashable:
+        moments = (self.compute_free, self.read_free, self.precharge_free, self.vector_free, self.gwrite_free, self.now)
+        seen = tuple(t - now if t > now - REACH else LONG_AGO for t in moments)
+        due = self.due - now if self.rules.interval else 0
+        return seen, due, self.next_rank, self.is_filling, tuple(r.relative(now) for r in self.ranks)
+
+    def shift(self, by: int) -> None:
+        for name in ("compute_free", "read_free", "precharge_free", "vector_free", "gwrite_free", "now", "due"):
+            setattr(self, name, getattr(self, name) + by)
+        for rank in self.ranks:
+            rank.shift(by)
+
+
+def _above(count: int) -> int:
+    """The power of two at or above a count, as a header's field holds it."""
+    return 1 << max(0, count - 1).bit_length()
+
+
+def _below(count: int) -> int:
+    """The power of two at or below a count."""
+    return 1 << (max(1, count).bit_length() - 1)

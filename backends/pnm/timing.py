@@ -1,0 +1,88 @@
+"""The time of the PNM units (CENT's model).
+
+Operands come out of the shared buffer slot by slot through one port. n slots on a pool of u units take
+`n * operands * buffer_read`, and for each round of u slots the unit's latency and the write of a result. Rows longer
+than a slot are reduced in several levels. The scalar cores take their routine's clocks for each element. The units
+share the port, and their commands run one after another.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from pimc.backends.isa import Command
+from pimc.backends.pnm.isa import Core, CoreReduce, CoreScan, Exponent, TreeReduce, VectorAdd
+from pimc.backends.target import PnmSpec, TargetSpec
+from pimc.backends.timing import EngineDecl, Issued, Resources
+from pimc.backends.vector import Elementwise, plain
+from pimc.ir.diagnostics import InternalError
+
+
+def cycles_of(command: Command, pnm: PnmSpec) -> int:
+    """Clocks of one command."""
+    match command:
+        case Exponent():
+            return _pooled(_slots(command, pnm), _operands(command), pnm.exponent_units, pnm.exponent_latency, pnm)
+        case VectorAdd():
+            return _pooled(_slots(command, pnm), _operands(command), pnm.adders, pnm.adder_latency, pnm)
+        case TreeReduce(rows=rows, columns=columns):
+            return _tree(plain(rows), plain(columns), pnm)
+        case Core(function=function, rows=rows, columns=columns):
+            return -(-plain(rows) * plain(columns) // pnm.cores) * pnm.core_cycles(function)
+        case CoreReduce(rows=rows, columns=columns) | CoreScan(rows=rows, columns=columns):
+            return -(-plain(rows) // pnm.cores) * plain(columns) * pnm.core_default
+    raise InternalError(f"the PNM units have no time for {command.mnemonic}")
+
+
+def _slots(command: Elementwise, pnm: PnmSpec) -> int:
+    return plain(command.rows) * -(-plain(command.columns) // pnm.lanes)
+
+
+def _operands(command: Elementwise) -> int:
+    """Operands that come out of the buffer; at least the slot that starts the unit."""
+    return max(1, len(command.form.replace("i", "")))
+
+
+def _pooled(slots: int, operands: int, units: int, latency: int, pnm: PnmSpec) -> int:
+    return slots * operands * pnm.buffer_read + -(-slots // units) * (latency + pnm.buffer_write)
+
+
+def _tree(rows: int, columns: int, pnm: PnmSpec) -> int:
+    """Levels of slots until one value is left of each row."""
+    total = 0
+    while True:
+        columns = -(-columns // pnm.lanes)
+        total += _pooled(rows * columns, 1, pnm.reduction_trees, pnm.reduction_latency, pnm)
+        if columns == 1:
+            return total
+
+
+@dataclass
+class PnmTimer:
+    """The controller's units, one command at a time. Times in ps."""
+
+    clock_ps: int
+    pnm: PnmSpec
+    counters: Counter[str] = field(default_factory=Counter)
+    free_at: int = 0
+
+    def issue(self, command: Command, ready: int) -> Issued:
+        start = max(ready, self.free_at)
+        duration = cycles_of(command, self.pnm) * self.clock_ps
+        self.free_at = start + duration
+        self.counters[command.mnemonic] += 1
+        return Issued(start, self.free_at, self.free_at, duration, "units" if start > ready else "")
+
+    def relative(self, now: int) -> Hashable:
+        return max(0, self.free_at - now)
+
+    def shift(self, by: int) -> None:
+        self.free_at += by
+
+
+def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> PnmTimer:
+    """The timer of a device's PNM units."""
+    assert spec.pnm is not None
+    return PnmTimer(engine.clock_ps, spec.pnm)

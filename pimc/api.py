@@ -1,0 +1,196 @@
+"""The public functions: `pimc.compile` and `pimc.simulate`. The command line calls them too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pimc.backends.engines import platform_of
+from pimc.backends.program import MapEntry, Program
+from pimc.backends.references import FileReference
+from pimc.backends.storage import load as load_program
+from pimc.backends.target import from_description
+from pimc.backends.verify import verify_program
+from pimc.driver import Options, Result, SimEngine, Values, compared, compile_model, given_inputs, time_program
+from pimc.ir.diagnostics import UsageError
+from pimc.ir.graph import Graph
+from pimc.ir.op import Array
+from pimc.ir.weights import Contents, Sharded
+from pimc.passes.manager import Observer
+
+if TYPE_CHECKING:
+    from pimc.sim.compare import Comparison
+    from pimc.sim.report import Report
+    from pimc.sim.timing import Timing
+    from pimc.sim.values import Progress
+
+ValueForm = Literal["wide", "device"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What executing a stored program gives."""
+
+    program: Program
+    timing: Timing
+    report: Report
+    comparison: Comparison | None = None
+    outputs: Mapping[str, Array] | None = None
+
+
+def compile(
+    model: str | Path | Graph,
+    target: str | Path,
+    *,
+    dims: Mapping[str, int] | None = None,
+    overrides: Sequence[str] = (),
+    parallel: Mapping[str, int] | None = None,
+    phase: str | None = None,
+    pass_options: Sequence[str] = (),
+    disable: Sequence[str] = (),
+    load: Sequence[str | Path] = (),
+    observers: Sequence[Observer] = (),
+    shapes_only: bool = False,
+    simulate: bool = True,
+    sim_engine: SimEngine = "fast",
+    values: Values | None = None,
+    form: ValueForm = "wide",
+    seed: int = 0,
+) -> Result:
+    """Compile a model for a target and simulate the program.
+
+    model: an ONNX, `.pimc` or `.pimir` file, or a graph. target: a name or a YAML file. dims: numbers for symbolic
+    dimensions. overrides: `key=value` for numbers of the target. parallel: `{"pp": P, "tp": T}`. pass_options:
+    `pass.option=value`. load: Python files with passes. values: arrays `in:<input>` and `out:<output>`, or "random":
+    run the streams on them and compare the outputs. Raises CompileError for what cannot be done.
+    """
+    options = Options(
+        dims=dict(dims or {}),
+        overrides=tuple(overrides),
+        parallel=dict(parallel or {}),
+        phase=phase,
+        pass_options=tuple(pass_options),
+        disabled=tuple(disable),
+        plugins=tuple(load),
+        shapes_only=shapes_only,
+        simulate=simulate,
+        sim_engine=sim_engine,
+        observers=tuple(observers),
+        seed=seed,
+    )
+    return compile_model(model, target, options, values=values, wide=is_wide(form))
+
+
+def simulate(
+    program: Program | str | Path,
+    *,
+    values: Values | None = None,
+    weights: Mapping[str, Array] | str | Path | None = None,
+    form: ValueForm = "wide",
+    sim_engine: SimEngine = "fast",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Run:
+    """Execute a program (or a `.pimprog` file) for its time, and on `values` if given.
+
+    values: arrays `in:<input>`, and `out:<output>` to compare with; or "random" inputs, with nothing to compare with.
+    weights: arrays that take the place of the program's own, by name; or the file that the program's weights are in, if
+    that is no longer where it was. Raises CompileError for what cannot be done.
+    """
+    from pimc.sim.report import report
+
+    loaded = program if isinstance(program, Program) else load_program(program)
+    if isinstance(weights, str | Path):
+        loaded, weights = relocated(loaded, Path(weights)), None
+    verify_program(loaded)
+    timing = time_program(loaded, sim_engine)
+    comparison, outputs = None, None
+    if values is not None:
+        outputs = _execute(loaded, values, weights or {}, form, seed, progress)
+        expected = {} if isinstance(values, str) else {n[4:]: a for n, a in values.items() if n.startswith("out:")}
+        if expected:
+            comparison = compared(outputs, expected, from_description(loaded.target), wide=is_wide(form))
+    return Run(loaded, timing, report(loaded, timing, comparison, form), comparison, outputs)
+
+
+def is_wide(form: str) -> bool:
+    if form not in ("wide", "device"):
+        raise UsageError(f"the format of values is wide or device, not '{form}'")
+    return form == "wide"
+
+
+def _execute(
+    program: Program,
+    values: Values,
+    weights: Mapping[str, Array],
+    form: ValueForm,
+    seed: int,
+    progress: Progress | None,
+) -> dict[str, Array]:
+    from pimc.sim.values import execute
+
+    inputs = random_arrays(program, seed) if isinstance(values, str) else given_inputs(values)
+    check_weights(program, weights)
+    return execute(program, inputs, wide=is_wide(form), weights=weights, progress=progress, platform=platform_of(program))[0]
+
+
+def random_arrays(program: Program, seed: int) -> dict[str, Array]:
+    """An array for each input of a program: normal floats; integers and booleans are ones, which every table has."""
+    import numpy as np
+
+    generator = np.random.Generator(np.random.PCG64(seed))
+    arrays: dict[str, Array] = {}
+    for name in program.inputs:
+        entry = program.entry(name)
+        if entry is not None:
+            shape = list(entry.shape)
+            if entry.shard is not None:
+                shape[entry.shard[0]] *= entry.shard[1]
+            drawn = generator.standard_normal(shape, np.float32) if entry.logical.is_float else np.ones(shape)
+            arrays[name] = drawn.astype(entry.logical.numpy)
+    return arrays
+
+
+def check_weights(program: Program, weights: Mapping[str, Array]) -> None:
+    """Raises CompileError (INPUT_BAD) for arrays that are no weights of the program."""
+    from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean
+
+    known = [e.name for e in program.memory if e.role in ("weight", "constant")]
+    wrong = [
+        Diagnostic(Kind.INPUT_BAD, f"the program has no weight '{name}'", help=did_you_mean(name, known))
+        for name in weights
+        if name not in known
+    ]
+    if wrong:
+        raise CompileError(wrong)
+
+
+def relocated(program: Program, file: Path) -> Program:
+    """The program with its weights in `file`, where it names that file elsewhere. Raises CompileError."""
+    from pimc.ir.diagnostics import Kind, fail
+
+    if not file.is_file():
+        raise fail(Kind.FILE_MISSING, f"cannot read {file}: no such file")
+    names = {Path(r.path).name for e in program.memory if (r := _reference(e.contents)) is not None}
+    if file.name not in names and len(names) != 1:
+        what = f"takes its weights from {', '.join(sorted(names))}" if names else "names no file with weights"
+        raise fail(Kind.INPUT_BAD, f"the program {what}, not from {file.name}")
+    wanted = file.name if file.name in names else names.pop()
+    return replace(program, memory=tuple(_moved(entry, wanted, file) for entry in program.memory))
+
+
+def _reference(contents: Contents | None) -> FileReference | None:
+    whole = contents.whole if isinstance(contents, Sharded) else contents
+    return whole if isinstance(whole, FileReference) else None
+
+
+def _moved(entry: MapEntry, name: str, file: Path) -> MapEntry:
+    reference = _reference(entry.contents)
+    if reference is None or Path(reference.path).name != name:
+        return entry
+    moved: Contents = replace(reference, path=str(file), beside=None)
+    if isinstance(entry.contents, Sharded):
+        moved = replace(entry.contents, whole=moved)
+    return replace(entry, contents=moved)

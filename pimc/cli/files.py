@@ -1,0 +1,60 @@
+"""Files that commands write: checked before the work starts, written whole or not at all; `-` is stdin or stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pimc.ir.diagnostics import Kind, fail
+
+if TYPE_CHECKING:
+    from pimc.backends.program import Program
+
+
+def check_writable(path: str | None) -> None:
+    """Raises CompileError (FILE_UNWRITABLE) where writing would fail at the end of long work."""
+    if not path or path == "-":
+        return
+    file = Path(path)
+    reason = ""
+    if file.is_dir():
+        reason = "it is a folder"
+    elif not file.parent.is_dir():
+        reason = f"there is no folder {file.parent}"
+    elif not os.access(file.parent, os.W_OK):
+        reason = f"the folder {file.parent} is not writable"
+    if reason:
+        raise fail(Kind.FILE_UNWRITABLE, f"cannot write {path}: {reason}")
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write a file atomically, or stdout for `-`."""
+    from pimc.backends.storage import write_atomically
+    from pimc.cli.screen import write_bytes
+
+    if path == "-":
+        if sys.stdout.isatty():
+            raise click.UsageError("binary data is not written to a terminal; pipe it or name a file with -o")
+        write_bytes(data)
+    else:
+        write_atomically(Path(path), data)
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of a file, or of stdin for `-`. Raises CompileError (FILE_MISSING)."""
+    try:
+        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise fail(Kind.FILE_MISSING, f"cannot read {path}: {reason}") from None
+
+
+def read_program(path: str) -> Program:
+    """A stored program; `-` is stdin. Raises CompileError: FILE_MISSING, PROGRAM_BROKEN."""
+    from pimc.backends.storage import from_bytes, load
+
+    return from_bytes(read_file("-"), "<stdin>", Path.cwd()) if path == "-" else load(path)
