@@ -194,4 +194,3 @@ def ranks(numbers: Sequence[int]) -> str:
 
 def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-

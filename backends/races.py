@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
+from pimc.backends.engines import Platform, platform_of
 from pimc.backends.executors import Executor, Meetings, Semaphores, all_executors, executed, selected
 from pimc.backends.isa import Signal, Wait
 from pimc.backends.link.isa import Exchange
@@ -43,19 +44,21 @@ class _Access:
         )
 
 
-def check_races(program: Program) -> None:
+def check_races(program: Program, platform: Platform | None = None) -> None:
     """Raise CompileError (PROGRAM_BAD) with the unordered conflicts of a program that is small enough to unroll."""
     executors = all_executors(program)
     total = sum(count(e.items) for e in executors)
     if total > MOST_COMMANDS:
         raise fail(Kind.PROGRAM_BAD, f"{total} commands are too many to look for races (at most {MOST_COMMANDS})")
-    found = _Detector(program, executors).run()
+    row_stride = (platform or platform_of(program)).geometry.stride_row
+    found = _Detector(program, executors, row_stride).run()
     if found:
         raise CompileError([Diagnostic(Kind.PROGRAM_BAD, text) for text in found[:MOST_RACES]])
 
 
 class _Detector:
-    def __init__(self, program: Program, executors: list[Executor]) -> None:
+    def __init__(self, program: Program, executors: list[Executor], row_stride: int) -> None:
+        self._row_stride = row_stride
         self._program = program
         self._executors = executors
         self._clocks: list[Clock] = [{e.index: 0} for e in executors]
@@ -106,7 +109,7 @@ class _Detector:
         clock = self._clocks[executor.index]
         clock[executor.index] += 1
         text = f"{step.command.mnemonic} of op '{self._op(step)}' ({executor})"
-        for region in step.command.regions():
+        for region in (r.flat(self._row_stride) for r in step.command.regions()):
             start = region.start
             if region.length <= 0 or not isinstance(start, int):
                 continue

@@ -18,7 +18,7 @@ import numpy as np
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.op import Array
 from pimc.ir.types import DType
-from pimc.ir.weights import Contents, External, Inline, Missing, Random, Sharded
+from pimc.ir.weights import Contents, External, Inline, Missing, Random, Sharded, Sliced
 
 EDGE_BYTES = 4096
 
@@ -71,7 +71,7 @@ class FileReference:
     def found(self) -> Path:
         """Where the file is, or the path as written."""
         path = Path(self.path)
-        for candidate in (() if self.beside is None else (self.beside / path, self.beside / path.name)):
+        for candidate in () if self.beside is None else (self.beside / path, self.beside / path.name):
             if candidate.is_file() and not (path.is_absolute() and path.is_file()):
                 return candidate
         return path
@@ -94,7 +94,16 @@ def plain(contents: Contents, blobs: Blobs) -> dict[str, Any]:
             return {"missing": name}
         case Sharded(whole=whole, axis=axis, count=count, rank=rank):
             return {"shard": plain(whole, blobs), "axis": axis, "count": count, "rank": rank}
+        case Sliced(whole=whole, axis=axis, start=start, stop=stop) if _is_reference(whole):
+            return {"slice": plain(whole, blobs), "axis": axis, "start": start, "stop": stop}
     return _inline(contents, blobs)
+
+
+def _is_reference(contents: Contents) -> bool:
+    """Whether contents are named by a program rather than held in it."""
+    return isinstance(
+        contents.whole if isinstance(contents, Sliced) else contents, FileReference | External | Random | Missing
+    )
 
 
 def _inline(contents: Contents, blobs: Blobs) -> dict[str, Any]:
@@ -128,6 +137,9 @@ def contents_of(data: Plain, blobs: list[bytes], beside: Path | None = None) -> 
             natural(data["count"]),
             None if rank is None else natural(rank),
         )
+    if "slice" in data:
+        whole = contents_of(data["slice"], blobs, beside)
+        return Sliced(whole, natural(data["axis"]), natural(data["start"]), natural(data["stop"]))
     dtype, shape = DType.parse(data["dtype"]), tuple(natural(n) for n in data["shape"])
     if "random" in data:
         return Random(_text(data["random"]), dtype, shape, float(data["scale"]))

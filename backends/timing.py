@@ -17,8 +17,9 @@ from pimc.backends.isa import Command
 @dataclass(frozen=True, slots=True)
 class Issued:
     """When a command runs: `start` of its work, `free`: when the next command of the stream may be issued, `done`:
-    when its effect is complete. `busy` is the time for which the unit works on it; `cause` names what delayed the
-    start beyond the moment at which the stream was ready for it."""
+    when its effect is complete. `busy` is the time from `start` on for which the unit works on it; what the work on
+    several commands covers together is counted once, not by the timer. `cause` names what delayed the start beyond
+    the moment at which the stream was ready for it."""
 
     start: int
     free: int

@@ -142,10 +142,10 @@ class Elementwise(Command):
         given["i"] = _immediate(self.immediate, given)
         with np.errstate(all="ignore"):
             out = np.asarray(FUNCTIONS[self.function].meaning(*(given[x] for x in self.form)))
-        if self.function == "index":
-            out = out + np.arange(columns)
-        target = ((rows, plain(self.dst_row)), (columns, plain(self.dst_column)))
-        buffer.write(plain(self.dst), target, self.dst_type, np.broadcast_to(out, (rows, columns)))
+            if self.function == "index":
+                out = out + np.arange(columns)
+            target = ((rows, plain(self.dst_row)), (columns, plain(self.dst_column)))
+            buffer.write(plain(self.dst), target, self.dst_type, np.broadcast_to(out, (rows, columns)))
 
 
 def _immediate(value: float, given: Mapping[str, Array]) -> Array:
@@ -192,7 +192,7 @@ class Reduce(Command):
         values = widened(buffer.read(plain(self.a), grid, self.a_type))
         with np.errstate(all="ignore"):
             out = np.asarray(REDUCTIONS[self.function][0](values, axis=1))
-        buffer.write(plain(self.dst), ((rows, plain(self.dst_row)),), self.dst_type, out)
+            buffer.write(plain(self.dst), ((rows, plain(self.dst_row)),), self.dst_type, out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +218,10 @@ class Scan(Command):
         buffer = state.spaces["buffer"]
         rows, columns = plain(self.rows), plain(self.columns)
         grid = ((rows, plain(self.a_row)), (columns, plain(self.a_column)))
-        sums = np.cumsum(widened(buffer.read(plain(self.a), grid, self.a_type)), axis=1)
         target = ((rows, plain(self.dst_row)), (columns, plain(self.dst_column)))
-        buffer.write(plain(self.dst), target, self.dst_type, sums)
+        with np.errstate(all="ignore"):
+            sums = np.cumsum(widened(buffer.read(plain(self.a), grid, self.a_type)), axis=1)
+            buffer.write(plain(self.dst), target, self.dst_type, sums)
 
 
 def plain(scalar: Scalar) -> int:

@@ -105,7 +105,7 @@ def _operands(
     program: Program, machine: Platform, command: Command, where: str, ranges: Ranges
 ) -> Iterator[Diagnostic]:
     try:
-        regions = list(command.regions())
+        regions = [region.flat(machine.geometry.stride_row) for region in command.regions()]
     except CompileError as error:
         yield from (replace(d, message=f"{where}: {d.message}") for d in error.diagnostics)
         return

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import pairwise
 from typing import TypeVar, cast
 
 import networkx as nx
@@ -417,6 +418,37 @@ class Rewriter:
             self.graph.weights = [w for w in self.graph.weights if id(w) not in gone]
             self._touch()
         return removed
+
+    def reorder(self, nodes: Sequence[Node]) -> None:
+        """Number all nodes anew, so that `order()` gives them in this order, and weights by first use.
+
+        Raises InternalError unless `nodes` holds every node once, operands before their readers.
+        """
+        place = {node: i for i, node in enumerate(nodes)}
+        if len(nodes) != len(self.graph) or set(place) != set(self.graph._nodes.values()):
+            raise InternalError(f"{self.pass_name}: an order must hold every node of the graph once")
+        if any(v.owner is not None and place[v.owner] >= i for i, node in enumerate(nodes) for v in node.inputs()):
+            raise InternalError(f"{self.pass_name}: an order must have operands before their readers")
+        self._sort_weights(nodes)
+        if all(a.uid < b.uid for a, b in pairwise(nodes)):
+            return
+        new = {node.uid: self.graph._next_uid + i for node, i in place.items()}
+        self.graph._next_uid += len(nodes)
+        self.graph._dag = nx.relabel_nodes(self.graph._dag, new)
+        for node in nodes:
+            node.uid = new[node.uid]
+        self.graph._nodes = {node.uid: node for node in nodes}
+        for value, uses in self.graph._uses.items():
+            self.graph._uses[value] = {(user.uid, index): user for (_, index), user in uses.items()}
+        self._touch()
+
+    def _sort_weights(self, nodes: Sequence[Node]) -> None:
+        seen = dict.fromkeys(v for node in nodes for v in node.inputs() if v.owner is None)
+        first = {value: i for i, value in enumerate(seen)}
+        ordered = sorted(self.graph.weights, key=lambda w: first.get(w, len(first)))
+        if ordered != self.graph.weights:
+            self.graph.weights = ordered
+            self._touch()
 
     def set_operand(self, node: Node, index: int, value: Value | None) -> None:
         self._disconnect(node)

@@ -130,3 +130,19 @@ class Sharded:
 
     def describe(self) -> str:
         return f"{self.whole.describe()}/{self.count}@{self.axis}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sliced:
+    """Indices `start` to `stop` of one axis of `whole`: a projection out of a packed one."""
+
+    whole: Contents
+    axis: int
+    start: int
+    stop: int
+
+    def array(self) -> Array:
+        return self.whole.array()[(slice(None),) * self.axis + (slice(self.start, self.stop),)]
+
+    def describe(self) -> str:
+        return f"{self.whole.describe()}[{self.start}:{self.stop}@{self.axis}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,6 +74,13 @@ class Builder:
     def is_read(self, index: int) -> bool:
         """Whether anything reads result `index` of the node."""
         return index < len(self.node.results) and self.rewriter.graph.use_count(self.node.results[index]) > 0
+
+
+def content_name(array: Array) -> str:
+    """A name for a constant that depends on nothing but its element type, shape and elements."""
+    digest = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+    return f"const.{digest.hexdigest()[:12]}"
 
 
 def operand_at(node: Node, index: int) -> Value:

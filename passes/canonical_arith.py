@@ -60,16 +60,18 @@ def neutral(number: float, *, left: bool) -> Rule:
     def rule(node: Node, rewriter: Rewriter) -> None:
         first, second = pair(node)
         for x, other in ((first, second), (second, first))[: 1 + left]:
-            if x.type.shape == node.result.type.shape and _is_all(other, number):
+            if x.type.shape == node.result.type.shape and _is_number(other, number):
                 forward(node, rewriter, x)
                 return
 
     return rule
 
 
-def _is_all(value: Value, number: float) -> bool:
+def _is_number(value: Value, number: float) -> bool:
+    """Whether a constant is one element that equals `number`. Tables that happen to hold nothing else (the cosines of
+    position 0) stay: the form of a graph must not depend on such numbers."""
     array = contents_of(value) if value.role is Role.CONSTANT else None
-    return array is not None and array.size > 0 and array.dtype.kind != "b" and bool(np.all(array == number))
+    return array is not None and array.size == 1 and array.dtype.kind != "b" and bool(np.all(array == number))
 
 
 def neutral_bool(kept: bool) -> Rule:
@@ -92,11 +94,11 @@ def power(node: Node, rewriter: Rewriter) -> None:
     if x.type.shape != node.result.type.shape:
         return
     builder = Builder(rewriter, node)
-    if _is_all(exponent, 2):
+    if _is_number(exponent, 2):
         builder.replace(builder.call("mul", x, x))
-    elif _is_all(exponent, 0.5) and x.type.dtype.is_float:
+    elif _is_number(exponent, 0.5) and x.type.dtype.is_float:
         builder.replace(builder.call("sqrt", x))
-    elif _is_all(exponent, 1):
+    elif _is_number(exponent, 1):
         forward(node, rewriter, x)
 
 

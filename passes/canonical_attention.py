@@ -19,6 +19,9 @@ from pimc.passes.match import ints_of, operand
 
 Rule = Callable[[Node, Rewriter], None]
 
+_ROUNDING = 1e-6
+"""How far a scale that was computed in float32, in a few steps, may be off."""
+
 
 def _int(node: Node, name: str) -> int:
     value = node.attribute(name)
@@ -55,6 +58,21 @@ def append(builder: Builder, past: Value | None, new: Value) -> Value:
         builder.rewriter.set_role(past, Role.CACHE)
         return builder.call("cache_append", past, new)
     return builder.call("concat", past, new, axis=2)
+
+
+def attention(node: Node, rewriter: Rewriter) -> None:
+    """attention(q of one query, k, v, causal) -> attention(q, k, v): the last query sees every key
+
+    Likewise a window at least as long as the keys goes, and a scale that is 1/sqrt(D) but for rounding is just that.
+    """
+    usual = 1 / math.sqrt(operand_at(node, 0).type.static_shape[3])
+    if abs(_float(node, "scale") / usual - 1) < _ROUNDING:
+        rewriter.set_attribute(node, "scale", usual)
+    queries, keys = (operand_at(node, i).type.static_shape[2] for i in (0, 1))
+    if _int(node, "window") >= keys:
+        rewriter.set_attribute(node, "window", 0)
+    if queries == 1 and not _int(node, "window"):
+        rewriter.set_attribute(node, "causal", False)
 
 
 # -- ONNX -----------------------------------------------------------------------------------------------------------
@@ -299,6 +317,7 @@ def _extended(builder: Builder, past: Value | None, new: Value, cached: int) -> 
 
 
 RULES: dict[str, tuple[Rule, ...]] = {
+    "attention": (attention,),
     "onnx_attention": (onnx_attention,),
     "rotary_embedding": (rotary_embedding,),
     "ms_rotary_embedding": (ms_rotary_embedding,),

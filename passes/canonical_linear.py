@@ -14,7 +14,7 @@ from pimc.ir.ops.contraction import unpack_bits
 from pimc.ir.types import TensorType
 from pimc.ir.weights import Contents
 from pimc.passes.building import Builder, operand_at
-from pimc.passes.match import operand
+from pimc.passes.match import is_constant, operand, skip
 
 Rule = Callable[[Node, Rewriter], None]
 
@@ -57,11 +57,19 @@ def gemm(node: Node, rewriter: Rewriter) -> None:
 
 
 def outer_product(node: Node, rewriter: Rewriter) -> None:
-    """matmul(x [.., M, 1], y [.., 1, N]) -> mul(x, y): nothing is summed, as in rotary angles"""
+    """matmul(x [.., M, 1], y [.., 1, N]) -> mul(x, y) where one is constant: nothing is summed, as in rotary angles
+
+    Products of two activations stay: those of an attention to a single key are what `fuse-attention` looks for.
+    """
     x, y = (v for v in node.operands if v is not None)
-    if min(x.type.rank, y.type.rank) >= 2 and x.type.shape[-1] == 1:
+    if min(x.type.rank, y.type.rank) >= 2 and x.type.shape[-1] == 1 and (_is_fixed(x) or _is_fixed(y)):
         builder = Builder(rewriter, node)
         builder.replace(builder.call("mul", x, y))
+
+
+def _is_fixed(value: Value) -> bool:
+    """Whether a value is a constant or weight, in whatever shape."""
+    return is_constant(skip(value, "reshape", "unsqueeze", "squeeze", "transpose", "expand", "cast", "identity"))
 
 
 def fused_matmul(node: Node, rewriter: Rewriter) -> None:

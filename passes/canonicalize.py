@@ -9,18 +9,30 @@ from typing import ClassVar
 from pimc.ir.diagnostics import InternalError
 from pimc.ir.graph import Graph, Node, Rewriter
 from pimc.ir.stage import GraphStage
-from pimc.passes import canonical_arith, canonical_attention, canonical_linear, canonical_norm, canonical_shape
+from pimc.passes import (
+    canonical_arith,
+    canonical_attention,
+    canonical_linear,
+    canonical_norm,
+    canonical_packed,
+    canonical_shape,
+)
 from pimc.passes.fold import evaluate_known
 from pimc.passes.manager import Pass, PassContext
 
 Rule = Callable[[Node, Rewriter], None]
 
+_TABLES: tuple[dict[str, tuple[Rule, ...]], ...] = (
+    canonical_arith.RULES,
+    canonical_attention.RULES,
+    canonical_linear.RULES,
+    canonical_norm.RULES,
+    canonical_shape.RULES,
+    canonical_packed.RULES,
+)
+
 RULES: dict[str, tuple[Rule, ...]] = {
-    **canonical_arith.RULES,
-    **canonical_attention.RULES,
-    **canonical_linear.RULES,
-    **canonical_norm.RULES,
-    **canonical_shape.RULES,
+    op: tuple(rule for table in _TABLES for rule in table.get(op, ())) for table in _TABLES for op in table
 }
 """What is tried at each node, by the name of its op. The docstring of a rule shows it as `before -> after`."""
 
@@ -36,6 +48,8 @@ class CanonicalizePass(Pass):
         layer_normalization, ms_skip_..., ...   -> layer_norm, rms_norm, add
         identity, x + 0, x * 1, a cast to the same type, a reshape to the same shape, transposes that cancel -> x
         pow(x, 2)                               -> mul(x, x)
+        slices of the columns of a product      -> products with slices of the weight
+        reshape(matmul(reshape(x), w))          -> matmul(x, w) where rows are merged and split again
 
     Each rule is a small function in `passes/canonical_*.py`.
     """

@@ -8,7 +8,7 @@ import numpy as np
 
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.op import Array, OpDef, lookup
-from pimc.ir.weights import External, Inline
+from pimc.ir.weights import Contents, External, Inline, Sliced
 
 _READ_ELEMENTS = 1 << 22
 """Contents of weights are read, to look at their values, up to this size."""
@@ -20,10 +20,16 @@ def contents_of(value: Value | None) -> Array | None:
         return None
     if value.type.array is not None:
         return value.type.array
-    readable = isinstance(value.contents, Inline | External) and value.type.is_static
-    if readable and value.contents is not None and value.type.elements <= _READ_ELEMENTS:
+    if value.type.is_static and value.type.elements <= _READ_ELEMENTS and _is_readable(value.contents):
+        assert value.contents is not None
         return np.asarray(value.contents.array())
     return None
+
+
+def _is_readable(contents: Contents | None) -> bool:
+    while isinstance(contents, Sliced):
+        contents = contents.whole
+    return isinstance(contents, Inline | External)
 
 
 def scalar_of(value: Value | None) -> float | None:

@@ -29,6 +29,7 @@ DEFAULT: tuple[str, ...] = (
     "fuse-attention",
     "canonicalize",
     "dce",
+    "canonical-order",
     "partition",
     "tag-phase",
     "tag-nature",

@@ -30,6 +30,7 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("fuse-activation", "pimc.passes.fuse_activation:FuseActivationPass"),
     ("fuse-rotary", "pimc.passes.fuse_rotary:FuseRotaryPass"),
     ("fuse-attention", "pimc.passes.fuse_attention:FuseAttentionPass"),
+    ("canonical-order", "pimc.passes.canonical_order:CanonicalOrderPass"),
     ("tag-phase", "pimc.passes.tag_phase:TagPhasePass"),
     ("tag-nature", "pimc.passes.tag_nature:TagNaturePass"),
     ("find-layers", "pimc.passes.find_layers:FindLayersPass"),

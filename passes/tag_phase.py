@@ -11,7 +11,7 @@ from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
 from pimc.ir.stage import GraphStage
 from pimc.passes.attention_mask import is_triangular
 from pimc.passes.manager import Pass, PassContext
-from pimc.passes.match import contents_of, operand
+from pimc.passes.match import contents_of, operand, skip
 
 _ATTENTION = frozenset({"attention", "attention_scores"})
 _MOVES = frozenset(
@@ -150,7 +150,7 @@ def _cached(value: Value) -> _Cached | None:
         source = node.operands[0] if node.operands else None
         if source is None:
             return None
-        if node.op.name == "cache_append" or (node.op.name == "concat" and source.role in (Role.INPUT, Role.CACHE)):
+        if node.op.name == "cache_append" or (node.op.name == "concat" and _is_past(source)):
             axis = node.attribute("axis")
             assert isinstance(axis, int)
             return _Cached(_Written.APPENDED, source.type.static_shape[axis])
@@ -160,6 +160,12 @@ def _cached(value: Value) -> _Cached | None:
         if node.op.name not in _MOVES:
             return None
         value = source
+
+
+def _is_past(value: Value) -> bool:
+    """Whether a value is a cache that is given, or the part of one that is in use."""
+    source = skip(value, "slice", "reshape", "transpose")
+    return source.role in (Role.INPUT, Role.CACHE) and source.type.rank >= 3
 
 
 def _handed_out(value: Value, graph: Graph) -> bool:

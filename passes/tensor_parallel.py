@@ -14,6 +14,7 @@ import numpy as np
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
 from pimc.ir.op import OpClass
+from pimc.passes.building import content_name
 from pimc.passes.match import opdef
 
 _FOLLOWS = frozenset({"reshape", "transpose", "rotary", "cache_append", "identity", "cast"})
@@ -49,6 +50,7 @@ class TensorParallel:
         for name, value in list(self.graph.outputs):
             if value in self.axis and not self._is_cache(value):
                 self.rewriter.set_output(name, self._gathered(value))
+        self.rewriter.remove_dead()
 
     # -- rules ----------------------------------------------------------------------------------------------------
 
@@ -97,8 +99,9 @@ class TensorParallel:
             return
         shape = list(node.result.type.static_shape)
         shape[axis] //= self.ways
-        target = self.rewriter.constant(f"{node.name}_shape", np.asarray(shape, np.int64))
-        self.rewriter.set_operand(node, 1, target)
+        numbers = np.asarray(shape, np.int64)
+        name = content_name(numbers)
+        self.rewriter.set_operand(node, 1, self.graph.value(name) or self.rewriter.constant(name, numbers))
         self._done(node, axis)
 
     def _reshaped_axis(self, value: Value, result: Value) -> int | None:

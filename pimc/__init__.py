@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+# ruff: noqa: F401
 if TYPE_CHECKING:
     from pimc.api import Run as Run
     from pimc.api import compile as compile
@@ -100,8 +101,6 @@ _PUBLIC = {
     for name in names
 }
 
-__all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604
-
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
@@ -115,7 +114,7 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*_PUBLIC, "__version__"])
 
 
 def _version() -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pimc.backends.engines import platform_of
 from pimc.backends.program import MapEntry, Program
 from pimc.backends.references import FileReference
 from pimc.backends.storage import load as load_program
@@ -17,7 +16,7 @@ from pimc.driver import Options, Result, SimEngine, Values, compared, compile_mo
 from pimc.ir.diagnostics import UsageError
 from pimc.ir.graph import Graph
 from pimc.ir.op import Array
-from pimc.ir.weights import Contents, Sharded
+from pimc.ir.weights import Contents, Sharded, Sliced
 from pimc.passes.manager import Observer
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def simulate(
     weights: arrays that take the place of the program's own, by name; or the file that the program's weights are in, if
     that is no longer where it was. Raises CompileError for what cannot be done.
     """
-    from pimc.sim.report import report
+    from pimc.sim.report import build_report
 
     loaded = program if isinstance(program, Program) else load_program(program)
     if isinstance(weights, str | Path):
@@ -112,7 +111,7 @@ def simulate(
         expected = {} if isinstance(values, str) else {n[4:]: a for n, a in values.items() if n.startswith("out:")}
         if expected:
             comparison = compared(outputs, expected, from_description(loaded.target), wide=is_wide(form))
-    return Run(loaded, timing, report(loaded, timing, comparison, form), comparison, outputs)
+    return Run(loaded, timing, build_report(loaded, timing, comparison=comparison, form=form), comparison, outputs)
 
 
 def is_wide(form: str) -> bool:
@@ -133,7 +132,8 @@ def _execute(
 
     inputs = random_arrays(program, seed) if isinstance(values, str) else given_inputs(values)
     check_weights(program, weights)
-    return execute(program, inputs, wide=is_wide(form), weights=weights, progress=progress, platform=platform_of(program))[0]
+    outputs, _ = execute(program, inputs, wide=is_wide(form), weights=weights, progress=progress)
+    return outputs
 
 
 def random_arrays(program: Program, seed: int) -> dict[str, Array]:
@@ -182,15 +182,20 @@ def relocated(program: Program, file: Path) -> Program:
 
 
 def _reference(contents: Contents | None) -> FileReference | None:
-    whole = contents.whole if isinstance(contents, Sharded) else contents
-    return whole if isinstance(whole, FileReference) else None
+    while isinstance(contents, Sharded | Sliced):
+        contents = contents.whole
+    return contents if isinstance(contents, FileReference) else None
 
 
 def _moved(entry: MapEntry, name: str, file: Path) -> MapEntry:
     reference = _reference(entry.contents)
     if reference is None or Path(reference.path).name != name:
         return entry
-    moved: Contents = replace(reference, path=str(file), beside=None)
-    if isinstance(entry.contents, Sharded):
-        moved = replace(entry.contents, whole=moved)
-    return replace(entry, contents=moved)
+    return replace(entry, contents=_with_reference(entry.contents, replace(reference, path=str(file), beside=None)))
+
+
+def _with_reference(contents: Contents | None, reference: FileReference) -> Contents:
+    """The same parts of another file."""
+    if isinstance(contents, Sharded | Sliced):
+        return replace(contents, whole=_with_reference(contents.whole, reference))
+    return reference

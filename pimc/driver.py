@@ -147,30 +147,27 @@ def run_passes(graph: Graph, options: Options, machine: Machine | None) -> None:
 
 
 def registry_for(options: Options) -> PassRegistry:
-    """The known passes, with those of the plug-in files."""
-    registry = default_registry()
+    """The known passes, and those of the plug-in files for this compilation alone."""
+    known = default_registry()
+    registry = PassRegistry(dict(known.references), dict(known.loaded))
     for path in options.plugins:
         registry.load_file(path)
     return registry
 
 
 def pipeline_for(options: Options, machine: Machine | None, registry: PassRegistry) -> Pipeline:
-    """The default pipeline; passes of plug-in files go in front of the first pass that needs what they leave."""
-    from pimc.passes.pipeline import DEFAULT
-
-    names = list(DEFAULT)
-    extra = [n for n in registry.loaded_from_files if n not in names]
-    at = names.index("place")
-    names[at:at] = extra
+    """The default pipeline with the passes of plug-in files, as far as it is to run."""
     for name in options.disabled:
         registry.load(name)  # an unknown name is a mistake, not nothing
-    if options.until is not None:
-        if options.until not in names:
-            raise fail(Kind.PASS_UNKNOWN, f"pass '{options.until}' is not in the pipeline", help=f"it runs {', '.join(names)}")
-        names = names[: names.index(options.until) + 1]
     asked = machine.pass_options() if machine is not None else {}
     from_target = [f"{name}.{key}={value}" for name, given in asked.items() for key, value in given.items()]
-    return default_pipeline([*from_target, *options.pass_options], names=names, registry=registry)
+    pipeline = default_pipeline([*from_target, *options.pass_options], registry=registry)
+    if options.until is None:
+        return pipeline
+    names = [p.name for p in pipeline]
+    if options.until not in names:
+        raise fail(Kind.PASS_UNKNOWN, f"pass '{options.until}' is not in the pipeline", help=f"it runs {', '.join(names)}")
+    return Pipeline(pipeline.passes[: names.index(options.until) + 1])
 
 
 def make_program(lowered: Lowered) -> Program:

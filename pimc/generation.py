@@ -323,7 +323,7 @@ def step_dims(graph: Graph, batch: int, new: int, past: int) -> dict[str, int]:
     for value in sorted(graph.inputs, key=lambda v: not v.type.dtype.is_float):
         cache = value.type.dtype.is_float
         for dim in value.type.shape[-2:-1] if cache else value.type.shape:
-            if not isinstance(dim, Sym) or not dim.names <= dims.keys():
+            if cache if isinstance(dim, int) else not dim.names <= dims.keys():
                 _bind(dims, dim, past if cache else past + new, graph, value)
     resolve_dims(graph, dims)
     return dims

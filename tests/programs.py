@@ -14,7 +14,7 @@ from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, St
 from pimc.ir.diagnostics import CompileError
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
-from pimc.ir.weights import Contents, External, Inline, Missing, Random, Sharded
+from pimc.ir.weights import Contents, External, Inline, Missing, Random, Sharded, Sliced
 
 numbers = st.integers(-5, 5) | st.integers(-(2**62), 2**62)
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\n\r"), max_size=8)
@@ -77,6 +77,7 @@ contents: st.SearchStrategy[Contents] = st.one_of(
     st.builds(External, st.just(Path("nowhere/weights.bin")), st.integers(0, 999), st.just(DType.F32), st.just((2, 3))),
     st.integers(0, 3).map(lambda n: Inline(np.arange(n * 2, dtype=np.int64).reshape(n, 2))),
     st.integers(0, 3).map(lambda n: Sharded(Inline(np.full((4, n), n, np.float32)), 0, 2)),
+    st.integers(0, 3).map(lambda n: Sliced(Random("packed", DType.F16, (4, 8)), 1, n, n + 4)),
 )
 entries = st.builds(
     MapEntry,
@@ -121,5 +122,3 @@ def programs(draw: st.DrawFn) -> Program:
         notes=tuple(draw(st.lists(texts, max_size=1))),
         extent={"dram": 2**34, "buffer": 4096},
     )
-
-

@@ -134,9 +134,9 @@ def test_a_forbidden_import_is_found(checkout: Path, file: str, line: str) -> No
 
 @pytest.mark.parametrize("layer", ["ir", "passes", "backends"])
 def test_importing_a_layer_by_its_folder_is_refused(layer: str) -> None:
-    command = [str(Path(sys.executable).with_name("ruff")), "check", "--select=TID251", "--stdin-filename=example.py", "-"]
-    result = subprocess.run(
-        command, cwd=ROOT, input=f"import {layer}\n", capture_output=True, text=True, timeout=60
-    )
+    ruff = str(Path(sys.executable).with_name("ruff"))
+    command = [ruff, "check", "--select=TID251", "--stdin-filename=example.py", "-"]
+    source = f"import {layer}\n"
+    result = subprocess.run(command, cwd=ROOT, input=source, capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
     assert f"import pimc.{layer}" in result.stdout

@@ -117,7 +117,10 @@ class _Masks:
             step("mul", t or x, self.softcap)
         if "mask" in self.where:
             mask = c.load(self.where["mask"])
-            step(*(("select", mask, t or x, -inf) if mask.dtype is DType.BOOL else ("add", t or x, mask)))
+            if mask.dtype is DType.BOOL:
+                step("select", mask, t or x, -inf)
+            else:
+                step("add", t or x, mask)
         if self.numbers is not None:
             column = self.numbers.spread(before=rows)
             if "last" in limits:

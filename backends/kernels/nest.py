@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from math import prod
 
@@ -173,15 +174,20 @@ def _common(digits: list[list[Digit]], extent: int, dim: int) -> list[Axis] | No
     return axes[::-1] or [Axis(1, (0,) * len(digits), dim)]
 
 
+@lru_cache(maxsize=4096)
 def chunk_of(count: int, most: int) -> int:
     """The size of the pieces into which to cut `count`: at most `most`, without a small rest if possible."""
     if count <= most:
         return count
     best = max(1, most)
-    for size in range(best, max(best // 2, 0), -1):
-        if count % size == 0:
-            return size
-    return -(-count // -(-count // best))
+    fewest = -(-count // best)
+    for pieces_needed in range(fewest, min(2 * fewest, fewest + _PIECES_TRIED)):
+        if count % pieces_needed == 0:
+            return count // pieces_needed
+    return -(-count // fewest)
+
+
+_PIECES_TRIED = 256
 
 
 def chunks(emit: Emitter, count: int, size: int, slots: int = 1) -> Iterator[tuple[Scalar, int, int]]:

@@ -120,7 +120,7 @@ def _relu(v: Lanes, sources: Sequence[Source], out: Ref, _: Attributes) -> None:
 
 def sigmoid(v: Lanes, x: Source, factor: float = 1.0, out: Ref | None = None) -> Ref:
     """`1 / (1 + exp(-factor * x))`."""
-    t = v("mul", x, -factor)
+    t = v("sub", 0.0, x) if factor == 1 else v("mul", x, -factor)
     v("exp", t, out=t)
     v("add", t, 1.0, out=t)
     return v("reciprocal", t, out=out or t)

@@ -104,8 +104,8 @@ def lower_arg(node: Node, at: Lowering, machine: VectorMachine) -> None:
 
     def body(b: Block) -> None:
         if b.single:
-            for c in b.chunks():
-                index = found(c, b)
+            (whole,) = b.chunks()
+            index = found(whole, b)
         else:
             best, index = b.start(function, _work(x.dtype)), b.rows("copy", 0.0, dtype=DType.I64)
             base = b.rows("copy", 0.0, dtype=DType.I64)

@@ -80,7 +80,8 @@ class Matmul(Command):
         held = ((plain(self.rows), plain(self.acc_row)), (plain(self.columns), ACCUMULATOR_BYTES))
         accumulators = state.spaces["acc"]
         if plain(self.accumulate):
-            products = products + accumulators.read(plain(self.acc), held, DType.F32)
+            with np.errstate(all="ignore"):
+                products = products + accumulators.read(plain(self.acc), held, DType.F32)
         accumulators.write(plain(self.acc), held, DType.F32, products)
 
 
@@ -107,9 +108,10 @@ class Drain(Command):
 
     def execute(self, state: DeviceState) -> None:
         held = ((plain(self.rows), plain(self.acc_row)), (plain(self.columns), ACCUMULATOR_BYTES))
-        values = state.spaces["acc"].read(plain(self.acc), held, DType.F32) * np.float32(self.scale)
         target = ((plain(self.rows), plain(self.dst_row)), (plain(self.columns), plain(self.dst_column)))
-        state.spaces["buffer"].write(plain(self.dst), target, self.dst_type, values)
+        with np.errstate(all="ignore"):
+            values = state.spaces["acc"].read(plain(self.acc), held, DType.F32) * np.float32(self.scale)
+            state.spaces["buffer"].write(plain(self.dst), target, self.dst_type, values)
 
 
 @command

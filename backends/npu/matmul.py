@@ -12,8 +12,9 @@ from math import prod
 
 from pimc.backends.affine import Scalar
 from pimc.backends.dma.copy import issue_copy
+from pimc.backends.dma.traffic import Memory
 from pimc.backends.emitter import Emitter
-from pimc.backends.kernels.arena import Arena
+from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.nest import (
     SLOTS,
     Axis,
@@ -27,7 +28,7 @@ from pimc.backends.kernels.nest import (
 from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest, product_nests
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence, Matmul, Preload
-from pimc.backends.npu.tiles import Array, Extents, Tiles, best_tiles
+from pimc.backends.npu.tiles import DEEP, Array, Extents, Side, Tiles, best_tiles
 from pimc.ir.diagnostics import Kind, fail
 
 
@@ -64,32 +65,45 @@ class _Contraction:
         swap = -(-m // array.columns) * array.visit(n) < -(-n // array.columns) * array.visit(m)
         streamed, stationary = (B, A) if swap else (A, B)
         t_axes, s_axes = (columns, rows) if swap else (rows, columns)
-        stores = [not t.on_chip for t in self.tensors]
         extents = Extents(
             _count(t_axes), _count(s_axes), self.nest.depth, self.tensors[A].element_bytes,
-            stores[streamed], stores[stationary], stores[OUT], _count(batch) > 1,
+            self._side(streamed, t_axes), self._side(stationary, s_axes), self._side(OUT, t_axes, s_axes),
+            _count(batch) > 1,
         )  # fmt: skip
         arena = Arena(self.at, self._want(extents))
         tiles = best_tiles(array, extents, arena.size)
         if tiles is None:
             raise fail(Kind.CAPACITY, f"not even single products fit {arena.size} bytes of on-chip scratch")
-        if not all(stores[:OUT]):  # an operand on chip may come from the vector unit
+        if any(t.on_chip for t in self.tensors[:OUT]):  # an operand on chip may come from the vector unit
             self.at.emit.issue("npu", Fence())
         work = _Tiled(self, arena, tiles, extents, streamed, stationary, t_axes, s_axes)
-        for starts, slot in walk(self.at.emit, Nest(self.nest.starts, batch), SLOTS):
+        for starts, slot in walk(self.at.emit, Nest(self.nest.starts, batch), tiles.slots):
             work.run(starts, slot)
 
+    def _side(self, operand: int, rows: Sequence[Axis], columns: Sequence[Axis] | None = None) -> Side | None:
+        """How an operand [rows, k], or the result, lies in memory."""
+        if self.tensors[operand].on_chip:
+            return None
+        if columns is None:
+            columns = max((axes for _, axes in self.nest.contracted), key=_count)
+        return Side(*(tuple((x.count, x.strides[operand]) for x in axes) for axes in (rows, columns)))
+
     def array(self) -> Array:
-        npu = self.at.spec.npu
+        npu, dram = self.at.spec.npu, self.at.spec.dram
         assert npu is not None
+        access = dram.burst_cycles / dram.clock
+        activation = max(dram.cycles["nRRDS"], dram.cycles["nFAW"] / 4) / dram.clock
+        latency = (dram.cycles["nRCDRD"] + dram.cycles["nCL"]) / dram.clock
+        memory = Memory(dram.channels, dram.row_bytes, dram.access_bytes)
         return Array(
-            npu.rows, npu.columns, npu.arrays, npu.minimum_stream, npu.accumulator_bytes, npu.clock,
-            self.at.spec.dram.bandwidth,
+            npu.rows, npu.columns, npu.arrays, npu.minimum_stream, npu.accumulator_bytes, npu.clock, memory, access,
+            activation, latency,
         )  # fmt: skip
 
     @staticmethod
     def _want(e: Extents) -> int:
-        return 2 * e.element_bytes * (e.t * e.k + e.s * e.k + e.t * e.s) + 4096
+        slots = DEEP if e.repeated else SLOTS
+        return slots * sum(padded(n * e.element_bytes) for n in (e.t * e.k, e.s * e.k, e.t * e.s))
 
 
 class _Tiled:
@@ -128,19 +142,19 @@ class _Tiled:
         ]  # fmt: skip
         self.k = extents.k
         self.slots = self._take(arena, extents)
-        self.acc_slots = 2 if 2 * tiles.t * tiles.s * ACCUMULATOR_BYTES <= self.array.accumulator_bytes else 1
+        tile_bytes = tiles.t * tiles.s * ACCUMULATOR_BYTES
+        self.acc_slots = min(tiles.slots, self.array.accumulator_bytes // tile_bytes)
 
     def _take(self, arena: Arena, e: Extents) -> dict[str, list[int]]:
         t, s, k, size = self.tiles.t, self.tiles.s, self.tiles.k, e.element_bytes
-        single = t >= e.t and s >= e.s and k >= e.k
         counts = {"t": SLOTS, "s": SLOTS}
         counts[self.order[0]] = self.tiles.slots_outer
-        if single:
-            counts = dict.fromkeys(counts, SLOTS if e.repeated else 1)
+        if t >= e.t and s >= e.s and k >= e.k:
+            counts = dict.fromkeys(counts, self.tiles.slots if e.repeated else 1)
         return {
             "t": [arena.take(t * k * size) for _ in range(counts["t"])],
             "s": [arena.take(s * k * size) for _ in range(counts["s"])],
-            "out": [arena.take(t * s * size) for _ in range(SLOTS)],
+            "out": [arena.take(t * s * size) for _ in range(self.tiles.slots)],
         }
 
     # -- loops ----------------------------------------------------------------------------------------------------
@@ -153,7 +167,7 @@ class _Tiled:
         for outer, outer_at, slot in self._tiles(first, len(self.slots[first])):
             held = self._resident(first, outer, base[first] + outer_at[0], slot + turn) if resident else None
             for inner, inner_at, turn_slot in self._tiles(second, SLOTS):
-                inner_slot = (turn_slot + turn) % SLOTS
+                inner_slot = (turn_slot + turn) % self.tiles.slots
                 tile = {first: (outer, outer_at), second: (inner, inner_at)}
                 address = {name: base[name] + tile[name][1][0] for name in ("t", "s")}
                 if self.acc_slots == 1:

@@ -9,14 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from pimc.backends.dma.traffic import Memory, traffic
 from pimc.backends.kernels.arena import padded
 from pimc.backends.kernels.nest import SLOTS, chunk_of
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES
+from pimc.ir.layout import Digit
+
+DEEP = 4
+"""Tiles on chip of small products that follow each other, which the latencies of memory and array would hold up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """What the search knows of the machine."""
+    """What the search knows of the machine. Times of the memory in seconds."""
 
     rows: int
     columns: int
@@ -24,8 +29,18 @@ class Array:
     minimum_stream: int
     accumulator_bytes: int
     clock: int
-    bandwidth: int
-    """bytes a second from memory"""
+    memory: Memory
+    access: float
+    """how long an access holds a channel"""
+    activation: float
+    """the least between two activations of a channel"""
+    latency: float
+    """of a read"""
+
+    @property
+    def turnaround(self) -> float:
+        """Seconds from the last row that enters the array until its products are out and more operands can come."""
+        return (2 * self.rows + self.rows + self.columns) / self.clock + self.latency
 
     def visit(self, stream: int) -> int:
         """Clocks that a block of the stationary operand takes up when `stream` rows pass it."""
@@ -33,16 +48,27 @@ class Array:
 
 
 @dataclass(frozen=True, slots=True)
+class Side:
+    """A matrix in memory: the digits of its rows and of its columns, outermost first."""
+
+    rows: tuple[Digit, ...]
+    columns: tuple[Digit, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Extents:
-    """A product [t, k] x [k, s], and which of its operands and result must move (are not on chip)."""
+    """A product [t, k] x [k, s]; operands and result that must move say how they lie in memory (None: on chip)."""
 
     t: int
     s: int
     k: int
     element_bytes: int
-    moves_t: bool
-    moves_s: bool
-    moves_out: bool
+    streamed: Side | None
+    """[t, k]"""
+    stationary: Side | None
+    """[s, k]"""
+    out: Side | None
+    """[t, s]"""
     repeated: bool = False
     """there are many such products, one after the other"""
 
@@ -56,6 +82,8 @@ class Tiles:
     k: int
     t_outside: bool
     slots_outer: int
+    slots: int
+    """tiles of the inner operand and of the result that are on chip at a time"""
     seconds: float
 
 
@@ -84,37 +112,51 @@ def _sizes(extent: int, block: int) -> Iterator[int]:
         size = -(-half // block) * block if half > block else chunk_of(extent, half)
 
 
-def buffer_bytes(product: Extents, t: int, s: int, k: int, outer: int, t_outside: bool) -> tuple[int, int, int]:
-    """Bytes of one slot of each operand's and of the result's tile."""
-    size = product.element_bytes
-    return padded(t * k * size), padded(s * k * size), padded(t * s * size)
-
-
 def _scored(array: Array, product: Extents, room: int, t: int, s: int, k: int, t_outside: bool) -> Tiles | None:
-    if t * s * ACCUMULATOR_BYTES > array.accumulator_bytes:
-        return None
     turns_t, turns_s, turns_k = -(-product.t // t), -(-product.s // s), -(-product.k // k)
     if turns_k > 1 and not t_outside:
         return None  # both orders are the same then
-    bytes_t, bytes_s, bytes_out = buffer_bytes(product, t, s, k, SLOTS, t_outside)
     outer = SLOTS if turns_k > 1 or (turns_t if t_outside else turns_s) > 1 else 1
     slots_t, slots_s = (outer, SLOTS) if t_outside else (SLOTS, outer)
-    if turns_t * turns_s * turns_k == 1:
-        slots_t = slots_s = SLOTS if product.repeated else 1
-    need = bytes_t * slots_t + bytes_s * slots_s + bytes_out * SLOTS
-    if need > room:
+    turns = turns_t * turns_s * turns_k
+    if t * s * ACCUMULATOR_BYTES > array.accumulator_bytes:
         return None
     size = product.element_bytes
-    repeats_t = turns_s if turns_k > 1 or not t_outside else 1
-    repeats_s = turns_t if turns_k > 1 or t_outside else 1
-    moved = (
-        product.t * product.k * size * repeats_t * product.moves_t
-        + product.s * product.k * size * repeats_s * product.moves_s
-        + product.t * product.s * size * product.moves_out
-    )
-    visits = turns_t * turns_s * turns_k * -(-s // array.columns) * -(-k // array.rows)
+    one = padded(t * k * size) + padded(s * k * size) + padded(t * s * size)
+    slots = DEEP if turns == 1 and product.repeated and one * DEEP <= room else SLOTS
+    if turns == 1:
+        slots_t = slots_s = slots if product.repeated else 1
+    if padded(t * k * size) * slots_t + padded(s * k * size) * slots_s + padded(t * s * size) * slots > room:
+        return None
+    one_t = move_seconds(array, product.streamed, t, k, size)
+    one_s = move_seconds(array, product.stationary, s, k, size)
+    one_out = move_seconds(array, product.out, t, s, size)
+    loads_t = turns if turns_k > 1 or not t_outside else turns_t
+    loads_s = turns if turns_k > 1 or t_outside else turns_s
+    loading, storing = one_t * loads_t + one_s * loads_s, one_out * turns_t * turns_s
+    visits = turns * -(-s // array.columns) * -(-k // array.rows)
     compute = visits * array.visit(t) / array.clock
-    first = (bytes_t * product.moves_t + bytes_s * product.moves_s) / array.bandwidth
-    last = compute / (turns_t * turns_s * turns_k)
-    seconds = max(compute, moved / array.bandwidth) + min(first, last)
-    return Tiles(t, s, k, t_outside, outer, seconds)
+    around = (compute + loading) / turns + array.turnaround  # from loading a slot until it may be loaded again
+    steady = max(compute, loading + storing, turns * around / slots)
+    # the beginning and the end of one product overlap with its neighbours in a row of them
+    seconds = steady if product.repeated else steady + min(one_t + one_s, compute / turns)
+    return Tiles(t, s, k, t_outside, outer, slots, seconds)
+
+
+@lru_cache(maxsize=65536)
+def move_seconds(array: Array, side: Side | None, rows: int, columns: int, element_bytes: int) -> float:
+    """How long a tile [rows, columns] takes from or to memory."""
+    if side is None:
+        return 0.0
+    digits = (*_inner(side.rows, rows), *_inner(side.columns, columns))
+    asked = traffic(array.memory, digits, element_bytes)
+    return max(asked.busiest * array.access, asked.rows * array.activation)
+
+
+def _inner(digits: tuple[Digit, ...], extent: int) -> Iterator[Digit]:
+    """The digits of the first `extent` elements."""
+    for count, stride in reversed(digits):
+        if extent <= 1:
+            return
+        yield min(count, extent), stride
+        extent //= count

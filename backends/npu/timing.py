@@ -78,8 +78,6 @@ class NpuTimer:
     drains: tuple[int, int] = (0, 0)
     """when the DRAINs of the tile before last and of the last tile are over"""
     draining: bool = False
-    covered: int = 0
-    """up to when busy time has been counted"""
 
     def issue(self, command: Command, ready: int) -> Issued:
         at = max(ready, self.slot_at)
@@ -100,7 +98,7 @@ class NpuTimer:
         start = at if empty else max(at, self.begun_at)
         self.loaded_at = start + (2 * rows - self.clock_ps if empty else rows)
         self.slot_at = max(at + self.clock_ps, start)
-        busy = self._busy(start, self.loaded_at)
+        busy = self.loaded_at - start
         return Issued(start, self.slot_at, self.loaded_at, busy, "array" if start > at else "")
 
     def _matmul(self, command: Matmul, at: int) -> Issued:
@@ -114,8 +112,7 @@ class NpuTimer:
         self.begun_at, self.next_at = start, start + stream
         self.array_done = start + depth + stream
         self.counters["MAC"] += plain(command.rows) * plain(command.k) * plain(command.columns)
-        busy = self._busy(start, self.next_at)
-        return Issued(start, self.slot_at, self.array_done, busy, "array" if start > at else "")
+        return Issued(start, self.slot_at, self.array_done, stream, "array" if start > at else "")
 
     def _vector(self, command: Command, at: int) -> Issued:
         earliest = max(at, self.vector_done)
@@ -132,13 +129,7 @@ class NpuTimer:
         self.vector_begun = start
         self.vector_done = end + max(0, self.npu.vector.latency - 1) * self.clock_ps
         self.counters["vector passes"] += cycles
-        return Issued(start, self.slot_at, self.vector_done, self._busy(start, end), cause)
-
-    def _busy(self, start: int, end: int) -> int:
-        """The part of a stretch of work that no other work of the core covers."""
-        fresh = max(0, end - max(start, self.covered))
-        self.covered = max(self.covered, end)
-        return fresh
+        return Issued(start, self.slot_at, self.vector_done, end - start, cause)
 
     def signature(self, command: Command) -> Hashable:
         """What a command's time depends on: its extents, not its addresses."""
@@ -147,7 +138,7 @@ class NpuTimer:
     def relative(self, now: int) -> Hashable:
         times = (
             self.slot_at, self.begun_at, self.next_at, self.loaded_at, self.array_done, self.vector_begun,
-            self.vector_done, *self.drains, self.covered,
+            self.vector_done, *self.drains,
         )  # fmt: skip
         return (self.draining, *(max(0, t - now) for t in times))
 
@@ -160,7 +151,6 @@ class NpuTimer:
         self.vector_begun += by
         self.vector_done += by
         self.drains = (self.drains[0] + by, self.drains[1] + by)
-        self.covered += by
 
 
 def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> NpuTimer:

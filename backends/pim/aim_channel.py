@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 from pimc.backends.pim.controller import CLOSED, Channel, Run
 
+REGISTER_COMMANDS = frozenset({"WRGB", "WRMAC16", "RDMAC16", "RDAF16"})
 
-@dataclass(frozen=True, slots=True)
+ALL_BANKS = frozenset({"ACT16", "PREA"})
+
+
+@dataclass(slots=True)
 class Request:
     """What a stream's command asks of a channel: a final DRAM command, how often, and what must be open for it.
 
@@ -23,7 +27,7 @@ class Request:
     @property
     def needs_registers(self) -> bool:
         """Whether the channel must be in register mode."""
-        return self.final in ("WRGB", "WRMAC16", "RDMAC16", "RDAF16")
+        return self.final in REGISTER_COMMANDS
 
 
 class AimChannel:
@@ -38,39 +42,39 @@ class AimChannel:
 
     def run(self, request: Request, at: int) -> Run:
         """Issue a request that is offered at clock `at`, with everything that it needs before."""
-        state, table = self.channel, self.channel.table
-        final = table.number(request.final)
-        period = table.period(request.final)
+        state, numbers = self.channel, self.channel.table.numbers
+        final, registers = request.final, request.needs_registers
+        number = numbers[final]
+        period = state.table.periods[number]
+        refreshes = state.refresh.interval > 0
         first, left, cause = -1, request.count, ""
         while True:
             name = self._next(request)
-            command = table.number(name) if name != request.final else final
-            bank = None if name in ("ACT16", "PREA") else request.bank
-            t = state.ready(command, bank, at)
-            if self._is_due(t):
+            bank = None if name in ALL_BANKS else request.bank
+            t = state.ready(numbers[name], bank, at)
+            if refreshes and t >= state.due:
                 self._refresh(t)
                 cause = cause or "refresh"
-                continue
-            if state.register_mode != request.needs_registers:
-                state.issue(table.number("TMOD"), None, t, t, 1)
-                state.register_mode = request.needs_registers
+            elif state.register_mode != registers:
+                state.issue(numbers["TMOD"], None, t, 1)
+                state.register_mode = registers
                 cause = "mode"
-                continue
-            if name != request.final:
-                state.issue(command, bank, t, t, 1)
-                state.set_row(bank, request.row if name.startswith("ACT") and request.row is not None else CLOSED)
+            elif name != final:
+                state.issue(numbers[name], bank, t, 1)
+                opens = name.startswith("ACT")
+                state.set_row(bank, request.row if opens and request.row is not None else CLOSED)
                 cause = cause or "row"
-                continue
-            count = self._before_refresh(t, period, left)
-            last = t + (count - 1) * period
-            state.issue(final, bank, t, last, count)
-            first = t if first < 0 else first
-            left -= count
-            if not left:
-                break
-        if request.final == "WRA16":
+            else:
+                count = min(left, -(-(state.due - t) // period)) if refreshes else left
+                last = t + (count - 1) * period
+                state.issue(number, bank, last, count)
+                first = t if first < 0 else first
+                left -= count
+                if not left:
+                    break
+        if final == "WRA16":
             state.set_row(None, CLOSED)
-        return Run(first, last, cause)
+        return Run(first, last, period, cause)
 
     def _next(self, request: Request) -> str:
         """The command that comes next for a request: itself, or what must come before it."""
@@ -86,28 +90,19 @@ class AimChannel:
 
     # -- refresh ----------------------------------------------------------------------------------------------------
 
-    def _is_due(self, t: int) -> bool:
-        return bool(self.channel.refresh.interval) and t >= self.channel.due
-
-    def _before_refresh(self, t: int, period: int, count: int) -> int:
-        """How many of a run's commands come before the next refresh is due."""
-        if not self.channel.refresh.interval:
-            return count
-        return min(count, -(-(self.channel.due - t) // period))
-
     def _refresh(self, t: int) -> None:
         """Refresh at the moment that was due; of several that were due while nothing happened, the last one counts."""
         state = self.channel
         interval = state.refresh.interval
         if state.opened != CLOSED:
-            precharge = state.table.number("PREA")
+            precharge = state.table.numbers["PREA"]
             issued = state.ready(precharge, None, state.due)
-            state.issue(precharge, None, issued, issued, 1)
+            state.issue(precharge, None, issued, 1)
             state.set_row(None, CLOSED)
         missed = max(0, (t - state.due) // interval)
-        refresh = state.table.number("REFab")
+        refresh = state.table.numbers["REFab"]
         issued = state.ready(refresh, None, state.due + missed * interval)
-        state.issue(refresh, None, issued, issued, 1 + missed)
+        state.issue(refresh, None, issued, 1 + missed)
         state.due += (1 + missed) * interval
 
 
@@ -124,5 +119,3 @@ def latencies(cycles: Mapping[str, int]) -> dict[str, int]:
         "WRA16": cycles["nCWL"] + cycles["nWR"] + cycles["nWPRE"],
     }
     return known | dict.fromkeys(("RDCP", "WRCP", "MAC", "MAC16", "AF16", "EWMUL16"), 1)
-
-

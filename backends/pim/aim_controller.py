@@ -53,9 +53,11 @@ class Queue:
     runs: deque[tuple[int, int, int]] = field(default_factory=deque)
     held: int = 0
 
-    def accepted(self, count: int, run: Run) -> int:
-        """When the last of `count` requests finds room; `run` is when they leave."""
-        self.runs.append((count, run.last, (run.last - run.first) // max(1, count - 1)))
+    def accepted(self, count: int, run: Run, at: int) -> int:
+        """When the last of `count` requests, offered at a clock, finds room; `run` is when they leave."""
+        while self.runs and self.runs[0][1] <= at:
+            self.held -= self.runs.popleft()[0]
+        self.runs.append((count, run.last, run.period))
         self.held += count
         while self.held - self.runs[0][0] >= self.capacity:
             self.held -= self.runs.popleft()[0]
@@ -66,7 +68,7 @@ class Queue:
         return last - (head - over) * period
 
     def relative(self, now: int) -> Hashable:
-        return tuple((n, max(last - now, -1), p) if last > now else n for n, last, p in self.runs)
+        return tuple((n, last - now, p) for n, last, p in self.runs if last > now)
 
     def shift(self, by: int) -> None:
         self.runs = deque((n, last + by, p) for n, last, p in self.runs)
@@ -112,7 +114,7 @@ class AimTimer:
         request = REQUESTS[type(command)](command)
         at = -(-ready // self.clock_ps)
         if request is None:
-            return self._issued_at(at, at, at + 1, at + 1, "")
+            return self._issued_at(at, 1, at + 1, at + 1, "")
         mask = plain(getattr(command, "mask"))  # noqa: B009
         if not mask or mask >> self.channels:
             raise fail(Kind.PROGRAM_BAD, f"{command.mnemonic}: channels {mask:#x} of {self.channels} do not exist")
@@ -125,21 +127,24 @@ class AimTimer:
         runs = [lane.channel.run(request, at) for lane in lanes]
         first, last = min(r.first for r in runs), max(r.last for r in runs)
         latency = lanes[0].channel.latency[request.final]
-        free = max(lane.queue.accepted(request.count, run) for lane, run in zip(lanes, runs, strict=True))
+        free = max(lane.queue.accepted(request.count, run, at) for lane, run in zip(lanes, runs, strict=True))
         if request.final in BLOCKING:
             free = last + latency + 1
         self.memory.end((last + 1) * self.clock_ps)
-        self._merge(lanes)
-        return self._issued_at(first, last + 1, max(at + 1, free), last + latency, runs[0].cause)
+        self._merge(lanes, at)
+        busy = min(last + 1 - first, request.count * runs[0].period)  # without a refresh between
+        return self._issued_at(first, busy, max(at + 1, free), last + latency, runs[0].cause)
 
-    def _issued_at(self, first: int, last: int, free: int, done: int, cause: str) -> Issued:
+    def _issued_at(self, first: int, busy: int, free: int, done: int, cause: str) -> Issued:
         clock = self.clock_ps
-        return Issued(first * clock, free * clock, done * clock, (last - first) * clock, cause)
+        return Issued(first * clock, free * clock, done * clock, busy * clock, cause)
 
     # -- channels ---------------------------------------------------------------------------------------------------
 
     def _lanes(self, mask: int) -> list[Lane]:
         """The lanes of a mask; lanes that it divides are split."""
+        if len(self.lanes) == 1 and self.lanes[0].mask == mask:
+            return self.lanes
         chosen: list[Lane] = []
         for lane in list(self.lanes):
             inside = lane.mask & mask
@@ -155,11 +160,10 @@ class AimTimer:
             chosen.append(lane)
         return chosen
 
-    def _merge(self, touched: list[Lane]) -> None:
-        """Join lanes whose histories have come together again."""
+    def _merge(self, touched: list[Lane], now: int) -> None:
+        """Join lanes whose histories have come together again, for all that may be offered from a clock on."""
         if len(touched) < 2:
             return
-        now = max(lane.channel.channel.now for lane in self.lanes)
         known: dict[Hashable, Lane] = {}
         kept: list[Lane] = []
         for lane in self.lanes:
@@ -180,7 +184,9 @@ class AimTimer:
 
     def relative(self, now: int) -> Hashable:
         clocks, part = divmod(now, self.clock_ps)
-        lanes = tuple((lane.mask, lane.channel.channel.relative(clocks), lane.queue.relative(clocks)) for lane in self.lanes)
+        lanes = tuple(
+            (lane.mask, lane.channel.channel.relative(clocks), lane.queue.relative(clocks)) for lane in self.lanes
+        )
         return part, lanes
 
     def shift(self, by: int) -> None:

@@ -471,5 +471,3 @@ COMMANDS: tuple[type[Command], ...] = (
     MultiplyBanks,
     AddBuffers,
 )
-
-

@@ -1,8 +1,8 @@
 """One memory channel under a table of pair constraints: when each DRAM command may be issued, and what is open.
 
-A constraint is (level, previous, next, clocks): after `previous`, `next` waits so long where both touch the same node of
-the level (the channel, a bank group, a bank). All that a channel needs to remember is the clock of the last command of
-each kind at every node. A run of equal column commands is issued in closed form.
+A constraint is (level, previous, next, clocks): after `previous`, `next` waits so long where both touch the same node
+of the level (the channel, a bank group, a bank). All that a channel needs to remember is the clock of the last command
+of each kind at every node. A run of equal column commands is issued in closed form.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 LONG_AGO = -(1 << 40)
 CLOSED = -1
@@ -28,6 +29,9 @@ class PairTable:
     bank: tuple[Pairs, ...]
     longest: int
     """The largest distance of any pair."""
+    numbers: Mapping[str, int]
+    periods: tuple[int, ...]
+    """Clocks between equal column commands in a row on one bank (or on all)."""
 
     @staticmethod
     def of(constraints: Mapping[tuple[str, str, str], int]) -> PairTable:
@@ -42,18 +46,11 @@ class PairTable:
                     found[number[next_]].append((number[previous], clocks))
             return tuple(tuple(pairs) for pairs in found)
 
-        return PairTable(
-            names, level("channel"), level("bankgroup"), level("bank"), max(constraints.values(), default=0)
+        levels = level("channel"), level("bankgroup"), level("bank")
+        periods = tuple(
+            max([1, *(clocks for pairs in levels for p, clocks in pairs[at] if p == at)]) for at in range(len(names))
         )
-
-    def number(self, name: str) -> int:
-        return self.names.index(name)
-
-    def period(self, name: str) -> int:
-        """Clocks between equal column commands in a row on one bank (or on all)."""
-        at = self.number(name)
-        gaps = [clocks for level in (self.channel, self.group, self.bank) for p, clocks in level[at] if p == at]
-        return max([1, *gaps])
+        return PairTable(names, *levels, max(constraints.values(), default=0), number, periods)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +61,12 @@ class RefreshRule:
     """0: never"""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """What a request became: first and last clock of its final commands, and what held it up."""
 
     first: int
     last: int
+    period: int
     cause: str
 
 
@@ -124,8 +121,8 @@ class Channel:
                             t = node[previous] + clocks
         return t
 
-    def issue(self, command: int, bank: int | None, first: int, last: int, count: int) -> None:
-        """Note `count` equal commands, the first and last of which were issued at those clocks."""
+    def issue(self, command: int, bank: int | None, last: int, count: int) -> None:
+        """Note `count` equal commands, the last of which was issued at a clock."""
         self.now = self.last[command] = last
         self.counts[self.table.names[command]] += count
         if bank is not None:

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from math import prod
 
 from pimc.backends.affine import Scalar
-from pimc.backends.dma.copy import issue_copy
 from pimc.backends.kernels.arena import Arena
 from pimc.backends.kernels.nest import chunks, nests, walk
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.pim.aim_isa import MacAllBanks, WriteGlobalBuffer
 from pimc.backends.pim.aim_transfer import SLOTS, Channels, Drain, Feed, Lot, clear, mask_of, zero
-from pimc.backends.pim.cells import CELL_BYTES, COLUMN_BYTES, LANES
+from pimc.backends.pim.cells import COLUMN_BYTES, LANES
 from pimc.backends.pim.layouts import BankPattern
 from pimc.backends.pim.products import (
     Range,
     bank_pattern,
     digits,
     element_stride,
+    gather_vector,
     part,
     ranges,
     rows_of,
@@ -32,7 +32,7 @@ from pimc.backends.pim.products import (
     vector_machine,
 )
 from pimc.ir.graph import Node
-from pimc.ir.layout import Layout, pieces
+from pimc.ir.layout import Layout
 from pimc.ir.types import DType
 
 
@@ -127,20 +127,13 @@ class _Gemv:
 
     def _gathered(self, source: Scalar) -> Iterator[tuple[Scalar, int]]:
         """The same for a vector whose elements do not lie at one distance."""
-        along = Layout(0, (self.x.layout.dims[-1],))
         for number, start in enumerate(range(0, self.depth, self.row_elements)):
             stop = min(self.depth, start + self.row_elements)
             columns = -(-(stop - start) // LANES)
             near = self.gathered[number % SLOTS]
             if (stop - start) % LANES:
                 clear(self.at, near + (columns - 1) * COLUMN_BYTES, 1, self.x.dtype)
-            for index, piece in pieces(along, 0, start, stop):
-                counts, strides = zip(*(piece.dims[0] or ((1, 0),)), strict=True)
-                dense = tuple(CELL_BYTES * prod(counts[i + 1 :]) for i in range(len(counts)))
-                there = near + (index - start) * CELL_BYTES
-                issue_copy(
-                    self.at.emit, (self.x.space, "buffer"), source + piece.offset, there, self.x.dtype, counts, strides, dense
-                )  # fmt: skip
+            gather_vector(self.at, self.x, source, near, start, stop)
             mask, share = self.channels.mask, self.channels.share
             self.at.emit.issue("pim", WriteGlobalBuffer(columns, near, mask, 0, 0, share, self.x.dtype))
             yield number * self.chunks[1], columns
@@ -173,11 +166,14 @@ def _waves(node: Node, at: Lowering, cache: BankPattern, spare: int) -> Iterator
         for h in ranges(kv, by_head.channel[0]):
             views = [_seven(node, t.layout, b, h, heads // kv, steps) for t in (x, y)]
             first = b.start // by_batch.channel[0] * by_batch.row[1] + h.start // by_head.channel[0] * by_head.row[1]
-            rows = Layout(cache.row + first, (((b.turns, by_batch.row[1]),), ((h.turns, by_head.row[1]),), ((steps, 0),)))
+            rows = Layout(
+                cache.row + first, (((b.turns, by_batch.row[1]),), ((h.turns, by_head.row[1]),), ((steps, 0),))
+            )
             outer = [Layout(v.offset, (v.dims[0], v.dims[2], v.dims[5])) for v in views]
             spread = ((b.together, by_batch.channel[1]), (h.together, by_head.channel[1]), (spare, 1))
             source, target = (
-                Lot(t.space, t.dtype, digits(v, 1, 3), element_stride(node, t)) for t, v in zip((x, y), views, strict=True)
+                Lot(t.space, t.dtype, digits(v, 1, 3), element_stride(node, t))
+                for t, v in zip((x, y), views, strict=True)
             )
             source_head, target_head = (single(v.dims[4]) or 0 for v in views)
             for nest in nests([*outer, rows], (b.turns, h.turns, steps)):

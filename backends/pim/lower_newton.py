@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from math import prod
 
 from pimc.backends.affine import Scalar
-from pimc.backends.dma.copy import issue_copy
 from pimc.backends.kernels.arena import Arena
-from pimc.backends.kernels.nest import chunks, dense_strides, nests, walk
+from pimc.backends.kernels.nest import chunks, nests, walk
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.pim.cells import CELL_BYTES, COLUMN_BYTES, LANES
 from pimc.backends.pim.layouts import STAGING_ROWS, STAGING_SLOTS, BankPattern
 from pimc.backends.pim.newton_transfer import Move, Results, Source, Stage, Sums, Tiles
-from pimc.backends.pim.products import Range, bank_pattern, element_stride, part, ranges, rows_of, single
+from pimc.backends.pim.products import Range, bank_pattern, element_stride, gather_vector, part, ranges, rows_of, single
 from pimc.ir.graph import Node
-from pimc.ir.layout import Layout, pieces
+from pimc.ir.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,9 @@ class _Gemv:
         self.used, self.groups, self.chunk_rows = across.channel[0], across.row, along.row[1]
         self.unit = self.used * geometry.banks
         self.tiles = Tiles(at, weights.channel, self.used)
-        self.fillings = fillings(depth, min(along.byte[0], depth) if along.row[0] == 1 else along.byte[0], geometry.banks)
+        self.fillings = fillings(
+            depth, min(along.byte[0], depth) if along.row[0] == 1 else along.byte[0], geometry.banks
+        )
         self.parts = sum(f.count for f in self.fillings)
         self.arena = Arena(at)
         stride = single(x.layout.dims[-1])
@@ -109,7 +110,7 @@ class _Gemv:
     def run(self, source: Scalar, target: Scalar, slot: int) -> None:
         first = self.weights.channel * self.at.spec.dram.geometry.stride_channel
         if self.row is not None:
-            self._gather(source)
+            gather_vector(self.at, self.x, source, self.row, 0, self.depth)
             source = self.row
         for filling, stage in zip(self.fillings, self.stages, strict=True):
             start = filling.first * self.fillings[0].elements * self.source.element
@@ -147,16 +148,6 @@ class _Gemv:
                     self.tiles.result(row, filling.columns, 0, 0, there)
         sums.move(near, (CELL_BYTES,), self.target, target, (self.target.element,))
 
-    def _gather(self, source: Scalar) -> None:
-        """Bring a vector together whose elements do not lie at one distance."""
-        assert self.row is not None
-        for index, piece in pieces(Layout(0, (self.x.layout.dims[-1],)), 0, 0, self.depth):
-            counts, strides = zip(*(piece.dims[0] or ((1, 0),)), strict=True)
-            issue_copy(
-                self.at.emit, (self.x.space, "buffer"), source + piece.offset, self.row + index * CELL_BYTES, self.x.dtype,
-                counts, strides, dense_strides(counts, CELL_BYTES),
-            )  # fmt: skip
-
 
 # -- attention --------------------------------------------------------------------------------------------------------
 
@@ -168,12 +159,27 @@ class _Wave:
     channels: int
     source: Source
     target: Source
-    source_request: int
-    target_request: int
-    source_head: int
-    target_head: int
+    source_strides: tuple[int, int]
+    """bytes from request to request and from head to head"""
+    target_strides: tuple[int, int]
     turns: Iterator[tuple[tuple[Scalar, ...], int]]
     """(first vector, first result, first row of the cache) of every turn"""
+
+    @property
+    def source_request(self) -> int:
+        return self.source_strides[0]
+
+    @property
+    def source_head(self) -> int:
+        return self.source_strides[1]
+
+    @property
+    def target_request(self) -> int:
+        return self.target_strides[0]
+
+    @property
+    def target_head(self) -> int:
+        return self.target_strides[1]
 
 
 def _waves(node: Node, at: Lowering, cache: BankPattern) -> Iterator[_Wave]:
@@ -185,13 +191,12 @@ def _waves(node: Node, at: Lowering, cache: BankPattern) -> Iterator[_Wave]:
         first = cache.row + b.start // requests.channel[0] * requests.row[1]
         rows = Layout(first, (((b.turns, requests.row[1]),), ((steps, 0),)))
         outer = [Layout(v.offset, (v.dims[0], v.dims[3])) for v in views]
-        strides = [(single(v.dims[1]), single(v.dims[2])) for v in views]
+        by_request = [single(v.dims[1]) or 0 for v in views]
+        by_head = [single(v.dims[2]) or 0 for v in views]
         source, target = (Source(t.space, t.dtype, element_stride(node, t)) for t in (x, y))
         for nest in nests([*outer, rows], (b.turns, steps)):
-            yield _Wave(
-                b.together, source, target, strides[0][0] or 0, strides[1][0] or 0, strides[0][1] or 0, strides[1][1] or 0,
-                walk(at.emit, nest.merged(), STAGING_SLOTS),
-            )  # fmt: skip
+            turns = walk(at.emit, nest.merged(), STAGING_SLOTS)
+            yield _Wave(b.together, source, target, (by_request[0], by_head[0]), (by_request[1], by_head[1]), turns)
 
 
 def _five(node: Node, layout: Layout, b: Range, heads: int, steps: int) -> Layout:

@@ -1,6 +1,6 @@
 """How PIM work and normal traffic take turns on a memory whose banks have one row buffer.
 
-Normal traffic holds the resource `dram`. PIM work waits for traffic that came before it, and traffic that comes later
+Normal traffic holds the data bus. PIM work waits for traffic that came before it, and traffic that comes later
 waits for PIM. `pim` tells what of the holding was PIM's: channels do not wait for each other.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pimc.backends.timing import Resources
 
-MEMORY = "dram"
+MEMORY = "dram.bus"
 """The resource that transfers from and to DRAM hold."""
 OURS = "pim"
 

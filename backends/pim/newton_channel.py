@@ -55,7 +55,8 @@ class Rules:
         n = spec.cycles
         ranks = spec.dram.ranks
         return Rules(
-            ranks=ranks, groups=spec.dram.banks // ranks // pim.banks_per_activation, group_banks=pim.banks_per_activation,
+            ranks=ranks, groups=spec.dram.banks // ranks // pim.banks_per_activation,
+            group_banks=pim.banks_per_activation,
             is_dual=pim.row_buffers == "dual", trp=n["nRP"], tras=n["nRAS"], trcd=n["nRCDRD"], twindow=n["nFAW"],
             trrd_same=n["nRRDL"], trrd_other=n["nRRDS"], trtp=n["nRTP"], read=n["nCL"] + n["nBL"],
             comp=max(n["nBL"], n["nCCDS"]), turn=max(n["nBL"], n["nCCDS"]), least=pim.least_macs, gwrite=n["nGWRITE"],
@@ -82,7 +83,10 @@ class Rank:
     normal_bank: int = 0
 
     def relative(self, now: int) -> Hashable:
-        seen = [t - now if t > now - REACH else LONG_AGO for t in (*self.acts, *self.precharged, self.refreshed, self.normal_act)]
+        seen = [
+            t - now if t > now - REACH else LONG_AGO
+            for t in (*self.acts, *self.precharged, self.refreshed, self.normal_act)
+        ]
         return self.row, tuple(seen), tuple(sorted(self.normal.items())), self.normal_bank
 
     def shift(self, by: int) -> None:
@@ -92,19 +96,21 @@ class Rank:
         self.normal_act += by
 
 
-Closing = tuple[int, Rank, int, bool]
-"""A row buffer to close: from which clock on, its rank, the bank of the rank, whether it is the normal one."""
+Closing = tuple[int, Rank, int, int, bool]
+"""Row buffers to close: from which clock on, their rank, first bank of the rank, how many, whether normal ones."""
 MIXED = -1
 """The row of a rank of single row buffers that do not all have the same row open."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """When a command of the stream was issued (first and last DRAM command of its work) and has completed."""
+    """One command of the stream, in clocks: the start of its work, when the next may be offered, its completion."""
 
     first: int
-    last: int
+    free: int
     done: int
+    busy: int
+    """how long the banks (or the row buffer) work on it"""
     cause: str = ""
 
 
@@ -152,7 +158,7 @@ class NewtonChannel:
         self._count("GWRITE")
         self.now = t
         self.vector_free = self.gwrite_free = t + rules.gwrite
-        return Done(t, t, t + rules.gwrite, cause)
+        return Done(t, t + 1, t + rules.gwrite, rules.gwrite, cause)
 
     def header(self, row: int, comps: int, results: int, at: int) -> Done:
         """Close other rows, if the tile fits before the next refresh."""
@@ -162,10 +168,13 @@ class NewtonChannel:
             waiting = self._to_precharge(row, self.ranks)
             start = max(t, min(c[0] for c in waiting)) if waiting else t
             groups = rules.ranks * rules.groups if any(r.row != row for r in self.ranks) else 0
-            estimate = rules.trtp * len(waiting) + rules.trcd + rules.comp * max(_above(comps), rules.least)
+            estimate = (
+                rules.trtp * sum(c[3] for c in waiting) + rules.trcd + rules.comp * max(_above(comps), rules.least)
+            )
             estimate += rules.twindow * (groups // 2 - 1) if groups else 0
             estimate += 2 * (_below(results) - 1)
-            if not self._refresh_first(start, estimate if rules.guard else 0):
+            # checked while the header is at the head of the queue, which it still is one clock after `start`
+            if not self._refresh_first(start + 1, estimate if rules.guard else 0):
                 break
             cause, t = "refresh", max(t, self.now + 1)
         if waiting:
@@ -173,7 +182,7 @@ class NewtonChannel:
             t = self.now + 1
             cause = cause or "row"
         self.now = t
-        return Done(t, t, t, cause)
+        return Done(t, t + 1, t + 1, 1, cause)
 
     def compute(self, row: int, count: int, at: int) -> Done:
         """A run of COMPs (single row buffer)."""
@@ -190,7 +199,7 @@ class NewtonChannel:
         self.is_filling = False
         self.precharge_free = max(self.precharge_free, last + rules.trtp)
         self.gwrite_free = max(self.gwrite_free, last + rules.turn)
-        return Done(first, last, last + rules.comp, cause)
+        return Done(first, last + 1, last + rules.comp, last + rules.comp - first, cause)
 
     def read_result(self, at: int) -> Done:
         """READRES (single row buffer)."""
@@ -202,7 +211,7 @@ class NewtonChannel:
         self.compute_free = self.read_free = t + rules.comp
         self.precharge_free = max(self.precharge_free, t + rules.trtp)
         self.gwrite_free = max(self.gwrite_free, t + rules.turn)
-        return Done(t, t, t + rules.read)
+        return Done(t, t + 1, t + rules.read, rules.comp)
 
     def compute_and_read(self, row: int, count: int, at: int) -> Done:
         """COMPS_READRES (dual row buffers)."""
@@ -217,7 +226,13 @@ class NewtonChannel:
         hidden = work if rules.waits_for_macs else 0
         self.precharge_free = max(self.precharge_free, t + hidden + rules.trtp)
         self.gwrite_free = max(self.gwrite_free, t + hidden + rules.turn)
-        return Done(t, t + work - 1, t + hidden + rules.read, cause)
+        return Done(t, t + 1, t + hidden + rules.read, work, cause)
+
+    def rows_lost(self) -> None:
+        """Normal traffic has used the only row buffers, and closed them again."""
+        for rank in self.ranks:
+            rank.row = None
+            rank.normal.clear()
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
@@ -225,32 +240,45 @@ class NewtonChannel:
         """Row buffers to close before `row` can be opened for PIM (None: all of them), in order."""
         rules = self.rules
         found: list[Closing] = []
-        holds = rules.is_dual or rules.keeps_row_times
+        holds = rules.tras if rules.is_dual or rules.keeps_row_times else LONG_AGO
+        size = rules.group_banks
         for rank in ranks:
+            begin = len(found)
             if rank.row is not None and rank.row != row:
-                taken = () if rules.is_dual else rank.normal
-                for group in range(rules.groups):
-                    ready = max(self.precharge_free, rank.acts[group] + rules.tras if holds else LONG_AGO)
-                    first = group * rules.group_banks
-                    found += [(ready, rank, bank, False) for bank in range(first, first + rules.group_banks) if bank not in taken]
+                for group, act in enumerate(rank.acts):
+                    found.append((max(self.precharge_free, act + holds), rank, group * size, size, False))
+            if not rank.normal:
+                continue
+            if not rules.is_dual:
+                found[begin:] = self._without(found[begin:], rank.normal)
             for bank, own in rank.normal.items():
                 if row is None or (own == row if rules.is_dual else own != row):
-                    found.append((max(rank.normal_act + rules.tras, self.vector_free), rank, bank, True))
-        if len(ranks) == 1:
-            found.sort(key=lambda c: (not c[3], c[2]))
-        elif any(c[3] for c in found):
-            order = {id(rank): i for i, rank in enumerate(ranks)}
-            found.sort(key=lambda c: (order[id(c[1])], c[2]))
+                    found.append((max(rank.normal_act + rules.tras, self.vector_free), rank, bank, 1, True))
+            if len(ranks) == 1:
+                found.sort(key=lambda c: (not c[4], c[2]))
+            else:
+                found[begin:] = sorted(found[begin:], key=lambda c: c[2])
         return found
+
+    @staticmethod
+    def _without(closings: list[Closing], taken: dict[int, int]) -> list[Closing]:
+        """The same for single banks, less those whose only row buffer holds a normal row."""
+        return [
+            (ready, rank, bank, 1, False)
+            for ready, rank, first, count, _ in closings
+            for bank in range(first, first + count)
+            if bank not in taken
+        ]
 
     def _precharge(self, waiting: list[Closing], at: int) -> None:
         """One bank each clock: of those that may be closed, the first in order."""
         t = max(at, self.now + 1, min(c[0] for c in waiting))
         if max(c[0] for c in waiting) <= t:
-            for step, (_, rank, bank, is_normal) in enumerate(waiting):
-                self._close(rank, bank, is_normal, t + step)
+            for _, rank, bank, count, is_normal in waiting:
+                t += count
+                self._close(rank, bank, count, is_normal, t - 1)
             return
-        left = list(waiting)
+        left = [(c[0], c[1], bank, 1, c[4]) for c in waiting for bank in range(c[2], c[2] + c[3])]
         while left:
             chosen = next((c for c in left if c[0] <= t), None)
             if chosen is None:
@@ -260,17 +288,17 @@ class NewtonChannel:
             left.remove(chosen)
             t += 1
 
-    def _close(self, rank: Rank, bank: int, is_normal: bool, t: int) -> None:
+    def _close(self, rank: Rank, bank: int, count: int, is_normal: bool, last: int) -> None:
+        """Neighbouring banks of one group were closed, the last of them at a clock."""
         rules = self.rules
         if is_normal:
             del rank.normal[bank]
         else:
             rank.row = None
-        self._count("PIM_PRECHARGE" if rules.is_dual and not is_normal else "PRECHARGE")
+        self._count("PIM_PRECHARGE" if rules.is_dual and not is_normal else "PRECHARGE", count)
         if rules.is_dual or rules.keeps_row_times:
-            group = bank // rules.group_banks
-            rank.precharged[group] = max(rank.precharged[group], t)
-        self.now = t
+            rank.precharged[bank // rules.group_banks] = last
+        self.now = last
 
     def _activate(self, row: int, at: int) -> str:
         """Open a row in the PIM row buffers where it is not open."""
@@ -282,36 +310,45 @@ class NewtonChannel:
         waiting = self._to_precharge(row, self.ranks)
         if waiting:
             self._precharge(waiting, at)
-        t = max(at, self.now + 1)
-        following = [(rank, 0) for rank in closed]
-        while following:
-            ready = [max(t, self._activation(rank, group)) for rank, group in following]
-            soonest = min(range(len(following)), key=lambda i: (ready[i], following[i][1]))
-            rank, group = following[soonest]
-            t = ready[soonest]
-            rank.acts[group] = self.now = t
-            self._count("G_ACT")
+        self._open(closed, row, max(at, self.now + 1))
+        return "row"
+
+    def _open(self, closed: list[Rank], row: int, t: int) -> None:
+        """G_ACTs, group by group in each rank; the ranks take turns as they become ready."""
+        groups = self.rules.groups
+        following = [[self._activation(rank, 0), 0] for rank in closed]
+        for _ in range(groups * len(closed)):
+            soonest = 0
+            for i, (ready, group) in enumerate(following):
+                best = following[soonest]
+                if max(ready, t) < max(best[0], t) or (max(ready, t) == max(best[0], t) and group < best[1]):
+                    soonest = i
+            ready, group = following[soonest]
+            rank = closed[soonest]
+            t = max(t, ready)
+            rank.acts[group] = t
             t += 1
-            if group + 1 < self.rules.groups:
-                following[soonest] = (rank, group + 1)
-            else:
-                del following[soonest]
+            more = group + 1 < groups
+            following[soonest] = [self._activation(rank, group + 1) if more else 1 << 62, group + 1]
+        self.now = t - 1
+        self._count("G_ACT", groups * len(closed))
         for rank in closed:
             rank.row = row
-        return "row"
 
     def _activation(self, rank: Rank, group: int) -> int:
         """When a group of a rank may be opened."""
         rules = self.rules
-        same = rank.normal_bank // rules.group_banks == group
-        apart = rules.trrd_same if rules.is_dual else rules.tras + rules.trp
-        return max(
+        ready = max(
             max(rank.acts) + rules.twindow,
             rank.acts[group] + rules.tras + rules.trp,
             rank.precharged[group] + rules.trp,
             rank.refreshed,
-            rank.normal_act + (apart if same else rules.trrd_other),
         )
+        if rank.normal_act > LONG_AGO:
+            apart = rules.trrd_same if rules.is_dual else rules.tras + rules.trp
+            same = rank.normal_bank // rules.group_banks == group
+            ready = max(ready, rank.normal_act + (apart if same else rules.trrd_other))
+        return ready
 
     def _opened(self) -> int:
         """When the last activation lets COMPs begin."""

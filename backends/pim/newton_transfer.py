@@ -1,7 +1,7 @@
 """Getting vectors to where GWRITE can take them, and results of tiles together.
 
-Vectors reach a channel's global buffer through DRAM rows of that channel (staging): filling number f of a vector lies in
-bank f mod banks of the staging row f div banks. Two stretches of staging rows take turns.
+Vectors reach a channel's global buffer through DRAM rows of that channel (staging): filling number f of a vector lies
+in bank f mod banks of the staging row f div banks. Two stretches of staging rows take turns.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pimc.backends.pim.cells import CELL_BYTES, LANES
 from pimc.backends.pim.layouts import STAGING_ROWS, STAGING_SLOTS
 from pimc.backends.pim.newton_isa import Comp, CompsReadResult, GlobalWrite, Header, ReadResult
 from pimc.backends.pim.products import vector_machine
+from pimc.backends.target import NewtonPim
 from pimc.ir.types import DType
 
 
@@ -73,7 +74,14 @@ class Stage:
             ref = Ref(near, dtype, (*(self.near[i] for i in kept), CELL_BYTES))
             Lanes(emit, vector_machine(self.at), None, grid)("mul", ref, self.scale, out=ref)
         issue_copy(
-            emit, ("buffer", "dram"), near, to, dtype, [*counts, self.whole], [*self.near, CELL_BYTES], [*there, CELL_BYTES]
+            emit,
+            ("buffer", "dram"),
+            near,
+            to,
+            dtype,
+            [*counts, self.whole],
+            [*self.near, CELL_BYTES],
+            [*there, CELL_BYTES],
         )
 
     def _near_strides(self) -> tuple[int, ...]:
@@ -107,7 +115,7 @@ class Tiles:
         self.at = at
         everyone = channels == at.spec.dram.channels
         self.instances = None if everyone else tuple(range(first, first + channels))
-        assert at.spec.pim is not None and at.spec.pim.style == "newton"
+        assert isinstance(at.spec.pim, NewtonPim)
         self.is_dual = at.spec.pim.row_buffers == "dual"
         self.banks = at.spec.dram.banks
         self.dtype = at.spec.storage_dtype

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pimc.backends.affine import Scalar
+from pimc.backends.dma.copy import issue_copy
 from pimc.backends.kernels.lanes import VectorMachine
-from pimc.backends.kernels.nest import Nest, nests
+from pimc.backends.kernels.nest import Nest, dense_strides, nests
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.pim.layouts import BankPattern, pattern_of
 from pimc.ir.diagnostics import InternalError
 from pimc.ir.graph import Node
-from pimc.ir.layout import Digit, Layout
+from pimc.ir.layout import Digit, Layout, pieces
 
 
 def vector_machine(at: Lowering) -> VectorMachine:
@@ -92,3 +94,16 @@ def part(node: Node, layout: Layout, cuts: Sequence[tuple[int, int, int]], shape
 def digits(layout: Layout, *dims: int) -> tuple[Digit, ...]:
     """The digits of some dimensions, in order."""
     return tuple(d for dim in dims for d in layout.dims[dim] if d[0] != 1)
+
+
+def gather_vector(at: Lowering, tensor: Tensor, source: Scalar, near: Scalar, start: int, stop: int) -> None:
+    """Bring elements start..stop of a vector together in the buffer, that do not lie at one distance.
+
+    source: the address of element 0; near: where element `start` goes.
+    """
+    for index, piece in pieces(Layout(0, (tensor.layout.dims[-1],)), 0, start, stop):
+        counts, strides = zip(*(piece.dims[0] or ((1, 0),)), strict=True)
+        there = near + (index - start) * tensor.element_bytes
+        dense = dense_strides(counts, tensor.element_bytes)
+        spaces = (tensor.space, "buffer")
+        issue_copy(at.emit, spaces, source + piece.offset, there, tensor.dtype, counts, strides, dense)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pimc.backends.pim.aim_controller import AimTimer
-from pimc.backends.target import AimPim, TargetSpec
+from pimc.backends.pim.memory_share import MemoryShare
+from pimc.backends.pim.newton_channel import Rules
+from pimc.backends.pim.newton_controller import NewtonTimer
+from pimc.backends.target import AimPim, NewtonPim, TargetSpec
 from pimc.backends.timing import EngineDecl, Resources, Timer
 from pimc.ir.diagnostics import Kind, did_you_mean, fail
 
@@ -17,7 +20,21 @@ def _aim(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Timer:
     return AimTimer(spec, spec.pim, engine, resources)
 
 
-CONTROLLERS: dict[str, Controller] = {"aim-inorder": _aim}
+def _newton(*, keeps_row_times: bool) -> Controller:
+    def make(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Timer:
+        assert isinstance(spec.pim, NewtonPim)
+        rules = Rules.of(spec, spec.pim, keeps_row_times=keeps_row_times)
+        return NewtonTimer(rules, engine, None if rules.is_dual else MemoryShare(resources))
+
+    return make
+
+
+CONTROLLERS: dict[str, Controller] = {
+    "aim-inorder": _aim,
+    "newton-strict": _newton(keeps_row_times=True),
+    "newton-faithful": _newton(keeps_row_times=False),
+}
+"""Strategies by name. Of Newton's, the faithful one leaves out tRAS and tRP of single row buffers, as published."""
 
 
 def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Timer:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit status: 0 done, 1 could not be done, 2 wrong usage, 70 a bug."""
     from pimc.cli.group import cli
+    from pimc.cli.guard import guarded
 
-    cli.main(arguments, prog_name="pimc")
+    raise SystemExit(guarded(lambda: cli.main(arguments, "pimc", standalone_mode=False)))

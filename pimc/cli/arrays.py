@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -29,9 +30,10 @@ def read_arrays(path: str) -> dict[str, Array]:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except (zipfile.BadZipFile, *_BROKEN) as error:
         alone = data.startswith(b"\x93NUMPY")
+        what = "a single array (.npy), not an archive of named ones" if alone else f"no .npz file: {error}"
         raise fail(
             Kind.INPUT_BAD,
-            f"{path} is a single array (.npy), not an archive of named ones" if alone else f"{path} is no .npz file: {error}",
+            f"{path} is {what}",
             help="numpy.savez('io.npz', **{'in:x': x, 'out:y': y}) writes one",
         ) from None
     return _members(archive, path)
@@ -57,7 +59,7 @@ def _members(archive: zipfile.ZipFile, path: str) -> dict[str, Array]:
     return arrays
 
 
-def _check_header(file: io.BufferedIOBase | zipfile.ZipExtFile, available: int) -> None:
+def _check_header(file: IO[bytes], available: int) -> None:
     """Raises ValueError where the header promises more than the member can hold."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):

@@ -32,6 +32,8 @@ class SectionOption(click.Option):
 
 def option(section: str, *names: str, **settings: Any) -> Callable[[F], F]:
     """Declare an option of a section."""
+    if isinstance(settings.get("type"), click.ParamType):
+        settings.setdefault("metavar", settings["type"].name)
     return click.option(*names, cls=SectionOption, section=section, **settings)
 
 
@@ -41,10 +43,10 @@ class PimcCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
                 sections.setdefault(getattr(parameter, "section", OPTIONS), []).append(record)
-        for title, records in sections.items():
+        for title, records in sorted(sections.items(), key=lambda item: item[0] == OPTIONS):
             with formatter.section(title):
                 formatter.write_dl(records, col_max=36)
 
@@ -54,6 +56,10 @@ class PimcCommand(click.Command):
         except click.NoSuchOption as error:
             known = [name for p in self.get_params(ctx) for name in p.opts if name.startswith("--")]
             raise missing_name("option", error.option_name, known, ctx) from None
+        except click.MissingParameter as error:
+            if error.param is not None and error.param.name == "target":
+                error.__dict__["help"] = "pimc targets lists the machines"
+            raise
 
 
 def command(name: str, *, example: str) -> Callable[[Callable[..., Any]], PimcCommand]:
@@ -62,6 +68,7 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., Any]], PimcCo
     title = "Examples" if "\n" in lines else "Example"
 
     def declare(function: Callable[..., Any]) -> PimcCommand:
-        return click.command(name, cls=PimcCommand, context_settings=SETTINGS, epilog=f"\b\n{title}:\n{lines}")(function)
+        epilog = f"\b\n{title}:\n{lines}"
+        return click.command(name, cls=PimcCommand, context_settings=SETTINGS, epilog=epilog)(function)
 
     return declare

@@ -58,3 +58,22 @@ def read_program(path: str) -> Program:
     from pimc.backends.storage import from_bytes, load
 
     return from_bytes(read_file("-"), "<stdin>", Path.cwd()) if path == "-" else load(path)
+
+
+def read_text(path: str) -> str:
+    """A text in UTF-8. Raises CompileError: FILE_MISSING, SYNTAX."""
+    try:
+        return read_file(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        name = "stdin" if path == "-" else path
+        raise fail(Kind.SYNTAX, f"{name} is not text in UTF-8 (byte {error.start})") from None
+
+
+def write_text_file(path: str, text: str) -> None:
+    """Write a text atomically, or to stdout for `-`."""
+    from pimc.cli.screen import write_text
+
+    if path == "-":
+        write_text(text)
+    else:
+        write_file(path, text.encode("utf-8"))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
 
 import click
 
 from pimc.cli.command import SETTINGS, PimcCommand, missing_name
-from pimc.cli.guard import guarded
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "compile": ("compile:compile_command", "Compile a model, simulate it, and say where the time goes."),
@@ -52,11 +49,6 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
-
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
-        extra.pop("standalone_mode", None)
-        run: Callable[..., object] = super().main
-        raise SystemExit(guarded(lambda: run(args, prog_name, standalone_mode=False, **extra)))
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

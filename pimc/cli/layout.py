@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pimc.cli.screen import Line, Span
 
 Cell = str | Line
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,18 @@ def time_text(seconds: float) -> str:
 
 
 def size_text(size: float) -> str:
-    """Bytes with a decimal prefix, as bandwidths have them."""
+    """Bytes with a decimal prefix, as bandwidths and traffic have them."""
     return _prefixed(size, "B")
+
+
+def memory_text(size: float) -> str:
+    """Bytes with a binary prefix, as memories have them."""
+    for prefix in ("", "Ki", "Mi", "Gi", "Ti"):
+        if size < 1023.5 or prefix == "Ti":
+            whole = size == int(size) and size < 1024
+            return f"{int(size) if whole else significant(size)} {prefix}B"
+        size /= 1024
+    raise AssertionError
 
 
 def count_text(count: float, unit: str = "") -> str:
@@ -103,6 +114,9 @@ def significant(number: float, digits: int = 3) -> str:
 
 
 def percent(share: float) -> str:
+    """A share of the whole; what is there but rounds to nothing is `<0.1 %`."""
+    if 0 < share < 0.0005:
+        return "<0.1 %"
     return f"{share * 100:.1f} %" if share < 0.0995 else f"{share * 100:.0f} %"
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pimc.cli.command import missing_name, option
 
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # older versions of click cannot be subscripted
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 MODEL, MACHINE, VALUES, PASSES, OUTPUT, INSIDE = "Model", "Machine", "Values", "Passes", "Output", "Looking inside"
-LARGEST_NUMBER = 10**15
 PHASES = ("prefill", "decode")
 
 
-class DimType(click.ParamType):
+class DimType(ParamType):
     """`N=V`: a dimension and its value."""
 
     name = "N=V"
@@ -35,7 +39,7 @@ class DimType(click.ParamType):
         return name.strip(), int(number)
 
 
-class ParallelType(click.ParamType):
+class ParallelType(ParamType):
     """`pp=P,tp=T`: degrees of parallelism."""
 
     name = "pp=P,tp=T"
@@ -54,7 +58,7 @@ class ParallelType(click.ParamType):
         return degrees
 
 
-class PhaseType(click.ParamType):
+class PhaseType(ParamType):
     name = "|".join(PHASES)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -65,7 +69,7 @@ class PhaseType(click.ParamType):
         return str(value)
 
 
-class TargetType(click.ParamType):
+class TargetType(ParamType):
     """The name of a target or the path of its file."""
 
     name = "TARGET"
@@ -78,7 +82,7 @@ class TargetType(click.ParamType):
         return str(value)
 
 
-class WordType(click.ParamType):
+class WordType(ParamType):
     """One word out of a fixed list, with the nearest one where it is wrong."""
 
     def __init__(self, what: str, words: Sequence[str]) -> None:
@@ -90,7 +94,7 @@ class WordType(click.ParamType):
         return str(value)
 
 
-class TextPairType(click.ParamType):
+class TextPairType(ParamType):
     """`K=V` that is passed on as text."""
 
     def __init__(self, name: str, example: str) -> None:
@@ -164,7 +168,6 @@ watch_options = together(
     option(INSIDE, "--dump-stages", metavar="DIR", help="Write the graph after every pass that changed it to DIR."),
     option(INSIDE, "--timing", is_flag=True, help="Say on stderr how long each pass took."),
 )
-model_argument = click.argument("model", metavar="MODEL")
 engine_option = option(
     MACHINE,
     "--sim-engine",

@@ -11,16 +11,20 @@ from pimc.ir.source import Derived, NodeSource, TextSpan, roots
 _WIDEST = 110
 """Source lines are cut to so many columns around the caret."""
 _MOST_PLACES = 3
+_MOST_ERRORS = 20
 
 
 def render(diagnostics: Sequence[Diagnostic]) -> list[Line]:
-    """All diagnostics, and how many there are if there is more than one."""
+    """All diagnostics, and how many there are if there is more than one; equal ones are shown once."""
     page: list[Line] = []
-    for diagnostic in diagnostics:
+    shown = list(dict.fromkeys(diagnostics))
+    for diagnostic in shown[:_MOST_ERRORS]:
         page += _one(diagnostic)
         page.append([])
-    if len(diagnostics) > 1:
-        page.append(line(f"{len(diagnostics)} errors", "bold red"))
+    if len(shown) > _MOST_ERRORS:
+        page.append(line(f"{len(shown)} errors, of which the first {_MOST_ERRORS} are shown", "bold red"))
+    elif len(shown) > 1:
+        page.append(line(f"{len(shown)} errors", "bold red"))
     else:
         page.pop()
     return page

@@ -14,7 +14,9 @@ from typing import TextIO
 Span = tuple[str, str]
 Line = list[Span]
 
-_ASCII = str.maketrans({"█": "#", "▒": "-", "░": ".", "×": "x", "…": "~", "·": "-", "→": ">", "µ": "u", "└": "`", "─": "-"})
+_ASCII = str.maketrans(
+    {"█": "#", "▒": "-", "░": ".", "\N{MULTIPLICATION SIGN}": "x", "…": "~", "·": "-", "→": ">", "µ": "u"}
+)
 
 
 def line(text: str = "", style: str = "") -> Line:

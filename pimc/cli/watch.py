@@ -111,6 +111,9 @@ class Progress(Observer):
     def commands(self, executed: int, total: int) -> None:
         self.say(f"executing commands, {executed * 100 // max(1, total)} % of {total}")
 
+    def steps(self, done: int, total: int) -> None:
+        self.say(f"step {done} of {total}")
+
 
 def check_pass_names(names: Sequence[str], pipeline: Sequence[str]) -> None:
     """Raises CompileError (PASS_UNKNOWN) for a name that no pass of the pipeline has."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 from pimc.ir.diagnostics import Kind, fail
@@ -47,10 +48,16 @@ def load_model(path: str | Path, *, shapes_only: bool = False, phase: str | None
 
 def _read(name: str) -> bytes:
     try:
-        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return _stdin() if name == "-" else Path(name).read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise fail(Kind.FILE_MISSING, f"cannot read {name}: {reason}") from None
+
+
+@cache
+def _stdin() -> bytes:
+    """What stdin gives; kept, since a compilation may ask for its model more than once."""
+    return sys.stdin.buffer.read()
 
 
 def _folder(name: str) -> Path:

@@ -10,22 +10,19 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pimc.backends.timing import Issued
 
 LATENCY = "latency"
 """The cause of a gap in which the engine finishes a command before it takes the next."""
-LONGEST_COPY = 200_000
+LONGEST_COPY = 2_000_000
 """Segments beyond which skipped turns are summed up in one segment for each op."""
 
-
-@dataclass(slots=True)
-class Segment:
-    """A stretch of time in which an engine works for one op without being held."""
-
-    op: int
-    start: int
-    end: int
-    busy: int = 0
+Segments = NDArray[np.int64]
+"""Stretches in which an engine works for one op without being held: rows of (op, start, end, busy)."""
+OP, START, END, BUSY = range(4)
 
 
 @dataclass
@@ -37,9 +34,13 @@ class Account:
     busy: int = 0
     commands: int = 0
     stalled: Counter[str] = field(default_factory=Counter)
-    segments: list[Segment] = field(default_factory=list)
-    current: Segment | None = None
-    held: bool = False
+    _rows: list[list[int]] = field(default_factory=list)
+    _chunks: list[Segments] = field(default_factory=list)
+    """Segments before those in `_rows`."""
+    _current: list[int] | None = None
+    _last: tuple[int, int] = (-2, 0)
+    """op and end of the segment before the current one"""
+    _held: bool = False
     """The stream was held since the last command."""
 
     def work(self, op: int, ready: int, issued: Issued) -> None:
@@ -60,24 +61,30 @@ class Account:
             frontier = end
         self.frontier = frontier
         self.commands += 1
-        segment = self.current
-        if segment is None or segment.op != op:
-            segment = self.current = Segment(op, self._begin(op, start), start)
-            self.segments.append(segment)
-        self.held = False
-        if issued.done > segment.end:
-            segment.end = issued.done
-        if end > segment.end:
-            segment.end = end
-        if start < segment.start:
-            segment.start = start
-        segment.busy += busy
+        current = self._current
+        if current is None or current[OP] != op:
+            current = self._open(op, start)
+        self._held = False
+        end = max(end, issued.done)
+        if end > current[END]:
+            current[END] = end
+        if start < current[START]:
+            current[START] = start
+        current[BUSY] += busy
 
-    def _begin(self, op: int, start: int) -> int:
-        """Where a new segment starts: on the end of the last one, if that was only closed by a mark."""
-        if self.held or not self.segments or self.segments[-1].op != op:
-            return start
-        return min(start, self.segments[-1].end)
+    def _open(self, op: int, start: int) -> list[int]:
+        """A new segment; it starts on the end of the last one, if that was only closed by a mark."""
+        self._close()
+        last_op, last_end = self._last
+        begin = min(start, last_end) if last_op == op and not self._held else start
+        self._current = [op, begin, start, 0]
+        self._rows.append(self._current)
+        return self._current
+
+    def _close(self) -> None:
+        if self._current is not None:
+            self._last = (self._current[OP], self._current[END])
+            self._current = None
 
     def hold(self, cause: str, ready: int, until: int) -> None:
         """The stream, ready at `ready`, was held until a later time."""
@@ -87,42 +94,63 @@ class Account:
         if until > self.frontier:
             self.stalled[cause] += until - self.frontier
             self.frontier = until
-        self.current = None
-        self.held = True
+        self._close()
+        self._held = True
+
+    def segments(self) -> Segments:
+        """All segments, in the order of the stream."""
+        self._close()
+        self._flush()
+        return np.concatenate([np.empty((0, 4), np.int64), *self._chunks])
 
     # -- skipping ---------------------------------------------------------------------------------------------------
 
     def mark(self) -> Mark:
         """The sums so far; what follows starts new segments."""
-        self.current = None
-        return Mark(self.frontier, self.busy, self.commands, Counter(self.stalled), len(self.segments))
+        self._close()
+        self._flush()
+        return Mark(self.frontier, self.busy, self.commands, Counter(self.stalled), len(self._chunks))
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._chunks.append(np.array(self._rows, np.int64))
+            self._rows = []
 
     def repeat(self, since: Mark, times: int, shift: int, *, unheld: bool = False) -> None:
         """Let what happened since the mark happen `times` more, each time `shift` later.
 
         unheld: nothing held the stream in between, so that work for a single op is one segment.
         """
+        self._close()
+        self._flush()
         self.busy += (self.busy - since.busy) * times
         self.commands += (self.commands - since.commands) * times
         for cause, total in list(self.stalled.items()):
             self.stalled[cause] += (total - since.stalled[cause]) * times
-        fresh = self.segments[since.segments :]
-        single = unheld and len({s.op for s in fresh}) == 1
-        if not single and len(fresh) * times <= LONGEST_COPY:
-            offsets = range(shift, shift * times + 1, shift) if shift else [0] * times
-            self.segments += [Segment(s.op, s.start + by, s.end + by, s.busy) for by in offsets for s in fresh]
-        else:
-            self._sum_up(fresh, times, shift)
         self.frontier += shift * times
-        self.current = None
+        chunks = self._chunks[since.chunks :]
+        if not chunks:
+            return
+        fresh = np.concatenate(chunks)
+        ops = np.unique(fresh[:, OP])
+        if (unheld and len(ops) == 1) or len(fresh) * times > LONGEST_COPY:
+            self._chunks.append(np.stack([_summed(fresh[fresh[:, OP] == op], times, shift) for op in ops]))
+        else:
+            self._chunks.append(_copies(fresh, times, shift))
+        self._last = (self._last[0], self._last[1] + shift * times)
 
-    def _sum_up(self, fresh: list[Segment], times: int, shift: int) -> None:
-        merged: dict[int, Segment] = {}
-        for s in fresh:
-            into = merged.setdefault(s.op, Segment(s.op, s.start + shift, s.end))
-            into.end = max(into.end, s.end + shift * times)
-            into.busy += s.busy * times
-        self.segments += merged.values()
+
+def _copies(fresh: Segments, times: int, shift: int) -> Segments:
+    """The segments again and again, each time `shift` later."""
+    moved = np.repeat(fresh[None], times, axis=0)
+    moved[:, :, START : END + 1] += (np.arange(1, times + 1, dtype=np.int64) * shift)[:, None, None]
+    return moved.reshape(-1, 4)
+
+
+def _summed(fresh: Segments, times: int, shift: int) -> Segments:
+    """One segment for all that an op does."""
+    start, end = fresh[:, START].min() + shift, fresh[:, END].max() + shift * times
+    return np.array([fresh[0, OP], start, end, fresh[:, BUSY].sum() * times], np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,4 +159,4 @@ class Mark:
     busy: int
     commands: int
     stalled: Counter[str]
-    segments: int
+    chunks: int

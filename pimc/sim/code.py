@@ -7,7 +7,7 @@ depends on every operand but addresses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -16,6 +16,9 @@ from pimc.backends.isa import Command, Signal, Wait, operands_of
 from pimc.backends.link.isa import Exchange
 from pimc.backends.program import Item, Loop, Step, steps
 from pimc.backends.timing import Timer
+
+
+Resolver = Callable[[Mapping[int, int]], Command]
 
 
 class What(IntEnum):
@@ -34,8 +37,8 @@ class Instruction:
 
     what: What
     command: Command | None = None
-    moving: bool = False
-    """The command must be resolved each time."""
+    resolve: Resolver | None = None
+    """The command must be resolved each time, by this."""
     op: int = -1
     semaphore: Scalar = 0
     variable: int = 0
@@ -89,10 +92,29 @@ def _instruction(step: Step, timer: Timer, variables: Mapping[int, int], plain: 
     command = step.command
     what = What.EXCHANGE if isinstance(command, Exchange) else What.COMMAND
     if plain or what is What.EXCHANGE:
-        return Instruction(what, command, command.is_affine, step.op)
+        return Instruction(what, command, resolver(command), step.op)
     if command.is_affine and not moved_by(timer, command) - {DEVICE, INSTANCE}:
         command = command.resolved(variables)
-    return Instruction(what, command, command.is_affine, step.op)
+    return Instruction(what, command, resolver(command), step.op)
+
+
+def resolver(command: Command) -> Resolver | None:
+    """What gives the command for the counters of its loops; None for a command that does not move."""
+    values = [getattr(command, name) for name in operands_of(type(command))]
+    moving = [(i, v.base, v.terms) for i, v in enumerate(values) if isinstance(v, Affine)]
+    if not moving:
+        return None
+    cls = type(command)
+
+    def resolve(variables: Mapping[int, int]) -> Command:
+        operands = values.copy()
+        for i, base, terms in moving:
+            for variable, coefficient in terms:
+                base += coefficient * variables[variable]
+            operands[i] = base
+        return cls(*operands)
+
+    return resolve
 
 
 def moved_by(timer: Timer, command: Command) -> frozenset[int]:

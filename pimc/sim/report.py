@@ -206,8 +206,10 @@ def _headline(found: Report) -> str:
     what = f", busiest: {busiest.name}" if busiest is not None else ""
     lines = [
         f"{found.model} on {found.target} ({found.phase}{', ' + dims if dims else ''})",
-        (f"{duration(found.seconds)}, {found.cycles:,} cycles; bound {duration(found.bound_seconds)}, "
-        f"{found.bound_share:.0%} of it reached{what}"),
+        (
+            f"{duration(found.seconds)}, {found.cycles:,} cycles; bound {duration(found.bound_seconds)}, "
+            f"{found.bound_share:.0%} of it reached{what}"
+        ),
     ]
     if found.values is not None:
         error = found.values["max_rel_err"]

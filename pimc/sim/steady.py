@@ -45,21 +45,35 @@ class Frame:
     """place of its END"""
     seen: dict[Hashable, Sighting] = field(default_factory=dict)
     trial: Trial | None = None
+    tries: int = 0
     hopeless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
+    """A state of the machine.
+
+    `key`: what must be the same for a period. `resting`: the states of runners that are held; they must be the same
+    only for those that went on in between.
+    """
+
+    key: Hashable
+    resting: Sequence[Hashable | None]
+    base: int
     turns: Turns
+
+    def alike(self, other: Sighting, steps: Turns) -> bool:
+        if self.key != other.key:
+            return False
+        both = zip(self.resting, other.resting, steps, strict=True)
+        return all(mine == theirs for mine, theirs, step in both if any(step))
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """The beginning of a period whose sums are being taken."""
 
-    key: Hashable
-    base: int
-    turns: Turns
+    begin: Sighting
     steps: Turns
     """How far each counter goes in a period."""
     marks: Sequence[Mark]
@@ -80,60 +94,55 @@ class Steady:
         frame = runner.frames[-1]
         if frame.hopeless or end.count < LEAST_TURNS or self._failures[runner.index, frame.end] >= MOST_FAILURES:
             return
-        if end.alone and not runner.coupled:
-            scope, base = [runner], runner.ready
-            key = _own_key(runner)
-        else:
-            scope = self._clockwork.runners
-            base = min([runner.ready, *(ready for ready, _ in self._clockwork.heap)])
-            key = self._joint_key(base)
-        if key is None:
+        scope = [runner] if end.alone and not runner.coupled else self._clockwork.runners
+        now = _own_state(runner) if len(scope) == 1 else self._joint_state(runner)
+        if now is None:
             self._give_up(runner, frame)
             return
-        turns = tuple(_turns(r) for r in scope)
         if frame.trial is not None:
-            self._try(runner, frame, scope, key, base, turns)
+            self._try(runner, frame, scope, now)
             return
-        sighting = frame.seen.get(key)
-        steps = _steps(sighting.turns, turns, scope) if sighting is not None else None
-        if steps is not None:
-            frame.trial = _trial(key, base, turns, steps, scope)
+        before = frame.seen.get(now.key)
+        steps = _steps(before.turns, now.turns, scope) if before is not None else None
+        if before is not None and steps is not None and before.alike(now, steps):
+            frame.trial = _trial(now, steps, scope)
             return
-        frame.seen[key] = Sighting(turns)
-        if len(frame.seen) >= (MOST_STATES if len(scope) == 1 else MOST_JOINT_STATES):
+        frame.seen[now.key] = now
+        frame.tries += 1
+        if frame.tries >= (MOST_STATES if len(scope) == 1 else MOST_JOINT_STATES):
             self._give_up(runner, frame)
+
+    def left(self, runner: Runner, frame: Frame) -> None:
+        """Called when a loop is over."""
+        if frame.seen and not frame.hopeless:
+            self._failures[runner.index, frame.end] += 1
 
     def _give_up(self, runner: Runner, frame: Frame) -> None:
         frame.hopeless = True
         self._failures[runner.index, frame.end] += 1
 
-    def _try(
-        self, runner: Runner, frame: Frame, scope: Sequence[Runner], key: Hashable, base: int, turns: Turns
-    ) -> None:
+    def _try(self, runner: Runner, frame: Frame, scope: Sequence[Runner], now: Sighting) -> None:
         """Take the sums of a period and skip, if it has ended just now."""
         trial = frame.trial
         assert trial is not None
-        steps = _differences(trial.turns, turns)
+        steps = _differences(trial.begin.turns, now.turns)
         mine = scope.index(runner)
         if sum(steps[mine]) < sum(trial.steps[mine]):
             return
-        if steps != trial.steps or key != trial.key:  # somebody else has skipped meanwhile
+        if steps != trial.steps or not trial.begin.alike(now, steps):  # somebody else has skipped meanwhile
             frame.trial = None
             return
-        fronts = _fronts(scope, base, steps)
-        if fronts != trial.fronts:
-            frame.trial = _trial(key, base, turns, steps, scope)
+        if _fronts(scope, now.base, steps) != trial.fronts:
+            frame.trial = _trial(now, steps, scope)
             return
-        times = min(
-            _periods(r, at, step) for r, at, step in zip(scope, turns, steps, strict=True) if any(step)
-        )
+        times = min(_periods(r, at, step) for r, at, step in zip(scope, now.turns, steps, strict=True) if any(step))
         frame.trial = None
         frame.hopeless = True
         if times > 0:
-            self._skip(scope, trial, base, times)
+            self._skip(scope, trial, now.base, times)
 
     def _skip(self, scope: Sequence[Runner], trial: Trial, base: int, times: int) -> None:
-        shift = base - trial.base
+        shift = base - trial.begin.base
         total = shift * times
         for runner, mark, counters, step in zip(scope, trial.marks, trial.counters, trial.steps, strict=True):
             if not any(step):
@@ -158,27 +167,35 @@ class Steady:
             clockwork.heap = [(clockwork.runners[i].ready, i) for _, i in clockwork.heap]
             heapq.heapify(clockwork.heap)
 
-    def _joint_key(self, base: int) -> Hashable | None:
-        """The state of everything as seen from `base`, before which nothing happens any more."""
-        parts: list[Hashable] = []
-        for runner in self._clockwork.runners:
-            if runner.finished:
-                parts.append(None)
-                continue
-            now = max(runner.ready, base)
-            relative = runner.timer.relative(now)
-            if relative is None:
+    def _joint_state(self, runner: Runner) -> Sighting | None:
+        """The state of everything as seen from the moment before which nothing happens any more."""
+        clockwork = self._clockwork
+        base = min([runner.ready, *(ready for ready, _ in clockwork.heap)])
+        moving: list[Hashable] = []
+        resting: list[Hashable | None] = []
+        for other in clockwork.runners:
+            state = None if other.finished else _state(other, base)
+            if state is None and not other.finished and not other.blocked:
                 return None
-            parts.append((runner.pc, runner.blocked, now - base, max(0, runner.done - now), relative))
-        held = tuple(_held(list(pool.meters.values()), base) for pool in self._clockwork.pools.values())
-        return (tuple(parts), held, tuple(self._clockwork.tokens.pending(base)))
+            moving.append((other.pc, other.blocked, None if other.blocked else state))
+            resting.append(state if other.blocked else None)
+        held = tuple(_held(list(pool.meters.values()), base) for pool in clockwork.pools.values())
+        key = (tuple(moving), held, tuple(clockwork.tokens.pending(base)))
+        return Sighting(key, resting, base, tuple(_turns(r) for r in clockwork.runners))
 
 
-def _own_key(runner: Runner) -> Hashable | None:
-    relative = runner.timer.relative(runner.ready)
-    if relative is None:
+def _own_state(runner: Runner) -> Sighting | None:
+    state = _state(runner, runner.ready)
+    if state is None:
         return None
-    return (relative, max(0, runner.done - runner.ready), _held(runner.meters, runner.ready))
+    return Sighting((state, _held(runner.meters, runner.ready)), (None,), runner.ready, (_turns(runner),))
+
+
+def _state(runner: Runner, base: int) -> Hashable | None:
+    """A runner's state as seen from `base`; None where its timer has nothing to recognise."""
+    now = max(runner.ready, base)
+    relative = runner.timer.relative(now)
+    return None if relative is None else (now - base, max(0, runner.done - now), relative)
 
 
 def _held(meters: Sequence[Meter], base: int) -> Hashable:
@@ -217,14 +234,12 @@ def _periods(runner: Runner, turns: tuple[int, ...], step: tuple[int, ...]) -> i
     )
 
 
-def _trial(key: Hashable, base: int, turns: Turns, steps: Turns, scope: Sequence[Runner]) -> Trial:
+def _trial(begin: Sighting, steps: Turns, scope: Sequence[Runner]) -> Trial:
     return Trial(
-        key=key,
-        base=base,
-        turns=turns,
+        begin=begin,
         steps=steps,
         marks=[r.account.mark() for r in scope],
-        fronts=_fronts(scope, base, steps),
+        fronts=_fronts(scope, begin.base, steps),
         counters=[r.counters() for r in scope],
         meters=[(m.busy, Counter(m.by_op)) for m in _meters(scope)],
     )

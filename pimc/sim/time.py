@@ -119,7 +119,8 @@ class Clockwork:
         def alike(stream: Stream, variable: int) -> bool:
             if stream.engine not in probes:
                 probes[stream.engine] = self._timer(stream.engine, Pool(), 0)
-            return not any(variable in moved_by(probes[stream.engine], s.command) for s in steps(stream.items))
+            own = (s.command for s in steps(stream.items) if not isinstance(s.command, Exchange))
+            return not any(variable in moved_by(probes[stream.engine], command) for command in own)
 
         self.executors = representatives(program, alike)
         self.pools: dict[int, Pool] = {e.rank: Pool() for e in self.executors}
@@ -179,8 +180,8 @@ class Clockwork:
                 case What.COMMAND:
                     command = instruction.command
                     assert command is not None
-                    if instruction.moving:
-                        command = command.resolved(runner.variables)
+                    if instruction.resolve is not None:
+                        command = instruction.resolve(runner.variables)
                     self.issue(runner, command, instruction.op)
                     runner.pc += 1
                 case What.SIGNAL:
@@ -244,7 +245,7 @@ class Clockwork:
         if turn < end.count:
             runner.pc = end.target
         else:
-            runner.frames.pop()
+            self.steady.left(runner, runner.frames.pop())
             runner.pc += 1
 
     def _exchange(self, runner: Runner, instruction: Instruction) -> bool:
@@ -302,7 +303,7 @@ class Clockwork:
                 stalled=stalled,
                 idle=total - account.busy - sum(stalled.values()),
                 counters=dict(sorted(runner.counters().items())),
-                segments=account.segments,
+                segments=account.segments(),
             )
 
     def _resources(self) -> Iterator[ResourceTiming]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
-from pimc.sim.accounts import Segment
+import numpy as np
+
+from pimc.sim.accounts import BUSY, END, OP, START, Segments
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class EngineTiming:
     stalled: Mapping[str, int]
     idle: int
     counters: Mapping[str, int]
-    segments: Sequence[Segment]
+    segments: Segments = field(compare=False, repr=False)
 
     @property
     def cycles(self) -> int:
@@ -88,35 +90,44 @@ class Timing:
     @cached_property
     def ops(self) -> Mapping[int, OpTiming]:
         """By row of the op table; rows without commands are absent."""
-        spans: dict[int, list[tuple[int, int]]] = defaultdict(list)
         busy: dict[int, dict[str, int]] = defaultdict(dict)
         for engine in self.engines:
-            sums: Counter[int] = Counter()
-            for s in engine.segments:
-                spans[s.op].append((s.start, s.end))
-                sums[s.op] += s.busy
-            for op, total in sums.items():
+            for op, total in _busy_by_op(engine.segments):
                 busy[op][engine.name] = max(busy[op].get(engine.name, 0), total)
-        return {op: self._op(op, spans[op], busy[op]) for op in sorted(spans) if op >= 0}
+        spans = [engine.segments[:, : END + 1] for engine in self.engines]
+        united = _united(np.concatenate([np.empty((0, 3), np.int64), *spans]))
+        return {
+            int(op): self._op(int(op), united[united[:, OP] == op], busy[int(op)])
+            for op in np.unique(united[:, OP])
+            if op >= 0
+        }
 
-    def _op(self, op: int, spans: list[tuple[int, int]], busy: dict[str, int]) -> OpTiming:
-        united = list(_united(spans))
+    def _op(self, op: int, spans: Segments, busy: dict[str, int]) -> OpTiming:
         held = [r.by_op.get(op, 0) for r in self.resources]
-        active = sum(high - low for low, high in united)
+        active = int((spans[:, END] - spans[:, START]).sum())
         bound = min(active, max([0, *busy.values(), *held]))
-        return OpTiming(united[0][0], united[-1][1], active, busy, bound)
+        return OpTiming(int(spans[0, START]), int(spans[-1, END]), active, busy, bound)
 
 
-def _united(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The same stretches without overlaps, in order."""
-    low = high = None
-    for start, end in sorted(spans):
-        if low is None or high is None:
-            low, high = start, end
-        elif start <= high:
-            high = max(high, end)
-        else:
-            yield low, high
-            low, high = start, end
-    if low is not None and high is not None:
-        yield low, high
+def _busy_by_op(segments: Segments) -> Iterator[tuple[int, int]]:
+    ops, places = np.unique(segments[:, OP], return_inverse=True)
+    sums = np.zeros(len(ops), np.int64)
+    np.add.at(sums, places, segments[:, BUSY])
+    for op, total in zip(ops, sums, strict=True):
+        yield int(op), int(total)
+
+
+def _united(spans: Segments) -> Segments:
+    """(op, start, end) of the same stretches without overlaps, by op and then in order."""
+    if not len(spans):
+        return spans
+    ordered = spans[np.lexsort((spans[:, START], spans[:, OP]))]
+    new_op = np.diff(ordered[:, OP], prepend=ordered[0, OP] - 1) > 0
+    # the furthest end so far within an op: ends are lifted by op, so that a running maximum starts anew
+    lift = np.cumsum(new_op) * (int(ordered[:, END].max()) + 1)
+    reached = np.maximum.accumulate(ordered[:, END] + lift)
+    gap = np.ones(len(ordered), bool)
+    gap[1:] = ordered[1:, START] + lift[1:] > reached[:-1]
+    first = np.flatnonzero(gap)
+    last = np.append(first[1:], len(ordered)) - 1
+    return np.stack([ordered[first, OP], ordered[first, START], reached[last] - lift[last]], axis=1)

@@ -30,6 +30,8 @@ class Tokens:
 
     def __init__(self, executors: Sequence[Executor]) -> None:
         self.semaphores: dict[Key, Semaphore] = defaultdict(Semaphore)
+        self._filled: set[Key] = set()
+        """Semaphores that hold a token for somebody."""
         for executor in executors:
             ranges: dict[int, Iterable[int]] = {DEVICE: (executor.rank,), INSTANCE: (executor.instance,)}
             for signals, number in _used(executor.items, ranges):
@@ -40,6 +42,7 @@ class Tokens:
         """Add a token; returns the executors that it may set free."""
         semaphore = self.semaphores[executor.rank, number]
         semaphore.signallers[executor.index].append(time)
+        self._filled.add((executor.rank, number))
         complete = False
         while all(semaphore.signallers.values()):
             token = max(queue.popleft() for queue in semaphore.signallers.values())
@@ -55,14 +58,18 @@ class Tokens:
         """The next token's time; None, and the executor is remembered as blocked, while there is none."""
         semaphore = self.semaphores[executor.rank, number]
         queue = semaphore.waiters[executor.index]
-        if queue and semaphore.signallers:
-            return queue.popleft()
+        if queue:
+            token = queue.popleft()
+            if not any(semaphore.waiters.values()) and not any(semaphore.signallers.values()):
+                self._filled.discard((executor.rank, number))
+            return token
         semaphore.blocked.append(executor.index)
         return None
 
     def pending(self, base: int) -> Iterator[tuple[Key, int, tuple[int, ...]]]:
         """Tokens on their way, with times as seen from `base`; those before it count as at it."""
-        for key, semaphore in self.semaphores.items():
+        for key in sorted(self._filled):
+            semaphore = self.semaphores[key]
             for queues in (semaphore.signallers, semaphore.waiters):
                 for index, queue in queues.items():
                     if queue:
@@ -70,7 +77,8 @@ class Tokens:
 
     def shift(self, base: int, by: int) -> None:
         """Move the tokens that lie in the future of `base`."""
-        for semaphore in self.semaphores.values():
+        for key in self._filled:
+            semaphore = self.semaphores[key]
             for queues in (semaphore.signallers, semaphore.waiters):
                 for index, queue in queues.items():
                     queues[index] = deque(time + by if time > base else time for time in queue)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pimc.backends.assembly import ranks
 from pimc.backends.program import Program
 from pimc.backends.storage import write_atomically
-from pimc.sim.accounts import Segment
+from pimc.sim.accounts import BUSY, END, OP, START, Segments
 from pimc.sim.timing import EngineTiming, Timing
 
 MOST_SLICES = 200_000
@@ -39,15 +41,12 @@ def write_trace(path: Path | str, program: Program, timing: Timing, *, limit: in
 def trace(program: Program, timing: Timing, *, limit: int = MOST_SLICES) -> dict[str, Any]:
     """The trace as plain data. Beyond `limit` slices, short ones are left out."""
     tracks = [_merged(e.segments) for e in timing.engines]
-    total = sum(len(t) for t in tracks)
-    shortest = 0
-    if total > limit:
-        lengths = sorted((s.end - s.start for t in tracks for s in t), reverse=True)
-        shortest = lengths[limit] + 1
+    lengths = np.concatenate([np.empty(0, np.int64), *(t[:, END] - t[:, START] for t in tracks)])
+    shortest = int(np.sort(lengths)[-limit]) + 1 if len(lengths) > limit else 0
     events: list[dict[str, Any]] = []
     for number, (engine, segments) in enumerate(zip(timing.engines, tracks, strict=True)):
         events += _names(engine, number)
-        events += _slices(program, engine, number, [s for s in segments if s.end - s.start >= shortest])
+        events += _slices(program, engine, number, segments[segments[:, END] - segments[:, START] >= shortest])
     shown = sum(e["ph"] == "X" for e in events)
     return {
         "displayTimeUnit": "ns",
@@ -56,21 +55,22 @@ def trace(program: Program, timing: Timing, *, limit: int = MOST_SLICES) -> dict
             "target": program.target_name,
             "clock_ps": timing.clock_ps,
             "cycles": timing.cycles,
-            "slices_left_out": total - shown,
+            "slices_left_out": len(lengths) - shown,
         },
         "traceEvents": events,
     }
 
 
-def _merged(segments: Sequence[Segment]) -> list[Segment]:
+def _merged(segments: Segments) -> Segments:
     """Neighbours of one op that touch, as one."""
-    out: list[Segment] = []
-    for s in segments:
-        if out and out[-1].op == s.op and s.start <= out[-1].end:
-            out[-1] = Segment(s.op, out[-1].start, max(out[-1].end, s.end), out[-1].busy + s.busy)
-        else:
-            out.append(s)
-    return out
+    if not len(segments):
+        return segments
+    apart = np.ones(len(segments), bool)
+    apart[1:] = (segments[1:, OP] != segments[:-1, OP]) | (segments[1:, START] > segments[:-1, END])
+    first = np.flatnonzero(apart)
+    ends = np.maximum.reduceat(segments[:, END], first)
+    busy = np.add.reduceat(segments[:, BUSY], first)
+    return np.stack([segments[first, OP], segments[first, START], ends, busy], axis=1)
 
 
 def _names(engine: EngineTiming, number: int) -> Iterator[dict[str, Any]]:
@@ -81,25 +81,24 @@ def _names(engine: EngineTiming, number: int) -> Iterator[dict[str, Any]]:
     yield {"ph": "M", "pid": rank, "tid": number, "name": "thread_sort_index", "args": {"sort_index": number}}
 
 
-def _slices(
-    program: Program, engine: EngineTiming, number: int, segments: Sequence[Segment]
-) -> Iterator[dict[str, Any]]:
-    for i, s in enumerate(segments):
-        following = segments[i + 1].start if i + 1 < len(segments) else s.end
-        end = max(s.start, min(s.end, following))
-        row = program.ops[s.op] if 0 <= s.op < len(program.ops) else None
+def _slices(program: Program, engine: EngineTiming, number: int, segments: Segments) -> Iterator[dict[str, Any]]:
+    rows = segments.tolist()
+    for i, (op, start, end, busy) in enumerate(rows):
+        following = rows[i + 1][START] if i + 1 < len(rows) else end
+        end = max(start, min(end, following))
+        row = program.ops[op] if 0 <= op < len(program.ops) else None
         yield {
             "ph": "X",
             "pid": engine.devices[0],
             "tid": number,
             "name": row.name if row is not None else "-",
             "cat": row.op if row is not None else "-",
-            "ts": s.start / PS_PER_US,
-            "dur": (end - s.start) / PS_PER_US,
+            "ts": start / PS_PER_US,
+            "dur": (end - start) / PS_PER_US,
             "args": {
-                "clock": s.start // engine.clock_ps,
-                "clocks": -(-(end - s.start) // engine.clock_ps),
-                "busy_clocks": -(-s.busy // engine.clock_ps),
+                "clock": start // engine.clock_ps,
+                "clocks": -(-(end - start) // engine.clock_ps),
+                "busy_clocks": -(-busy // engine.clock_ps),
                 "phase": row.phase if row is not None else "",
                 "layer": row.layer if row is not None else -1,
             },

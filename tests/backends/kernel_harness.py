@@ -7,7 +7,7 @@ digits that lie apart), "dram:cache" (a place larger than the tensor).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -104,7 +104,9 @@ def _cache(shape: tuple[int, ...], size: int) -> Layout:
     return Layout(0, tuple(dims))
 
 
-_VIEWS = {"": Layout.dense, "padded": _padded, "turned": _turned, "digits": _digits, "cache": _cache}
+_VIEWS: Mapping[str, Callable[[tuple[int, ...], int], Layout]] = {
+    "": Layout.dense, "padded": _padded, "turned": _turned, "digits": _digits, "cache": _cache
+}  # fmt: skip
 
 
 @dataclass
@@ -150,8 +152,8 @@ def run(
     node = node_of(op, arrays, attributes or {}, known)
     words = [places] * len(arrays) if isinstance(places, str) else list(places)
     at_places: dict[Value, Tensor] = {}
-    for value in node.results:
-        at_places[value] = machine.place(value.type.static_shape, value.type.dtype, result_place)
+    for result in node.results:
+        at_places[result] = machine.place(result.type.static_shape, result.type.dtype, result_place)
     for i, (value, array) in enumerate(zip(node.operands, arrays, strict=False)):
         if value is None or array is None or value in at_places:
             continue

@@ -1,8 +1,8 @@
-"""Lowers PIM products onto a small machine, executes the commands one after another, and compares with the reference."""
+"""Lowers PIM products onto a small machine, executes the commands in order, and compares with the reference."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,9 +11,11 @@ import numpy as np
 import pimc.backends.pim.lower  # noqa: F401  (registers the rules)
 from pimc.backends.affine import DEVICE, INSTANCE
 from pimc.backends.emitter import Emitter, Scratch
+from pimc.backends.isa import Command
 from pimc.backends.lowering import RULES, Lowering, Tensor
 from pimc.backends.pim.layouts import bank_layout, staging_rows
-from pimc.backends.program import Item, count, steps, unrolled
+from pimc.backends.pim.newton_isa import NewtonCommand
+from pimc.backends.program import Item, Loop, count, steps
 from pimc.backends.state import DeviceState, Space, ValueFormat
 from pimc.backends.target import TargetSpec
 from pimc.backends.target_registry import load_target
@@ -22,52 +24,51 @@ from pimc.ir.layout import Layout
 from pimc.ir.op import Array, Attribute, lookup
 from pimc.ir.types import DType, TensorType
 
-BUFFER_BYTES = 1 << 22
+BUFFER_BYTES = 1 << 21
 KINDS = {"matmul": "weight", "attention_scores": "key", "attention_context": "value"}
 
 
 @cache
-def small(name: str, channels: int, rows: int = 512) -> TargetSpec:
+def small(name: str, channels: int, rows: int = 256) -> TargetSpec:
+    """A target with few channels."""
     return load_target(name, [f"dram.channels={channels}", f"dram.rows={rows}"])
 
 
-def new_state(spec: TargetSpec, *, wide: bool = True, buffer_bytes: int = BUFFER_BYTES) -> DeviceState:
+def new_state(spec: TargetSpec, *, wide: bool = True) -> DeviceState:
+    """Memories in which nothing but NaN is in the buffer, so that reading what nobody wrote shows."""
     form = ValueFormat(wide)
-    spaces = {"dram": Space("dram", spec.dram.bytes, form), "buffer": Space("buffer", buffer_bytes, form)}
+    spaces = {"dram": Space("dram", spec.dram.bytes, form), "buffer": Space("buffer", BUFFER_BYTES, form)}
+    spaces["buffer"].write(0, ((BUFFER_BYTES // 2, 2),), spec.storage_dtype, np.float32(np.nan))
     return DeviceState(0, spaces, form, spec.dram.geometry)
 
 
 def execute(state: DeviceState, items: Sequence[Item]) -> None:
-    """Run in program order; commands of PIM once for each channel that takes them."""
-    for step in unrolled(tuple(items), {DEVICE: 0, INSTANCE: 0}):
-        list(step.command.regions())
-    for step in _instances(state, items):
-        step.execute(state)
+    """Run in program order; commands of a channel's stream once for each channel that takes them."""
+    for command, channel in executions(items, state.geometry.channels):
+        state.channel = channel
+        list(command.regions())
+        command.execute(state)
 
 
-def _instances(state, items):  # type: ignore[no-untyped-def]
-    style = "INSTANCE"
-    assert style
-    for step in _open(items, {}):
-        command, env, engine, instances = step
-        if engine == "pim" and instances is not None:
-            channels = instances
-        elif engine == "pim" and type(command).__module__.endswith("newton_isa"):
-            channels = tuple(range(state.geometry.channels))
-        else:
-            channels = (0,)
-        for channel in channels:
-            state.channel = channel
-            yield command.resolved({**env, INSTANCE: channel, DEVICE: 0})
+def executions(items: Sequence[Item], channels: int) -> Iterator[tuple[Command, int]]:
+    """Every command as executed, and by which channel."""
+    for step, variables in _unrolled(items, {}):
+        takers: Sequence[int] = (0,)
+        if isinstance(step[0], NewtonCommand):
+            takers = range(channels) if step[1] is None else step[1]
+        for channel in takers:
+            yield step[0].resolved({**variables, INSTANCE: channel, DEVICE: 0}), channel
 
 
-def _open(items, env):  # type: ignore[no-untyped-def]
+def _unrolled(
+    items: Sequence[Item], variables: dict[int, int]
+) -> Iterator[tuple[tuple[Command, tuple[int, ...] | None], dict[int, int]]]:
     for item in items:
-        if hasattr(item, "body"):
+        if isinstance(item, Loop):
             for i in range(item.count):
-                yield from _open(item.body, {**env, item.variable: i})
+                yield from _unrolled(item.body, {**variables, item.variable: i})
         else:
-            yield item.command, env, item.engine, item.instances
+            yield (item.command, item.instances), variables
 
 
 @dataclass
@@ -87,62 +88,66 @@ class Outcome:
 
     @property
     def error(self) -> float:
+        assert self.got.shape == self.want.shape
         return float(np.max(np.abs(self.got - self.want)) / np.max(np.abs(self.want)))
 
 
-def lower(
-    spec: TargetSpec, op: str, shapes: Sequence[tuple[int, ...]], places: Mapping[Value, Tensor] | None = None,
-    attributes: Mapping[str, Attribute] | None = None, **chosen: object,
-) -> tuple[Node, Lowering, tuple[Item, ...]]:  # fmt: skip
-    """Lower an op whose second operand lies in the banks; returns the node, its places and the commands."""
+@dataclass(frozen=True)
+class Setting:
+    """Where operand and result lie, and how much scratch there is."""
+
+    source: str = "buffer"
+    target: str = "buffer"
+    turned: bool = False
+    """[B, H, S, X] operands lie as [B, S, H, X], as a transpose leaves them"""
+    scratch: int = 1 << 18
+    buffer_bytes: int = BUFFER_BYTES
+
+
+def node_of(op: str, shapes: Sequence[tuple[int, ...]], attributes: Mapping[str, Attribute] | None = None) -> Node:
     rewriter = Rewriter(Graph("test"))
     x = rewriter.input("x", TensorType(DType.F32, shapes[0]))
     w = rewriter.input("w", TensorType(DType.F32, shapes[1]), role=Role.CACHE)
-    node = rewriter.add(lookup(op), [x, w], attributes or {})
-    at = place(spec, node, op, **chosen)  # type: ignore[arg-type]
-    RULES["pim", op](node, at)
-    return node, at, at.emit.take()
+    return rewriter.add(lookup(op), [x, w], attributes or {})
 
 
-def place(
-    spec: TargetSpec, node: Node, op: str, *, x_place: str = "buffer", y_place: str = "buffer", scratch: int = 1 << 18,
-    turned: bool = False, buffer_bytes: int = BUFFER_BYTES,
-) -> Lowering:  # fmt: skip
-    """First the rows of the right operand, then staging, then what else is in DRAM."""
+def lower(spec: TargetSpec, node: Node, setting: Setting) -> tuple[Lowering, tuple[Item, ...]]:
+    """Lower a product. In DRAM lie first the rows of the right operand, then staging rows, then the rest."""
     x, w = node.inputs()
-    row = 1
-    layout, taken = bank_layout(spec, KINDS[op], row, w.type.static_shape)
-    staging = row + taken
+    layout, taken = bank_layout(spec, KINDS[node.op.name], 1, w.type.static_shape)
+    staging = 1 + taken
     free = {"dram": (staging + staging_rows(spec)) * spec.dram.geometry.stride_row, "buffer": 0}
-    storage = spec.storage_dtype
-    places = {w: Tensor("dram", layout, storage)}
-    for value, where in ((x, x_place), (node.result, y_place)):
+    places: dict[Value, Tensor] = {w: Tensor("dram", layout, spec.storage_dtype)}
+    for value, where in ((x, setting.source), (node.result, setting.target)):
         shape = value.type.static_shape
-        if turned and value is x and len(shape) == 4:  # as a transpose of [B, S, H, X] leaves it
-            dense = Layout.dense((shape[0], shape[2], shape[1], shape[3]), 2, free[where]).permuted((0, 2, 1, 3))
-        else:
-            dense = Layout.dense(shape, 2, free[where])
-        places[value] = Tensor(where, dense, storage)
+        dense = Layout.dense(shape, 2, free[where])
+        if setting.turned and len(shape) == 4:
+            dense = Layout.dense([shape[i] for i in (0, 2, 1, 3)], 2, free[where]).permuted((0, 2, 1, 3))
+        places[value] = Tensor(where, dense, spec.storage_dtype)
         free[where] += -(-dense.elements * 2 // 64) * 64
-    base = buffer_bytes - scratch
+    base = setting.buffer_bytes - setting.scratch
     assert free["buffer"] <= base
-    return Lowering(spec, Emitter(), Scratch(base, scratch), places, staging * spec.dram.geometry.stride_row)
+    at = Lowering(spec, Emitter(), Scratch(base, setting.scratch), places, staging * spec.dram.geometry.stride_row)
+    RULES["pim", node.op.name](node, at)
+    return at, at.emit.take()
 
 
 def run(
-    spec: TargetSpec, op: str, shapes: Sequence[tuple[int, ...]], attributes: Mapping[str, Attribute] | None = None,
-    *, wide: bool = True, **chosen: object,
-) -> Outcome:  # fmt: skip
-    """Lower and execute on random values; NaNs fill all of the buffer that nobody has written."""
-    node, at, items = lower(spec, op, shapes, None, attributes, **chosen)
+    spec: TargetSpec,
+    op: str,
+    shapes: Sequence[tuple[int, ...]],
+    attributes: Mapping[str, Attribute] | None = None,
+    setting: Setting | None = None,
+    *,
+    wide: bool = True,
+) -> Outcome:
+    """Lower and execute on random values."""
+    node = node_of(op, shapes, attributes)
+    at, items = lower(spec, node, setting or Setting())
     state = new_state(spec, wide=wide)
-    buffer = state.spaces["buffer"]
-    buffer.write(0, ((BUFFER_BYTES // 2, 2),), spec.storage_dtype, np.float32(np.nan))
     arrays = []
     for number, value in enumerate(node.inputs()):
-        generator = np.random.default_rng([number, *value.type.static_shape])
-        array = generator.standard_normal(value.type.static_shape).astype(np.float32)
-        array = array.astype(spec.storage_dtype.numpy).astype(np.float32)
+        array = floats(*value.type.static_shape, seed=number).astype(spec.storage_dtype.numpy).astype(np.float32)
         arrays.append(array)
         home = at.tensor(value)
         state.spaces[home.space].write_layout(home.layout, home.dtype, array)
@@ -151,3 +156,7 @@ def run(
     got = state.spaces[result.space].read_layout(result.layout, result.dtype)
     (want,) = node.op.evaluate(arrays, dict(node.attributes))
     return Outcome(items, got, want)
+
+
+def floats(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)

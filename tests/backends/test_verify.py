@@ -35,7 +35,7 @@ def sound() -> Program:
 
 def test_a_sound_program_passes() -> None:
     verify_program(sound(), platform())
-    check_races(sound())
+    check_races(sound(), platform())
 
 
 def _streams(change: Callable[[Stream], Stream]) -> Callable[[Program], Program]:
@@ -101,7 +101,7 @@ def test_a_command_for_another_unit_is_refused() -> None:
 def test_synchronised_programs_have_no_races_and_no_deadlock(sequential: tuple[Item, ...]) -> None:
     made = program(split_streams(sequential))
     verify_program(made, platform())
-    check_races(made)
+    check_races(made, platform())
 
 
 def test_leaving_out_what_orders_two_engines_is_a_race() -> None:
@@ -116,7 +116,7 @@ def test_leaving_out_what_orders_two_engines_is_a_race() -> None:
 
 def _races(made: Program) -> str:
     try:
-        check_races(made)
+        check_races(made, platform())
     except CompileError as error:
         return str(error)
     return ""

@@ -17,7 +17,7 @@ from pimc.ir.source import TextSpan
 from pimc.ir.text import parse, show
 from pimc.ir.types import DType, Sym, TensorType
 from pimc.ir.verify import verify
-from pimc.ir.weights import Contents, External, Inline, Missing, Random, Sharded
+from pimc.ir.weights import Contents, External, Inline, Missing, Random, Sharded, Sliced
 
 TEXT = """\
 graph tiny(%x: f32[batch, 4], cache %past: f32[batch, past, 4]) {
@@ -77,6 +77,7 @@ def test_roles_facts_and_contents_survive() -> None:
         "inline": Inline(np.ones((99,), np.float32)),
         "small": Inline(np.full((2, 2), 1 / 3, np.float32)),
         "shard": Sharded(Random("w", DType.F32, (4, 2)), 0, 2, 1),
+        "slice": Sliced(Random("w", DType.F32, (2, 4)), 1, 0, 2),
         "missing": Missing("missing"),
     }
     for name, contents in held.items():

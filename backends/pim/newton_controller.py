@@ -1,0 +1,65 @@
+"""The controller of one channel of Newton-style PIM: takes the channel's stream, in order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+
+from pimc.backends.isa import Command
+from pimc.backends.pim.memory_share import MemoryShare
+from pimc.backends.pim.newton_channel import Done, NewtonChannel, Rules
+from pimc.backends.pim.newton_isa import Comp, CompsReadResult, GlobalWrite, Header, ReadResult
+from pimc.backends.timing import EngineDecl, Issued
+from pimc.backends.vector import plain
+from pimc.ir.diagnostics import Kind, fail
+
+
+class NewtonTimer:
+    """Keeps the time of one channel's stream."""
+
+    def __init__(self, rules: Rules, engine: EngineDecl, memory: MemoryShare | None) -> None:
+        self.clock_ps = engine.clock_ps
+        self.rules = rules
+        self.channel = NewtonChannel(rules)
+        self.memory = memory
+
+    @property
+    def counters(self) -> Counter[str]:
+        """DRAM commands of the channel."""
+        return self.channel.counts
+
+    def issue(self, command: Command, ready: int) -> Issued:
+        clock = self.clock_ps
+        if self.memory is not None:  # normal traffic waits for PIM, and PIM for what came before it
+            ready, disturbed = self.memory.begin(ready)
+            if disturbed:
+                self.channel.rows_lost()
+        done = self._issue(command, -(-ready // clock))
+        if self.memory is not None:
+            self.memory.end(max(done.free, done.first + done.busy) * clock)
+        return Issued(done.first * clock, done.free * clock, done.done * clock, done.busy * clock, done.cause)
+
+    def _issue(self, command: Command, at: int) -> Done:
+        channel = self.channel
+        if isinstance(command, CompsReadResult) and self.rules.is_dual:
+            return channel.compute_and_read(plain(command.row), plain(command.count), at)
+        if isinstance(command, Comp) and not self.rules.is_dual:
+            return channel.compute(plain(command.row), plain(command.count), at)
+        if isinstance(command, ReadResult) and not self.rules.is_dual:
+            return channel.read_result(at)
+        if isinstance(command, Header):
+            return channel.header(plain(command.row), plain(command.comps), plain(command.results), at)
+        if isinstance(command, GlobalWrite):
+            return channel.global_write(plain(command.bank), plain(command.row), at)
+        kind = "dual" if self.rules.is_dual else "single"
+        raise fail(Kind.PROGRAM_BAD, f"a PIM channel with {kind} row buffers does not take {command.mnemonic}")
+
+    def relative(self, now: int) -> Hashable:
+        clocks, part = divmod(now, self.clock_ps)
+        return part, self.channel.relative(clocks)
+
+    def shift(self, by: int) -> None:
+        clocks, part = divmod(by, self.clock_ps)
+        if part:
+            raise ValueError(f"{by} ps are not whole clocks of {self.clock_ps} ps")
+        self.channel.shift(clocks)

@@ -1,0 +1,104 @@
+"""`pimc compile`: from a model to a program, its time, and where that goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pimc.cli import options as o
+from pimc.cli.command import command, option
+
+if TYPE_CHECKING:
+    from pimc.driver import Options
+
+EMITS = ("ir", "tagged", "placed", "tiled", "asm")
+_FORBIDDEN_WITH_EMIT = {"as_json": "--json", "trace": "--trace", "values": "--values", "generate": "--generate"}
+
+
+@command(
+    "compile",
+    example="""
+pimc compile models/tiny-llama.pimc -t neupims --values random
+pimc compile model.onnx -t cent --dim batch=4 --dim past=127 --json > report.json
+pimc compile models/gpt3-175b.pimc -t neupims --set system.devices=32 --parallel tp=8,pp=4 --dim batch=64
+pimc compile model.onnx -t npu -o model.pimprog --trace trace.json.gz
+""",
+)
+@click.argument("models", metavar="MODEL [DECODE_MODEL]", nargs=-1, required=True)
+@o.target_option
+@o.set_option
+@o.parallel_option
+@o.engine_option
+@option(o.MACHINE, "--no-sim", is_flag=True, help="Compile only, do not simulate.")
+@o.dims_option
+@o.phase_option
+@o.shapes_option
+@option(o.MODEL, "--generate", type=click.IntRange(1), metavar="N", help="Prefill, then N decode steps on its caches.")
+@option(o.VALUES, "--values", metavar="FILE.npz|random", help="Run the streams on values and compare the outputs.")
+@o.format_option
+@option(o.VALUES, "--seed", type=click.IntRange(0), default=0, metavar="N", help="Of random values.")
+@o.pass_options
+@option(o.OUTPUT, "-o", "--output", metavar="OUT.pimprog", help="Store the program.")
+@option(o.OUTPUT, "--trace", metavar="OUT.json.gz", help="Write a Chrome trace, which Perfetto opens.")
+@o.json_option
+@o.loudness_options
+@option(
+    o.INSIDE,
+    "--emit",
+    type=o.WordType("form", EMITS),
+    help="Print the graph as it is after this step, or the streams, instead of the report.",
+)
+@o.watch_options
+def compile_command(**given: Any) -> int:
+    """Compile MODEL (ONNX, .pimc or .pimir; - is stdin) for a machine, simulate its command streams, and say how long
+    they take, where the time goes, and how far that is from what the hardware could do. A second model, for the decode
+    steps, goes with --generate only.
+    """
+    _check_usage(given)
+    from pimc.cli.compile_run import emit_stage, generate, report
+
+    if given["emit"] and given["emit"] != "asm":
+        return emit_stage(options_of(given), given)
+    if given["generate"]:
+        return generate(options_of(given), given)
+    return report(options_of(given), given)
+
+
+def _check_usage(given: dict[str, Any]) -> None:
+    """Refuse options that contradict each other, before anything is imported."""
+    if len(given["models"]) > (2 if given["generate"] else 1):
+        raise click.UsageError(f"got unexpected argument '{given['models'][-1]}'; one MODEL, or two with --generate")
+    if given["emit"]:
+        for name, spelling in _FORBIDDEN_WITH_EMIT.items():
+            if given[name]:
+                raise click.UsageError(f"--emit prints instead of a report: it does not go with {spelling}")
+        if given["output"] and given["emit"] != "asm":
+            raise click.UsageError(f"--emit {given['emit']} stops before there is a program that -o could store")
+    if given["no_sim"] and given["trace"]:
+        raise click.UsageError("--trace needs the simulation that --no-sim leaves out")
+    if given["no_sim"] and given["generate"]:
+        raise click.UsageError("--generate reports times: it does not go with --no-sim")
+    if given["output"] == "-" and (given["as_json"] or given["emit"]):
+        raise click.UsageError("-o - already writes the program to stdout")
+    if given["generate"] and (given["output"] or given["trace"]):
+        raise click.UsageError("--generate makes several programs: it does not go with -o or --trace")
+
+
+def options_of(given: dict[str, Any]) -> Options:
+    """What the driver is asked for."""
+    from pimc.driver import Options
+
+    return Options(
+        dims=o.unique_dims(given.get("dims", ())),
+        overrides=given.get("overrides", ()),
+        parallel=given.get("parallel") or {},
+        phase=given.get("phase"),
+        pass_options=given.get("pass_config", ()),
+        disabled=given.get("disabled", ()),
+        plugins=given.get("plugins", ()),
+        shapes_only=given.get("shapes_only", False),
+        simulate=not given.get("no_sim", False),
+        sim_engine=given.get("sim_engine", "fast"),
+        seed=given.get("seed", 0),
+    )

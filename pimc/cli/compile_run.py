@@ -1,0 +1,202 @@
+"""What `pimc compile` does once its options are understood."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from pimc.backends.target import TargetSpec
+from pimc.cli.arrays import read_values
+from pimc.cli.files import check_writable, write_file
+from pimc.cli.guard import DONE, FAILED
+from pimc.cli.screen import Line, line, stderr_page, write_page, write_text
+from pimc.cli.watch import Progress, check_pass_names, observers_of, print_timing
+from pimc.driver import Options, Result, Values, compile_model, pipeline_for, registry_for
+from pimc.ir.diagnostics import Diagnostic, Kind
+from pimc.sim.compare import Comparison
+
+
+def values_of(given: Mapping[str, Any]) -> Values | None:
+    """The arrays of `--values`."""
+    named = given.get("values")
+    if named is None:
+        return None
+    return "random" if named == "random" else read_values(named)
+
+
+def watched(options: Options, given: Mapping[str, Any], progress: Progress) -> Options:
+    """The options with the observers that the command line asks for."""
+    names = given["print_ir_after"]
+    if names:
+        check_pass_names(names, [p.name for p in pipeline_for(options, None, registry_for(options))])
+    asked = observers_of(
+        print_ir_after=names,
+        print_ir_after_all=given["print_ir_after_all"],
+        dump_stages=given["dump_stages"],
+        timing=given["timing"],
+    )
+    return replace(options, observers=(progress, *asked))
+
+
+def report(options: Options, given: Mapping[str, Any]) -> int:
+    """Compile, simulate, run on values; print the report."""
+    from pimc.backends.storage import to_bytes
+
+    for path in (given["output"], given["trace"]):
+        check_writable(path)
+    values = values_of(given)
+    with Progress(given["models"][0], quiet=given["quiet"]) as progress:
+        options = watched(options, given, progress)
+        wide = given["form"] == "wide"
+        result = compile_model(given["models"][0], given["target"], options, values=values, wide=wide)
+    print_timing(options.observers)
+    if given["trace"] and result.timing is not None:
+        from pimc.sim.trace import write_trace
+
+        write_trace(given["trace"], result.program, result.timing)
+    if given["output"]:
+        write_file(given["output"], to_bytes(result.program))
+    _print(result, given)
+    return outcome(result.comparison)
+
+
+def _print(result: Result, given: Mapping[str, Any]) -> None:
+    if given["emit"] == "asm":
+        from pimc.backends.assembly import disassemble
+
+        write_text(disassemble(result.program))
+    elif given["as_json"]:
+        write_text(json.dumps(json_of(result, given), indent=2) + "\n")
+    elif not given["quiet"] and given["output"] != "-":
+        write_page(page_of(result, given))
+
+
+def json_of(result: Result, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The object that `--json` prints; without a simulation what is known without one."""
+    if result.report is not None:
+        return result.report.to_json()
+    program = result.program
+    plain: dict[str, Any] = {
+        "model": program.graph,
+        "target": program.target_name,
+        "target_hash": program.target_hash,
+        "dims": dict(program.dims),
+        "phase": program.phase,
+        "devices": program.devices,
+        "ops": [
+            {
+                "name": row.name,
+                "op": row.op,
+                "source": row.source,
+                "phase": row.phase,
+                "nature": row.nature,
+                "engine": row.engine,
+                "reason": row.reason,
+                "flops": row.flops,
+                "bytes": row.bytes,
+            }
+            for row in program.ops
+        ],
+    }
+    if result.comparison is not None:
+        plain["values"] = result.comparison.to_json(given["form"])
+    return plain
+
+
+def page_of(result: Result, given: Mapping[str, Any]) -> list[Line]:
+    from pimc.cli import tables
+
+    program = result.program
+    if result.report is not None:
+        page = tables.report_page(result.report, program, verbose=given["verbose"])
+    else:
+        page = [*tables.title(program.graph, program.target_name, program.phase, program.dims, program.devices), line()]
+        page += [*tables.plain_ops(program.ops), line(), *tables.memory_table(program, verbose=given["verbose"])]
+    if result.outputs is not None:
+        tolerance = tolerance_of(result.spec, given["form"])
+        page += tables.values_lines(result.comparison, given["form"], len(result.outputs), tolerance)
+    return page + written_line(given["output"], given["trace"])
+
+
+def written_line(*paths: str | None) -> list[Line]:
+    """Which files were written."""
+    written = [name for name in paths if name and name != "-"]
+    return [[("  written    ", "dim"), (", ".join(written), "")]] if written else []
+
+
+def tolerance_of(spec: TargetSpec, form: str) -> float:
+    """The largest relative error that is ok."""
+    from pimc.sim.compare import WIDE_TOLERANCE
+
+    return WIDE_TOLERANCE if form == "wide" else spec.value_tolerance
+
+
+def outcome(comparison: Comparison | None) -> int:
+    """The exit status; where values differ, stderr says which."""
+    if comparison is None or comparison.ok:
+        return DONE
+    from pimc.cli.render import render
+
+    wrong = [x for x in comparison.outputs if x.problem]
+    first = f"the streams do not compute what they should: {len(wrong)} of {len(comparison.outputs)} outputs differ"
+    notes = tuple(f"'{x.name}': {x.problem}" for x in wrong[:12])
+    stderr_page(render([Diagnostic(Kind.VALUES, first, notes=notes)]))
+    return FAILED
+
+
+def emit_stage(options: Options, given: Mapping[str, Any]) -> int:
+    """Print the graph as the frontend made it, or as it is after a stage of the pipeline."""
+    from pimc.driver import lower_model, read_model
+    from pimc.ir.text import show
+
+    if given["emit"] == "ir":
+        write_text(show(read_model(given["models"][0], options)))
+        return DONE
+    with Progress(given["models"][0], quiet=given["quiet"]) as progress:
+        options = replace(watched(options, given, progress), until=last_pass(options, given["emit"]))
+        lowered = lower_model(given["models"][0], given["target"], options)
+    print_timing(options.observers)
+    homes = [f"// %{value.name} lies in {home}\n" for value, home in lowered.graph.homes.items()]
+    write_text(show(lowered.graph) + "".join(homes if given["emit"] == "tiled" else ()))
+    return DONE
+
+
+def last_pass(options: Options, wanted: str) -> str:
+    """The last pass before the graph goes beyond the wanted stage."""
+    from pimc.ir.stage import GraphStage
+
+    stage = {"tagged": GraphStage.TAGGED, "placed": GraphStage.PLACED, "tiled": max(GraphStage)}[wanted]
+    passes = list(pipeline_for(options, None, registry_for(options)))
+    end = next((i for i, p in enumerate(passes) if p.after is not None and p.after > stage), len(passes))
+    return passes[end - 1].name
+
+
+def generate(options: Options, given: Mapping[str, Any]) -> int:
+    """Prefill and decode steps; print times to the first and to each further token."""
+    from pimc.cli.tables import generation_page
+    from pimc.generation import generate as run
+
+    if given["values"] not in (None, "random"):
+        raise click.UsageError("--generate draws its own prompt: it takes --values random, not a file")
+    with Progress(given["models"][0], quiet=given["quiet"]) as progress:
+        options = watched(options, given, progress)
+        found = run(
+            given["models"],
+            given["target"],
+            options,
+            given["generate"],
+            values=given["values"] is not None,
+            wide=given["form"] == "wide",
+            progress=progress.steps,
+        )
+    print_timing(options.observers)
+    if given["as_json"]:
+        write_text(json.dumps(found.to_json(given["form"]), indent=2) + "\n")
+    elif not given["quiet"]:
+        write_page(generation_page(found, given["form"]))
+    wrong = next((s.comparison for s in found.steps if s.comparison is not None and not s.comparison.ok), None)
+    return outcome(wrong)

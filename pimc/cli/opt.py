@@ -1,0 +1,93 @@
+"""`pimc opt`: passes on the text of a graph, for looking at them and for tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pimc.cli import options as o
+from pimc.cli.command import command, option
+
+if TYPE_CHECKING:
+    from pimc.ir.graph import Graph
+    from pimc.ir.stage import GraphStage
+
+
+@command(
+    "opt",
+    example="""
+pimc compile model.onnx -t npu --emit ir | pimc opt - --passes 'bind,fold,canonicalize' --dim batch=1
+pimc opt stages/12-find-layers.pimir --passes 'place{only=pim}' -t neupims
+""",
+)
+@click.argument("ir", metavar="IR")
+@option(o.PASSES, "--passes", metavar="'a,b{k=v}'", required=True, help="The passes, in order, with their options.")
+@o.load_option
+@option(o.MACHINE, "-t", "--target", type=o.TargetType(), help="The machine, for passes that need one.")
+@o.set_option
+@o.parallel_option
+@o.dims_option
+@option(o.MODEL, "--phase", type=o.PhaseType(), help="The phase of the graph; default: found out from its dataflow.")
+@option(o.OUTPUT, "-o", "--output", default="-", metavar="OUT.pimir", help="Where the graph goes; default: stdout.")
+@o.watch_options
+def opt(**given: Any) -> None:
+    """Run passes on a graph: IR is a .pimir text (- is stdin), an ONNX or a .pimc model."""
+    from pimc.cli.files import check_writable, write_text_file
+    from pimc.cli.watch import check_pass_names, observers_of, print_timing
+    from pimc.driver import Options, registry_for
+    from pimc.frontends import load_model
+    from pimc.ir.facts import Phase
+    from pimc.ir.text import show
+    from pimc.passes.manager import PassContext, PassManager
+    from pimc.passes.pipeline import parse_pipeline
+
+    check_writable(given["output"])
+    registry = registry_for(Options(plugins=given["plugins"]))
+    pipeline = parse_pipeline(given["passes"], registry)
+    check_pass_names(given["print_ir_after"], [p.name for p in pipeline])
+    graph = load_model(given["ir"])
+    watch = {name: given[name] for name in ("print_ir_after", "print_ir_after_all", "dump_stages", "timing")}
+    observers = observers_of(**watch)
+    context = PassContext(
+        dims=o.unique_dims(given["dims"]),
+        target=_machine(given),
+        phase=Phase(given["phase"]) if given["phase"] else None,
+        parallel=given["parallel"] or {},
+    )
+    manager = PassManager(observers=observers, trusted=registry.builtin())
+    manager.run(pipeline, graph, context, start=stage_of(graph))
+    print_timing(observers)
+    write_text_file(given["output"], show(graph))
+
+
+def _machine(given: dict[str, Any]) -> Any:
+    """The machine for passes that ask for one."""
+    if not given["target"]:
+        if given["overrides"]:
+            raise click.UsageError("--set changes a machine: give one with -t")
+        return None
+    from pimc.backends.machine import Machine
+    from pimc.backends.target_registry import load_target
+    from pimc.driver import seconds_of
+
+    return Machine(load_target(given["target"], given["overrides"]), seconds_of("fast"))
+
+
+def stage_of(graph: Graph) -> GraphStage:
+    """How far a graph has come, as far as it can be seen; raises CompileError where it is not well formed."""
+    from pimc.ir.diagnostics import CompileError
+    from pimc.ir.stage import GraphStage
+    from pimc.ir.verify import verify
+
+    verify(graph, GraphStage.IMPORTED)
+    reached = GraphStage.IMPORTED
+    for stage in GraphStage:
+        if stage > GraphStage.PLACED:  # homes are not in the text
+            break
+        try:
+            verify(graph, stage)
+            reached = stage
+        except CompileError:
+            continue
+    return reached

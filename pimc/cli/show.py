@@ -1,0 +1,182 @@
+"""`pimc show`: look into the streams and the memory map of a program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pimc.cli import options as o
+from pimc.cli.command import command, option
+
+if TYPE_CHECKING:
+    from pimc.backends.program import Item, Program, Stream
+    from pimc.cli.screen import Line
+
+LIMIT = 24
+
+
+@command(
+    "show",
+    example="""
+pimc show model.pimprog
+pimc show model.pimprog --engine pim --op attention_scores --limit 100
+""",
+)
+@click.argument("program", metavar="PROGRAM")
+@option(o.OUTPUT, "--engine", metavar="E", help="The streams of this engine only.")
+@option(o.OUTPUT, "--op", metavar="NAME", help="The commands of these ops only: a name, part of one, or a kind of op.")
+@option(o.OUTPUT, "--limit", type=click.IntRange(0), metavar="N", help=f"Lines of each stream ({LIMIT}); 0: all.")
+@o.json_option
+@option(o.OUTPUT, "-v", "--verbose", count=True, help="The whole memory map and all ops.")
+def show(**given: Any) -> None:
+    """What a stored PROGRAM (- is stdin) holds: its engines, its memory map, and the beginning of its streams.
+
+    --op asks for the commands of single ops; loops are shown as loops. `pimc disasm` prints everything.
+    """
+    from pimc.cli.files import read_program
+    from pimc.cli.screen import write_page, write_text
+
+    program = read_program(given["program"])
+    _check(program, given["engine"], given["op"])
+    streams = list(_chosen(program, given["engine"], given["op"]))
+    if given["as_json"]:
+        write_text(json.dumps(_plain(program, streams), indent=2) + "\n")
+        return
+    page: list[Line] = []
+    if not given["engine"] and not given["op"]:
+        page += _overview(program, given["verbose"])
+    limit = LIMIT if given["limit"] is None else given["limit"]
+    for stream in streams:
+        page += [[], *_stream(stream, program, limit)]
+    write_page(page[1:] if page and not page[0] else page)
+
+
+def _check(program: Program, engine: str | None, op: str | None) -> None:
+    from pimc.ir.diagnostics import Kind, did_you_mean, fail
+
+    engines = list(dict.fromkeys(s.engine for s in program.streams))
+    if engine is not None and engine not in engines:
+        raise fail(Kind.NAME_UNKNOWN, f"the program has no streams for '{engine}'", help=did_you_mean(engine, engines))
+    if op is not None and not _rows(program, op):
+        names = {row.name for row in program.ops} | {row.op for row in program.ops}
+        raise fail(Kind.NAME_UNKNOWN, f"the program has no op '{op}'", help=did_you_mean(op, names))
+
+
+def _rows(program: Program, op: str) -> frozenset[int]:
+    """The rows of the op table that are asked for, and those whose commands they share."""
+    rows = list(enumerate(program.ops))
+    found = [i for i, row in rows if op in (row.name, row.op)] or [i for i, row in rows if op in row.name]
+    return frozenset(found) | {program.ops[i].shares for i in found if program.ops[i].shares >= 0}
+
+
+def _chosen(program: Program, engine: str | None, op: str | None) -> Iterator[Stream]:
+    from dataclasses import replace
+
+    wanted = None if op is None else _rows(program, op)
+    for stream in program.streams:
+        if engine is not None and stream.engine != engine:
+            continue
+        items = stream.items if wanted is None else _of_ops(stream.items, wanted)
+        if items or wanted is None:
+            yield replace(stream, items=items)
+
+
+def _of_ops(items: tuple[Item, ...], wanted: frozenset[int]) -> tuple[Item, ...]:
+    from pimc.backends.program import Loop
+
+    kept: list[Item] = []
+    for item in items:
+        if isinstance(item, Loop):
+            body = _of_ops(item.body, wanted)
+            kept += [Loop(item.variable, item.count, body)] if body else []
+        elif item.op in wanted:
+            kept.append(item)
+    return tuple(kept)
+
+
+def _overview(program: Program, verbose: int) -> Iterator[Line]:
+    from pimc.backends.assembly import ranks
+    from pimc.backends.program import count, steps
+    from pimc.cli import tables
+    from pimc.cli.layout import Column, grouped, table
+
+    yield from tables.title(program.graph, program.target_name, program.phase, program.dims, program.devices)
+    yield [("  inputs   ", "dim"), (_names(program.inputs), "")]
+    yield [("  outputs  ", "dim"), (_names(program.outputs), "")]
+    yield []
+    columns = [Column("streams", "<", "bold"), Column("devices"), Column("instances")]
+    columns += [Column("as written", ">"), Column("as executed", ">")]
+    rows = [
+        (s.engine, ranks(s.devices), ranks(s.instances), grouped(len(list(steps(s.items)))), grouped(count(s.items)))
+        for s in program.streams
+    ]
+    yield from table(columns, rows)
+    yield []
+    yield from tables.memory_table(program)
+    yield []
+    yield from tables.memory_map(program, 0 if verbose else LIMIT)
+    if verbose:
+        yield []
+        yield from tables.plain_ops(program.ops)
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _stream(stream: Stream, program: Program, limit: int) -> Iterator[Line]:
+    """The text of a stream, cut after `limit` lines."""
+    from pimc.backends.assembly import stream_lines
+    from pimc.cli.screen import line
+
+    lines = list(stream_lines(stream, program.ops))
+    shown = lines if not limit or len(lines) <= limit + 2 else lines[: limit + 1]
+    for each in shown:
+        code, mark, comment = each.partition(" ; ")
+        yield [(code, ""), (mark + comment, "dim")] if mark else line(code)
+    if len(shown) < len(lines):
+        yield line(f"  ; {len(lines) - len(shown) - 1} more lines (--limit 0 shows all)", "dim")
+        yield line("}")
+
+
+def _plain(program: Program, streams: list[Stream]) -> dict[str, Any]:
+    """The object that `--json` prints."""
+    from pimc.backends.assembly import layout_text, stream_lines
+    from pimc.backends.program import count, steps
+
+    return {
+        "model": program.graph,
+        "target": program.target_name,
+        "target_hash": program.target_hash,
+        "dims": dict(program.dims),
+        "phase": program.phase,
+        "devices": program.devices,
+        "inputs": list(program.inputs),
+        "outputs": list(program.outputs),
+        "memory": [
+            {
+                "name": e.name,
+                "role": e.role,
+                "space": e.space,
+                "dtype": e.dtype.text,
+                "shape": list(e.shape),
+                "layout": layout_text(e.layout),
+                "devices": list(e.devices),
+            }
+            for e in program.memory
+        ],
+        "streams": [
+            {
+                "engine": s.engine,
+                "devices": list(s.devices),
+                "instances": list(s.instances),
+                "written": sum(1 for _ in steps(s.items)),
+                "commands": count(s.items),
+                "text": list(stream_lines(s, program.ops))[1:-1],
+            }
+            for s in streams
+        ],
+    }

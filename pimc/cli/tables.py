@@ -1,0 +1,310 @@
+"""The report of a run, as people read it: headline, engines, where the time goes, memory, values."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pimc.backends.program import MapEntry, OpRow, Program
+from pimc.cli.layout import TIMES, Column, bar, count_text, grouped, memory_text, percent, table, time_text
+from pimc.cli.screen import Line, line
+from pimc.generation import Generation, StepResult
+from pimc.sim.compare import Comparison
+from pimc.sim.report import EngineReport, OpReport, Report
+
+BAR = 20
+MOST_OPS = 16
+MOST_CAUSES = 3
+NAME_WIDTH = 44
+_LASTING = ("weight", "constant", "cache", "input", "output")
+
+
+def report_page(found: Report, program: Program, *, verbose: int = 0) -> list[Line]:
+    """Everything that `pimc compile` and `pimc sim` print about time."""
+    page = [*headline(found), line(), *engine_table(found, verbose=verbose), line()]
+    page += [*op_table(found, verbose=verbose), line()]
+    page += memory_table(program, verbose=verbose)
+    return page
+
+
+def headline(found: Report) -> Iterator[Line]:
+    """What was run, how long it takes, and what bounds it."""
+    yield from title(found.model, found.target, found.phase, found.dims, found.devices)
+    name, seconds = busiest(found)
+    yield [
+        ("  ", ""),
+        (time_text(found.seconds), "bold green"),
+        (f" · {grouped(found.cycles)} cycles · ", ""),
+        (f"{percent(found.bound_share)} of its bound", "bold"),
+        (f": {name} is at work for {time_text(seconds)}", ""),
+    ]
+
+
+def title(model: str, target: str, phase: str, dims: Mapping[str, int], devices: int) -> Iterator[Line]:
+    settings = "  ".join(f"{name}={number}" for name, number in dims.items())
+    several = f"  on {devices} devices" if devices > 1 else ""
+    yield [(model, "bold"), (" · ", "dim"), (target, "bold"), (f" · {phase or 'no phase'}", ""), (several, "")]
+    if settings:
+        yield line(f"  {settings}", "dim")
+
+
+def busiest(found: Report) -> tuple[str, float]:
+    """The engine or shared resource that works longest, in words, and for how long."""
+    busy = {f"engine {e.name}": e.busy for e in found.engines}
+    for resource in found.resources:
+        busy[resource.name] = max(busy.get(resource.name, 0.0), resource.busy)
+    if not busy:
+        return "nothing", 0.0
+    return max(busy.items(), key=lambda item: item[1])
+
+
+# -- engines ----------------------------------------------------------------------------------------------------------
+
+
+def engine_table(found: Report, *, verbose: int = 0) -> list[Line]:
+    """One row an engine: how much of the run it works, waits (for what) and has nothing to do."""
+    whole = found.seconds or 1.0
+    shown = [e for e in found.engines if e.commands or verbose]
+    columns = [Column("engine", "<", "bold"), Column(""), Column("busy", ">", "green")]
+    columns += [Column("stalled", ">", "yellow"), Column("idle", ">", "dim"), Column("commands", ">")]
+    columns += [Column("cycles", ">"), Column("stalled by")]
+    page = table(columns, [_engine_row(e, whole) for e in shown])
+    if verbose:
+        for e in shown:
+            if e.counters:
+                numbers = "  ".join(f"{name} {count_text(number)}" for name, number in e.counters.items())
+                page.append(line(f"    {e.name}: {numbers}", "dim"))
+    return page
+
+
+def _engine_row(e: EngineReport, whole: float) -> list[str | Line]:
+    stalled = sum(e.stalled.values())
+    drawn = bar([(e.busy / whole, "█", "green"), (stalled / whole, "▒", "yellow"), (e.idle / whole, "░", "dim")], BAR)
+    causes = sorted(e.stalled.items(), key=lambda item: (-item[1], item[0]))
+    worst = [(cause, seconds / whole) for cause, seconds in causes[:MOST_CAUSES] if seconds >= whole / 1000]
+    said = ", ".join(f"{_cause(cause)} {percent(share)}" for cause, share in worst)
+    name = f"{e.name} {TIMES}{e.instances}" if e.instances > 1 else e.name
+    shares = [percent(part / whole) for part in (e.busy, stalled, e.idle)]
+    return [name, drawn, *shares, grouped(e.commands), grouped(e.cycles), said]
+
+
+def _cause(cause: str) -> str:
+    before, _, after = cause.partition(":")
+    return f"waiting for {after}" if before == "wait" else cause
+
+
+# -- ops --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OpGroup:
+    """The same op of identical layers."""
+
+    name: str
+    ops: tuple[OpReport, ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(o.seconds for o in self.ops)
+
+    @property
+    def bound(self) -> float:
+        return sum(o.bound_seconds for o in self.ops)
+
+
+def group_ops(ops: Sequence[OpReport]) -> list[OpGroup]:
+    """Ops in the same place of identical layers together; the longest first."""
+    members: dict[tuple[object, ...], list[OpReport]] = defaultdict(list)
+    places: Counter[int] = Counter()
+    for number, o in enumerate(ops):
+        place = places[o.layer] if o.layer >= 0 else -1 - number
+        places[o.layer] += 1
+        members[place, o.op, o.phase, o.nature, o.engine, o.flops, o.bytes].append(o)
+    groups = [OpGroup(_label(found), tuple(found)) for found in members.values()]
+    return sorted(groups, key=lambda g: -g.seconds)
+
+
+def _label(ops: Sequence[OpReport]) -> str:
+    """The common name; where the model's author gave none, the place in the text says more than a number."""
+    name, first = common_name([o.name for o in ops]), ops[0]
+    place = first.source.partition("; ")[0].replace("\\", "/").rpartition("/")[2]
+    made_up = re.fullmatch(rf"{re.escape(first.op)}_[\d*]+(\.[\d*]+)?", name)
+    return f"{name} {place}" if made_up and re.fullmatch(r"[^ ]+:\d+:\d+", place) else name
+
+
+def common_name(names: Sequence[str]) -> str:
+    """One name for several that differ in numbers: `layers.*.q_proj`."""
+    parts = [re.split(r"(\d+)", name) for name in names]
+    if len(names) == 1 or len({len(p) for p in parts}) != 1:
+        return names[0]
+    columns = list(zip(*parts, strict=True))
+    if any(len(set(column)) > 1 for column in columns[::2]):
+        return names[0]
+    return "".join(column[0] if len(set(column)) == 1 else "*" for column in columns)
+
+
+def op_table(found: Report, *, verbose: int = 0) -> list[Line]:
+    """Where the time goes: identical ops of identical layers in one row, the longest first."""
+    groups = group_ops(found.ops)
+    total = sum(g.seconds for g in groups) or 1.0
+    shown = groups if verbose else _worth_showing(groups, total)
+    columns = [Column("where the time goes", "<", "", 0 if verbose else NAME_WIDTH), Column("", ">"), Column("op")]
+    columns += [Column("nature"), Column("engine", "<", "bold"), Column("time", ">"), Column("share", ">")]
+    columns += [Column("of bound", ">"), Column("")]
+    page = table(columns, [_op_row(g, total, verbose) for g in shown])
+    left = groups[len(shown) :]
+    if left:
+        rest = sum(g.seconds for g in left)
+        number = sum(len(g.ops) for g in left)
+        page.append(line(f"  and {number} more ops: {time_text(rest)}, {percent(rest / total)}", "dim"))
+    page += [line(), *placement_lines(found.ops)]
+    return page
+
+
+def _worth_showing(groups: Sequence[OpGroup], total: float) -> Sequence[OpGroup]:
+    """The longest, down to a thousandth of the time."""
+    worth = [g for g in groups if g.seconds >= total / 1000]
+    return groups if len(groups) <= MOST_OPS else worth[:MOST_OPS]
+
+
+def _op_row(g: OpGroup, total: float, verbose: int) -> list[str | Line]:
+    first = g.ops[0]
+    times = f"{TIMES}{len(g.ops)}" if len(g.ops) > 1 else ""
+    reached = percent(g.bound / g.seconds) if g.seconds else ""
+    share = g.seconds / total
+    last: str | Line = first.reason if verbose > 1 else bar([(share, "█", "cyan")], 10)
+    return [g.name, times, first.op, first.nature, first.engine, time_text(g.seconds), percent(share), reached, last]
+
+
+def placement_lines(ops: Iterable[OpReport | OpRow]) -> Iterator[Line]:
+    """How many ops of which nature each engine has."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for o in ops:
+        counts[o.engine][o.nature or o.op] += 1
+    for number, (engine, natures) in enumerate(counts.items()):
+        said = ", ".join(f"{count} {nature}" for nature, count in natures.most_common())
+        yield [("  placement  " if not number else " " * 13, "dim"), (engine or "none", "bold"), (f": {said}", "")]
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def memory_table(program: Program, *, verbose: int = 0) -> list[Line]:
+    """What lies in the memories of one device, and how much room there is."""
+    from pimc.backends.engines import platform_of
+
+    spaces = platform_of(program).spaces
+    page: list[Line] = []
+    for space in dict.fromkeys([*spaces, *(e.space for e in program.memory)]):
+        entries = [e for e in program.memory if e.space == space and 0 in e.devices]
+        used = program.extent.get(space, 0)
+        if not entries and not used:
+            continue
+        room = spaces.get(space)
+        share = f"{memory_text(used)} of {memory_text(room)} ({percent(used / room)})" if room else memory_text(used)
+        sums = Counter[str]()
+        for e in entries:
+            sums[e.role] += entry_bytes(e)
+        roles = [role for role in (*_LASTING, "temporary") if sums[role]]
+        said = ", ".join(f"{_plural(role)} {memory_text(sums[role])}" for role in roles)
+        label = "  memory     " if not page else " " * 13
+        page.append([(label, "dim"), (space, "bold"), (f": {share}" + (f" · {said}" if said else ""), "")])
+    if verbose:
+        page += [line(), *memory_map(program)]
+    return page
+
+
+def memory_map(program: Program, limit: int = 0) -> list[Line]:
+    """Every tensor with its place."""
+    columns = [Column("memory map", "<", "", NAME_WIDTH), Column("role"), Column("type"), Column("size", ">")]
+    columns += [Column("space"), Column("first byte", ">"), Column("devices")]
+    rows = [_map_row(e) for e in program.memory[: limit or None]]
+    page = table(columns, rows)
+    if limit and len(program.memory) > limit:
+        page.append(line(f"  and {len(program.memory) - limit} more", "dim"))
+    return page
+
+
+def _map_row(e: MapEntry) -> list[str | Line]:
+    from pimc.backends.assembly import ranks
+
+    shape = ", ".join(str(n) for n in e.shape)
+    share = f" (1/{e.shard[1]} of axis {e.shard[0]})" if e.shard else ""
+    place = [e.name, e.role, f"{e.dtype.text}[{shape}]{share}", memory_text(entry_bytes(e)), e.space]
+    return [*place, f"0x{e.layout.offset:x}", ranks(e.devices)]
+
+
+def entry_bytes(e: MapEntry) -> int:
+    return e.layout.elements * e.dtype.bits // 8
+
+
+def _plural(role: str) -> str:
+    return {"temporary": "temporaries"}.get(role, f"{role}s")
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+def values_lines(found: Comparison | None, form: str, outputs: int, tolerance: float) -> Iterator[Line]:
+    """Whether the streams computed what they should."""
+    label = ("  values     ", "dim")
+    if found is None:
+        yield [label, (f"computed {outputs} outputs in {form} format; nothing to compare with", "")]
+    elif found.ok:
+        worst = f"largest relative error {found.max_rel_err:.2g} of at most {tolerance:.2g}"
+        number = len(found.outputs)
+        yield [label, ("ok", "bold green"), (f": {number} outputs, {worst}, {form} format", "")]
+    else:
+        wrong = [o for o in found.outputs if o.problem]
+        yield [label, ("differ", "bold red"), (f" in {len(wrong)} of {len(found.outputs)} outputs, {form} format", "")]
+
+
+def plain_ops(ops: Sequence[OpRow]) -> list[Line]:
+    """The ops of a program that was not simulated."""
+    counts = Counter((o.op, o.nature, o.engine) for o in ops)
+    columns = [Column("op"), Column("", ">"), Column("nature"), Column("engine", "<", "bold")]
+    rows = [(op, f"{TIMES}{n}" if n > 1 else "", nature, e) for (op, nature, e), n in counts.most_common()]
+    return table(columns, rows)
+
+
+# -- generation -------------------------------------------------------------------------------------------------------
+
+
+def generation_page(found: Generation, form: str) -> list[Line]:
+    """Times to the first and to each further token, step by step."""
+    first, *later = found.steps
+    page = [[(found.model, "bold"), (" · ", "dim"), (found.target, "bold"), (f" · batch {found.batch}", "")]]
+    page += [
+        _number("first token", time_text(found.time_to_first_token), f", prompt of {first.new}"),
+        _number("each further", time_text(found.time_per_token), f", mean of {len(later)}"),
+        _number("tokens a second", count_text(found.tokens_per_second)),
+        line(),
+    ]
+    columns = [Column("step"), Column("cached", ">"), Column("new", ">"), Column("time", ">"), Column("cycles", ">")]
+    checked = any(s.comparison is not None for s in found.steps)
+    if checked:
+        columns += [Column("values"), Column("largest error", ">"), Column("caches")]
+    page += table(columns, [_step_row(n, s, checked) for n, s in enumerate(found.steps)])
+    if checked:
+        said = ("ok", "bold green") if found.ok else ("differ", "bold red")
+        page += [line(), [("  values  ", "dim"), said, (f", {form} format", "")]]
+    if found.tokens is not None:
+        for n, row in enumerate(found.tokens[:4]):
+            page.append(line(f"  tokens of request {n}: {' '.join(map(str, row))}", "dim"))
+    return page
+
+
+def _number(label: str, number: str, rest: str = "") -> Line:
+    return [(f"  {label:<17}", "dim"), (number, "bold green"), (rest, "")]
+
+
+def _step_row(number: int, s: StepResult, checked: bool) -> list[str | Line]:
+    name = f"decode {number}" if number else "prefill"
+    row: list[str | Line] = [name, str(s.past), str(s.new), time_text(s.timing.time * 1e-12), grouped(s.timing.cycles)]
+    if checked:
+        c = s.comparison
+        row += ["" if c is None else "ok" if c.ok else "differ", "" if c is None else f"{c.max_rel_err:.2g}"]
+        row.append("carried" if s.carried else "")
+    return row

@@ -1,0 +1,151 @@
+"""The NPU: products on the array in any layout, the tile search, and the published cycle formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pimc.backends.dma.traffic import Memory
+from pimc.backends.npu.isa import Drain, Fence, Matmul, Preload, Vec
+from pimc.backends.npu.tiles import Array, Extents, Side, best_tiles
+from pimc.backends.npu.timing import NpuTimer, make_timer, tree_levels
+from pimc.backends.program import steps
+from pimc.backends.target_registry import load_target
+from pimc.backends.vector import plain
+from pimc.ir.types import DType
+from tests.backends.kernel_cases import PLACES, PRODUCTS, Case
+from tests.backends.kernel_harness import check, floats, machine, run
+
+CLOCK = 1000
+
+
+@pytest.mark.parametrize("case", PRODUCTS, ids=str)
+def test_products(case: Case) -> None:
+    for operands, result, scratch in (*PLACES, ("dram", "dram", 1 << 20)):
+        check(run(machine("npu", scratch), case.op, case.arrays, case.attributes, operands, result, case.known))
+
+
+@pytest.mark.parametrize("scratch", [1 << 20, 1 << 16, 1 << 13])
+def test_blocks_and_rests(scratch: int) -> None:
+    outcome = run(machine("npu", scratch), "matmul", [floats(200, 300), floats(300, 260)])
+    check(outcome)
+    assert outcome.commands <= 60
+
+
+def test_few_rows_make_the_activation_stationary() -> None:
+    """A block of 4 rows stays, and the weight streams: blocks are visited for k alone."""
+    outcome = run(machine("npu", 1 << 20), "matmul", [floats(4, 256), floats(256, 512)])
+    check(outcome)
+    streamed = [s.command for s in steps(outcome.items) if isinstance(s.command, Matmul)]
+    assert all(plain(m.rows) > plain(m.columns) for m in streamed)
+
+
+def test_grouped_heads_share_a_block() -> None:
+    """8 query heads on 2 kv heads, one query each: two products of 4 rows."""
+    arrays = [floats(1, 8, 1, 32), floats(1, 2, 40, 32)]
+    outcome = run(machine("npu", 1 << 20), "attention_scores", arrays, {"scale": 1.0})
+    check(outcome)
+    assert all(4 in (s.command.rows, s.command.columns) for s in steps(outcome.items) if isinstance(s.command, Matmul))
+
+
+ARRAY = Array(128, 128, 8, 4, 1 << 26, 10**9, Memory(32, 1024, 64), 2e-9, 7.5e-9, 28e-9)
+
+
+@pytest.mark.parametrize(("t", "s", "k"), [(4096, 64, 4096), (2048, 4096, 4096), (16384, 64, 4096), (50000, 3, 7)])
+def test_tiles_fit_and_reach_the_array_or_the_memory(t: int, s: int, k: int) -> None:
+    """A row-major weight [k, t] streamed past an activation [s, k], as in decoding; 1024 bytes a ns."""
+    weight = Side(((t, 2),), ((k, 2 * t),))
+    product = Extents(t, s, k, 2, weight, Side(((s, 2 * k),), ((k, 2),)), Side(((t, 2),), ((s, 2 * t),)))
+    tiles = best_tiles(ARRAY, product, 1 << 25)
+    assert tiles is not None
+    visits = -(-s // 128) * -(-k // 128) * ARRAY.visit(t) / ARRAY.clock
+    moved = 2 * (t * k + s * k + t * s) / 1024e9
+    assert tiles.seconds <= 1.3 * max(visits, moved) + 1e-6
+
+
+def test_tiles_avoid_busy_channels() -> None:
+    """Narrow tiles of a weight whose rows are a multiple of all channels' rows would lie on few channels."""
+    weight = Side(((16384, 2),), ((4096, 2 * 16384),))
+    tiles = best_tiles(ARRAY, Extents(16384, 64, 4096, 2, weight, None, None), 1 << 25)
+    assert tiles is not None
+    assert tiles.t == 16384
+
+
+# -- time ------------------------------------------------------------------------------------------------------------
+
+
+def one_array(arrays: int = 1) -> NpuTimer:
+    spec = load_target("npu", [f"npu.arrays={arrays}"])
+    engine = next(e for e in spec.engines() if e.kind == "npu")
+    return make_timer(spec, engine, {})
+
+
+def product(rows: int, blocks: int) -> Iterator[Preload | Matmul]:
+    for _ in range(blocks):
+        yield Preload(src=0, dtype=DType.F16, k=128, columns=128, k_stride=256, column_stride=2)
+        yield Matmul(
+            src=0, dtype=DType.F16, rows=rows, k=128, row_stride=256, k_stride=2, acc=0, columns=128, acc_row=512
+        )
+
+
+def finish(timer: NpuTimer, rows: int, blocks: int) -> int:
+    done, ready = 0, 0
+    for item in product(rows, blocks):
+        issued = timer.issue(item, ready)
+        ready, done = issued.free, max(done, issued.done)
+    return done // CLOCK
+
+
+@pytest.mark.parametrize(("rows", "blocks"), [(128, 1), (128, 4), (1, 5), (100, 7), (300, 3)])
+def test_array_time_is_the_closed_form(rows: int, blocks: int) -> None:
+    """ONNXim: (2H - 1) + all but the last of max(n, 4, H) + (H + W - 2 + max(n, 4))."""
+    assert finish(one_array(), rows, blocks) == 255 + (blocks - 1) * max(rows, 128) + 254 + max(rows, 4)
+
+
+def test_arrays_share_the_rows_of_a_stream() -> None:
+    """NeuPIMs: 128 rows take 16 clocks on 8 arrays; complete 270 clocks after they began."""
+    timer = one_array(8)
+    preload, matmul = product(128, 1)
+    loaded = timer.issue(preload, 0)
+    first = timer.issue(matmul, loaded.free)
+    second = timer.issue(matmul, first.free)
+    assert (first.done - first.start) // CLOCK == 270
+    assert (second.start - first.start) // CLOCK == 16
+
+
+def test_drain_waits_for_the_products_and_fence_for_all() -> None:
+    timer = one_array()
+    matmul = list(product(128, 1))
+    ready = timer.issue(matmul[0], 0).free
+    products = timer.issue(matmul[1], ready)
+    drain = Drain(acc=0, rows=128, columns=128, acc_row=512, dst=0, dst_type=DType.F16, dst_row=256, dst_column=2)
+    drained = timer.issue(drain, products.free)
+    assert drained.start == products.done
+    assert (drained.done - drained.start) // CLOCK == 128 // 8
+    assert timer.issue(Fence(), drained.free).done == drained.done
+
+
+def vec(function: str, rows: int, columns: int) -> Vec:
+    return Vec(
+        function=function, form="a", rows=rows, columns=columns, dst=0, dst_type=DType.F16, dst_row=0, dst_column=2
+    )
+
+
+def test_vector_passes_scale_with_rows_and_columns() -> None:
+    """8 units of 128 lanes."""
+    timer = one_array()
+    for rows, columns, cycles in ((1, 128, 1), (1, 129, 1), (8, 128, 1), (9, 128, 2), (1, 4096, 4), (64, 4096, 256)):
+        issued = timer.issue(vec("exp", rows, columns), timer.vector_done)
+        assert issued.busy == cycles * CLOCK
+
+
+def test_tree_levels() -> None:
+    assert [tree_levels(n, 128) for n in (1, 128, 129, 4096, 128 * 129)] == [1, 1, 3, 33, 129 + 2 + 1]
+
+
+def test_state_can_be_shifted() -> None:
+    early, late = one_array(), one_array()
+    late.shift(10**6)
+    assert finish(late, 64, 3) >= finish(early, 64, 3)
+    assert early.relative(5 * 10**5) == early.relative(5 * 10**5)

@@ -1,0 +1,56 @@
+"""PNM: products without an array, units by function, and CENT's latency model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pimc.backends.pnm.isa import Core, Exponent, TreeReduce, VectorAdd
+from pimc.backends.pnm.timing import cycles_of
+from pimc.backends.program import steps
+from pimc.backends.target import PnmSpec
+from pimc.backends.target_registry import load_target
+from pimc.ir.types import DType
+from tests.backends.kernel_cases import PLACES, PRODUCTS, Case
+from tests.backends.kernel_harness import check, floats, machine, run
+
+
+@pytest.mark.parametrize("case", PRODUCTS, ids=str)
+def test_products(case: Case) -> None:
+    for operands, result, scratch in PLACES:
+        check(run(machine("pnm", scratch), case.op, case.arrays, case.attributes, operands, result, case.known))
+
+
+def test_each_function_goes_to_its_unit() -> None:
+    outcome = run(machine("pnm"), "softmax", [floats(4, 50)])
+    found = {(s.command.mnemonic, getattr(s.command, "function", "")) for s in steps(outcome.items)}
+    assert {("RED", "max"), ("VADD", "sub"), ("EXP", "exp"), ("RED", "sum"), ("CORE", "reciprocal")} <= found
+
+
+def pnm() -> PnmSpec:
+    spec = load_target("cent").pnm
+    assert spec is not None
+    return spec
+
+
+GRID: dict[str, Any] = {"dst": 0, "dst_type": DType.BF16, "dst_row": 0, "dst_column": 2}
+
+
+def test_cents_units() -> None:
+    """A slot on each of 32 units: EXP 32*1 + 11 + 1 = 44, VEC 32*2 + 1 + 1 = 66."""
+    assert cycles_of(Exponent(function="exp", form="a", rows=1, columns=512, **GRID), pnm()) == 44
+    assert cycles_of(VectorAdd(function="add", form="ab", rows=1, columns=512, **GRID), pnm()) == 66
+    assert cycles_of(VectorAdd(function="add", form="ab", rows=1, columns=1024, **GRID), pnm()) == 132
+
+
+def test_reduction_has_levels() -> None:
+    """512 elements: 32 slots, then 2, then 1."""
+    command = TreeReduce(function="sum", rows=1, columns=512, dst=0, dst_type=DType.F32, dst_row=4, a=0,
+                         a_type=DType.BF16, a_row=0, a_column=2)  # fmt: skip
+    assert cycles_of(command, pnm()) == (32 + 2) + (2 + 2) + (1 + 2)
+
+
+def test_cores_take_their_routine_for_each_element() -> None:
+    command = Core(function="rsqrt", form="a", rows=1, columns=16, **GRID)
+    assert cycles_of(command, pnm()) == 2 * 26
