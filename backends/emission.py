@@ -86,10 +86,10 @@ def emit_node(node: Node, spec: TargetSpec, plan: Plan) -> Program:
     load_rules()
     part = Part((node,), (0,), plan)
     row = OpRow(node.name, node.op.name, "", (), "", "", _engine(node), "", 0, 0)
+    items, _ = _folded(list(_lowered(part, spec, 0)))
     return Program(
         graph=node.name, dims={}, phase="", target=describe(spec), target_name=spec.name, target_hash="",
-        devices=1, streams=tuple(_streams(_folded(list(_lowered(part, spec, 0)))[0], (0,), spec)), memory=(), ops=(row,),
-        extent=dict(plan.used),
+        devices=1, streams=tuple(_streams(items, (0,), spec)), memory=(), ops=(row,), extent=dict(plan.used),
     )  # fmt: skip
 
 
@@ -175,7 +175,7 @@ def _engine(node: Node) -> str:
 
 
 def _folded(stretches: Sequence[_Stretch]) -> tuple[list[Item], dict[int, int]]:
-    """Fold runs of layers of one group into loops; also, for each op that was folded away, the op that stands for it."""
+    """Fold runs of layers of one group into loops; also, for each op folded away, the op that stands for it."""
     free = 1 + max((v for s in stretches for v in _variables(s.items)), default=-1)
     items: list[Item] = []
     shared: dict[int, int] = {}

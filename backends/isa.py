@@ -9,9 +9,9 @@
         rows: Scalar = operand("rows of the block")
 
 Fields are operands: integers (or `Affine`, inside loops), an element type (`DType`), a word out of a fixed list
-(`choice`), a number (`real`), or a list of integers (`integers`). `regions` tells which memory the command reads and writes, from which
-streams are synchronised and programs verified; `execute` is its meaning on the simulated state. Its time is the
-business of the engine's timing table.
+(`choice`), a number (`real`), or a list of integers (`integers`). `regions` tells which memory the command reads and
+writes, from which streams are synchronised and programs verified; `execute` is its meaning on the simulated state. Its
+time is the business of the engine's timing table.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pimc.backends.pim.legality import why_not as pim_why_not
 from pimc.backends.target import TargetSpec
 from pimc.ir.graph import Node, Role, Value
 from pimc.ir.op import OpClass
@@ -14,7 +15,7 @@ def why_not(node: Node, engine: Engine, spec: TargetSpec) -> str:
     if collective != (engine.kind == "link"):
         return "only the link joins devices" if collective else f"{engine.name} only moves values between devices"
     if engine.kind == "pim":
-        return _why_not_pim(node)
+        return _why_not_pim(node) or pim_why_not(node, spec)
     return ""
 
 

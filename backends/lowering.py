@@ -19,7 +19,6 @@ from pimc.backends.target import TargetSpec
 from pimc.ir.graph import Node, Value
 from pimc.ir.memory import Home
 
-
 Tensor = Home
 """A value's place, as lowering rules see it."""
 

@@ -69,7 +69,9 @@ class Machine:
     def plans(self, graph: Graph) -> Mapping[int, Plan]:
         """The memory plan of each pipeline stage."""
         stages = sorted({emission.stage_of(n) for n in graph.order()})
-        return {s: make_plan(graph, self.spec, stage=s, cache_tokens=self.cache_tokens, banked=self.banked) for s in stages}
+        return {
+            s: make_plan(graph, self.spec, stage=s, cache_tokens=self.cache_tokens, banked=self.banked) for s in stages
+        }
 
     def homes(self, graph: Graph) -> Mapping[Value, Home]:
         return {v: h for plan in self.plans(graph).values() for v, h in plan.homes.items()}

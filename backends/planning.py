@@ -1,7 +1,7 @@
 """The memory plan: a home for every value of a placed graph.
 
-What lives for ever (weights, constants, inputs, caches, outputs) lies in DRAM, one after the other in the order of first
-use, so that repeated layers lie at constant distances. Operands that a PIM engine multiplies with lie in the bank
+What lives for ever (weights, caches, inputs, constants) lies in DRAM, one after the other in the order of first use, so
+that repeated layers lie at constant distances. Operands that a PIM engine multiplies with lie in the bank
 patterns that it needs, from a row boundary on. Results live in the on-chip buffer while somebody still reads them, if
 they are small enough, else in DRAM. Results that are views of their operand (a transpose, a slice) own no memory.
 """
@@ -70,7 +70,7 @@ def make_plan(
     """Plan the memory of the devices that execute one pipeline stage of a placed graph.
 
     cache_tokens: room that caches get along their token axis beyond what this graph needs (generation).
-    banked: names of weights that lie in the banks' pattern whoever reads them here, since another program wants them so.
+    banked: weights that lie in the banks' pattern whoever reads them here, since another program wants them so.
     Raises CompileError (CAPACITY) with the numbers where a device is too small.
     """
     nodes = [n for n in graph.scheduled() if _stage(n) == stage]
@@ -310,7 +310,7 @@ def _is_cache(value: Value) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """A value must lie in a bank pattern: which kind of PIM operand it is, and the order in which that sees its axes."""
+    """A value must lie in a bank pattern: as which kind of PIM operand, and in which order that sees its axes."""
 
     kind: str
     """weight, key or value"""
@@ -341,7 +341,8 @@ def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value,
         on_pim = placement is not None and placement.engine == "pim"
         while (owner := value.owner) is not None and owner.op.name == "transpose" and owner.operands[0] is not None:
             perm = owner.attribute("perm")
-            axes = tuple(int(i) for i in perm) if isinstance(perm, tuple) and perm else tuple(range(value.type.rank))[::-1]
+            given = [int(i) for i in perm] if isinstance(perm, tuple) else []
+            axes = tuple(given or reversed(range(value.type.rank)))
             order = tuple(axes[i] for i in order) if order else axes
             value = owner.operands[0]
         if value.role is Role.RESULT and order:

@@ -1,8 +1,8 @@
 """Folds repeated stretches of a sequential program into counted loops.
 
-Identical layers emit identical commands, but for addresses that grow by a constant from layer to layer (weights, caches)
-or stay (activations). Where that holds for a run of stretches, one of them is kept as the body of a loop, with those
-operands affine in the loop's counter. The unrolled loop is exactly what was there before.
+Identical layers emit identical commands, but for addresses that grow by a constant from layer to layer (weights,
+caches) or stay (activations). Where that holds for a run of stretches, one of them is kept as the body of a loop, with
+those operands affine in the loop's counter. The unrolled loop is exactly what was there before.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def _longest(stretches: Sequence[Stretch], at: int, period: int, number: int) ->
     if merged is None:
         return None
     count = 2
-    while (following := body(count)) is not None and _matches(merged, following, number, count, _pairing(first, following)):
+    while (following := body(count)) is not None:
+        if not _matches(merged, following, number, count, _pairing(first, following)):
+            break
         count += 1
     return Rolled((Loop(number, count, merged),), at, period, count)
 

@@ -143,7 +143,10 @@ class DeviceState:
 
 @dataclass(frozen=True, slots=True)
 class DramGeometry:
-    """How a flat address falls on the memory: address = ((row * banks + bank) * channels + channel) * row_bytes + byte."""
+    """How a flat address falls on the memory.
+
+    address = ((row * banks + bank) * channels + channel) * row_bytes + byte
+    """
 
     channels: int
     banks: int

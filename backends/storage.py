@@ -1,11 +1,11 @@
 """The stored form of programs, `.pimprog`: one file, the same bytes for the same program.
 
-    magic (8 bytes)  version, manifest bytes, stream bytes, blob bytes (each u64, little endian)
+    magic (8 bytes)  version, manifest bytes, its bytes when unpacked, stream bytes, blob bytes (u64, little endian)
     SHA-256 of what follows
-    manifest (JSON)  streams (`encoding.py`)  blobs
+    manifest (JSON, zlib)  streams (`encoding.py`)  blobs
 
 The manifest holds everything but commands and constants. Weights are not in the file: they are named by file, offset
-and fingerprint (`references.py`). Nothing is compressed, so that the bytes do not depend on a library's version.
+and fingerprint (`references.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import os
 import struct
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from pimc.ir.layout import Layout
 from pimc.ir.types import DType
 
 MAGIC = b"\x89PIMPRG\n"
-HEADER = struct.Struct("<8s4Q32s")
+HEADER = struct.Struct("<8s5Q32s")
 LARGEST_FILE = 1 << 32
 """Bytes beyond which a file is not read."""
+LARGEST_MANIFEST = 1 << 28
+"""Bytes beyond which a manifest is not unpacked."""
 
 
 def save(program: Program, path: Path | str) -> None:
@@ -81,12 +84,14 @@ def to_bytes(program: Program) -> bytes:
     encoded = [encode(stream, tables) for stream in program.streams]
     blobs = Blobs()
     description = _manifest(program, tables, encoded, blobs)
-    manifest = json.dumps(description, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    plain_text = json.dumps(description, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    manifest = zlib.compress(plain_text, 9)
     streams = b"".join(encoded)
     constants = b"".join(blobs.items)
     body = manifest + streams + constants
     digest = hashlib.sha256(body).digest()
-    return HEADER.pack(MAGIC, program.version, len(manifest), len(streams), len(constants), digest) + body
+    lengths = (len(manifest), len(plain_text), len(streams), len(constants))
+    return HEADER.pack(MAGIC, program.version, *lengths, digest) + body
 
 
 def _manifest(program: Program, tables: Tables, encoded: list[bytes], blobs: Blobs) -> dict[str, Any]:
@@ -153,7 +158,7 @@ def from_bytes(data: bytes, file: str = "<bytes>", beside: Path | None = None) -
     """Read the stored form. Raises CompileError (PROGRAM_BROKEN)."""
     if len(data) < HEADER.size or not data.startswith(MAGIC):
         raise _broken(file, "it does not start as a .pimprog does")
-    _, version, manifest_bytes, stream_bytes, blob_bytes, digest = HEADER.unpack_from(data)
+    _, version, manifest_bytes, unpacked_bytes, stream_bytes, blob_bytes, digest = HEADER.unpack_from(data)
     if version != FORMAT_VERSION:
         raise _broken(file, f"it has format version {version}, this pimc reads {FORMAT_VERSION}")
     body = memoryview(data)[HEADER.size :]
@@ -165,7 +170,7 @@ def from_bytes(data: bytes, file: str = "<bytes>", beside: Path | None = None) -
         raise _broken(file, "its check sum does not fit")
     streams = bytes(body[manifest_bytes : manifest_bytes + stream_bytes])
     try:
-        manifest = json.loads(bytes(body[:manifest_bytes]).decode("utf-8", "surrogatepass"))
+        manifest = json.loads(_unpacked(bytes(body[:manifest_bytes]), unpacked_bytes).decode("utf-8", "surrogatepass"))
         return _program(manifest, streams, bytes(body[manifest_bytes + stream_bytes :]), beside)
     except Damaged as error:
         raise _broken(file, str(error)) from None
@@ -173,6 +178,19 @@ def from_bytes(data: bytes, file: str = "<bytes>", beside: Path | None = None) -
         raise _broken(file, f"its manifest lacks {error}") from None
     except (TypeError, ValueError, IndexError, AttributeError, RecursionError, OverflowError) as error:
         raise _broken(file, f"its manifest is not understood: {error}") from None
+
+
+def _unpacked(packed: bytes, size: int) -> bytes:
+    """The manifest, which must have the size that the header gives: never more is unpacked."""
+    if size > LARGEST_MANIFEST:
+        raise Damaged(f"its manifest has {size} bytes")
+    try:
+        unpacked = zlib.decompressobj().decompress(packed, size + 1)
+    except zlib.error as error:
+        raise Damaged(f"its manifest cannot be unpacked: {error}") from None
+    if len(unpacked) != size:
+        raise Damaged("its manifest does not have the length that the header gives")
+    return unpacked
 
 
 def _program(manifest: dict[str, Any], streams: bytes, constants: bytes, beside: Path | None) -> Program:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from math import prod
 
 from pimc.backends.affine import DEVICE, INSTANCE, Affine, Scalar
 from pimc.backends.engines import Platform, platform_of
@@ -17,10 +18,17 @@ from pimc.backends.isa import Command, Signal, Wait
 from pimc.backends.link.isa import Exchange
 from pimc.backends.overlap import overlaps
 from pimc.backends.program import Item, Loop, MapEntry, Program, Step, Stream
+from pimc.backends.program import count as command_count
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind
 
 MOST_MISTAKES = 20
 """How many are reported of each sort."""
+
+MOST_DEVICES = 1 << 16
+MOST_SEMAPHORES = 1 << 16
+"""Semaphores that one command may go through."""
+MOST_TOKENS = 20_000_000
+"""Signals and waits beyond which deadlocks are left to the simulator to find."""
 
 LASTING = ("weight", "constant", "cache")
 """Roles whose memory belongs to them alone for good."""
@@ -29,7 +37,7 @@ LASTING = ("weight", "constant", "cache")
 def verify_program(program: Program, platform: Platform | None = None) -> None:
     """Raise CompileError with all that is wrong: PROGRAM_BAD, DEADLOCK."""
     machine = platform or platform_of(program)
-    wrong = [*_streams(program, machine), *_memory(program, machine)]
+    wrong = list(_limits(program)) or [*_streams(program, machine), *_memory(program, machine)]
     if not wrong:  # tokens of a program with wrong streams would only repeat what is wrong
         wrong = list(_synchronisation(program))
     if wrong:
@@ -38,6 +46,28 @@ def verify_program(program: Program, platform: Platform | None = None) -> None:
 
 def _bad(message: str, *, help: str | None = None) -> Diagnostic:
     return Diagnostic(Kind.PROGRAM_BAD, message, help=help)
+
+
+def _limits(program: Program) -> Iterator[Diagnostic]:
+    """Numbers beyond which nothing else is looked at."""
+    if not 1 <= program.devices <= MOST_DEVICES:
+        yield _bad(f"the program is for {program.devices} devices; 1 to {MOST_DEVICES} can be simulated")
+    for stream in program.streams:
+        ranges = {DEVICE: len(stream.devices), INSTANCE: len(stream.instances)}
+        yield from (
+            _bad(f"{_where(program, step)} is for more than {MOST_SEMAPHORES} semaphores")
+            for step, reached in _semaphores(stream.items, ranges)
+            if reached > MOST_SEMAPHORES
+        )
+
+
+def _semaphores(items: tuple[Item, ...], ranges: dict[int, int]) -> Iterator[tuple[Step, int]]:
+    """Signals and waits, with the number of combinations that their operand's variables go through."""
+    for item in items:
+        if isinstance(item, Loop):
+            yield from _semaphores(item.body, {**ranges, item.variable: item.count})
+        elif isinstance(item.command, Signal | Wait) and isinstance(item.command.semaphore, Affine):
+            yield item, prod(max(1, ranges[v]) for v, _ in item.command.semaphore.terms)
 
 
 # -- streams ----------------------------------------------------------------------------------------------------------
@@ -212,6 +242,8 @@ def _synchronisation(program: Program) -> Iterator[Diagnostic]:
         replace(e, items=selected(e.items, lambda c: isinstance(c, Signal | Wait | Exchange)))
         for e in representatives(program)
     ]
+    if sum(command_count(e.items) for e in executors) > MOST_TOKENS:
+        return
     tokens: Semaphores[None] = Semaphores(executors)
     blocked = run_tokens(executors, tokens)
     if blocked:

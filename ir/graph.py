@@ -226,7 +226,9 @@ class Graph:
             return {}
         found = nx.immediate_dominators(dag, entry)
         return {
-            self._nodes[uid]: self._nodes[by] for uid, by in found.items() if uid != entry and by not in (entry, uid, None)
+            self._nodes[uid]: self._nodes[by]
+            for uid, by in found.items()
+            if uid != entry and by not in (entry, uid, None)
         }
 
     def window(self, node: Node, around: int = 2) -> str:
@@ -487,7 +489,8 @@ class Rewriter:
 
     def reinfer(self, node: Node) -> None:
         """Infer the result types of a node again from its operands' types."""
-        for value, type in zip(node.results, self._infer(node.op, node.operands, node.attributes, node.source), strict=True):
+        types = self._infer(node.op, node.operands, node.attributes, node.source)
+        for value, type in zip(node.results, types, strict=True):
             self.retype(value, type)
 
     def rename(self, value: Value, name: str) -> None:
@@ -543,8 +546,9 @@ class Rewriter:
         for index, value in enumerate(node.operands):
             if value is not None:
                 self.graph._uses[value].pop((node.uid, index), None)
-                if value.owner is not None and self.graph._dag.has_edge(value.owner.uid, node.uid, (value.index, index)):
-                    self.graph._dag.remove_edge(value.owner.uid, node.uid, (value.index, index))
+                key = (value.index, index)
+                if value.owner is not None and self.graph._dag.has_edge(value.owner.uid, node.uid, key):
+                    self.graph._dag.remove_edge(value.owner.uid, node.uid, key)
 
     def _touch(self) -> None:
         self.graph.version += 1

@@ -16,7 +16,9 @@ from pimc.passes.manager import Pass, PassContext
 _COMMUTATIVE = frozenset(
     {"add", "mul", "and", "or", "xor", "bitwise_and", "bitwise_or", "bitwise_xor", "equal", "max", "min", "sum"}
 )
-_KINDS = {Role.RESULT: 0, Role.CACHE: 1, Role.INPUT: 1, Role.WEIGHT: 2, Role.CONSTANT: 3}
+_RADIUS = 4
+"""How far above two operands a difference may lie that decides their order."""
+_LAST = {Role.WEIGHT: 1, Role.CONSTANT: 2}
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,11 @@ class CanonicalOrderPass(Pass):
         %b = matmul(%x, %v), %a = matmul(%x, %w), %y = mul(silu(%a), %b)
     ->  %b = matmul(%x, %v), %a = matmul(%x, %w), .., %y = mul(%b, silu(%a))
 
-    Nodes come as outputs need them: the deepest output first, then the others by name, the operands of a node in
-    order. Operands that may be exchanged are: shallow ones first, constants last; among equals, by the names of the
-    weights that they are made of. So two models of the same architecture (and the same names of inputs, weights and
-    outputs) give the same streams and memory map, whichever frontend and exporter they came through.
+    Nodes come as outputs need them: the output that most nodes serve first, then the others by name, the operands of a
+    node in order. Of operands that may be exchanged, one that the other is made from comes first, weights and constants
+    last; else the ops around them decide, then the names of their weights. So two models of the same architecture (and
+    with the same names of inputs, weights and outputs) give the same streams and memory map, whichever frontend and
+    exporter they came through. What is decided does not depend on the layer, so that identical layers stay identical.
     """
 
     name: ClassVar[str] = "canonical-order"
@@ -46,10 +49,12 @@ class CanonicalOrderPass(Pass):
         rewriter.reorder(list(_as_needed(graph, forms)))
 
 
-def _exchange(node: Node, forms: Mapping[Node, _Form], rewriter: Rewriter) -> None:
+def _exchange(node: Node, forms: Mapping[Value, _Form], rewriter: Rewriter) -> None:
     """Put the two operands of a node in their order."""
     first, second = node.operands
-    if first is None or second is None or _rank(first, forms) <= _rank(second, forms):
+    if first is None or second is None or first is second or _is_made_from(second, first, forms):
+        return
+    if not _is_made_from(first, second, forms) and _rank(first, forms) <= _rank(second, forms):
         return
     rewriter.set_operand(node, 0, second)
     rewriter.set_operand(node, 1, first)
@@ -60,55 +65,69 @@ _Natural = tuple[tuple[int, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What a node is, without regard to the order in which nodes were made."""
+    """What a value is, without regard to the order in which nodes were made."""
 
-    depth: int
-    digest: bytes
-    """Ops, attributes, types and wiring up to the inputs. Weights and tables count by type only, so that layers agree."""
+    number: int
+    above: int
+    """The numbers of all inputs and results that it is made from, as bits."""
+    near: tuple[bytes, ...]
+    """Ops, attributes, types and wiring of its node, then of what is around that, at growing distance. Weights and
+    tables count by type only, and what lies further above not at all."""
     label: tuple[_Natural, ...]
-    """The names of the weights and inputs that it reads itself, or else of those that its first operand reads."""
+    """The names of the weights and inputs that its node reads, or else of those that its first operand is made from."""
 
 
-def _forms(graph: Graph) -> dict[Node, _Form]:
-    forms: dict[Node, _Form] = {}
+def _forms(graph: Graph) -> dict[Value, _Form]:
+    forms: dict[Value, _Form] = {}
+    for value in (*graph.inputs, *graph.weights):
+        forms[value] = _Form(len(forms), 0, _near_leaf(value), (_natural(value.name),))
     for node in graph.order():
-        given = [forms[v.owner] for v in node.inputs() if v.owner is not None]
-        edges = [_edge(v, forms) for v in node.operands]
-        if node.op.name in _COMMUTATIVE:
-            edges.sort()
-        label = tuple(_natural(v.name) for v in node.inputs() if v.owner is None)
-        forms[node] = _Form(
-            depth=max((f.depth + 1 for f in given), default=0),
-            digest=_digest(repr((node.op.name, sorted(node.attributes.items()), [str(r.type) for r in node.results], edges))),
-            label=label or (given[0].label if given else ()),
-        )
+        given = [forms[v] for v in node.inputs()]
+        above = 0
+        for value in node.inputs():
+            above |= forms[value].above | (1 << forms[value].number if value.role not in _LAST else 0)
+        near = _near(node, [forms[v].near if v is not None else _NOTHING for v in node.operands])
+        labels = [forms[v].label for v in node.inputs() if v.owner is None]
+        label = tuple(part for each in labels for part in each) or (given[0].label if given else ())
+        for result in node.results:
+            own = tuple(digest + bytes([result.index]) for digest in near)
+            forms[result] = _Form(len(forms), above, own, label)
     return forms
 
 
-def _edge(value: Value | None, forms: Mapping[Node, _Form]) -> bytes:
-    if value is None:
-        return b"-"
-    if value.owner is not None:
-        return forms[value.owner].digest + bytes([value.index])
+def _is_made_from(value: Value, other: Value, forms: Mapping[Value, _Form]) -> bool:
+    return bool(forms[value].above >> forms[other].number & 1)
+
+
+def _rank(value: Value, forms: Mapping[Value, _Form]) -> tuple[int, tuple[bytes, ...], tuple[_Natural, ...]]:
+    return _LAST.get(value.role, 0), forms[value].near, forms[value].label
+
+
+_NOTHING = (b"",) * (_RADIUS + 1)
+
+
+def _near(node: Node, edges: list[tuple[bytes, ...]]) -> tuple[bytes, ...]:
+    own = repr((node.op.name, sorted(node.attributes.items()), [str(r.type) for r in node.results]))
+    found = [_digest(own)]
+    for distance in range(_RADIUS):
+        around = [edge[distance] for edge in edges]
+        found.append(_digest(repr((own, sorted(around) if node.op.name in _COMMUTATIVE else around))))
+    return tuple(found)
+
+
+def _near_leaf(value: Value) -> tuple[bytes, ...]:
     array = value.type.array
     known = array is not None and (array.size <= 1 or not value.type.dtype.is_float)
-    return _digest(f"{value.role.value}:{value.type}:{content_name(array) if known and array is not None else ''}")
+    held = content_name(array) if known and array is not None else ""
+    return (_digest(f"{value.role.value}:{value.type}:{held}"),) * (_RADIUS + 1)
 
 
-def _rank(value: Value, forms: Mapping[Node, _Form]) -> tuple[int, int, bytes, tuple[_Natural, ...], int]:
-    """The place of an operand among those that it may be exchanged with."""
-    form = forms[value.owner] if value.owner is not None else None
-    if form is None:
-        return _KINDS[value.role], 0, _edge(value, forms), (_natural(value.name),), 0
-    return _KINDS[value.role], form.depth, form.digest, form.label, value.index
-
-
-def _as_needed(graph: Graph, forms: Mapping[Node, _Form]) -> Iterator[Node]:
+def _as_needed(graph: Graph, forms: Mapping[Value, _Form]) -> Iterator[Node]:
     """The nodes in the order in which outputs, and operand by operand the nodes above them, need them."""
 
     def place(output: tuple[str, Value]) -> tuple[int, _Natural]:
         name, value = output
-        return -forms[value.owner].depth if value.owner is not None else 1, _natural(name)
+        return -forms[value].above.bit_count(), _natural(name)
 
     done: set[Node] = set()
     for _, value in sorted(graph.outputs, key=place):

@@ -119,12 +119,15 @@ def _common_tails(segments: list[list[Node]]) -> list[Row]:
 
 
 def _trimmed(graph: Graph, rows: list[Row], segments: list[list[Node]]) -> list[Row]:
-    """Rows that belong to the end of the layer before go: without them, fewer values pass from layer to layer."""
+    """Rows that belong to the end of the layer before go: without them, fewer values pass from layer to layer.
+
+    The first row, the attentions, stays.
+    """
     left = list(rows)
     while True:
         head = {row[-1] for row in left}
         before = set(segments[len(rows[0]) - 1]) - head
-        last = next((row for row in left if _only_joins(graph, row[-1], head, before)), None)
+        last = next((row for row in left[1:] if _only_joins(graph, row[-1], head, before)), None)
         if last is None:
             return left
         left.remove(last)

@@ -15,8 +15,8 @@ class LayoutPass(Pass):
     """Lay out weights, caches and results in the memories of the target.
 
     Weights and caches that PIM multiplies with lie in the pattern of its banks (output rows over channels and banks,
-    sums along a row); everything else is dense. Small results stay on chip while somebody reads them. Refuses models that
-    do not fit, with the numbers.
+    sums along a row); everything else is dense. Small results stay on chip while somebody reads them. Refuses models
+    that do not fit, with the numbers.
     """
 
     name = "layout"

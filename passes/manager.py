@@ -164,7 +164,7 @@ class PassManager:
             p.run(graph, Rewriter(graph, p.name), context)
         except PimcError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._blame(p, f"{type(error).__name__}: {error}") from error
         seconds = time.perf_counter() - began
         changed = graph.version != version

@@ -19,8 +19,8 @@ class PlacePass(Pass):
     """Place each op on an engine of the target, and keep the reason.
 
     Every engine that has commands for the op is asked what those would take on an idle machine, bringing the operands
-    included; the fastest one gets the op. A placement that the model itself asks for (`@engine(...)` in the DSL) or that
-    an earlier pass has set is kept.
+    included; the fastest one gets the op. A placement that the model itself asks for (`@engine(...)` in the DSL), or
+    that an earlier pass has set, is kept.
 
         %s = attention_scores(%q, %k)  ->  %s = attention_scores(%q, %k)  #place=pim
     """
@@ -62,7 +62,9 @@ class PlacePass(Pass):
         costs = {e: target.estimate(node, e) for e in able}
         best = wished[0] if wished else min(able, key=lambda e: costs[e])
         alternatives = tuple(
-            Alternative(e.name, costs.get(e, 0.0), illegal=refusals[e]) for e in refusals if e is not best and e.kind != "link"
+            Alternative(e.name, costs.get(e, 0.0), illegal=refusals[e])
+            for e in refusals
+            if e is not best and e.kind != "link"
         )
         return Placement(best.name, self._reason(node, best, costs, refusals), alternatives)
 

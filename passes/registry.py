@@ -89,7 +89,7 @@ class PassRegistry:
         sys.modules[module_name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[module_name]
             raise fail(Kind.PLUGIN, f"{file} failed while it was loaded: {type(error).__name__}: {error}") from error
         kinds = [k for k in vars(module).values() if _is_pass_of(k, module_name)]

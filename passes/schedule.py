@@ -20,8 +20,8 @@ class SchedulePass(Pass):
     """List scheduling: of the nodes whose operands are ready, the one whose engine is free first goes next.
 
     Ties go to the node with the longest way still to go, by estimated times. Layers stay together (identical ones get
-    the same order), so that they can become loops. Engines take their commands in the order found here; what may overlap
-    follows from the memory that commands touch, and is kept apart by signals when streams are made.
+    the same order), so that they can become loops. Engines take their commands in the order found here; what may
+    overlap follows from the memory that commands touch, and is kept apart by signals when streams are made.
 
         %a = matmul(%x, %w)  // npu                  %s = attention_scores(%q, %k)  // pim, position 0
         %s = attention_scores(%q, %k)  // pim   ->   %a = matmul(%x, %w)            // npu, position 1

@@ -1,8 +1,8 @@
 """Tensor parallelism: follows how values are split over a group of devices, and inserts exchanges where they must meet.
 
 A value is either whole on every device, or split along one axis. Each op has a rule that says how its result is split
-when its operands are; an op without a rule gets whole operands. A product whose contraction is split gives partial sums,
-which are reduced at once.
+when its operands are; an op without a rule gets whole operands. A product whose contraction is split gives partial
+sums, which are reduced at once.
 """
 
 from __future__ import annotations

@@ -166,7 +166,9 @@ def pipeline_for(options: Options, machine: Machine | None, registry: PassRegist
         return pipeline
     names = [p.name for p in pipeline]
     if options.until not in names:
-        raise fail(Kind.PASS_UNKNOWN, f"pass '{options.until}' is not in the pipeline", help=f"it runs {', '.join(names)}")
+        raise fail(
+                Kind.PASS_UNKNOWN, f"pass '{options.until}' is not in the pipeline", help=f"it runs {', '.join(names)}"
+            )
     return Pipeline(pipeline.passes[: names.index(options.until) + 1])
 
 
@@ -224,7 +226,7 @@ def run_program(program: Program, inputs: Mapping[str, Array], *, wide: bool) ->
 def compared(
     outputs: Mapping[str, Array], expected: Mapping[str, Array], spec: TargetSpec, *, wide: bool
 ) -> Comparison:
-    """Compare with the tolerance of the format: 1e-4 wide, the documented bound of the storage type in device format."""
+    """Compare with the tolerance of the format: 1e-4 wide, else the documented bound of the storage type."""
     from pimc.sim.compare import WIDE_TOLERANCE, compare
 
     return compare(outputs, expected, WIDE_TOLERANCE if wide else spec.value_tolerance)

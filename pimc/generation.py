@@ -7,7 +7,7 @@ tokens together, positions as long as the new ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,9 +156,8 @@ def generate(
             progress(index + 1, count + 1)
     last = run.lowered
     assert last is not None
-    return Generation(
-        ", ".join(str(m) for m in models), last.machine.spec.name, run.target_hash, run.batch, tuple(steps), run.generated()
-    )
+    names = ", ".join(str(m) for m in models)
+    return Generation(names, last.machine.spec.name, run.target_hash, run.batch, tuple(steps), run.generated())
 
 
 class _Run:
@@ -239,7 +238,7 @@ class _Run:
         from pimc.sim.values import execute
 
         inputs = self._inputs(lowered.graph, roles, new)
-        caches = {name: array for name, array in zip(roles.caches, self.expected_caches, strict=False)}
+        caches = dict(zip(roles.caches, self.expected_caches, strict=False))
         reference = lowered.reference
         run_passes(reference, Options(dims=lowered.dims, until="fold"), None)
         caches = caches or {n: _empty(_input(reference, n)) for n in roles.caches}
@@ -314,8 +313,10 @@ def token_input(graph: Graph) -> Value:
 
 
 def step_dims(graph: Graph, batch: int, new: int, past: int) -> dict[str, int]:
-    """Numbers for the symbolic dimensions of a step: those of the token ids, then lengths of caches (float inputs), then
-    lengths of masks (integer inputs), which cover both."""
+    """Numbers for the symbolic dimensions of a step.
+
+    First those of the token ids, then lengths of caches (float inputs), then of masks (integers), which cover both.
+    """
     dims: dict[str, int] = {}
     tokens = token_input(graph)
     for dim, size in zip(tokens.type.shape, (batch, new), strict=True):

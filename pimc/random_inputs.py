@@ -8,7 +8,9 @@ from pimc.ir.graph import Graph, Value
 from pimc.ir.op import Array
 from pimc.ir.types import DType
 
-_PASSES_INDICES = frozenset({"cast", "reshape", "unsqueeze", "squeeze", "expand", "identity", "flatten", "slice", "concat"})
+_PASSES_INDICES = frozenset(
+    {"cast", "reshape", "unsqueeze", "squeeze", "expand", "identity", "flatten", "slice", "concat"}
+)
 _CHAIN = 8
 
 

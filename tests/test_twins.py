@@ -16,6 +16,7 @@ from pimc.backends.assembly import stream_lines
 from pimc.backends.numbering import canonical
 from pimc.backends.program import MapEntry, Program
 from pimc.driver import Options, compile_model
+from pimc.ir.weights import Sharded
 
 MODELS = Path(__file__).parent.parent / "models"
 DIMS = (
@@ -49,7 +50,7 @@ def _where(entry: MapEntry) -> tuple[object, ...]:
 def _bytes(entry: MapEntry) -> bytes | None:
     if entry.contents is None:
         return None
-    whole = entry.contents.whole if entry.shard is not None and hasattr(entry.contents, "whole") else entry.contents
+    whole = entry.contents.whole if isinstance(entry.contents, Sharded) else entry.contents
     return np.ascontiguousarray(whole.array()).tobytes()
 
 

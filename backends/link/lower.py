@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import prod
 
+from pimc.backends.affine import DEVICE, Scalar, variable
 from pimc.backends.dma.copy import issue_copy
 from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.nest import SLOTS, Nest, dense_strides, nests, tilings, walk
 from pimc.backends.kernels.places import copy_cut, dense_at, given, place
-from pimc.backends.affine import DEVICE, Scalar, variable
 from pimc.backends.link.isa import AllGather, AllReduce, Receive, ReduceScatter, Send
 from pimc.backends.lowering import Lowering, Tensor, lowers
 from pimc.ir.graph import Node

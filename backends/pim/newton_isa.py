@@ -1,7 +1,7 @@
 """The PIM commands of Newton and NeuPIMs, one stream a channel; activations, precharges and refreshes are derived.
 
 A column is what one COMP takes: 16 elements. Results are one value for every bank of the channel, in the order of the
-flat bank number.
+flat bank number. Global buffers and accumulators belong to the executing channel alone: no region tells of them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ class GlobalWrite(NewtonCommand):
 
     def regions(self) -> Iterator[Region]:
         yield Region("row", self.row, 1, write=False)
-        yield Region("gb", self.vector * COLUMN_BYTES, plain(self.count) * COLUMN_BYTES, write=True)
 
     def execute(self, state: DeviceState) -> None:
         count = plain(self.count)
@@ -85,7 +84,6 @@ class RowWork(NewtonCommand):
 
     def inputs(self) -> Iterator[Region]:
         yield Region("row", self.row, 1, write=False)
-        yield Region("gb", self.vector * COLUMN_BYTES, plain(self.count) * COLUMN_BYTES, write=False)
 
     def compute(self, state: DeviceState, old: Array, dtype: DType, sums: DType) -> Array:
         """The channel's accumulators [banks] after the COMPs."""
@@ -125,9 +123,7 @@ class Comp(RowWork):
     sums: DType = element_type("element type of the accumulators", DType.F32)
 
     def regions(self) -> Iterator[Region]:
-        yield from self.inputs()
-        yield Region("mac", 0, 1, write=False)
-        yield Region("mac", 0, 1, write=True)
+        return self.inputs()
 
     def execute(self, state: DeviceState) -> None:
         held = accumulator(state, 0)
@@ -145,7 +141,6 @@ class ReadResult(NewtonCommand):
     dtype: DType = element_type("element type of the results", DType.F16)
 
     def regions(self) -> Iterator[Region]:
-        yield Region("mac", 0, 1, write=False)
         yield Region("buffer", self.address, plain(self.banks) * CELL_BYTES, write=True)
 
     def execute(self, state: DeviceState) -> None:

@@ -1,6 +1,6 @@
 """The built-in ops. Importing this package declares them all; find one by `pimc.ir.op.lookup`."""
 
-from pimc.ir.ops import (  # noqa: F401
+from pimc.ir.ops import (
     activation,
     attention,
     collective,
@@ -15,3 +15,19 @@ from pimc.ir.ops import (  # noqa: F401
     reduction,
     shape,
 )
+
+__all__ = [
+    "activation",
+    "attention",
+    "collective",
+    "contraction",
+    "contrib",
+    "elementwise",
+    "indexing",
+    "movement",
+    "normalization",
+    "onnx_attention",
+    "quantization",
+    "reduction",
+    "shape",
+]

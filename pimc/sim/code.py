@@ -17,7 +17,6 @@ from pimc.backends.link.isa import Exchange
 from pimc.backends.program import Item, Loop, Step, steps
 from pimc.backends.timing import Timer
 
-
 Resolver = Callable[[Mapping[int, int]], Command]
 
 

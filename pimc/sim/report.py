@@ -71,6 +71,16 @@ class ResourceReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PhaseReport:
+    """The ops of one phase: how long at least one engine worked for one of them, and their work."""
+
+    phase: str
+    seconds: float
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The whole run."""
 
@@ -88,6 +98,9 @@ class Report:
     engines: Sequence[EngineReport]
     resources: Sequence[ResourceReport]
     ops: Sequence[OpReport]
+    phases: Sequence[PhaseReport]
+    bytes_moved: Mapping[str, int]
+    """over all devices, by what moved them"""
     values: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -124,6 +137,8 @@ def build_report(
         engines=tuple(_engines(timing)),
         resources=tuple(ResourceReport(r.name, ranks(r.devices), r.busy * PS) for r in timing.resources),
         ops=tuple(_ops(program, timing)),
+        phases=tuple(_phases(program, timing)),
+        bytes_moved=_bytes_moved(timing),
         values=None if comparison is None else comparison.to_json(form),
     )
 
@@ -183,6 +198,23 @@ def _ops(program: Program, timing: Timing) -> Iterable[OpReport]:
             bytes=row.bytes,
             busy={name: time * PS / parts for name, time in sorted(found.busy.items())} if found else {},
         )
+
+
+def _phases(program: Program, timing: Timing) -> Iterable[PhaseReport]:
+    active = timing.active({i: row.phase for i, row in enumerate(program.ops)})
+    for phase, time in active.items():
+        rows = [row for row in program.ops if row.phase == phase]
+        yield PhaseReport(phase, time * PS, sum(r.flops for r in rows), sum(r.bytes for r in rows))
+
+
+def _bytes_moved(timing: Timing) -> dict[str, int]:
+    """What engines count as bytes, over all devices and channels."""
+    total: Counter[str] = Counter()
+    for engine in timing.engines:
+        for name, number in engine.counters.items():
+            if "bytes" in name:
+                total[name] += number * len(engine.devices) * len(engine.instances)
+    return dict(sorted(total.items()))
 
 
 def _leader(index: int, row: OpRow) -> int:

@@ -102,6 +102,17 @@ class Timing:
             if op >= 0
         }
 
+    def active(self, group_of: Mapping[int, str]) -> dict[str, int]:
+        """How long at least one engine worked for an op of each group; `group_of` gives the group of op rows."""
+        names = sorted(set(group_of.values()))
+        numbers = {op: names.index(name) for op, name in group_of.items()}
+        spans = np.concatenate([np.empty((0, 3), np.int64), *(e.segments[:, : END + 1] for e in self.engines)])
+        spans = spans[np.isin(spans[:, OP], list(numbers))]
+        spans[:, OP] = [numbers[op] for op in spans[:, OP].tolist()]
+        united = _united(spans)
+        lengths = united[:, END] - united[:, START]
+        return {name: int(lengths[united[:, OP] == i].sum()) for i, name in enumerate(names)}
+
     def _op(self, op: int, spans: Segments, busy: dict[str, int]) -> OpTiming:
         held = [r.by_op.get(op, 0) for r in self.resources]
         active = int((spans[:, END] - spans[:, START]).sum())

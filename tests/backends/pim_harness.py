@@ -38,7 +38,7 @@ def new_state(spec: TargetSpec, *, wide: bool = True) -> DeviceState:
     """Memories in which nothing but NaN is in the buffer, so that reading what nobody wrote shows."""
     form = ValueFormat(wide)
     spaces = {"dram": Space("dram", spec.dram.bytes, form), "buffer": Space("buffer", BUFFER_BYTES, form)}
-    spaces["buffer"].write(0, ((BUFFER_BYTES // 2, 2),), spec.storage_dtype, np.float32(np.nan))
+    spaces["buffer"].write(0, ((BUFFER_BYTES // 2, 2),), spec.storage_dtype, np.full(1, np.nan, np.float32))
     return DeviceState(0, spaces, form, spec.dram.geometry)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pimc.backends.pim.aim_isa import MacAllBanks
+from pimc.backends.pim.legality import why_not
 from pimc.backends.program import count, steps, unrolled
 from pimc.backends.target_registry import load_target
 from tests.backends.pim_harness import Setting, lower, node_of, run, small
@@ -88,3 +89,10 @@ def test_aim_opens_a_key_row_once_for_all_heads_of_a_group() -> None:
     ]
     assert len(rows) == len(set(rows)) == 4
     assert count(items) < 800
+
+
+def test_what_does_not_fit_is_refused_with_numbers() -> None:
+    node = node_of("attention_scores", [(1, 2, 1, 600), (1, 2, 8, 600)], {"scale": 1.0})
+    assert "600 elements does not fit a row of 512" in why_not(node, small("neupims", 2))
+    assert not why_not(node, small("cent", 2))
+    assert "columns of 16" in why_not(node, load_target("cent", ["pim.macs_per_bank=32"]))

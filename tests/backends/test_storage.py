@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from pimc.backends.numbering import canonical
 from pimc.backends.program import MapEntry, Program
 from pimc.backends.references import FileReference
-from pimc.backends.storage import HEADER, from_bytes, load, save, to_bytes
+from pimc.backends.storage import HEADER, MAGIC, from_bytes, load, save, to_bytes
 from pimc.ir.diagnostics import CompileError, Kind
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
@@ -33,18 +35,31 @@ def test_what_is_stored_is_read_back(program: Program) -> None:
     assert (again.dims, again.ops, again.target) == (program.dims, program.ops, program.target)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(programs(), st.data())
 def test_damage_is_found(program: Program, data: st.DataObject) -> None:
-    """With a check sum that fits, so that every length and number is looked at."""
-    import hashlib
+    """With a check sum and lengths that fit, so that every number inside is looked at."""
+    stored = to_bytes(program)
+    _, version, manifest, _, streams, blobs, _ = HEADER.unpack_from(stored)
+    text = bytearray(zlib.decompress(stored[HEADER.size : HEADER.size + manifest]))
+    rest = bytearray(stored[HEADER.size + manifest :])
+    part = data.draw(st.sampled_from([text, rest] if rest else [text]))
+    at = data.draw(st.integers(0, len(part) - 1))
+    part[at] = data.draw(st.sampled_from(b'0123456789-[]{}",:\x00\x7f\xff'))
+    packed = zlib.compress(bytes(text))
+    body = packed + bytes(rest)
+    digest = hashlib.sha256(body).digest()
+    changed = HEADER.pack(MAGIC, version, len(packed), len(text), streams, blobs, digest) + body
+    assert _broken(changed) in (None, Kind.PROGRAM_BROKEN)
 
-    stored = bytearray(to_bytes(program))
-    at = data.draw(st.integers(HEADER.size, max(HEADER.size, len(stored) - 1)))
-    if at < len(stored):
-        stored[at] ^= data.draw(st.integers(1, 255))
-    stored[HEADER.size - 32 : HEADER.size] = hashlib.sha256(stored[HEADER.size :]).digest()
-    assert _broken(bytes(stored)) in (None, Kind.PROGRAM_BROKEN)
+
+def test_a_manifest_that_unpacks_to_more_than_it_says_is_refused() -> None:
+    packed = zlib.compress(b" " * 10**7)
+    digest = hashlib.sha256(packed).digest()
+    with pytest.raises(CompileError, match="does not have the length"):
+        from_bytes(HEADER.pack(MAGIC, 1, len(packed), 100, 0, 0, digest) + packed)
+    with pytest.raises(CompileError, match="its manifest has 1099511627776 bytes"):
+        from_bytes(HEADER.pack(MAGIC, 1, len(packed), 1 << 40, 0, 0, digest) + packed)
 
 
 def _broken(stored: bytes) -> Kind | None:

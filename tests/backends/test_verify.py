@@ -72,6 +72,12 @@ BROKEN: dict[str, tuple[Callable[[Program], Program], Kind, str]] = {
     "name": (_entry(name="y"), Kind.PROGRAM_BAD, "has 'y' twice"),
     "alias": (_entry(alias="nothing"), Kind.PROGRAM_BAD, "shares the memory of 'nothing'"),
     "space": (_entry(space="attic"), Kind.PROGRAM_BAD, "of which the program uses nothing"),
+    "devices": (lambda p: dataclasses.replace(p, devices=1 << 40), Kind.PROGRAM_BAD, "for 1099511627776 devices"),
+    "semaphores": (
+        _items(Loop(0, 1 << 40, (Step("a", Signal(variable(0))),))),
+        Kind.PROGRAM_BAD,
+        "is for more than 65536 semaphores",
+    ),
     "capacity": (
         lambda p: dataclasses.replace(p, extent={"buffer": BUFFER_BYTES + 1}),
         Kind.PROGRAM_BAD,
@@ -86,6 +92,10 @@ def test_a_broken_rule_is_reported(case: str) -> None:
     with pytest.raises(CompileError) as caught:
         verify_program(change(sound()), platform())
     assert any(d.kind is kind and says in d.message for d in caught.value.diagnostics), caught.value.diagnostics
+
+
+def test_more_tokens_than_can_be_counted_do_not_hold_up_the_verifier() -> None:
+    verify_program(_items(Loop(0, 1 << 60, (Step("a", Signal(99)),)))(sound()), platform())
 
 
 def test_a_command_for_another_unit_is_refused() -> None:

@@ -88,7 +88,7 @@ CASES = [
     # machines that are too small, or cut in impossible ways
     tiny("--set dram.rows=1 --set dram.channels=1", "P0603"),
     tiny("--parallel tp=2", "P0605", "--set system.devices=2"),
-    tiny("--parallel tp=3 --set system.devices=3", "P0605"),
+    tiny("--parallel pp=5 --set system.devices=5", "P0605", "2 layers"),
     tiny("--parallel zz=2", "", "pp=P,tp=T"),
     tiny("--parallel tp=0", "", "pp=P,tp=T"),
     # passes

@@ -1,0 +1,42 @@
+"""How long commands take as a user sees them, from a cold start: `make benchmark`. Nothing here is asserted on time.
+
+The peak memory of each command, at least that of pytest itself, is in its `extra_info` (`--benchmark-json`).
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+ROOT = Path(__file__).parent.parent.parent
+COMMANDS = {
+    "help": "--help",
+    "tiny": "compile models/tiny-llama.pimc -t neupims --dim past=127",
+    "tiny-values": "compile models/tiny-llama.pimc -t cent --dim past=127 --values random",
+    "7b-decode": "compile models/llama2-7b.pimc -t neupims --dim batch=64 --dim past=511",
+    "7b-prefill": "compile models/llama2-7b.pimc -t npu --dim seq=2048",
+    "175b-decode": "compile models/gpt3-175b.pimc -t neupims --set system.devices=32 --parallel tp=8,pp=4 "
+    "--dim batch=64 --dim past=2047",
+}
+
+pytestmark = pytest.mark.benchmark
+
+
+@pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
+def test_command(benchmark: BenchmarkFixture, arguments: str) -> None:
+    peak = 0
+
+    def run() -> None:
+        nonlocal peak
+        command = [sys.executable, "-m", "pimc", *arguments.split()]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        peak = max(peak, usage.ru_maxrss)
+
+    benchmark.pedantic(run, rounds=1 if "b.pimc" in arguments else 3)
+    benchmark.extra_info["peak_kib"] = peak
