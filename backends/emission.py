@@ -17,8 +17,9 @@ from pimc.backends.roll import roll
 from pimc.backends.synchronize import split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.diagnostics import InternalError
-from pimc.ir.facts import Layer, Phase, Placement, Stage, Work
+from pimc.ir.facts import Layer, Phase, Placement, Stage, Tile, Work
 from pimc.ir.graph import Graph, Node, Role, Value
+from pimc.ir.memory import Home
 from pimc.ir.source import Derived, Source, roots
 
 
@@ -164,7 +165,20 @@ def lower(node: Node, at: Lowering) -> None:
     rule = RULES.get((kind, node.op.name))
     if rule is None:
         raise InternalError(f"no lowering rule for {node.op.name} on {kind} (%{node.name})")
-    rule(node, at)
+    tile = node.fact(Tile)
+    rule(node, at if tile is None else replace(at, tile=tile))
+
+
+def tile_of(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> Tile | None:
+    """How the rule of a node's engine cuts it, found by lowering it for nothing."""
+    load_rules()
+    found: list[Tile] = []
+    split = BufferSplit.of(spec)
+    lower(node, Lowering(spec, Emitter(), Scratch(split.resident, split.scratch), homes, tiled=found.append))
+    if not found:
+        return None
+    largest = max(found, key=lambda t: t.m * t.n * t.k)
+    return replace(largest, tiles=sum(t.tiles for t in found))
 
 
 def _engine(node: Node) -> str:

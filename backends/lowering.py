@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from pimc.backends.emitter import Emitter, Scratch
 from pimc.backends.target import TargetSpec
+from pimc.ir.facts import Tile
 from pimc.ir.graph import Node, Value
 from pimc.ir.memory import Home
 
@@ -38,6 +39,10 @@ class Lowering:
     """The pipeline stage whose devices execute this."""
     ranks: int = 1
     """Devices of one stage."""
+    tile: Tile | None = None
+    """The largest tile of the node that is lowered, where a pass has chosen one."""
+    tiled: Callable[[Tile], None] | None = None
+    """Told how a contraction was cut."""
 
     def tensor(self, value: Value) -> Tensor:
         return self.places[value]

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from pimc.backends import emission
 from pimc.backends.legality import why_not
 from pimc.backends.lowering import RULES
+from pimc.backends.pim.tiles import tile_of as pim_tile
 from pimc.backends.planning import Plan, make_plan, plan_node
 from pimc.backends.program import Program
 from pimc.backends.target import TargetSpec
-from pimc.ir.facts import Placement
+from pimc.ir.facts import Placement, Tile
 from pimc.ir.graph import Graph, Node, Value
 from pimc.ir.memory import Home
-from pimc.ir.op import Attribute
+from pimc.ir.op import Attribute, OpClass
 from pimc.ir.target import Engine
 
 Simulate = Callable[[Program], float]
@@ -34,6 +35,7 @@ class Machine:
     banked: frozenset[str] = frozenset()
     """Weights that lie in the banks' pattern whoever reads them (another program of the same run wants them so)."""
     _estimates: dict[object, float] = field(default_factory=dict)
+    _tiles: dict[object, Tile | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         emission.load_rules()
@@ -62,6 +64,16 @@ class Machine:
             self._estimates[key] = self.simulate(emission.emit_node(placed, self.spec, plan))
         return self._estimates[key]
 
+    def tile(self, node: Node, engine: Engine, homes: Mapping[Value, Home]) -> Tile | None:
+        if node.op.cls is not OpClass.CONTRACTION and not node.op.name.startswith("attention_"):
+            return None
+        if engine.kind == "pim":
+            return pim_tile(node, self.spec)
+        key = (_key(node, engine), tuple(_shape_of(homes[v]) for v in (*node.inputs(), *node.results)))
+        if key not in self._tiles:
+            self._tiles[key] = emission.tile_of(node, self.spec, homes)
+        return self._tiles[key]
+
     def bound(self, node: Node, engine: Engine) -> str:
         flops, moved = node.flops(), _bytes_moved(node)
         return f"{_si(flops)}FLOP, {_si(moved)}B"
@@ -78,7 +90,10 @@ class Machine:
 
     def emit(self, graph: Graph, dims: Mapping[str, int]) -> Program:
         """The program of a placed graph."""
-        return emission.emit(graph, self.spec, self.plans(graph), dims)
+        plans = self.plans(graph)
+        if len(plans) == 1 and graph.homes:  # a pass may have moved values
+            plans = {stage: replace(plan, homes={**plan.homes, **graph.homes}) for stage, plan in plans.items()}
+        return emission.emit(graph, self.spec, plans, dims)
 
     def pass_options(self) -> Mapping[str, Mapping[str, Attribute]]:
         return self.spec.passes
@@ -98,6 +113,11 @@ def _tiny_contents(value: Value) -> bytes | None:
     """Contents that an op may depend on (shapes, axes), as something to compare."""
     array = value.type.array
     return array.tobytes() if array is not None and array.size <= 64 else None
+
+
+def _shape_of(home: Home) -> object:
+    """A home but for where it begins."""
+    return home.space, home.layout.dims, home.dtype
 
 
 def _bytes_moved(node: Node) -> int:

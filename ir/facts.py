@@ -90,12 +90,15 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """How a contraction is cut: extents of one tile (rows, columns, contraction), and how many tiles there are."""
+    """How a contraction is cut: the largest extents of one tile (rows, columns, contraction), and how many there are.
+
+    Lowering keeps to it: a pass that sets smaller extents gets smaller tiles.
+    """
 
     m: int
     n: int
     k: int
-    tiles: int
+    tiles: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pimc.ir.facts import Tile
 from pimc.ir.graph import Graph, Node, Value
 from pimc.ir.memory import Home
 from pimc.ir.op import Attribute
@@ -46,8 +47,16 @@ class Target(Protocol):
         """What limits the node on that engine, in a few words with numbers ("memory: 33.6 MB at 1024 GB/s")."""
         ...
 
+    def tile(self, node: Node, engine: Engine, homes: Mapping[Value, Home]) -> Tile | None:
+        """How the engine cuts a contraction whose values lie at `homes`; None for nodes that are not cut."""
+        ...
+
     def homes(self, graph: Graph) -> Mapping[Value, Home]:
         """A place for every value of a placed graph; raises CompileError (CAPACITY) where the machine is too small."""
+        ...
+
+    def emit(self, graph: Graph, dims: Mapping[str, int]) -> object:
+        """The program of a graph whose values have homes."""
         ...
 
     def pass_options(self) -> Mapping[str, Mapping[str, Attribute]]:

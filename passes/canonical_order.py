@@ -25,8 +25,8 @@ _LAST = {Role.WEIGHT: 1, Role.CONSTANT: 2}
 class CanonicalOrderPass(Pass):
     """Sort nodes and weights by what they compute, and name constants by what they hold.
 
-        %b = matmul(%x, %v), %a = matmul(%x, %w), %y = mul(silu(%a), %b)
-    ->  %b = matmul(%x, %v), %a = matmul(%x, %w), .., %y = mul(%b, silu(%a))
+        %b = matmul(%x, %w), %y = add(matmul(%b, %v), %x), %z = mul(%half, %y)   // output %z
+    ->  %b = matmul(%x, %w), %y = add(%x, matmul(%b, %v)), %z = mul(%y, %const.fc3a62e960c0)
 
     Nodes come as outputs need them: the output that most nodes serve first, then the others by name, the operands of a
     node in order. Of operands that may be exchanged, one that the other is made from comes first, weights and constants
@@ -90,7 +90,7 @@ def _forms(graph: Graph) -> dict[Value, _Form]:
         labels = [forms[v].label for v in node.inputs() if v.owner is None]
         label = tuple(part for each in labels for part in each) or (given[0].label if given else ())
         for result in node.results:
-            own = tuple(digest + bytes([result.index]) for digest in near)
+            own = tuple(digest + bytes([result.index & 255]) for digest in near)
             forms[result] = _Form(len(forms), above, own, label)
     return forms
 

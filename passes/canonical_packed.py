@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -34,7 +35,8 @@ def unpack(node: Node, rewriter: Rewriter) -> None:
     for reader, (start, stop) in zip(found.readers, found.columns, strict=True):
         x = operand_at(node, 0)
         origins = (reader, node, *found.steps)
-        value = rewriter.add(node.op, (x, _columns(weight, 1, start, stop, rewriter)), node.attributes, origins=origins).result
+        part = _columns(weight, 1, start, stop, rewriter)
+        value = rewriter.add(node.op, (x, part), node.attributes, origins=origins).result
         below = node.result
         for step in found.steps:
             value = _again(step, below, value, (start, stop), rewriter)
@@ -98,7 +100,7 @@ def _slice_of_columns(node: Node, value: Value) -> tuple[int, int] | None:
 def _apart(ranges: Sequence[tuple[int, int]]) -> bool:
     """Whether no two different ranges overlap."""
     ordered = sorted(set(ranges))
-    return all(before[1] <= after[0] for before, after in zip(ordered, ordered[1:], strict=False))
+    return all(before[1] <= after[0] for before, after in pairwise(ordered))
 
 
 def _is_sliceable(value: Value) -> bool:
@@ -141,7 +143,7 @@ def _again(step: Node, below: Value, value: Value, columns: tuple[int, int], rew
 
 
 def unfold_rows(node: Node, rewriter: Rewriter) -> None:
-    """reshape(add(matmul(reshape(x), w), b)) -> add(matmul(x, w), b), where the reshapes merge rows and split them again
+    """reshape(add(matmul(reshape(x), w), b)) -> add(matmul(x, w), b), where reshapes merge rows and split them again
 
     What the second reshape does to columns stays behind the product.
     """

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -42,6 +42,8 @@ class PassContext:
     """The phase that the user says the graph has; None: found out from dataflow."""
     parallel: Mapping[str, int] = field(default_factory=dict)
     """Degrees of parallelism by kind: `{"pp": 4, "tp": 8}`."""
+    emitted: Callable[[object], None] | None = None
+    """Is given the program that `emit` makes."""
     disabled: frozenset[str] = frozenset()
     """Names of passes that must not run."""
 

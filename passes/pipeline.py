@@ -38,6 +38,8 @@ DEFAULT: tuple[str, ...] = (
     "place",
     "schedule",
     "layout",
+    "tile",
+    "emit",
 )
 """The passes of `pimc compile`, in order, before lowering."""
 

@@ -39,6 +39,8 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("place", "pimc.passes.place:PlacePass"),
     ("schedule", "pimc.passes.schedule:SchedulePass"),
     ("layout", "pimc.passes.layout:LayoutPass"),
+    ("tile", "pimc.passes.tile:TilePass"),
+    ("emit", "pimc.passes.emit:EmitPass"),
 )
 """Name and class of each pass of pimc, as the entry points of its distribution declare them."""
 

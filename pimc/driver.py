@@ -85,6 +85,8 @@ class Lowered:
     reference: Graph
     machine: Machine
     dims: Mapping[str, int]
+    program: Program | None = None
+    """None where the passes stopped before `emit`"""
 
 
 def compile_model(
@@ -101,7 +103,7 @@ def compile_model(
     """
     options = options or Options()
     lowered = lower_model(model, target, options, given_inputs(values))
-    program = make_program(lowered)
+    program = checked_program(lowered)
     timing = time_program(program, options.sim_engine) if options.simulate else None
     comparison, outputs = None, None
     if values is not None:
@@ -123,16 +125,17 @@ def lower_model(
     dims = resolve_dims(graph, options.dims)
     machine = Machine(spec, seconds_of(options.sim_engine), options.cache_tokens, options.banked)
     reference = graph if isinstance(model, Graph) else read_model(model, options)
-    run_passes(graph, options, machine)
-    return Lowered(graph, reference, machine, dims)
+    program = run_passes(graph, replace(options, dims=dims), machine)
+    return Lowered(graph, reference, machine, dims, program)
 
 
 def read_model(model: str | Path, options: Options) -> Graph:
     return load_model(model, shapes_only=options.shapes_only, phase=options.phase)
 
 
-def run_passes(graph: Graph, options: Options, machine: Machine | None) -> None:
-    """Run the default pipeline, as options say, on a graph in place."""
+def run_passes(graph: Graph, options: Options, machine: Machine | None) -> Program | None:
+    """Run the default pipeline, as options say, on a graph in place; the program that it emits, if it comes so far."""
+    programs: list[object] = []
     registry = registry_for(options)
     pipeline = pipeline_for(options, machine, registry)
     manager = PassManager(observers=options.observers, trusted=registry.builtin())
@@ -141,9 +144,11 @@ def run_passes(graph: Graph, options: Options, machine: Machine | None) -> None:
         target=machine,
         phase=Phase(options.phase) if options.phase else None,
         parallel=options.parallel,
+        emitted=programs.append,
         disabled=frozenset(options.disabled),
     )
     manager.run(pipeline, graph, context)
+    return next((p for p in programs if isinstance(p, Program)), None)
 
 
 def registry_for(options: Options) -> PassRegistry:
@@ -172,11 +177,12 @@ def pipeline_for(options: Options, machine: Machine | None, registry: PassRegist
     return Pipeline(pipeline.passes[: names.index(options.until) + 1])
 
 
-def make_program(lowered: Lowered) -> Program:
-    """Emit and verify the program of a placed graph."""
-    program = lowered.machine.emit(lowered.graph, lowered.dims)
-    verify_program(program)
-    return program
+def checked_program(lowered: Lowered) -> Program:
+    """The emitted program, verified."""
+    if lowered.program is None:
+        raise fail(Kind.PIPELINE, "no program was emitted", help="let the pass 'emit' run")
+    verify_program(lowered.program)
+    return lowered.program
 
 
 # -- time -------------------------------------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ import numpy as np
 from pimc.driver import (
     Lowered,
     Options,
+    checked_program,
     compared,
     lower_model,
-    make_program,
     read_model,
     run_passes,
     time_program,
@@ -203,7 +203,7 @@ class _Run:
         model = self.prefill_model if first else self.decode_model
         new = self.prompt if first else 1
         lowered, roles = self._lower(model, new)
-        program = make_program(lowered)
+        program = checked_program(lowered)
         self.target_hash = program.target_hash
         timing = time_program(program, self.options.sim_engine)
         comparison, carried = None, False
@@ -230,7 +230,7 @@ class _Run:
         graph = read_model(model, self.options)
         dims = step_dims(graph, self.batch, 1, self.prompt)
         options = replace(self.options, dims=dims, cache_tokens=self.prompt + self.count)
-        decode = lower_model(model, self.target, options)
+        decode = lower_model(model, self.target, replace(options, until="layout"))
         self.banked = frozenset(n for plan in decode.machine.plans(decode.graph).values() for n in plan.banked)
         return self.banked
 

@@ -1,8 +1,12 @@
 """Options and fixtures of the whole suite."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.cli.harness import CommandLine
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,3 +29,13 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
             assert text == file.read_text(encoding="utf-8")
 
     return check
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[CommandLine]:
+    """The command line, in this process and in a folder of its own."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    yield CommandLine(tmp_path, capsys, monkeypatch)
+    os.chdir(before)

@@ -28,8 +28,9 @@ from pimc.backends.kernels.nest import (
 from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest, product_nests
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence, Matmul, Preload
-from pimc.backends.npu.tiles import DEEP, Array, Extents, Side, Tiles, best_tiles
+from pimc.backends.npu.tiles import DEEP, Array, Extents, Limits, Side, Tiles, best_tiles
 from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.facts import Tile
 
 
 def contract(
@@ -71,14 +72,27 @@ class _Contraction:
             _count(batch) > 1,
         )  # fmt: skip
         arena = Arena(self.at, self._want(extents))
-        tiles = best_tiles(array, extents, arena.size)
+        tiles = best_tiles(array, extents, arena.size, self._limits(swap))
         if tiles is None:
             raise fail(Kind.CAPACITY, f"not even single products fit {arena.size} bytes of on-chip scratch")
         if any(t.on_chip for t in self.tensors[:OUT]):  # an operand on chip may come from the vector unit
             self.at.emit.issue("npu", Fence())
+        self._report(tiles, extents, swap, _count(batch))
         work = _Tiled(self, arena, tiles, extents, streamed, stationary, t_axes, s_axes)
         for starts, slot in walk(self.at.emit, Nest(self.nest.starts, batch), tiles.slots):
             work.run(starts, slot)
+
+    def _limits(self, swap: bool) -> Limits | None:
+        tile = self.at.tile
+        if tile is None:
+            return None
+        return (tile.n, tile.m, tile.k) if swap else (tile.m, tile.n, tile.k)
+
+    def _report(self, tiles: Tiles, e: Extents, swap: bool, batch: int) -> None:
+        if self.at.tiled is not None:
+            m, n = (tiles.s, tiles.t) if swap else (tiles.t, tiles.s)
+            count = batch * -(-e.t // tiles.t) * -(-e.s // tiles.s) * -(-e.k // tiles.k)
+            self.at.tiled(Tile(m, n, tiles.k, count))
 
     def _side(self, operand: int, rows: Sequence[Axis], columns: Sequence[Axis] | None = None) -> Side | None:
         """How an operand [rows, k], or the result, lies in memory."""

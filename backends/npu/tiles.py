@@ -87,13 +87,18 @@ class Tiles:
     seconds: float
 
 
+Limits = tuple[int, int, int]
+"""The largest t, s and k of a tile."""
+
+
 @lru_cache(maxsize=4096)
-def best_tiles(array: Array, product: Extents, room: int) -> Tiles | None:
+def best_tiles(array: Array, product: Extents, room: int, most: Limits | None = None) -> Tiles | None:
     """The fastest tiles that fit `room` bytes of the buffer, or None."""
     best: Tiles | None = None
-    for k in _sizes(product.k, array.rows):
-        for s in _sizes(product.s, array.columns):
-            for t in _sizes(product.t, array.columns):
+    most_t, most_s, most_k = most or (product.t, product.s, product.k)
+    for k in _sizes(product.k, array.rows, most_k):
+        for s in _sizes(product.s, array.columns, most_s):
+            for t in _sizes(product.t, array.columns, most_t):
                 for t_outside in (True, False):
                     found = _scored(array, product, room, t, s, k, t_outside)
                     if found is not None and (best is None or found.seconds < best.seconds):
@@ -101,11 +106,12 @@ def best_tiles(array: Array, product: Extents, room: int) -> Tiles | None:
     return best
 
 
-def _sizes(extent: int, block: int) -> Iterator[int]:
-    """Sizes to try: the whole, and halves of it down to a block, then to one."""
+def _sizes(extent: int, block: int, most: int) -> Iterator[int]:
+    """Sizes to try: the whole, and halves of it down to a block, then to one; none above `most`."""
     size = extent
     while True:
-        yield size
+        if size <= most:
+            yield size
         if size == 1:
             return
         half = -(-size // 2)

@@ -15,11 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from pimc.ir.facts import Fact, Layer, Phase, Placement, Stage, Work
+from pimc.ir.facts import Fact, Layer, Phase, Placement, Position, Stage, Tile, Work
 from pimc.ir.op import Array
 from pimc.ir.types import TensorType
 
-FACTS: dict[str, type] = {"phase": Phase, "work": Work, "place": Placement, "layer": Layer, "stage": Stage}
+FACTS: dict[str, type] = {
+    "phase": Phase,
+    "work": Work,
+    "place": Placement,
+    "layer": Layer,
+    "stage": Stage,
+    "tile": Tile,
+    "position": Position,
+}
 """The names of facts in text, in the order in which they are printed."""
 
 INLINE_ELEMENTS = 64

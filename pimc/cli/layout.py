@@ -103,14 +103,11 @@ def _prefixed(number: float, unit: str) -> str:
     raise AssertionError
 
 
-def significant(number: float, digits: int = 3) -> str:
-    """`digits` significant digits, never in exponential form."""
-    if number == 0:
+def significant(number: float) -> str:
+    """Three significant digits; large numbers in full."""
+    if not number:
         return "0"
-    whole = len(str(int(abs(number)))) if abs(number) >= 1 else 0
-    if abs(number) < 1:
-        return f"{number:.{digits}f}" if abs(number) >= 0.0995 else f"{number:.{digits}g}"
-    return f"{number:.{max(0, digits - whole)}f}"
+    return f"{number:#.3g}".rstrip(".") if abs(number) < 999.5 else f"{number:.0f}"
 
 
 def percent(share: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pimc.backends.program import MapEntry, OpRow, Program
-from pimc.cli.layout import TIMES, Column, bar, count_text, grouped, memory_text, percent, table, time_text
+from pimc.cli.layout import TIMES, Column, bar, count_text, grouped, memory_text, percent, size_text, table, time_text
 from pimc.cli.screen import Line, line
 from pimc.generation import Generation, StepResult
 from pimc.sim.compare import Comparison
@@ -25,7 +25,7 @@ def report_page(found: Report, program: Program, *, verbose: int = 0) -> list[Li
     """Everything that `pimc compile` and `pimc sim` print about time."""
     page = [*headline(found), line(), *engine_table(found, verbose=verbose), line()]
     page += [*op_table(found, verbose=verbose), line()]
-    page += memory_table(program, verbose=verbose)
+    page += [*traffic_lines(found), *memory_table(program, verbose=verbose)]
     return page
 
 
@@ -44,7 +44,7 @@ def headline(found: Report) -> Iterator[Line]:
 
 def title(model: str, target: str, phase: str, dims: Mapping[str, int], devices: int) -> Iterator[Line]:
     settings = "  ".join(f"{name}={number}" for name, number in dims.items())
-    several = f"  on {devices} devices" if devices > 1 else ""
+    several = f" · {devices} devices" if devices > 1 else ""
     yield [(model, "bold"), (" · ", "dim"), (target, "bold"), (f" · {phase or 'no phase'}", ""), (several, "")]
     if settings:
         yield line(f"  {settings}", "dim")
@@ -188,6 +188,16 @@ def placement_lines(ops: Iterable[OpReport | OpRow]) -> Iterator[Line]:
         yield [("  placement  " if not number else " " * 13, "dim"), (engine or "none", "bold"), (f": {said}", "")]
 
 
+def traffic_lines(found: Report) -> Iterator[Line]:
+    """The phases, where there are several, and what was moved by whom."""
+    if len(found.phases) > 1:
+        said = ", ".join(f"{p.phase or 'none'} {time_text(p.seconds)}" for p in found.phases)
+        yield [("  phases     ", "dim"), (said, "")]
+    moved = [f"{name.removeprefix('bytes ')} {size_text(n)}" for name, n in found.bytes_moved.items() if n]
+    if moved:
+        yield [("  moved      ", "dim"), (", ".join(moved), "")]
+
+
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
@@ -251,14 +261,21 @@ def values_lines(found: Comparison | None, form: str, outputs: int, tolerance: f
     """Whether the streams computed what they should."""
     label = ("  values     ", "dim")
     if found is None:
-        yield [label, (f"computed {outputs} outputs in {form} format; nothing to compare with", "")]
+        yield [label, (f"computed {_outputs(outputs)} in {form} format; nothing to compare with", "")]
     elif found.ok:
         worst = f"largest relative error {found.max_rel_err:.2g} of at most {tolerance:.2g}"
-        number = len(found.outputs)
-        yield [label, ("ok", "bold green"), (f": {number} outputs, {worst}, {form} format", "")]
+        yield [label, ("ok", "bold green"), (f": {_outputs(len(found.outputs))}, {worst}, {form} format", "")]
     else:
         wrong = [o for o in found.outputs if o.problem]
-        yield [label, ("differ", "bold red"), (f" in {len(wrong)} of {len(found.outputs)} outputs, {form} format", "")]
+        yield [
+            label,
+            ("differ", "bold red"),
+            (f" in {len(wrong)} of {_outputs(len(found.outputs))}, {form} format", ""),
+        ]
+
+
+def _outputs(number: int) -> str:
+    return f"{number} output{'s' * (number != 1)}"
 
 
 def plain_ops(ops: Sequence[OpRow]) -> list[Line]:

@@ -105,10 +105,11 @@ class Timing:
     def active(self, group_of: Mapping[int, str]) -> dict[str, int]:
         """How long at least one engine worked for an op of each group; `group_of` gives the group of op rows."""
         names = sorted(set(group_of.values()))
-        numbers = {op: names.index(name) for op, name in group_of.items()}
+        known = np.array(sorted(group_of), np.int64)
+        groups = np.array([names.index(group_of[op]) for op in sorted(group_of)], np.int64)
         spans = np.concatenate([np.empty((0, 3), np.int64), *(e.segments[:, : END + 1] for e in self.engines)])
-        spans = spans[np.isin(spans[:, OP], list(numbers))]
-        spans[:, OP] = [numbers[op] for op in spans[:, OP].tolist()]
+        spans = spans[np.isin(spans[:, OP], known)]
+        spans[:, OP] = groups[np.searchsorted(known, spans[:, OP])]
         united = _united(spans)
         lengths = united[:, END] - united[:, START]
         return {name: int(lengths[united[:, OP] == i].sum()) for i, name in enumerate(names)}

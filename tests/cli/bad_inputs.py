@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper
 
 from pimc.cli import main
-from tests.cli.conftest import DECODE, MODELS, TINY, TINY_ONNX
+from tests.cli.harness import DECODE, TINY, TINY_ONNX
 
 DSL = "model m(batch = 1, seq = 1)\n"
 
@@ -43,7 +44,12 @@ def _onnx(folder: Path) -> None:
     _save(folder / "cycle.onnx", [*cycle, helper.make_node("Relu", ["b"], ["y"], "three")])
     _save(folder / "mismatch.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"], "product")], weight=(7, 5))
     _save(folder / "unbound.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"], "product")], weight=(4, 4))
-    _save(folder / "huge.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"], "product")], weight=(4, 1 << 40), data=False)
+    _save(
+        folder / "huge.onnx",
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "product")],
+        weight=(4, 1 << 40),
+        data=False,
+    )
     _save(folder / "attribute.onnx", [helper.make_node("Transpose", ["x"], ["y"], "turn", perm=[0, 7])])
     depends = [helper.make_node("NonZero", ["x"], ["y"], "where")]
     _save(folder / "depends.onnx", depends, kind=TensorProto.INT64)
@@ -142,7 +148,7 @@ def _arrays(folder: Path) -> None:
 
 
 def _changed(path: Path, good: dict[str, np.ndarray], changes: dict[str, np.ndarray]) -> None:
-    np.savez(path, **{**good, **changes})
+    np.savez(path, allow_pickle=False, **{**good, **changes})
 
 
 def _promising() -> bytes:
@@ -193,11 +199,8 @@ def _plugins(folder: Path) -> None:
 
 def _programs(folder: Path) -> None:
     good = folder / "good.pimprog"
-    for arguments in (["compile", TINY, "-t", "npu", "-q", "-o", str(good)], ["disasm", str(good), "-o", str(folder / "good.pimasm")]):
-        try:
-            main(arguments)
-        except SystemExit as ended:
-            assert ended.code == 0, arguments
+    _run("compile", TINY, "-t", "npu", "-q", "-o", str(good))
+    _run("disasm", str(good), "-o", str(folder / "good.pimasm"))
     data = good.read_bytes()
     (folder / "empty.pimprog").write_bytes(b"")
     (folder / "truncated.pimprog").write_bytes(data[:-100])
@@ -212,4 +215,7 @@ def _programs(folder: Path) -> None:
     (folder / "deadlock.pimasm").write_text(deadlock)
 
 
-__all__ = ["MODELS", "make"]
+def _run(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0, arguments

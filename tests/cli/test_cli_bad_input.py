@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import bad_inputs
-from tests.cli.conftest import DECODE, TINY, TINY_ONNX, CommandLine
+from tests.cli.harness import DECODE, TINY, TINY_ONNX, CommandLine
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from pimc.cli.layout import bar, count_text, memory_text, percent, shortened, ti
 from pimc.cli.render import render
 from pimc.cli.screen import plain
 from pimc.ir.diagnostics import Diagnostic, Kind
-from pimc.ir.layout import linear
+from pimc.ir.layout import Layout
 from pimc.ir.source import Derived, NodeSource, TextSpan
 from pimc.ir.types import DType
 from pimc.sim.compare import Comparison, OutputError
-from pimc.sim.report import EngineReport, OpReport, Report, ResourceReport
+from pimc.sim.report import EngineReport, OpReport, PhaseReport, Report, ResourceReport
 from tests import fakes
 
 Golden = Callable[[str, str], None]
@@ -27,9 +27,13 @@ WINDOW = "  %a = transpose(%w) : f32[4, 8]\n> %b = matmul(%x, %a) : f32[2, 8]\n 
 
 DIAGNOSTICS = {
     "text": [Diagnostic(Kind.NAME_UNKNOWN, "no such op: 'rleu'", LINE, help="did you mean 'relu'?")],
-    "onnx": [Diagnostic(Kind.TYPE, "matmul: 4 and 5 do not fit", NODE, ("operands: f32[2, 4], f32[5, 8]",), window=WINDOW)],
+    "onnx": [
+        Diagnostic(Kind.TYPE, "matmul: 4 and 5 do not fit", NODE, ("operands: f32[2, 4], f32[5, 8]",), window=WINDOW)
+    ],
     "made-by-a-pass": [
-        Diagnostic(Kind.ILLEGAL, "no engine can run %b (matmul)", Derived("fuse-norm", (LINE, NODE)), ("pim: no", "npu: no"))
+        Diagnostic(
+            Kind.ILLEGAL, "no engine can run %b (matmul)", Derived("fuse-norm", (LINE, NODE)), ("pim: no", "npu: no")
+        )
     ],
     "several": [
         Diagnostic(Kind.DIM_BAD, "the model has no dimension 'bach'", help="did you mean 'batch'?"),
@@ -48,8 +52,8 @@ def test_diagnostics(golden: Golden) -> None:
 
 def op(name: str, seconds: float, layer: int = -1, engine: str = "npu", nature: str = "gemv") -> OpReport:
     return OpReport(
-        name, "matmul", 'm.onnx: node "x"', "decode", nature, engine, "gemv: faster there", layer, seconds, seconds / 4, 2048,
-        4096, {engine: seconds / 4},
+        name, "matmul", 'm.onnx: node "x"', "decode", nature, engine, "gemv: faster there", layer, seconds, seconds / 4,
+        2048, 4096, {engine: seconds / 4},
     )  # fmt: skip
 
 
@@ -67,6 +71,8 @@ REPORT = Report(
     model="m.onnx", target="neupims", target_hash="0" * 64, dims={"batch": 2, "past": 127}, phase="decode", devices=4,
     cycles=10_000, seconds=1e-5, bound_seconds=5e-6, bound_share=0.5, engines=ENGINES,
     resources=(ResourceReport("data bus", "0", 5e-6),), ops=OPS,
+    bytes_moved={"bytes read": 1_000_000, "bytes written": 2_000},
+    phases=(PhaseReport("decode", 8e-6, 14_336, 28_672), PhaseReport("prefill", 5e-7, 0, 4_096)),
 )  # fmt: skip
 
 
@@ -79,9 +85,9 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Program:
     monkeypatch.setattr(engines, "platform_of", lambda _: fakes.platform())
     made = fakes.program({"a": (Loop(0, 3, (fakes.work("a", 5, op=1),)),)})
     entries = (
-        MapEntry("w", "weight", "dram", DType.F16, linear((8, 16), 2), DType.F32),
-        MapEntry("tokens", "input", "dram", DType.I64, linear((2, 1), 8, 256), DType.I64, (0, 1)),
-        MapEntry("t", "temporary", "buffer", DType.F16, linear((100,), 2), DType.F32),
+        MapEntry("w", "weight", "dram", DType.F16, Layout.dense((8, 16), 2), DType.F32),
+        MapEntry("tokens", "input", "dram", DType.I64, Layout.dense((2, 1), 8, 256), DType.I64, (0, 1)),
+        MapEntry("t", "temporary", "buffer", DType.F16, Layout.dense((100,), 2), DType.F32),
     )
     return replace(made, memory=entries, extent={"dram": 272, "buffer": 200})
 
@@ -100,7 +106,9 @@ def test_values(golden: Golden) -> None:
 
 def test_a_program_that_was_not_simulated(golden: Golden) -> None:
     row = OpRow("a", "matmul", "", (), "decode", "gemv", "pim", "", 8, 8)
-    golden("plain-ops.txt", plain(tables.plain_ops([row, row, OpRow("b", "add", "", (), "decode", "", "npu", "", 8, 8)])))
+    golden(
+        "plain-ops.txt", plain(tables.plain_ops([row, row, OpRow("b", "add", "", (), "decode", "", "npu", "", 8, 8)]))
+    )
 
 
 def test_numbers() -> None:
@@ -148,5 +156,5 @@ def test_colours_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_terminal_without_unicode_gets_ascii() -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, "ascii")
-    screen._put("█ 5 µs → 2 × more, Ω\n", stream)
+    screen._put("█ 5 µs → 2 \N{MULTIPLICATION SIGN} more, Ω\n", stream)
     assert raw.getvalue() == b"# 5 us > 2 x more, \\u03a9\n"

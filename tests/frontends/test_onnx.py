@@ -108,7 +108,7 @@ def test_contrib_attention_becomes_cache_and_attention() -> None:
         "cache_append": 4,
         "rotary": 4,
         "rms_norm": 5,
-        "matmul": 11,
+        "matmul": 15,
     }
     assert not set(found) & {"split", "squeeze", "unsqueeze", "gemm", "shape", "range", "identity"}
 

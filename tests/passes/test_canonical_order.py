@@ -48,9 +48,9 @@ def test_graphs_that_compute_the_same_become_the_same() -> None:
     assert show(graphs[0]) == show(graphs[1])
 
 
-def test_shallow_operands_come_first_and_constants_last() -> None:
-    text = show(ordered("%half", ONE))
-    assert "%d = mul(%b, %c)" in text
+def test_the_order_of_operands() -> None:
+    text = show(ordered("%half", ONE.replace("mul(%c, %b)", "mul(%c, %a)")))
+    assert "%d = mul(%a, %c)" in text
     assert "%y = mul(%d, %const." in text
     assert "%z = add(%b, %a)" in text, "w.2 comes before w.10"
 
@@ -90,9 +90,7 @@ def test_layers_stay_alike() -> None:
   %g{i} = mul({p}{i}, {q}{i}) : f32[1, 2, 2, 4]
   %s{i} = add(%t{i}, %g{i}) : f32[1, 2, 2, 4]
   %x{j} = add(%s{i}, %x{i}) : f32[1, 2, 2, 4]"""
-    body = "".join(
-        layer.format(i=i, j=i + 1, p="%a" if i % 2 else "%b", q="%b" if i % 2 else "%a") for i in range(3)
-    )
+    body = "".join(layer.format(i=i, j=i + 1, p="%a" if i % 2 else "%b", q="%b" if i % 2 else "%a") for i in range(3))
     text = f"graph g(%x: f32[1, 2, 2, 4]) {{\n  %x0 = abs(%x) : f32[1, 2, 2, 4]{body}\n  return %x3\n}}"
     before, after = (find_layers(g) for g in (parse(text), transformed(text, "canonical-order", tolerance=1e-5)))
     assert [len(group) for group in before] != [3]

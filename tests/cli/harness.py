@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +45,3 @@ class CommandLine:
         outcome = self(*arguments)
         assert (outcome.status, outcome.err) == (0, "")
         return outcome.out
-
-
-@pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[CommandLine]:
-    monkeypatch.setenv("NO_COLOR", "1")
-    before = Path.cwd()
-    os.chdir(tmp_path)
-    yield CommandLine(tmp_path, capsys, monkeypatch)
-    os.chdir(before)
