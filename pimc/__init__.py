@@ -13,21 +13,22 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-# ruff: noqa: F401
 if TYPE_CHECKING:
     from pimc.api import Run as Run
     from pimc.api import compile as compile
     from pimc.api import simulate as simulate
+    from pimc.backends import storage as _storage
     from pimc.backends.assembler import assemble as assemble
     from pimc.backends.assembly import disassemble as disassemble
     from pimc.backends.program import Program as Program
-    from pimc.backends.storage import load as load_program
-    from pimc.backends.storage import save as save_program
     from pimc.backends.target import TargetSpec as TargetSpec
     from pimc.backends.target_registry import load_target as load_target
     from pimc.driver import Options as Options
     from pimc.driver import Result as Result
     from pimc.frontends import load_model as load_model
+    from pimc.ir import interp as _interp
+    from pimc.ir import op as _op
+    from pimc.ir import text as _text
     from pimc.ir.diagnostics import CompileError as CompileError
     from pimc.ir.diagnostics import Diagnostic as Diagnostic
     from pimc.ir.diagnostics import Kind as Kind
@@ -46,16 +47,12 @@ if TYPE_CHECKING:
     from pimc.ir.graph import Rewriter as Rewriter
     from pimc.ir.graph import Role as Role
     from pimc.ir.graph import Value as Value
-    from pimc.ir.interp import run as interpret
     from pimc.ir.op import OpClass as OpClass
-    from pimc.ir.op import lookup as lookup_op
     from pimc.ir.op import op as op
     from pimc.ir.op import require as require
     from pimc.ir.stage import GraphStage as GraphStage
     from pimc.ir.target import Engine as Engine
     from pimc.ir.target import Target as Target
-    from pimc.ir.text import parse as parse_ir
-    from pimc.ir.text import show as show_ir
     from pimc.ir.types import DType as DType
     from pimc.ir.types import TensorType as TensorType
     from pimc.ir.verify import verify as verify
@@ -69,6 +66,12 @@ if TYPE_CHECKING:
     from pimc.passes.pipeline import default_pipeline as default_pipeline
     from pimc.passes.pipeline import parse_pipeline as parse_pipeline
 
+    load_program = _storage.load
+    save_program = _storage.save
+    interpret = _interp.run
+    lookup_op = _op.lookup
+    parse_ir = _text.parse
+    show_ir = _text.show
     __version__: str
 
 _PLACES = {

@@ -82,7 +82,8 @@ def test_the_table_of_commands_is_complete(request: pytest.FixtureRequest) -> No
 
 def command_table() -> str:
     by_unit: dict[str, list[str]] = defaultdict(list)
-    for mnemonic, declared in commands().items():
+    own = {name: declared for name, declared in commands().items() if declared.__module__.startswith("pimc.")}
+    for mnemonic, declared in own.items():
         summary = (declared.__doc__ or "").strip().split("\n")[0]
         by_unit[declared.unit or "any"].append(f"| `{mnemonic}` | {summary} |")
     head = "| command | what it does |\n|---|---|\n"

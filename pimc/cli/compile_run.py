@@ -169,7 +169,7 @@ def last_pass(options: Options, wanted: str) -> str:
     """The last pass before the graph goes beyond the wanted stage."""
     from pimc.ir.stage import GraphStage
 
-    stage = {"tagged": GraphStage.TAGGED, "placed": GraphStage.PLACED, "tiled": max(GraphStage)}[wanted]
+    stage = {"tagged": GraphStage.TAGGED, "placed": GraphStage.PLACED, "tiled": GraphStage.LAID_OUT}[wanted]
     passes = list(pipeline_for(options, None, registry_for(options)))
     end = next((i for i, p in enumerate(passes) if p.after is not None and p.after > stage), len(passes))
     return passes[end - 1].name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pimc.backends.program import MapEntry, OpRow, Program
 from pimc.cli.layout import TIMES, Column, bar, count_text, grouped, memory_text, percent, size_text, table, time_text
@@ -57,7 +57,11 @@ def busiest(found: Report) -> tuple[str, float]:
         busy[resource.name] = max(busy.get(resource.name, 0.0), resource.busy)
     if not busy:
         return "nothing", 0.0
-    return max(busy.items(), key=lambda item: item[1])
+    name, seconds = max(busy.items(), key=lambda item: item[1])
+    channels = [e.name for e in found.engines if e.instances > 1]
+    if seconds < found.bound_seconds * 0.999 and channels:  # a report has means over channels
+        return f"the busiest channel of {channels[0]}", found.bound_seconds
+    return name, seconds
 
 
 # -- engines ----------------------------------------------------------------------------------------------------------
@@ -66,17 +70,45 @@ def busiest(found: Report) -> tuple[str, float]:
 def engine_table(found: Report, *, verbose: int = 0) -> list[Line]:
     """One row an engine: how much of the run it works, waits (for what) and has nothing to do."""
     whole = found.seconds or 1.0
-    shown = [e for e in found.engines if e.commands or verbose]
+    shown = [e for e in found.engines if e.commands] if not verbose else list(found.engines)
+    groups = len({e.devices for e in shown})
+    if groups > 1 and not verbose:
+        shown = merged_engines(shown)
     columns = [Column("engine", "<", "bold"), Column(""), Column("busy", ">", "green")]
     columns += [Column("stalled", ">", "yellow"), Column("idle", ">", "dim"), Column("commands", ">")]
     columns += [Column("cycles", ">"), Column("stalled by")]
     page = table(columns, [_engine_row(e, whole) for e in shown])
+    if groups > 1 and not verbose:
+        page.append(line(f"  each the mean of {groups} groups of devices (-v shows them)", "dim"))
     if verbose:
         for e in shown:
             if e.counters:
                 numbers = "  ".join(f"{name} {count_text(number)}" for name, number in e.counters.items())
                 page.append(line(f"    {e.name}: {numbers}", "dim"))
     return page
+
+
+def merged_engines(engines: Sequence[EngineReport]) -> list[EngineReport]:
+    """The same engine of several groups of devices as one, with mean times and the last one's cycles."""
+    groups: dict[str, list[EngineReport]] = defaultdict(list)
+    for e in engines:
+        groups[e.name.partition("@")[0]].append(e)
+    merged = []
+    for name, members in groups.items():
+        causes = dict.fromkeys(cause for e in members for cause in e.stalled)
+        n = len(members)
+        merged.append(
+            replace(
+                members[0],
+                name=name,
+                cycles=max(e.cycles for e in members),
+                commands=sum(e.commands for e in members) // n,
+                busy=sum(e.busy for e in members) / n,
+                stalled={cause: sum(e.stalled.get(cause, 0.0) for e in members) / n for cause in causes},
+                idle=sum(e.idle for e in members) / n,
+            )
+        )
+    return merged
 
 
 def _engine_row(e: EngineReport, whole: float) -> list[str | Line]:
@@ -193,7 +225,8 @@ def traffic_lines(found: Report) -> Iterator[Line]:
     if len(found.phases) > 1:
         said = ", ".join(f"{p.phase or 'none'} {time_text(p.seconds)}" for p in found.phases)
         yield [("  phases     ", "dim"), (said, "")]
-    moved = [f"{name.removeprefix('bytes ')} {size_text(n)}" for name, n in found.bytes_moved.items() if n]
+    named = {name.replace("bytes", "").strip(): number for name, number in found.bytes_moved.items() if number}
+    moved = [f"{name} {size_text(number)}" for name, number in named.items()]
     if moved:
         yield [("  moved      ", "dim"), (", ".join(moved), "")]
 

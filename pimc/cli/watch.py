@@ -82,7 +82,7 @@ class Progress(Observer):
     """What is being done now, on a terminal only; `with Progress(...) as progress`."""
 
     def __init__(self, what: str, *, quiet: bool = False) -> None:
-        self._what = what
+        self._what = Path(what).name or what
         self._wanted = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._status: Any = None
 
@@ -106,7 +106,7 @@ class Progress(Observer):
         self.say(name)
 
     def after_pass(self, name: str, graph: Graph, seconds: float, changed: bool) -> None:
-        self.say("emitting and simulating")
+        self.say("simulating")
 
     def commands(self, executed: int, total: int) -> None:
         self.say(f"executing commands, {executed * 100 // max(1, total)} % of {total}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -78,8 +79,6 @@ REPORT = Report(
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Program:
-    from dataclasses import replace
-
     from pimc.backends import engines
 
     monkeypatch.setattr(engines, "platform_of", lambda _: fakes.platform())
@@ -90,6 +89,15 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Program:
         MapEntry("t", "temporary", "buffer", DType.F16, Layout.dense((100,), 2), DType.F32),
     )
     return replace(made, memory=entries, extent={"dram": 272, "buffer": 200})
+
+
+def test_groups_of_devices_are_one_row(golden: Golden) -> None:
+    several = [
+        replace(e, name=f"{e.name}@{d}", devices=d, busy=e.busy * n)
+        for n, d in ((1, "0-1"), (0.5, "2-3"))
+        for e in ENGINES
+    ]
+    golden("engines.txt", plain(tables.engine_table(replace(REPORT, engines=several))))
 
 
 @pytest.mark.parametrize("verbose", [0, 2])
