@@ -94,6 +94,8 @@ class OperandDecl:
     hexadecimal: bool = False
     address: bool = False
     """where something lies in an on-chip space or in DRAM: as a rule, time does not depend on it"""
+    moves: bool = False
+    """may differ between otherwise equal commands of identical layers: addresses, rows"""
 
 
 def operand(doc: str, default: int | None = None, *, hexadecimal: bool = False) -> Any:
@@ -103,7 +105,12 @@ def operand(doc: str, default: int | None = None, *, hexadecimal: bool = False) 
 
 def address(doc: str, default: int | None = None) -> Any:
     """A byte address; printed in hexadecimal."""
-    return _declare(OperandDecl("int", doc, dataclasses.MISSING if default is None else default, (), True, True))
+    return _declare(OperandDecl("int", doc, dataclasses.MISSING if default is None else default, (), True, True, True))
+
+
+def row_number(doc: str) -> Any:
+    """The number of a DRAM row."""
+    return _declare(OperandDecl("int", doc, dataclasses.MISSING, moves=True))
 
 
 def element_type(doc: str, default: DType | None = None) -> Any:

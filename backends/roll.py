@@ -29,6 +29,11 @@ class Rolled:
     period: int
     count: int
 
+    @property
+    def saved(self) -> int:
+        """How many stretches need not be written."""
+        return self.period * (self.count - 1)
+
 
 def roll(stretches: Sequence[Stretch], first_variable: int) -> list[Rolled]:
     """Cover the stretches, in order, by loops that are as long as possible.
@@ -41,7 +46,7 @@ def roll(stretches: Sequence[Stretch], first_variable: int) -> list[Rolled]:
         best = Rolled(stretches[at], at, 1, 1)
         for period in range(1, LONGEST_PERIOD + 1):
             found = _longest(stretches, at, period, first_variable)
-            if found is not None and found.count * found.period > best.count * best.period:
+            if found is not None and found.saved > best.saved:
                 best = found
         if best.count > 1:
             first_variable += 1
@@ -106,7 +111,7 @@ def _merge_commands(a: Command, b: Command, number: int) -> Command | None:
         left, right = getattr(a, name), getattr(b, name)
         if left == right:
             continue
-        if declaration.kind != "int":
+        if not declaration.moves:
             return None
         step = right + left * -1 if isinstance(left, Affine) else right + -left
         if not isinstance(step, int):

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pimc.backends.affine import Scalar
-from pimc.backends.isa import Command, Region, address, choice, command, element_type, operand
+from pimc.backends.isa import Command, Region, address, choice, command, element_type, operand, row_number
 from pimc.backends.pim.cells import (
     CELL_BYTES,
     COLUMN_BYTES,
@@ -144,7 +144,7 @@ class MacAllBanks(AimCommand):
     mnemonic: ClassVar[str] = "MAC_ABK"
     count: Scalar = operand("columns")
     mask: Scalar = operand("channels", hexadecimal=True)
-    row: Scalar = operand("the row")
+    row: Scalar = row_number("the row")
     register: Scalar = operand("the accumulator", 0)
     column: Scalar = operand("first column of the row", 0)
     vector: Scalar = operand("first column of the global buffer", 0)
@@ -181,7 +181,7 @@ class MacOneBank(AimCommand):
     count: Scalar = operand("columns")
     mask: Scalar = operand("channels", hexadecimal=True)
     bank: Scalar = operand("the bank")
-    row: Scalar = operand("the row")
+    row: Scalar = row_number("the row")
     register: Scalar = operand("the accumulator", 0)
     column: Scalar = operand("first column of the row", 0)
     vector: Scalar = operand("first column of the global buffer", 0)
@@ -289,7 +289,7 @@ class OneBank(AimCommand):
     count: Scalar = operand("columns")
     mask: Scalar = operand("channels", hexadecimal=True)
     bank: Scalar = operand("the bank")
-    row: Scalar = operand("the row")
+    row: Scalar = row_number("the row")
     column: Scalar = operand("first column of the row", 0)
 
     def cells(self, state: DeviceState, dtype: DType) -> Array:
@@ -353,7 +353,7 @@ class WriteAllBanks(AimCommand):
 
     mnemonic: ClassVar[str] = "WR_ABK"
     mask: Scalar = operand("channels", hexadecimal=True)
-    row: Scalar = operand("the row")
+    row: Scalar = row_number("the row")
     element: Scalar = operand("the element of the row")
     address: Scalar = address("values of the first channel")
     stride: Scalar = operand("bytes from share to share", COLUMN_BYTES)
@@ -416,7 +416,7 @@ class MultiplyBanks(AimCommand):
     mnemonic: ClassVar[str] = "EWMUL"
     count: Scalar = operand("columns")
     mask: Scalar = operand("channels", hexadecimal=True)
-    row: Scalar = operand("the row")
+    row: Scalar = row_number("the row")
     column: Scalar = operand("first column of the row", 0)
     dtype: DType = element_type("element type", DType.BF16)
 

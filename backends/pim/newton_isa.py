@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from pimc.backends.affine import Scalar
-from pimc.backends.isa import Command, Region, address, command, element_type, operand
+from pimc.backends.isa import Command, Region, address, command, element_type, operand, row_number
 from pimc.backends.pim.cells import (
     CELL_BYTES,
     COLUMN_BYTES,
@@ -44,7 +44,7 @@ class GlobalWrite(NewtonCommand):
 
     mnemonic: ClassVar[str] = "GWRITE"
     bank: Scalar = operand("the bank, over all ranks and bank groups")
-    row: Scalar = operand("the row")
+    row: Scalar = row_number("the row")
     count: Scalar = operand("columns")
     column: Scalar = operand("first column of the row", 0)
     vector: Scalar = operand("first column of the global buffer", 0)
@@ -65,7 +65,7 @@ class Header(NewtonCommand):
     """Announce the work on a row, so that the controller closes the row before and keeps clear of a refresh."""
 
     mnemonic: ClassVar[str] = "HEADER"
-    row: Scalar = operand("the row that comes next")
+    row: Scalar = row_number("the row that comes next")
     comps: Scalar = operand("COMPs of all results together")
     results: Scalar = operand("results that are read")
 
@@ -77,7 +77,7 @@ class Header(NewtonCommand):
 class RowWork(NewtonCommand):
     """COMPs on consecutive columns of a row."""
 
-    row: Scalar = operand("the row, in every bank")
+    row: Scalar = row_number("the row, in every bank")
     count: Scalar = operand("COMPs, one a column")
     column: Scalar = operand("first column of the row", 0)
     vector: Scalar = operand("first column of the global buffer", 0)

@@ -14,8 +14,9 @@ from pimc.backends.executors import selected
 from pimc.backends.isa import Command
 from pimc.backends.program import Program, Step, steps
 from pimc.backends.target import TargetSpec
-from pimc.driver import Options, Values, compared, inputs_and_expected, lower_model, make_program
+from pimc.driver import Options, Values, checked_program, compared, inputs_and_expected, lower_model, run_passes
 from pimc.driver import given_inputs as given_inputs
+from pimc.ir import interp
 from pimc.ir.graph import Graph
 from pimc.ir.op import Array
 from pimc.sim.compare import Comparison
@@ -87,20 +88,18 @@ def build(model: Path, target: str, options: Options | None = None, values: Valu
     options = options or Options()
     lowered = lower_model(model, target, options, given_inputs(values))
     inputs, expected = inputs_and_expected(lowered, values, seed=0)
-    return Built(make_program(lowered), lowered.machine.spec, inputs, expected, lowered.graph)
+    return Built(checked_program(lowered), lowered.machine.spec, inputs, expected, lowered.graph)
 
 
 def build_sample(sample: Sample, target: str, options: Options | None = None) -> Built:
     if sample.is_oracle:
         return build(sample.model, target, options, sample.values())
-    from pimc.driver import run_passes
-    from pimc.ir import interp
 
     lowered = lower_model(sample.model, target, options or Options(), given_inputs(sample.values()))
     run_passes(lowered.reference, Options(dims=lowered.dims, until="fold"), None)
     inputs = given_inputs(sample.values())
     expected = interp.run(lowered.reference, inputs)
-    return Built(make_program(lowered), lowered.machine.spec, inputs, expected, lowered.graph)
+    return Built(checked_program(lowered), lowered.machine.spec, inputs, expected, lowered.graph)
 
 
 @cache
