@@ -35,6 +35,7 @@ class BindPass(Pass):
             if not value.type.is_static:
                 rewriter.retype(value, value.type.bind(values))
             _check_shape(value)
+        _check_work(graph, values)
         for weight in graph.weights:
             self._resize(weight, rewriter)
 
@@ -42,6 +43,18 @@ class BindPass(Pass):
         """Generated contents take the shape that their weight now has."""
         if isinstance(weight.contents, Random) and weight.contents.shape != weight.type.shape:
             rewriter.set_contents(weight, replace(weight.contents, shape=weight.type.static_shape))
+
+
+def _check_work(graph: Graph, dims: Mapping[str, int]) -> None:
+    """Refuse dimensions that leave nothing to compute: no token at all (caches may be empty)."""
+    tokens = [v for v in graph.inputs if not v.type.dtype.is_float] or graph.inputs
+    if tokens and all(v.type.is_static and v.type.elements == 0 for v in tokens):
+        empty = ", ".join(f"{name}=0" for name, size in dims.items() if size == 0)
+        raise fail(
+            Kind.DIM_BAD,
+            f"with {empty or 'these shapes'} '{graph.name}' has nothing to compute",
+            help="batch and sequence length must be 1 or more",
+        )
 
 
 def resolve_dims(graph: Graph, given: Mapping[str, int]) -> dict[str, int]:

@@ -72,6 +72,7 @@ class TensorParallel:
 
     def _attention(self, node: Node) -> None:
         products = [v for v in node.operands[:3] if v is not None]
+        self._check_heads(node, products)
         if not any(v in self.axis for v in products):
             self._done(node, None)
             return
@@ -86,6 +87,19 @@ class TensorParallel:
                 return
             self._set(node, 3, self._split_static(mask, 1))
         self._done(node, 1)
+
+    def _check_heads(self, node: Node, products: Sequence[Value]) -> None:
+        """Refuse a degree that does not divide the heads, rather than compute all of them on every device."""
+        counts = [v.type.static_shape[1] * (self.ways if self.axis.get(v) == 1 else 1) for v in products]
+        if any(count % self.ways for count in counts):
+            fits = [d for d in range(self.ways, 0, -1) if all(count % d == 0 for count in counts)]
+            raise fail(
+                Kind.PARALLEL,
+                f"%{node.name} has {counts[0]} query heads and {counts[1]} heads of keys and values, which cannot be "
+                f"split over tp={self.ways} devices",
+                node.source,
+                help=f"--parallel tp={fits[0]}",
+            )
 
     def _reshape(self, node: Node) -> None:
         value = node.operands[0]

@@ -16,7 +16,6 @@ from pimc.backends.program import OpRow, Program
 from pimc.sim.timing import EngineTiming, Timing
 
 if TYPE_CHECKING:
-    from rich.console import Console
 
     from pimc.sim.compare import Comparison
 
@@ -223,91 +222,3 @@ def _leader(index: int, row: OpRow) -> int:
 
 
 # -- for people -------------------------------------------------------------------------------------------------------
-
-
-def print_report(found: Report, console: Console, *, limit: int = 40) -> None:
-    """Headline, engines and ops as tables; identical ops in one row, the longest first."""
-    console.print(_headline(found), highlight=False, markup=False)
-    console.print(_engine_table(found))
-    console.print(_op_table(found, limit))
-
-
-def _headline(found: Report) -> str:
-    dims = " ".join(f"{name}={value}" for name, value in found.dims.items())
-    busiest = max(found.engines, key=lambda e: e.busy, default=None)
-    what = f", busiest: {busiest.name}" if busiest is not None else ""
-    lines = [
-        f"{found.model} on {found.target} ({found.phase}{', ' + dims if dims else ''})",
-        (
-            f"{duration(found.seconds)}, {found.cycles:,} cycles; bound {duration(found.bound_seconds)}, "
-            f"{found.bound_share:.0%} of it reached{what}"
-        ),
-    ]
-    if found.values is not None:
-        error = found.values["max_rel_err"]
-        shown = "not finite" if error is None else f"{error:.2g}"
-        word = "agree" if found.values["ok"] else "DIFFER"
-        lines.append(f"values ({found.values['format']}) {word}: largest relative error {shown}")
-    return "\n".join(lines)
-
-
-def _engine_table(found: Report) -> Any:
-    from rich.table import Table
-
-    table = Table("engine", "kind", box=None, pad_edge=False)
-    for heading in ("commands", "cycles", "busy", "idle"):
-        table.add_column(heading, justify="right")
-    table.add_column("stalled by")
-    for engine in found.engines:
-        causes = sorted(engine.stalled.items(), key=lambda item: -item[1])
-        table.add_row(
-            engine.name,
-            engine.kind,
-            f"{engine.commands:,}",
-            f"{engine.cycles:,}",
-            _share(engine.busy, found.seconds),
-            _share(engine.idle, found.seconds),
-            ", ".join(f"{cause} {_share(time, found.seconds)}" for cause, time in causes[:3]),
-        )
-    return table
-
-
-def _op_table(found: Report, limit: int) -> Any:
-    from rich.table import Table
-
-    groups: dict[tuple[object, ...], list[OpReport]] = defaultdict(list)
-    for op in found.ops:
-        groups[op.op, op.phase, op.nature, op.engine, op.flops, op.bytes].append(op)
-    ordered = sorted(groups.values(), key=lambda ops: (-sum(o.seconds for o in ops), ops[0].name))
-    table = Table("op", "", "nature", "engine", box=None, pad_edge=False)
-    for heading in ("time", "share", "bound"):
-        table.add_column(heading, justify="right")
-    table.add_column("why there", overflow="fold")
-    for ops in ordered[:limit]:
-        seconds = sum(o.seconds for o in ops)
-        count = f"{len(ops)}x" if len(ops) > 1 else ""
-        table.add_row(
-            ops[0].op if count else f"{ops[0].op} {ops[0].name}",
-            count,
-            ops[0].nature,
-            ops[0].engine,
-            duration(seconds),
-            _share(seconds, found.seconds),
-            _share(sum(o.bound_seconds for o in ops), seconds),
-            ops[0].reason,
-        )
-    if len(ordered) > limit:
-        table.add_row(f"({len(ordered) - limit} more)")
-    return table
-
-
-def _share(part: float, whole: float) -> str:
-    return f"{part / whole:.1%}" if whole else "-"
-
-
-def duration(seconds: float) -> str:
-    """Seconds with a fitting unit."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size:
-            return f"{seconds / size:.4g} {unit}"
-    return f"{seconds * 1e9:.4g} ns"

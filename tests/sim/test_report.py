@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import io
 import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from pimc.backends.program import Loop
 from pimc.backends.synchronize import split_streams
 from pimc.sim.compare import compare
-from pimc.sim.report import Report, build_report, print_report
+from pimc.sim.report import Report, build_report
 from pimc.sim.time import simulate
 from pimc.sim.trace import trace, write_trace
 from tests.fakes import platform, program, work
@@ -52,13 +50,6 @@ def test_an_op_of_a_folded_layer_has_its_share() -> None:
     rows = (*MADE.ops[:2], dataclasses.replace(MADE.ops[1], name="later", shares=1), *MADE.ops[2:])
     found = build_report(dataclasses.replace(MADE, ops=rows), TIMING)
     assert found.ops[1].seconds == found.ops[2].seconds == pytest.approx(TIMING.ops[1].active * 1e-12 / 2)
-
-
-def test_the_tables_say_where_the_time_goes() -> None:
-    out = io.StringIO()
-    print_report(made(), Console(file=out, width=120))
-    assert "test on fake (decode, batch=2)" in out.getvalue()
-    assert "wait:a" in out.getvalue()
 
 
 def test_a_trace_has_a_track_for_each_engine_and_slices_that_do_not_overlap(tmp_path: Path) -> None:
