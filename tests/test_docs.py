@@ -82,10 +82,10 @@ def test_the_table_of_commands_is_complete(request: pytest.FixtureRequest) -> No
 
 def command_table() -> str:
     by_unit: dict[str, list[str]] = defaultdict(list)
-    own = {name: declared for name, declared in commands().items() if declared.__module__.startswith("pimc.")}
-    for mnemonic, declared in own.items():
+    own = [c for c in commands().values() if c.__module__.startswith("pimc.")]  # other tests declare some, too
+    for declared in sorted(own, key=lambda c: (c.unit, c.__module__)):
         summary = (declared.__doc__ or "").strip().split("\n")[0]
-        by_unit[declared.unit or "any"].append(f"| `{mnemonic}` | {summary} |")
+        by_unit[declared.unit or "any"].append(f"| `{declared.mnemonic}` | {summary} |")
     head = "| command | what it does |\n|---|---|\n"
     tables = (f"**{unit}**\n\n{head}" + "\n".join(rows) for unit, rows in by_unit.items())
     return "\n" + "\n\n".join(tables) + "\n\n"

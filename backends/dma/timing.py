@@ -126,6 +126,8 @@ class DmaTimer:
     def issue(self, command: Command, ready: int) -> Issued:
         time, asked = self.costs.of(command)
         issued = max(ready, self.slot_at)
+        if isinstance(command, Indexed):  # its indices may be what this queue has just loaded
+            issued = max(issued, self.done_at)
         self.slot_at = issued + self.issue_ps
         begin = max(issued + time.latency, self.free_at)
         cause = "queue" if begin > issued + time.latency else ""
