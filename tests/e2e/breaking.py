@@ -19,7 +19,7 @@ from pimc.sim import values
 Taker = tuple[Command, DeviceState]
 """A command, and the memories of the device that executes it."""
 Effect = Callable[[Sequence[Taker], Callable[[], None]], None]
-"""What a command does instead; several take part in an exchange between devices. The second argument is what it should do."""
+"""What a command does instead (several take part in an exchange between devices), given what it should do."""
 
 SLIGHTLY = 0.01
 """The largest relative error that is put on a float."""
@@ -30,7 +30,7 @@ def nothing(takers: Sequence[Taker], proper: Callable[[], None]) -> None:
 
 
 def slightly_off(takers: Sequence[Taker], proper: Callable[[], None]) -> None:
-    """Each float that changes is off by up to 1%, not all by the same factor, and no longer zero; each integer by one."""
+    """Each float that changes is off by up to 1%, by differing factors, and no longer zero; each integer by one."""
     for cells, _, chosen in _changes(takers, proper):
         if cells.dtype.kind == "f":
             factors = (chosen * 7919 % 13 - 6) / 6 * SLIGHTLY
@@ -76,7 +76,7 @@ def _broken_meeting(command: type[Command], effect: Effect) -> Callable[[Sequenc
 
 
 def _changes(takers: Sequence[Taker], proper: Callable[[], None]) -> Iterator[tuple[Array, Array, Array]]:
-    """Do what is proper; the flat cells that it may write, what they held before, and the indices of those that changed."""
+    """Do what is proper; the flat cells it may write, what they held before, and the indices of those that changed."""
     windows = [window for taker in takers for window in _written(*taker)]
     before = [window.copy() for window in windows]
     registers = [{name: array.copy() for name, array in state.registers.items()} for _, state in takers]
@@ -85,7 +85,8 @@ def _changes(takers: Sequence[Taker], proper: Callable[[], None]) -> Iterator[tu
         for name, array in state.registers.items():
             old = held.get(name)
             windows.append(array.reshape(-1))
-            before.append(np.zeros(array.size, array.dtype) if old is None or old.size != array.size else old.reshape(-1))
+            fresh = old is None or old.size != array.size
+            before.append(np.zeros(array.size, array.dtype) if fresh or old is None else old.reshape(-1))
     for cells, old in zip(windows, before, strict=True):
         chosen = np.flatnonzero(cells.view(f"u{cells.itemsize}") != old.view(f"u{cells.itemsize}"))
         if chosen.size:

@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: the models with outputs of ONNX Runtime, and programs that are compiled only once."""
+"""What the end-to-end tests share: models with outputs of ONNX Runtime, and programs compiled only once."""
 
 from __future__ import annotations
 

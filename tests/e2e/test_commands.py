@@ -9,7 +9,7 @@ from pimc.backends.isa import Command
 from pimc.driver import time_program
 from pimc.ir.diagnostics import CompileError, Kind
 from tests.e2e.breaking import Effect, broken, half_done, nothing, slightly_off
-from tests.e2e.harness import all_steps, keeping
+from tests.e2e.harness import keeping
 from tests.e2e.programs import PROGRAMS, program_of
 
 SYNCHRONISING = {"SIGNAL", "WAIT"}

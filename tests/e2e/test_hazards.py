@@ -1,4 +1,4 @@
-"""What orders the engines: commands touch only what they declare, nothing is used before it is there, no wait is missing."""
+"""What orders the engines: commands touch only what they declare, and no wait is missing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def test_commands_touch_only_what_they_declare(name: str) -> None:
         touched.clear()
         proper()
         for space, low, high in touched:
-            assert any(_within(space, low, high, *taker) for taker in takers), f"{takers[0][0]}: {space.name} {low} to {high}"
+            where = f"{takers[0][0]}: {space.name} {low} to {high}"
+            assert any(_within(space, low, high, *taker) for taker in takers), where
         for (command, state), held in zip(takers, before, strict=True):
             _check_changes(command, state, held)
 
@@ -139,7 +140,8 @@ def _accesses(program: Program) -> Iterator[_Access]:
     clockwork = Clockwork(program, platform, plain=True)
     seen: list[tuple[Runner, Command, Issued]] = []
     for runner in clockwork.runners:
-        runner.timer = _Spy(runner.timer, runner, platform.geometry.stride_row, seen)
+        spy: Any = _Spy(runner.timer, runner, platform.geometry.stride_row, seen)
+        runner.timer = spy
     assert clockwork.run().time == time_program(program).time
     for runner, command, issued in seen:
         for region in (r.flat(platform.geometry.stride_row) for r in command.regions()):
@@ -217,7 +219,8 @@ def test_an_engine_that_never_waits_computes_nonsense(name: str) -> None:
     built = program_of(name)
     pairs = _pairs(built.program)
     for engine in {waiting for _, waiting in pairs}:
-        without = _without(built.program, {n for (_, waiting), found in pairs.items() if waiting == engine for n in found})
+        gone = {n for (_, waiting), found in pairs.items() if waiting == engine for n in found}
+        without = _without(built.program, gone)
         assert _races(without), f"{name}: nobody misses the waits of {engine}"
         assert _goes_wrong(built, without), f"{name}: no order shows that {engine} has to wait"
 

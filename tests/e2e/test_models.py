@@ -1,4 +1,4 @@
-"""Every small model with outputs of ONNX Runtime, on every machine: the values are right in whatever order engines run."""
+"""Every small model with outputs of ONNX Runtime, on every machine, in whatever order engines run."""
 
 from __future__ import annotations
 
