@@ -277,7 +277,7 @@ class _Planner:
             Kind.CAPACITY,
             f"'{self.name}' needs {_gib(need)} on each device, but a device of '{self.spec.name}' has {_gib(have)}",
             notes=(parts,),
-            help=f"spread it over more devices, for instance --set system.devices={fewest} --parallel tp={fewest}, "
+            help=f"spread it over {fewest} times as many devices (--set system.devices=N --parallel tp=T,pp=P), "
             "or bind smaller dimensions",
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -48,11 +48,11 @@ def half_done(takers: Sequence[Taker], proper: Callable[[], None]) -> None:
 @contextmanager
 def broken(command: type[Command], effect: Effect) -> Iterator[None]:
     """While this lasts, the command has that effect; so has every exchange between devices that it has a part in."""
-    if issubclass(command, Exchange):
-        patch = mock.patch.object(values, "meet", _broken_meeting(command, effect))
-    else:
-        patch = mock.patch.object(command, "execute", _broken_execution(command, effect))
-    with patch:
+    with ExitStack() as stack:
+        if issubclass(command, Exchange):
+            stack.enter_context(mock.patch.object(values, "meet", _broken_meeting(command, effect)))
+        else:
+            stack.enter_context(mock.patch.object(command, "execute", _broken_execution(command, effect)))
         yield
 
 
@@ -107,7 +107,7 @@ def _written(command: Command, state: DeviceState) -> Iterator[Array]:
 def _cell(space: str, command: Command) -> np.dtype[Any]:
     """The type of the cells that a command writes to a memory."""
     fields: Any = command
-    dtype: DType = getattr(fields, "dst_type", None) or getattr(fields, "dtype", DType.F32)
+    dtype: DType = getattr(fields, "dst_type", getattr(fields, "dtype", DType.F32))
     if dtype.is_float or space == "acc":
         return np.dtype(np.float32)
     return np.dtype(np.uint8) if dtype is DType.BOOL else dtype.numpy

@@ -38,7 +38,7 @@ def test_the_programs_are_right(name: str) -> None:
     assert comparison.max_rel_err < 1e-5
 
 
-@pytest.mark.parametrize("effect", [nothing, slightly_off, half_done])
+@pytest.mark.parametrize("effect", [nothing, slightly_off, pytest.param(half_done, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mnemonic", COMPUTING)
 def test_a_broken_command_is_seen_wherever_it_is_used(mnemonic: str, effect: Effect) -> None:
     for name in holders(mnemonic):

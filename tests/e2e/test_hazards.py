@@ -187,9 +187,7 @@ def _pairs(program: Program) -> dict[tuple[str, str], set[int]]:
 
 
 def _without(program: Program, semaphores: set[int]) -> Program:
-    return keeping(
-        program, lambda _, c: not (isinstance(c, Signal | Wait) and c.semaphore in semaphores)
-    )
+    return keeping(program, lambda _, c: not (isinstance(c, Signal | Wait) and c.semaphore in semaphores))
 
 
 def _races(program: Program) -> bool:
