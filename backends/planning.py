@@ -136,7 +136,9 @@ class _Planner:
         appended = _appended(self.nodes)
         if self.spec.pim is not None:  # decode will read the caches in PIM, even where this graph does not
             kinds = _cache_kinds(self.nodes)
-            self.bank = {v: Demand(kinds[v]) for v in appended.values() if v in kinds} | self.bank
+            row = self.spec.dram.row_bytes // self.spec.element_bytes
+            wide = {v for v in kinds if v.type.static_shape[-1] > row}  # a head must fit a row
+            self.bank = {v: Demand(kind) for v, kind in kinds.items() if _is_cache(v) and v not in wide} | self.bank
         self.plan_.banked = frozenset(v.name for v in self.bank if v.role is Role.WEIGHT)
         lasting, passing = self._permanent(appended)
         geometry = self.spec.dram.geometry

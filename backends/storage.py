@@ -54,9 +54,14 @@ def load(path: Path | str) -> Program:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put bytes into a new file beside `path`, then let it take its place."""
+    """Put bytes into a new file beside `path`, then let it take its place; devices and pipes are written to."""
     temporary = ""
+    path = path.resolve() if path.is_symlink() else path
     try:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as stream:
+                stream.write(data)
+            return
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(data)

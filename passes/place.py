@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, fail
+from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail
 from pimc.ir.facts import Alternative, Placement, Work
 from pimc.ir.graph import Graph, Node, Rewriter
 from pimc.ir.op import OpClass
@@ -36,6 +36,9 @@ class PlacePass(Pass):
         target = context.target
         if target is None:
             raise fail(Kind.TARGET_UNKNOWN, "placing ops needs a target", help="give one with -t")
+        if self.only and self.only not in {e.name for e in target.engines()}:
+            hint = did_you_mean(self.only, [e.name for e in target.engines()])
+            raise fail(Kind.PASS_OPTION, f"place.only: '{target.name}' has no engine '{self.only}'", help=hint)
         wrong: list[Diagnostic] = []
         for node in graph.order():
             try:
