@@ -79,9 +79,9 @@ def nests(layouts: Sequence[Layout], shape: Sequence[int]) -> list[Nest]:
     """
     if any(extent == 0 for extent in shape):
         return []
-    spread = [_spread(layout, shape) for layout in layouts]
-    choices = [_segments(spread, dim, extent) for dim, extent in enumerate(shape)]
-    offsets = [layout.offset for layout in spread]
+    wide = [spread(layout, shape) for layout in layouts]
+    choices = [_segments(wide, dim, extent) for dim, extent in enumerate(shape)]
+    offsets = [layout.offset for layout in wide]
     found = []
     for combination in product(*choices):
         starts: list[Scalar] = list(offsets)
@@ -103,7 +103,7 @@ def axes_of_segments(layouts: Sequence[Layout], dim: int, extent: int) -> list[S
     return _segments(single, 0, extent)
 
 
-def _spread(layout: Layout, shape: Sequence[int]) -> Layout:
+def spread(layout: Layout, shape: Sequence[int]) -> Layout:
     """Broadcasting that leaves dimensions alone which are larger than the shape."""
     lead = len(shape) - len(layout.dims)
     extents = layout.shape

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from pimc.backends.affine import Scalar
-from pimc.backends.kernels.nest import Axis, Segment, axes_of_segments, nests
+from pimc.backends.kernels.nest import Axis, Segment, axes_of_segments, nests, spread
 from pimc.backends.lowering import Tensor
 from pimc.ir.layout import Digit, Layout
 
@@ -66,7 +66,7 @@ def _group(axis: Axis, batch_dims: int) -> str:
 def _spread(layout: Layout, batch: Sequence[int], kept: tuple[tuple[int, ...], int, int]) -> Layout:
     """The batch dimensions broadcast, and m and n: `kept` names those (0, 1) that the tensor has, and their extents."""
     own, *extents = kept
-    lead = Layout(layout.offset, layout.dims[:-2]).broadcast(batch)
+    lead = spread(Layout(layout.offset, layout.dims[:-2]), batch)
     last: list[tuple[Digit, ...]] = [
         layout.dims[-2 + i] if i in own else ((extent, 0),) for i, extent in enumerate(extents)
     ]

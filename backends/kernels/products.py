@@ -77,8 +77,8 @@ def fused_matmul(node: Node, at: Lowering, machine: VectorMachine, contract: Con
 
 def attention_scores(node: Node, at: Lowering, machine: VectorMachine, contract: Contract) -> None:
     q, k = place(at, given(node, 0)), place(at, given(node, 1))
-    keys = _transposed(_for_heads(k, q.shape[1]))
     batch, heads, queries, depth = given(node, 0).type.static_shape
+    keys = _transposed(_for_heads(k, heads // given(node, 1).type.static_shape[1]))
     positions = node.result.type.static_shape[3]
     out = place(at, node.result)
     contract(at, q, keys, out, (batch, heads), queries, positions, depth, _number(node, "scale"))
@@ -88,14 +88,14 @@ def attention_context(node: Node, at: Lowering, machine: VectorMachine, contract
     weights, v = place(at, given(node, 0)), place(at, given(node, 1))
     batch, heads, queries, positions = given(node, 0).type.static_shape
     width = node.result.type.static_shape[3]
-    values = _for_heads(v, heads)
+    values = _for_heads(v, heads // given(node, 1).type.static_shape[1])
     contract(at, weights, values, place(at, node.result), (batch, heads), queries, width, positions, 1.0)
 
 
-def _for_heads(cache: Tensor, heads: int) -> Tensor:
+def _for_heads(cache: Tensor, group: int) -> Tensor:
     """Keys or values [B, KV, T, D] seen by query heads: each kv head serves a group of neighbours."""
     dims = cache.layout.dims
-    groups: tuple[Digit, ...] = (*dims[1], (heads // cache.shape[1], 0))
+    groups: tuple[Digit, ...] = (*dims[1], (group, 0))
     return _with_dims(cache, (dims[0], groups, *dims[2:]))
 
 
