@@ -193,4 +193,5 @@ def ranks(numbers: Sequence[int]) -> str:
 
 
 def quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    """The text as JSON, with what cannot be seen as escapes."""
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in json.dumps(text, ensure_ascii=False))

@@ -20,6 +20,7 @@ from pimc.ir.diagnostics import InternalError
 from pimc.ir.facts import Layer, Phase, Placement, Stage, Tile, Work
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.memory import Home
+from pimc.ir.ops.caches import IN_PLACE
 from pimc.ir.source import Derived, Source, roots
 
 
@@ -282,17 +283,21 @@ def _passes(source: Source | None) -> Iterator[str]:
 def _memory_map(part: Part, graph: Graph) -> Iterator[MapEntry]:
     results = {r for n in part.nodes for r in n.results}
     used = {v for n in part.nodes for v in n.inputs()}
-    appended = {n.result: n.operands[0] for n in part.nodes if n.op.name == "cache_append"}
+    appended = {n.result: n.operands[0] for n in part.nodes if n.op.name in IN_PLACE}
     for value in part.plan.homes:
         if value.role is Role.RESULT:
             continue
         if value in used or value in graph.inputs or graph.is_output(value):
             yield _entry(value.name, value, part, value.role.value)
+    named: dict[Value, str] = {}
     for name, value in graph.outputs:
-        if value in part.plan.homes and (value in results or value not in used):
-            past = appended.get(value)
-            alias = past.name if past is not None and past.role is not Role.RESULT else None
-            yield _entry(name, value, part, "output", alias)
+        given = value.role is not Role.RESULT
+        if value not in part.plan.homes or not (given or value in results) or (given and name == value.name):
+            continue
+        past = value if given else appended.get(value)
+        alias = past.name if past is not None and past.role is not Role.RESULT else named.get(value)
+        named.setdefault(value, name)
+        yield _entry(name, value, part, "output", alias)
 
 
 def _entry(name: str, value: Value, part: Part, role: str, alias: str | None = None) -> MapEntry:

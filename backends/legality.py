@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pimc.backends.kernels.experts import why_not as why_not_choose
+from pimc.backends.kernels.quantized import why_not as why_not_expand
 from pimc.backends.pim.legality import why_not as pim_why_not
+from pimc.backends.planning import BufferSplit
 from pimc.backends.target import TargetSpec
 from pimc.ir.graph import Node, Role, Value
 from pimc.ir.op import OpClass
+from pimc.ir.quantized import PACKED
 from pimc.ir.target import Engine
 
 
@@ -16,19 +20,35 @@ def why_not(node: Node, engine: Engine, spec: TargetSpec) -> str:
         return "only the link joins devices" if collective else f"{engine.name} only moves values between devices"
     if engine.kind == "pim":
         return _why_not_pim(node) or pim_why_not(node, spec)
+    budget = BufferSplit.of(spec).scratch // 2
+    if node.op.name == "quantized_matmul":
+        return why_not_expand(node, budget, spec.element_bytes)
+    if node.op.name == "expert_matmul":
+        return why_not_choose(node, engine.kind, budget, spec.element_bytes)
+    if node.op.name in ("cast", "quantize_linear", "dequantize_linear"):
+        return _why_not_levels(node)
     return ""
+
+
+def _why_not_levels(node: Node) -> str:
+    """Vector commands read and write whole bytes; weights of 4 bits are expanded by the products that read them."""
+    packed = [v.type for v in (*node.inputs(), *node.results) if v.type.dtype in PACKED]
+    return f"vector commands have no elements of 4 bits, as {packed[0]} has" if packed else ""
 
 
 def _why_not_pim(node: Node) -> str:
     for value in node.operands[:2]:
         if value is not None and not value.type.dtype.is_float:
             return f"multiplies floats, not {value.type.dtype.text}"
-    if node.op.name != "matmul":
+        if value is not None and not value.type.elements:
+            return f"{value.type} has nothing to multiply"
+    rank = {"matmul": 2, "expert_matmul": 3}.get(node.op.name)
+    if rank is None:
         return ""
     weight = _through_transposes(node.operands[1])
-    if weight is None or weight.role not in (Role.WEIGHT, Role.CONSTANT):
-        return "its right operand is not a weight that could lie in the banks"
-    if weight.type.rank != 2:
+    if weight is None or weight.role not in (Role.WEIGHT, Role.CONSTANT, Role.INPUT):
+        return "its right operand is neither a weight nor an input, which could lie in the banks"
+    if weight.type.rank != rank:
         return f"the banks hold matrices, and {weight.type} is none"
     return ""
 

@@ -16,6 +16,7 @@ from pimc.ir.facts import Placement, Tile
 from pimc.ir.graph import Graph, Node, Value
 from pimc.ir.memory import Home
 from pimc.ir.op import Attribute, OpClass
+from pimc.ir.quantized import expanded_name
 from pimc.ir.target import Engine
 
 Simulate = Callable[[Program], float]
@@ -52,9 +53,17 @@ class Machine:
         return tuple(Engine(e.name, e.kind) for e in self.spec.engines() if e.kind in _COMPUTE or e.kind == "link")
 
     def why_not(self, node: Node, engine: Engine) -> str:
+        if node.op.name == "quantized_matmul" and engine.kind == "pim" and node.operands[1] is not None:
+            return f"its banks multiply {self.spec.storage_dtype.text}, not {node.operands[1].type.dtype.text}"
         if (engine.kind, node.op.name) not in RULES:
             return f"{engine.name} has no commands for {node.op.name}"
+        if node.op.name == "quantized_matmul" and self._is_expanded_elsewhere(node):
+            return "another program of this run has it by its values in the banks"
         return why_not(node, engine, self.spec)
+
+    def _is_expanded_elsewhere(self, node: Node) -> bool:
+        levels = node.operands[1]
+        return levels is not None and expanded_name(levels.name) in self.banked
 
     def estimate(self, node: Node, engine: Engine) -> float:
         key = _key(node, engine)
@@ -80,7 +89,7 @@ class Machine:
 
     def plans(self, graph: Graph) -> Mapping[int, Plan]:
         """The memory plan of each pipeline stage."""
-        stages = sorted({emission.stage_of(n) for n in graph.order()})
+        stages = sorted({emission.stage_of(n) for n in graph.order()}) or [0]
         return {
             s: make_plan(graph, self.spec, stage=s, cache_tokens=self.cache_tokens, banked=self.banked) for s in stages
         }

@@ -19,6 +19,8 @@ from pimc.ir.facts import Placement, Stage
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
+from pimc.ir.ops.caches import IN_PLACE
+from pimc.ir.quantized import PACKED, packed_shape
 from pimc.ir.types import DType
 from pimc.ir.views import is_view_op, views
 
@@ -55,8 +57,11 @@ class Plan:
 
 
 def storage_type(spec: TargetSpec, dtype: DType) -> DType:
-    """The type in which a target stores elements of a graph's type."""
-    return spec.storage_dtype if dtype.is_float else dtype
+    """The type in which a target stores elements of a graph's type, each by itself: 4-bit ones take a byte then."""
+    return spec.storage_dtype if dtype.is_float else _BYTES.get(dtype, dtype)
+
+
+_BYTES = {DType.I4: DType.I8, DType.U4: DType.U8}
 
 
 def make_plan(
@@ -127,8 +132,14 @@ class _Planner:
         self.nodes = nodes
         self.topological = topological
         self.bank = _bank_operands(self.nodes, banked)
+        self.packed = _packed_operands(self.nodes)
         self.linear = Bump()
         self.split = BufferSplit.of(spec)
+        self.chip = FreeList(0, self.split.resident)
+        self.roots: dict[Value, Value] = {}
+        """What owns the memory that a view lies in."""
+        self.claimed = {*outputs, *_appended(nodes).values()}
+        """What owns memory that an output is read from: no other output may lie in it."""
 
     def plan(self) -> Plan:
         """Weights and caches come first, and do not depend on anything else, so that the programs of successive
@@ -179,9 +190,15 @@ class _Planner:
     def _place_linear(self, value: Value) -> None:
         dtype = storage_type(self.spec, value.type.dtype)
         shape = self._capacity_shape(value)
-        size = dtype.bits // 8 * _product(shape)
+        if value in self.packed:
+            dtype, shape = value.type.dtype, packed_shape(shape)
+        cell = max(1, dtype.bits // 8)
+        size = cell * _product(shape)
+        if self.spec.dma is None and value.role in (Role.INPUT, Role.CONSTANT):
+            self._place_on_chip(value, shape, dtype)
+            return
         address = self.linear.take(size, self.spec.dram.access_bytes)
-        layout = Layout.dense(shape, dtype.bits // 8, address)
+        layout = Layout.dense(shape, cell, address)
         self.homes[value] = Home("dram", layout, dtype)
         self._count(value, size)
 
@@ -207,7 +224,7 @@ class _Planner:
     def _place_results(self, rows: Bump) -> None:
         geometry = self.spec.dram.geometry
         start = rows.next * geometry.stride_row
-        chip = FreeList(0, self.split.resident)
+        chip = self.chip
         dram = FreeList(start, max(0, geometry.bytes - start), self.spec.dram.access_bytes)
         ends = _last_uses(self.outputs, self.nodes)
         leaving: dict[int, list[Value]] = {}
@@ -234,21 +251,32 @@ class _Planner:
         return [v for v in read if v not in own and v not in self.homes]
 
     def _place_views(self, node: Node) -> None:
-        """Results of a view op share the operand's memory, where the layout allows and no bank pattern is asked for."""
+        """Results of a view op share the operand's memory, where the layout allows and no bank pattern is asked for.
+
+        Each output has memory of its own, which is not that of an input, a weight or another output.
+        """
         if not is_view_op(node):
             return
         operand = node.operands[0]
         if operand is None or operand not in self.homes:
             return
-        home = self.homes[operand]
+        home, root = self.homes[operand], self.roots.get(operand, operand)
         for result, layout in zip(node.results, views(node, home.layout), strict=True):
-            if layout is not None and result not in self.homes and result.type.dtype is operand.type.dtype:
-                self.homes[result] = replace(home, layout=layout)
+            if layout is None or result in self.homes or result.type.dtype is not operand.type.dtype:
+                continue
+            if result in self.outputs:
+                if root.role is not Role.RESULT or root in self.claimed:
+                    continue
+                self.claimed.add(root)
+            self.homes[result], self.roots[result] = replace(home, layout=layout), root
 
     def _place_result(self, value: Value, chip: FreeList, dram: FreeList, *, permanent: bool) -> None:
         dtype = storage_type(self.spec, value.type.dtype)
         shape = value.type.static_shape
         size = dtype.bits // 8 * _product(shape)
+        if self.spec.dma is None:
+            self._place_on_chip(value, shape, dtype)
+            return
         if not permanent and size <= self.split.resident // LARGEST_RESIDENT:
             address = chip.take(size)
             if address is not None:
@@ -259,6 +287,20 @@ class _Planner:
             raise self._too_small(size)
         self.homes[value] = Home("dram", Layout.dense(shape, dtype.bits // 8, address), dtype)
         self.plan_.by_role["results"] = self.plan_.by_role.get("results", 0) + size
+
+    def _place_on_chip(self, value: Value, shape: tuple[int, ...], dtype: DType) -> None:
+        """Where there is no other way to reach it, with room for whole columns. Raises CompileError: CAPACITY."""
+        cell = max(1, dtype.bits // 8)
+        whole = self.spec.dram.channels * self.spec.dram.access_bytes
+        address = self.chip.take(-(-cell * _product(shape) // whole) * whole)
+        if address is None:
+            raise fail(
+                Kind.CAPACITY,
+                f"inputs and results of '{self.name}' do not fit the on-chip buffer of '{self.spec.name}' "
+                f"({self.split.resident} bytes for them), and it has no way to other memory",
+                help="a larger buffer: --set buffer.bytes=64MiB",
+            )
+        self.homes[value] = Home("buffer", Layout.dense(shape, cell, address), dtype)
 
     # -- capacity -------------------------------------------------------------------------------------------------
 
@@ -296,10 +338,10 @@ def _product(shape: Sequence[int]) -> int:
 
 
 def _appended(nodes: Iterable[Node]) -> dict[Value, Value]:
-    """The grown cache by its contents before, for every append to an input."""
+    """The grown cache by its contents before, for every append or write to an input."""
     found: dict[Value, Value] = {}
     for node in nodes:
-        if node.op.name == "cache_append":
+        if node.op.name in IN_PLACE:
             past = node.operands[0]
             if past is not None and past.role in (Role.INPUT, Role.CACHE):
                 found[past] = node.result
@@ -307,7 +349,7 @@ def _appended(nodes: Iterable[Node]) -> dict[Value, Value]:
 
 
 def _is_cache(value: Value) -> bool:
-    return value.owner is not None and value.owner.op.name == "cache_append"
+    return value.owner is not None and value.owner.op.name in IN_PLACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +357,7 @@ class Demand:
     """A value must lie in a bank pattern: as which kind of PIM operand, and in which order that sees its axes."""
 
     kind: str
-    """weight, key or value"""
+    """weight, experts, key or value"""
     order: tuple[int, ...] = ()
     """axis i of the operand is axis order[i] of the value; empty: as it is"""
 
@@ -327,7 +369,12 @@ class Demand:
         return layout.permuted([self.order.index(i) for i in range(len(self.order))]) if self.order else layout
 
 
-_PIM_OPERANDS = {"matmul": "weight", "attention_scores": "key", "attention_context": "value"}
+_PIM_OPERANDS = {
+    "matmul": "weight",
+    "expert_matmul": "experts",
+    "attention_scores": "key",
+    "attention_context": "value",
+}
 
 
 def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value, Demand]:
@@ -352,6 +399,20 @@ def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value,
         if on_pim or value.name in banked:
             demands.setdefault(value, Demand(kind, order))
     return demands
+
+
+def _packed_operands(nodes: Iterable[Node]) -> set[Value]:
+    """4-bit weights that are read by nobody but ops which expand them."""
+    read: dict[Value, bool] = {}
+    for node in nodes:
+        for index, value in enumerate(node.operands):
+            if value is not None and value.type.dtype in PACKED and value.role in (Role.WEIGHT, Role.CONSTANT):
+                read[value] = read.get(value, True) and index in _EXPANDED.get(node.op.name, ())
+    return {value for value, only in read.items() if only}
+
+
+_EXPANDED = {"quantized_matmul": (1, 3)}
+"""Operands that an op takes two elements to a byte."""
 
 
 def _cache_kinds(nodes: Iterable[Node]) -> dict[Value, str]:

@@ -23,6 +23,17 @@ _RATE: Mapping[str, int] = {f"{unit}/s": factor for unit, factor in _SIZE.items(
 _FREQUENCY: Mapping[str, int] = {"Hz": 1, "kHz": 10**3, "MHz": 10**6, "GHz": 10**9}
 _CLOCKS = "clk"
 
+LARGEST: Mapping[str, int] = {
+    "ps": PS_PER_S,
+    "clocks": 2**40,
+    "bytes": 2**60,
+    "bytes a second": 2**60,
+    "Hz": 10**15,
+}
+"""Amounts beyond which sums of many would not fit 64 bits; no machine comes near."""
+_DIGITS = 24
+"""Places before and behind the point that are read."""
+
 _PATTERN = re.compile(r"([+-]?[0-9][0-9.]*(?:[eE][+-]?[0-9]+)?)\s*(\S*)")
 
 
@@ -38,6 +49,8 @@ def _number(text: object, what: str, units: Mapping[str, int], example: str) -> 
         number = Decimal(match[1])
     except InvalidOperation:
         raise ValueError(f"'{match[1]}' is not a number") from None
+    if number and abs(number.adjusted()) > _DIGITS:
+        raise ValueError(f"'{match[1]}' is out of range")
     if match[2] not in units:
         unit = f"'{match[2]}' is not a unit of {what}" if match[2] else f"'{text}' lacks its unit"
         raise ValueError(f"{unit} (units: {known})")
@@ -50,6 +63,8 @@ def _whole(number: Decimal, factor: int, text: object, smallest: str) -> int:
     exact = Fraction(number) * factor
     if exact.denominator != 1:
         raise ValueError(f"'{text}' is not a whole number of {smallest}")
+    if exact > LARGEST[smallest]:
+        raise ValueError(f"'{text}' is too much; the most is {LARGEST[smallest]} {smallest}")
     return int(exact)
 
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.op import Array
+from pimc.ir.quantized import Dequantized, Nibbles
 from pimc.ir.types import DType
-from pimc.ir.weights import Contents, External, Inline, Missing, Random, Sharded, Sliced
+from pimc.ir.weights import Contents, External, Inline, Missing, Random, Reshaped, Sharded, Sliced
 
 EDGE_BYTES = 4096
 
@@ -96,14 +97,33 @@ def plain(contents: Contents, blobs: Blobs) -> dict[str, Any]:
             return {"shard": plain(whole, blobs), "axis": axis, "count": count, "rank": rank}
         case Sliced(whole=whole, axis=axis, start=start, stop=stop) if _is_reference(whole):
             return {"slice": plain(whole, blobs), "axis": axis, "start": start, "stop": stop}
+        case Reshaped(whole=whole, shape=shape) if _is_reference(whole):
+            return {"reshape": plain(whole, blobs), "shape": list(shape)}
+        case Nibbles(packed=packed, dtype=dtype, shape=shape):
+            return {"nibbles": plain(packed, blobs), "dtype": dtype.text, "shape": list(shape)}
+        case Dequantized():
+            return _dequantized(contents, blobs)
     return _inline(contents, blobs)
+
+
+def _dequantized(contents: Dequantized, blobs: Blobs) -> dict[str, Any]:
+    zero = contents.zero_point
+    return {
+        "levels": plain(contents.levels, blobs),
+        "scale": plain(contents.scale, blobs),
+        "zero_point": None if zero is None else plain(zero, blobs),
+        "axis": contents.axis,
+        "block_size": contents.block_size,
+        "dtype": contents.dtype.text,
+        "transposed": contents.transposed,
+    }
 
 
 def _is_reference(contents: Contents) -> bool:
     """Whether contents are named by a program rather than held in it."""
-    return isinstance(
-        contents.whole if isinstance(contents, Sliced) else contents, FileReference | External | Random | Missing
-    )
+    while isinstance(contents, Sliced | Reshaped):
+        contents = contents.whole
+    return isinstance(contents, FileReference | External | Random | Missing | Nibbles | Dequantized)
 
 
 def _inline(contents: Contents, blobs: Blobs) -> dict[str, Any]:
@@ -140,7 +160,22 @@ def contents_of(data: Plain, blobs: list[bytes], beside: Path | None = None) -> 
     if "slice" in data:
         whole = contents_of(data["slice"], blobs, beside)
         return Sliced(whole, natural(data["axis"]), natural(data["start"]), natural(data["stop"]))
+    if "reshape" in data:
+        return Reshaped(contents_of(data["reshape"], blobs, beside), tuple(natural(n) for n in data["shape"]))
+    if "levels" in data:
+        zero = data["zero_point"]
+        return Dequantized(
+            contents_of(data["levels"], blobs, beside),
+            contents_of(data["scale"], blobs, beside),
+            None if zero is None else contents_of(zero, blobs, beside),
+            natural(data["axis"]),
+            natural(data["block_size"]),
+            DType.parse(data["dtype"]),
+            bool(data["transposed"]),
+        )
     dtype, shape = DType.parse(data["dtype"]), tuple(natural(n) for n in data["shape"])
+    if "nibbles" in data:
+        return Nibbles(contents_of(data["nibbles"], blobs, beside), dtype, shape)
     if "random" in data:
         return Random(_text(data["random"]), dtype, shape, float(data["scale"]))
     if "blob" in data:

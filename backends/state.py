@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.layout import Digit, Layout
 from pimc.ir.op import Array
+from pimc.ir.quantized import PACKED, pack, unpack
 from pimc.ir.types import DType
 
 WIDE_SCALE = 2
@@ -83,6 +84,9 @@ class Space:
 
     def read_layout(self, layout: Layout, dtype: DType, shape: Sequence[int] | None = None) -> Array:
         """A tensor out of its layout; of a layout with room to spare, the front part of the given shape."""
+        if dtype in PACKED:
+            packed = self.read_layout(layout, DType.U8)
+            return unpack(packed, dtype, (*layout.shape[:-1], 2 * layout.shape[-1]) if shape is None else tuple(shape))
         if shape is None or tuple(shape) == layout.shape:
             digits = [d for dim in layout.dims for d in dim]
             return self.read(layout.offset, digits, dtype).reshape(layout.shape)
@@ -90,7 +94,9 @@ class Space:
         return cells.astype(np.float32) if dtype.is_float else cells
 
     def write_layout(self, layout: Layout, dtype: DType, values: Array) -> None:
-        """Store a tensor, which may be smaller than a layout with room to spare."""
+        """Store a tensor, which may be smaller than a layout with room to spare; 4-bit elements two to a byte."""
+        if dtype in PACKED:
+            dtype, values = DType.U8, pack(values)
         if values.shape == layout.shape:
             digits = [d for dim in layout.dims for d in dim]
             self.write(layout.offset, digits, dtype, values.reshape([c for c, _ in digits]))

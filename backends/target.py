@@ -318,12 +318,27 @@ class PimBase(Sourced):
     """results that one bank can hold"""
 
 
+class AimSwitches(Sourced):
+    """What controllers of a GDDR6-AiM may do differently, and what the published simulator does."""
+
+    lines_per_clock: Count
+    """lines (commands of the stream) that the front end decodes in a clock"""
+    stall: Literal["device", "channel"]
+    """what a full queue or an outstanding register read holds up: every line, or those for the same channels"""
+    forwards_any_address: StrictBool
+    """a read that finds any write waiting in its channel is answered at once, without a DRAM command; else a read and a
+    write of one row wait for each other"""
+    drains_activated: StrictBool
+    """PIM commands and markers wait for reads and writes whose row was opened for them"""
+
+
 class AimPim(PimBase):
     """GDDR6-AiM: one stream of commands a device, with a mask of channels."""
 
     style: Literal["aim"]
     queue: Count
-    """requests that a channel's controller holds"""
+    """requests of a kind that a channel's controller holds"""
+    switches: AimSwitches
     timing: AimTiming
     constraints: tuple[PairConstraint, ...]
 
@@ -408,7 +423,8 @@ class TargetSpec(Group):
     system: SystemSpec
     dram: DramSpec
     buffer: BufferSpec
-    dma: DmaSpec
+    dma: DmaSpec | None = None
+    """None: nothing moves between DRAM and the on-chip buffer; inputs and outputs lie in the buffer"""
     npu: NpuSpec | None = None
     pim: PimSpec | None = None
     pnm: PnmSpec | None = None
@@ -448,11 +464,10 @@ class TargetSpec(Group):
 
     def engines(self) -> tuple[EngineDecl, ...]:
         """The units that take one stream each: load, store, npu, pim, pnm, link."""
-        dma = period_ps(self.dma.clock)
-        declared = [
-            EngineDecl("load", "dma", dma, 1, frozenset({"dma"})),
-            EngineDecl("store", "dma", dma, 1, frozenset({"dma"})),
-        ]
+        declared: list[EngineDecl] = []
+        if self.dma is not None:
+            for name in ("load", "store"):
+                declared.append(EngineDecl(name, "dma", period_ps(self.dma.clock), 1, frozenset({"dma"})))
         if self.npu is not None:
             declared.append(EngineDecl("npu", "npu", self.npu.clock_ps, 1, frozenset({"npu", "vector"})))
         if self.pim is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Protocol, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -208,9 +209,14 @@ def _parsed(field: FieldInfo, here: Located) -> Any:
         return here.group
     kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     try:
-        return TypeAdapter(kind).validate_python(here.plain())
+        return _adapter(kind).validate_python(here.plain())
     except ValidationError:
         return None
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def contradictions(tree: Located) -> list[Diagnostic]:
@@ -294,11 +300,14 @@ def _table_names(values: _Values, report: Report) -> None:
 
 
 def _parts(values: _Values, report: Report) -> None:
-    has = {part: values.tree.plain().get(part) is not None for part in ("npu", "pim", "pnm")}
+    has = {part: values.tree.plain().get(part) is not None for part in ("npu", "pim", "pnm", "dma")}
     if values.get("main_clock") == "npu" and not has["npu"]:
         report("main_clock", "main_clock is 'npu', but the machine has no npu")
-    if not has["npu"] and not (has["pim"] and has["pnm"]):
-        report("name", "nothing here can run every op: a machine needs an npu, or pim and pnm together")
+    if has["dma"] and not has["npu"] and not (has["pim"] and has["pnm"]):
+        message = "nothing here can run every op: a machine with DMA needs an npu, or pim and pnm together"
+        report("name", message, "for PIM alone: dma: null")
+    if not has["dma"] and (has["npu"] or has["pnm"] or not has["pim"]):
+        report("name", "a machine without DMA has PIM, and no npu or pnm that would need it")
 
 
 def _link(values: _Values, report: Report) -> None:

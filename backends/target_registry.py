@@ -21,6 +21,8 @@ from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fa
 GROUP = "pimc.targets"
 
 BUILTIN: tuple[tuple[str, str], ...] = (
+    ("aim-head", "pimc.backends.targets:aim_head"),
+    ("aim-pinned", "pimc.backends.targets:aim_pinned"),
     ("cent", "pimc.backends.targets:cent"),
     ("neupims", "pimc.backends.targets:neupims"),
     ("newton", "pimc.backends.targets:newton"),

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from pimc.backends.affine import Scalar
 from pimc.backends.isa import Command
 
 
@@ -50,6 +51,9 @@ class Timer(Protocol):
     A timer may also have `signature(command) -> Hashable`: a tuple of all operands that the command's time depends on,
     those that move with loops as they are (`Affine`). Loops whose commands have signatures without the loop's counter
     are advanced in closed form. Without it, time may depend on every operand but addresses.
+
+    What a timer may have beyond that is declared by `Identifying`, `Refreshing`, `Ending` and
+    `Stepping`.
     """
 
     clock_ps: int
@@ -67,8 +71,52 @@ class Timer(Protocol):
         """The state as seen from `now`, for recognising a steady state; None where there is none to recognise."""
         ...
 
-    def shift(self, by: int) -> None:
-        """Move the whole state `by` picoseconds into the future (a steady loop was skipped)."""
+    def shift(self, by: int, since: int) -> None:
+        """Move the state `by` picoseconds into the future: what has happened from `since` on was repeated."""
+        ...
+
+
+@runtime_checkable
+class Identifying(Protocol):
+    """A timer for which an operand matters by being equal to that of earlier commands only (the row of a bank)."""
+
+    def identity(self, command: Command) -> Scalar | None:
+        """That operand; None for commands without."""
+        ...
+
+    def identities(self) -> tuple[int, ...]:
+        """What the state remembers of it, in an order that is the same where `relative` is the same."""
+        ...
+
+    def rename(self, identities: tuple[int, ...]) -> None:
+        """Remember these instead."""
+        ...
+
+
+@runtime_checkable
+class Refreshing(Protocol):
+    """A timer to which something happens at fixed times, which `relative` leaves out."""
+
+    def deadline(self) -> int | None:
+        """The next such time; until then `relative` tells all. None: there is none."""
+        ...
+
+
+@runtime_checkable
+class Ending(Protocol):
+    """A timer whose stream ends with something of its own."""
+
+    def finish(self, ready: int) -> int:
+        """The stream is over at `ready`; returns when everything is done."""
+        ...
+
+
+@runtime_checkable
+class Stepping(Protocol):
+    """A timer that can also step through every clock, by rules written down a second time, to be compared with."""
+
+    def step(self) -> None:
+        """Do so from the start."""
         ...
 
 

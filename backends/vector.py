@@ -93,6 +93,10 @@ FUNCTIONS: Mapping[str, Function] = {
     "xor": Function(2, np.bitwise_xor, "a exclusive-or b, bit by bit"),
     "not": Function(1, np.invert, "every bit of a inverted; for bool, logical not"),
     "select": Function(3, np.where, "b where a holds, else c"),
+    "scale": Function(3, lambda a, b, c: (a - c) * b, "(a - c) * b: a level by its scale b and zero point c"),
+    "scale_low": Function(3, lambda a, b, c: ((a & 15) - c) * b, "the same of the low half of a byte"),
+    "scale_low_signed": Function(3, lambda a, b, c: (((a & 15) ^ 8) - 8 - c) * b, "the same of a signed low half"),
+    "scale_high": Function(3, lambda a, b, c: ((a >> 4) - c) * b, "the same of the high half, signed as a's type is"),
     "keep": Function(4, lambda a, b, c, d: np.where(b <= c, a, d), "a where b <= c, else the immediate"),
 }
 """The element-wise functions. `a` is the first operand of the command's form, `b` the second, and so on."""
@@ -245,5 +249,3 @@ def grid_region(
         step = (count - 1) * stride
         low, high = (low + step, high) if step < 0 else (low, high + step)
     return Region("buffer", start + low, high - low, write)
-
-

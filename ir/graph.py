@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from heapq import heappop, heappush
 from itertools import pairwise
 from typing import TypeVar, cast
 
@@ -68,6 +69,8 @@ class Node:
     results: tuple[Value, ...] = ()
     source: Source | None = None
     facts: dict[type, Fact] = field(default_factory=dict)
+    verified: tuple[object, ...] = field(default=(), repr=False)
+    """The very attributes and types that the verifier has found to fit together; new ones are new objects."""
 
     @property
     def name(self) -> str:
@@ -114,24 +117,56 @@ class Graph:
         self._values: dict[str, Value] = {}
         self._nodes: dict[int, Node] = {}
         self._uses: dict[Value, dict[tuple[int, int], Node]] = {}
-        self._dag: nx.MultiDiGraph[int] = nx.MultiDiGraph()
         self._next_uid = 0
         self._order: tuple[int, list[Node]] | None = None
-        self._outputs_read: tuple[int, Counter[Value]] | None = None
+        self._edges: tuple[int, nx.MultiDiGraph[int]] | None = None
+        self._outputs_read: tuple[list[tuple[str, Value]], int, Counter[Value]] | None = None
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     def order(self) -> list[Node]:
         """A snapshot of the nodes in topological order; ties go to the older node. Safe to edit while iterating."""
         if self._order is None or self._order[0] != self.version:
-            try:
-                uids = list(nx.lexicographical_topological_sort(self._dag))
-            except nx.NetworkXUnfeasible:
-                raise CompileError(
-                    Diagnostic(Kind.GRAPH, f"graph '{self.name}' has a cycle", self._cycle_source())
-                ) from None
-            self._order = (self.version, [self._nodes[uid] for uid in uids])
+            self._order = (self.version, self._sorted())
         return list(self._order[1])
+
+    def _sorted(self) -> list[Node]:
+        by_age = [self._nodes[uid] for uid in sorted(self._nodes)]
+        waits: dict[int, int] = {}
+        late = False
+        for node in by_age:
+            owners = [v.owner.uid for v in node.operands if v is not None and v.owner is not None]
+            above = [uid for uid in owners if uid in self._nodes]
+            waits[node.uid] = len(above)
+            late = late or any(uid >= node.uid for uid in above)
+        if not late:
+            return by_age
+        ready = [uid for uid, count in waits.items() if not count]  # in order of age, which makes it a heap
+        found: list[Node] = []
+        while ready:
+            node = self._nodes[heappop(ready)]
+            found.append(node)
+            for result in node.results:
+                for uid, _ in self._uses.get(result, ()):
+                    waits[uid] -= 1
+                    if not waits[uid]:
+                        heappush(ready, uid)
+        if len(found) < len(by_age):
+            raise CompileError(Diagnostic(Kind.GRAPH, f"graph '{self.name}' has a cycle", self._cycle_source()))
+        return found
+
+    @property
+    def _dag(self) -> nx.MultiDiGraph[int]:
+        """The graph for networkx: nodes are uids, edges have the key (result, operand)."""
+        if self._edges is None or self._edges[0] != self.version:
+            dag: nx.MultiDiGraph[int] = nx.MultiDiGraph()
+            dag.add_nodes_from(self._nodes)
+            for node in self._nodes.values():
+                for index, value in enumerate(node.operands):
+                    if value is not None and value.owner is not None:
+                        dag.add_edge(value.owner.uid, node.uid, key=(value.index, index))
+            self._edges = (self.version, dag)
+        return self._edges[1]
 
     def scheduled(self) -> list[Node]:
         """The nodes in the order in which a schedule emits them; topological order where there is none."""
@@ -158,7 +193,21 @@ class Graph:
 
     def users(self, value: Value) -> list[Node]:
         """The nodes that read a value, oldest first, each once."""
-        return sorted({n.uid: n for n in self._uses.get(value, {}).values()}.values(), key=lambda n: n.uid)
+        uses = self._uses.get(value)
+        if not uses:
+            return []
+        if len(uses) == 1:
+            return [*uses.values()]
+        return [uses[key] for key in sorted({uid: (uid, index) for uid, index in uses}.values())]
+
+    def uses(self, value: Value) -> Iterator[tuple[Node, int]]:
+        """The nodes and numbers of the operands that read a value."""
+        for (_, index), node in self._uses.get(value, {}).items():
+            yield node, index
+
+    def is_read_by(self, value: Value, node: Node, index: int) -> bool:
+        """Whether an operand of a node is known to read a value."""
+        return self._uses.get(value, {}).get((node.uid, index)) is node
 
     def use_count(self, value: Value) -> int:
         """How many operands and outputs read a value."""
@@ -168,9 +217,10 @@ class Graph:
         return value in self._output_uses()
 
     def _output_uses(self) -> Mapping[Value, int]:
-        if self._outputs_read is None or self._outputs_read[0] != self.version:
-            self._outputs_read = (self.version, Counter(v for _, v in self.outputs))
-        return self._outputs_read[1]
+        known = self._outputs_read
+        if known is None or known[0] is not self.outputs or known[1] != len(self.outputs):
+            known = self._outputs_read = (self.outputs, len(self.outputs), Counter(v for _, v in self.outputs))
+        return known[2]
 
     def output_names(self, value: Value) -> list[str]:
         return [name for name, v in self.outputs if v is value]
@@ -255,7 +305,11 @@ class Rewriter:
     # -- values without a node ----------------------------------------------------------------------------------
 
     def input(self, name: str, type: TensorType, *, role: Role = Role.INPUT, source: Source | None = None) -> Value:
+        """An input; where its type has contents, the program is made for these alone."""
+        from pimc.ir.weights import Inline
+
         value = self._value(name, type, role, source)
+        value.contents = Inline(type.array) if type.array is not None else None
         self.graph.inputs.append(value)
         return value
 
@@ -349,7 +403,6 @@ class Rewriter:
             results.append(value)
         node.results = tuple(results)
         self.graph._nodes[node.uid] = node
-        self.graph._dag.add_node(node.uid)
         self._connect(node)
         self._touch()
         return node
@@ -361,7 +414,8 @@ class Rewriter:
         for (uid, index), user in sorted(self.graph._uses.get(old, {}).items()):
             assert uid == user.uid
             self.set_operand(user, index, new)
-        self.graph.outputs = [(n, new if v is old else v) for n, v in self.graph.outputs]
+        if self.graph.is_output(old):
+            self.graph.outputs = [(n, new if v is old else v) for n, v in self.graph.outputs]
         self._touch()
 
     def replace(
@@ -393,12 +447,11 @@ class Rewriter:
 
     def remove(self, node: Node) -> None:
         """Remove a node that nothing reads; refuses with the readers' names."""
-        readers = [u.name for r in node.results for u in self.graph.users(r)]
-        readers += [n for r in node.results for n in self.graph.output_names(r)]
-        if readers:
+        if any(self.graph.use_count(r) for r in node.results):
+            readers = [u.name for r in node.results for u in self.graph.users(r)]
+            readers += [n for r in node.results for n in self.graph.output_names(r)]
             raise InternalError(f"{self.pass_name}: cannot remove %{node.name}, it is read by {', '.join(readers[:6])}")
         self._disconnect(node)
-        self.graph._dag.remove_node(node.uid)
         del self.graph._nodes[node.uid]
         for result in node.results:
             del self.graph._values[result.name]
@@ -436,7 +489,6 @@ class Rewriter:
             return
         new = {node.uid: self.graph._next_uid + i for node, i in place.items()}
         self.graph._next_uid += len(nodes)
-        self.graph._dag = nx.relabel_nodes(self.graph._dag, new)
         for node in nodes:
             node.uid = new[node.uid]
         self.graph._nodes = {node.uid: node for node in nodes}
@@ -453,11 +505,13 @@ class Rewriter:
             self._touch()
 
     def set_operand(self, node: Node, index: int, value: Value | None) -> None:
-        self._disconnect(node)
         operands = list(node.operands)
-        operands[index] = value
+        old, operands[index] = operands[index], value
         node.operands = tuple(operands)
-        self._connect(node)
+        if old is not None:
+            self.graph._uses[old].pop((node.uid, index), None)
+        if value is not None:
+            self.graph._uses.setdefault(value, {})[(node.uid, index)] = node
         self._touch()
 
     def set_attribute(self, node: Node, name: str, value: Attribute) -> None:
@@ -539,16 +593,11 @@ class Rewriter:
         for index, value in enumerate(node.operands):
             if value is not None:
                 self.graph._uses.setdefault(value, {})[(node.uid, index)] = node
-                if value.owner is not None:
-                    self.graph._dag.add_edge(value.owner.uid, node.uid, key=(value.index, index))
 
     def _disconnect(self, node: Node) -> None:
         for index, value in enumerate(node.operands):
             if value is not None:
                 self.graph._uses[value].pop((node.uid, index), None)
-                key = (value.index, index)
-                if value.owner is not None and self.graph._dag.has_edge(value.owner.uid, node.uid, key):
-                    self.graph._dag.remove_edge(value.owner.uid, node.uid, key)
 
     def _touch(self) -> None:
         self.graph.version += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,20 +16,24 @@ from pimc.ir.types import DType, Sym, TensorType
 Observer = Callable[[Node, tuple[Array, ...]], None]
 
 
-def run(graph: Graph, inputs: Mapping[str, Array], *, observe: Observer | None = None) -> dict[str, Array]:
+def run(
+    graph: Graph, inputs: Mapping[str, Array], *, observe: Observer | None = None, wide: bool = False
+) -> dict[str, Array]:
     """The outputs by name. `inputs` holds an array for every input, caches included.
 
-    Values are dropped after their last use. `observe` sees every node with its results. Raises CompileError
-    (INPUT_BAD, with all mistakes) where the arrays do not fit, WEIGHT_MISSING where a weight has no data.
+    wide: every float of 16 bits is computed with and kept as a float32, never rounded. Values are dropped after their
+    last use. `observe` sees every node with its results. Raises CompileError (INPUT_BAD, with all mistakes) where the
+    arrays do not fit, WEIGHT_MISSING where a weight has no data.
     """
     bind_inputs(graph, inputs)
-    live: dict[Value, Array] = {value: np.asarray(inputs[value.name]) for value in graph.inputs}
+    keep = _widened if wide else np.asarray
+    live: dict[Value, Array] = {value: keep(inputs[value.name]) for value in graph.inputs}
     for weight in graph.weights:
         if graph.use_count(weight):
-            live[weight] = _contents(weight)
+            live[weight] = keep(_contents(weight))
     left = Counter({value: graph.use_count(value) for value in graph.values()})
     for node in graph.order():
-        results = evaluate(node, [None if v is None else live[v] for v in node.operands])
+        results = evaluate(node, [None if v is None else live[v] for v in node.operands], wide=wide)
         if observe is not None:
             observe(node, results)
         live.update(zip(node.results, results, strict=True))
@@ -39,8 +44,10 @@ def run(graph: Graph, inputs: Mapping[str, Array], *, observe: Observer | None =
     return {name: live[value] for name, value in graph.outputs}
 
 
-def evaluate(node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
+def evaluate(node: Node, arrays: Sequence[Array | None], *, wide: bool = False) -> tuple[Array, ...]:
     """The results of one node for arrays in the order of its operands (None where an optional one is absent)."""
+    if wide and arrays[:1] and arrays[0] is not None and _keeps_width(node):
+        return (_widened(arrays[0]).astype(_wide_type(node.result.type.dtype)),)
     if node.op.meaning is None:
         raise fail(
             Kind.STAGE,
@@ -52,10 +59,34 @@ def evaluate(node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         results = node.op.evaluate(arrays, node.attributes)
     except IndexError as error:
         raise fail(Kind.INPUT_BAD, f"{node.op.name}: {error}", node.source) from error
+    except MemoryError:
+        given = ", ".join(str(r.type) for r in node.results)
+        raise fail(
+            Kind.CAPACITY, f"{node.op.name} gives {given}, which is more than the memory of this computer", node.source
+        ) from None
+    if wide:
+        results = tuple(_widened(array) for array in results)
     for value, array in zip(node.results, results, strict=True):
-        if not _fits(value.type, array):
+        if not _fits(value.type, array, wide=wide):
             raise InternalError(f"{node!r} gave {array.dtype}{list(array.shape)}, but its type is {value.type}")
     return results
+
+
+def _wide_type(dtype: DType) -> np.dtype[Any]:
+    return DType.F32.numpy if dtype in (DType.F16, DType.BF16) else dtype.numpy
+
+
+def _widened(array: Array) -> Array:
+    array = np.asarray(array)
+    return array.astype(np.float32) if array.dtype in (DType.F16.numpy, DType.BF16.numpy) else array
+
+
+def _keeps_width(node: Node) -> bool:
+    """A cast between floats that nothing is lost in if floats are wide."""
+    source = node.operands[0]
+    return (
+        node.op.name == "cast" and source is not None and source.type.dtype.is_float and node.result.type.dtype.is_float
+    )
 
 
 def bind_inputs(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
@@ -76,6 +107,9 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
         array = np.asarray(inputs[value.name])
         if not found and not _fits(expected, array):
             found.append(_bad(f"input '{value.name}' has shape {list(array.shape)}, but should be {expected}"))
+        settled = value.type.array
+        if not found and settled is not None and not np.array_equal(array, settled):
+            found.append(_bad(f"input '{value.name}' holds {array.tolist()}, but the graph is for {settled.tolist()}"))
     if found:
         raise CompileError(found)
     return dims
@@ -121,9 +155,10 @@ def _contents(weight: Value) -> Array:
     return array
 
 
-def _fits(type: TensorType, array: Array) -> bool:
+def _fits(type: TensorType, array: Array, *, wide: bool = False) -> bool:
     """Whether an array can be a value of the type (symbolic dimensions fit anything)."""
-    if array.dtype != type.dtype.numpy and not (type.dtype in (DType.I4, DType.U4) and DType.of(array) is type.dtype):
+    expected = _wide_type(type.dtype) if wide else type.dtype.numpy
+    if array.dtype != expected and not (type.dtype in (DType.I4, DType.U4) and DType.of(array) is type.dtype):
         return False
     return array.ndim == type.rank and all(
         not isinstance(dim, int) or dim == extent for dim, extent in zip(type.shape, array.shape, strict=True)

@@ -13,7 +13,7 @@ class Home:
     """The place of one value on every device that holds it.
 
     space: "dram" (flat addresses of a device's memory) or "buffer" (on chip). The layout counts bytes of the stored
-    type `dtype`, which for floats is the machine's own.
+    type `dtype`, which for floats is the machine's own. Of 4-bit elements it sees the bytes that hold two of them each.
     """
 
     space: str
@@ -26,7 +26,7 @@ class Home:
 
     @property
     def element_bytes(self) -> int:
-        return self.dtype.bits // 8
+        return max(1, self.dtype.bits // 8)
 
     @property
     def bytes(self) -> int:

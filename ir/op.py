@@ -66,12 +66,17 @@ def reject(message: str) -> NoReturn:
 def known(operand: TensorType, what: str) -> Array:
     """The contents of an operand that the result's shape depends on; refuses where the compiler does not know them."""
     if operand.array is None:
-        raise UnknownContents(what)
+        raise UnknownContents(what, operand)
     return operand.array
 
 
 class UnknownContents(TypeRuleError):
     """The result's shape depends on contents that are not known (yet): bind and fold may still find them."""
+
+    def __init__(self, what: str, operand: TensorType | None = None) -> None:
+        super().__init__(what)
+        self.operand = operand
+        """whose contents they are, where it is one operand's"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,8 @@ class OpDef:
     count_flops: Callable[..., int] | None = None
     required: frozenset[str] = field(default_factory=frozenset)
     """Attributes without a default."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """The annotations of attributes."""
 
     def reference(self, function: Callable[..., Array | tuple[Array, ...]]) -> OpDef:
         """Declare the numpy meaning: same operands as arrays, same attributes, arrays out."""
@@ -110,18 +117,23 @@ class OpDef:
         self, operands: Sequence[TensorType | None], attributes: Mapping[str, Attribute]
     ) -> tuple[TensorType, ...]:
         """Result types; raises TypeRuleError where operands or attributes do not fit."""
+        self.check_call(operands, attributes)
+        result = self.rule(*operands, **attributes)
+        results = result if isinstance(result, tuple) else (result,)
+        return self._with_contents(operands, attributes, results)
+
+    def check_call(self, operands: Sequence[TensorType | None], attributes: Mapping[str, Attribute]) -> None:
+        """Raises TypeRuleError for what is wrong whatever the types are: numbers of operands, attributes."""
         low = sum(not (o.optional or o.variadic) for o in self.operands)
         high = None if any(o.variadic for o in self.operands) else len(self.operands)
         if len(operands) < low or (high is not None and len(operands) > high):
             expected = f"{low}" if low == high else f"{low} to {high}" if high is not None else f"at least {low}"
             reject(f"{self.name} takes {expected} operands, not {len(operands)}")
-        for declared, given in zip(self.operands, operands, strict=False):
+        for index, given in enumerate(operands):
+            declared = self.operands[min(index, len(self.operands) - 1)]
             if given is None and not declared.optional:
                 reject(f"operand '{declared.name}' of {self.name} is missing")
         self.check_attributes(attributes)
-        result = self.rule(*operands, **attributes)
-        results = result if isinstance(result, tuple) else (result,)
-        return self._with_contents(operands, attributes, results)
 
     def _with_contents(
         self,
@@ -143,10 +155,15 @@ class OpDef:
         return tuple(TensorType(r.dtype, r.shape, a) for r, a in zip(results, arrays, strict=True))
 
     def check_attributes(self, attributes: Mapping[str, Attribute]) -> None:
-        for name in attributes:
+        """Raises TypeRuleError for attributes that are unknown, missing, or of another type than declared."""
+        for name, value in attributes.items():
             if name not in self.attributes and name not in self.required:
                 hint = did_you_mean(name, [*self.attributes, *self.required])
                 reject(f"{self.name} has no attribute '{name}'" + (f"; {hint}" if hint else ""))
+            if not is_of(value, self.kinds.get(name, "")):
+                reject(f"attribute '{name}' of {self.name} must be of type {self.kinds[name]}, but is {value!r}")
+            if name in FLAGS and value not in (0, 1):
+                reject(f"attribute '{name}' of {self.name} must be 0 or 1, but is {value!r}")
         missing = sorted(self.required - set(attributes))
         if missing:
             reject(f"{self.name} lacks attribute{'s' * (len(missing) > 1)} {', '.join(missing)}")
@@ -180,6 +197,28 @@ class OpDef:
         return f"<op {self.name}>"
 
 
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "int": int, "float": (int, float), "bool": (bool, int), "str": str, "None": type(None),
+    "tuple[int, ...]": tuple, "tuple[float, ...]": tuple, "tuple[str, ...]": tuple,
+}  # fmt: skip
+
+
+FLAGS = frozenset(
+    {
+        "allowzero", "detect_negative", "detect_positive", "do_rotary", "exclusive", "interleaved", "is_causal", "keepdims",
+        "largest", "noop_with_empty_axes", "reverse", "rotary_interleaved", "select_last_index", "smooth_softmax",
+        "sorted", "transA", "transB", "transBatchA", "transBatchB", "transposed", "unidirectional", "upper",
+    }
+)  # fmt: skip
+"""Attributes that are 0 or 1 wherever they are declared; implementations differ in what they make of other numbers."""
+
+
+def is_of(value: Attribute, annotation: str) -> bool:
+    """Whether an attribute has one of the annotated types; integers stand for floats and booleans too."""
+    choices = annotation.split(" | ")
+    return any(isinstance(value, _KINDS.get(choice, object)) for choice in choices)
+
+
 REGISTRY: dict[str, OpDef] = {}
 
 
@@ -190,10 +229,12 @@ def op(name: str, *, cls: OpClass) -> Callable[[Callable[..., TensorType | tuple
         operands: list[Operand] = []
         attributes: dict[str, Attribute] = {}
         required: set[str] = set()
+        kinds: dict[str, str] = {}
         for parameter in inspect.signature(rule).parameters.values():
             if parameter.kind is parameter.VAR_POSITIONAL:
                 operands.append(Operand(parameter.name, variadic=True))
             elif parameter.kind is parameter.KEYWORD_ONLY:
+                kinds[parameter.name] = str(parameter.annotation)
                 if parameter.default is parameter.empty:
                     required.add(parameter.name)
                 else:
@@ -203,7 +244,14 @@ def op(name: str, *, cls: OpClass) -> Callable[[Callable[..., TensorType | tuple
         if name in REGISTRY:
             raise ValueError(f"op '{name}' is declared twice")
         definition = OpDef(
-            name, cls, inspect.getdoc(rule) or "", tuple(operands), attributes, rule, required=frozenset(required)
+            name,
+            cls,
+            inspect.getdoc(rule) or "",
+            tuple(operands),
+            attributes,
+            rule,
+            required=frozenset(required),
+            kinds=kinds,
         )
         REGISTRY[name] = definition
         return definition

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 
 from pimc.ir.facts import Phase, Placement, Work
 from pimc.ir.op import OpClass, OpDef
@@ -69,6 +70,7 @@ RULES: dict[GraphStage, StageRule] = {
 }
 
 
+@cache
 def required_facts(stage: GraphStage) -> tuple[type, ...]:
     """The facts that every node must bear at a stage, its own and those of the stages before."""
     return tuple(fact for s in GraphStage if s <= stage for fact in RULES[s].facts)
@@ -76,11 +78,16 @@ def required_facts(stage: GraphStage) -> tuple[type, ...]:
 
 def illegal(op: OpDef, stage: GraphStage) -> str | None:
     """Why an op may not be in a graph of that stage, or None."""
+    return _illegal(op.name, op.cls, stage)
+
+
+@cache
+def _illegal(name: str, cls: OpClass, stage: GraphStage) -> str | None:
     for s in GraphStage:
-        if s <= stage and op.name in RULES[s].gone:
-            return f"{op.name} must have been made canonical"
-        if s > stage and op.cls in RULES[s].admits:
-            return f"{op.name} is only legal from stage {s.name} on"
+        if s <= stage and name in RULES[s].gone:
+            return f"{name} must have been made canonical"
+        if s > stage and cls in RULES[s].admits:
+            return f"{name} is only legal from stage {s.name} on"
     return None
 
 

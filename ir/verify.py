@@ -18,7 +18,8 @@ def verify(graph: Graph, stage: GraphStage = GraphStage.IMPORTED) -> None:
     found = [*_structure(graph, order)]
     if not found:  # types say nothing about a graph whose edges are broken
         for node in order:
-            found += _types(graph, node, stage)
+            if not _is_verified(node):
+                found += _types(graph, node, stage)
             found += _stage(graph, node, stage)
         found += _static(graph, stage)
     if found:
@@ -26,32 +27,33 @@ def verify(graph: Graph, stage: GraphStage = GraphStage.IMPORTED) -> None:
 
 
 def _structure(graph: Graph, order: list[Node]) -> Iterator[Diagnostic]:
-    yield from _names(graph)
+    values = list(graph.values())
+    yield from _names(graph, values)
     yield from _outputs(graph)
     defined = {id(value) for value in (*graph.inputs, *graph.weights)}
     for node in order:
         for index, value in enumerate(node.operands):
-            if value is None:
+            if value is None or (id(value) in defined and graph.is_read_by(value, node, index)):
                 continue
             if id(value) not in defined:
                 yield _at(graph, node, Kind.GRAPH, f"operand {index} of %{node.name}, %{value.name}, is not defined")
-            elif node not in graph.users(value):
+            else:
                 yield _at(graph, node, Kind.GRAPH, f"%{value.name} does not know that %{node.name} reads it")
         for index, result in enumerate(node.results):
             defined.add(id(result))
             if result.owner is not node or result.index != index:
                 yield _at(graph, node, Kind.GRAPH, f"result %{result.name} does not belong to its node")
-    for value in graph.values():
-        for user in graph.users(value):
-            if user not in graph or value not in user.operands:
+    for value in values:
+        for user, index in graph.uses(value):
+            if user not in graph or index >= len(user.operands) or user.operands[index] is not value:
                 yield Diagnostic(Kind.GRAPH, f"%{value.name} is said to be read by %{user.name}, which does not")
 
 
-def _names(graph: Graph) -> Iterator[Diagnostic]:
-    for name, count in Counter(value.name for value in graph.values()).items():
+def _names(graph: Graph, values: list[Value]) -> Iterator[Diagnostic]:
+    for name, count in Counter([value.name for value in values]).items():
         if count > 1:
             yield Diagnostic(Kind.GRAPH, f"{count} values are called %{name}")
-    for value in graph.values():
+    for value in values:
         if graph.value(value.name) is not value:
             yield Diagnostic(Kind.GRAPH, f"%{value.name} cannot be found by its name", value.source)
 
@@ -65,6 +67,24 @@ def _outputs(graph: Graph) -> Iterator[Diagnostic]:
     for name, value in graph.outputs:
         if graph.value(value.name) is not value:
             yield Diagnostic(Kind.GRAPH, f"output '{name}' is %{value.name}, which is not in the graph", value.source)
+
+
+def _looked_at(node: Node) -> tuple[object, ...]:
+    """What types are verified by: the very attributes and types, which are new objects where they change."""
+    operands = [v.type if v is not None else None for v in node.operands]
+    return (node.attributes, *operands, *[r.type for r in node.results])
+
+
+def _is_verified(node: Node) -> bool:
+    known = node.verified
+    if not known or len(known) != 1 + len(node.operands) + len(node.results) or known[0] is not node.attributes:
+        return False
+    at = 1
+    for value in node.operands:
+        if known[at] is not (value.type if value is not None else None):
+            return False
+        at += 1
+    return all(known[at + i] is result.type for i, result in enumerate(node.results))
 
 
 def _types(graph: Graph, node: Node, stage: GraphStage) -> Iterator[Diagnostic]:
@@ -82,13 +102,17 @@ def _types(graph: Graph, node: Node, stage: GraphStage) -> Iterator[Diagnostic]:
         message = f"{node.op.name} gives {len(inferred)} results, but %{node.name} has {len(node.results)}"
         yield _at(graph, node, Kind.TYPE, message)
         return
-    for result, expected in zip(node.results, inferred, strict=True):
-        if not may_equal(result.type, expected):
-            yield _at(graph, node, Kind.TYPE, f"%{result.name} is {result.type}, but {node.op.name} gives {expected}")
+    wrong = [(r, e) for r, e in zip(node.results, inferred, strict=True) if not may_equal(r.type, e)]
+    for result, expected in wrong:
+        yield _at(graph, node, Kind.TYPE, f"%{result.name} is {result.type}, but {node.op.name} gives {expected}")
+    if not wrong:
+        node.verified = _looked_at(node)
 
 
 def may_equal(left: TensorType, right: TensorType) -> bool:
     """Whether two types can be the same once all dimensions are bound."""
+    if left == right:
+        return True
     if left.dtype is not right.dtype or left.rank != right.rank:
         return False
     return all(a == b for a, b in zip(left.shape, right.shape, strict=True) if isinstance(a - b, int))

@@ -146,3 +146,17 @@ class Sliced:
 
     def describe(self) -> str:
         return f"{self.whole.describe()}[{self.start}:{self.stop}@{self.axis}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Reshaped:
+    """The same elements under another shape."""
+
+    whole: Contents
+    shape: tuple[int, ...]
+
+    def array(self) -> Array:
+        return self.whole.array().reshape(self.shape)
+
+    def describe(self) -> str:
+        return self.whole.describe()

@@ -8,7 +8,7 @@ queries, and keys. Parts are found by following the operands of the two products
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from pimc.ir.graph import Graph, Node, Value
@@ -51,13 +51,15 @@ class Part:
 class Mask:
     """Something added to the scores: a value whose axes broadcast to `axes` (whose factors are parts by number).
 
-    With `low`, the value is a condition: keys are hidden by that number where it is not `shows`.
+    With `low`, the value is a condition: keys are hidden by that number where it is not `shows`. Scores and mask may be
+    scaled together, by `scale`.
     """
 
     value: Value
     axes: View
     low: float | None = None
     shows: bool = True
+    scale: float = 1.0
 
 
 @dataclass
@@ -96,7 +98,8 @@ class Weighted:
 def find_scores(value: Value, graph: Graph) -> Scores | None:
     """The scores that `value` is made of; None where it is not a scaled and masked product of two activations.
 
-    Every step must be read by the next one only. Scaling must come before the soft cap, that before masks.
+    Every step must be read by the next one only. Scaling must come before the soft cap, that before masks; what
+    scales masked scores scales the masks.
     """
     node = value.owner
     if node is None:
@@ -130,9 +133,10 @@ def _scaled(value: Value, graph: Graph) -> Scores | None:
     if product is None or value.owner is None:
         return None
     found = _through(product[0], value.owner, graph)
-    if found is None or found.masks or found.softcap:
+    if found is None or found.softcap or product[1] <= 0:
         return None
     found.scale *= product[1]
+    found.masks = [replace(mask, scale=mask.scale * product[1]) for mask in found.masks]
     return found
 
 
@@ -283,7 +287,9 @@ def _joined(q: Origin, k: Origin) -> Scores | None:
             axis.append(Factor(len(parts), 1, f.size))
             parts.append(Part(kind, f.size, f, None if g.is_broadcast else g))
         axes.append(tuple(axis))
-    rows = _row_parts(q.view[-2], {f.axis for f in heads})
+    # what was rotated has its heads on axis 1 and its positions on axis 2, even where there is one position only
+    turned = {0, 1} if owner(q.base, "rotary") is not None else set[int]()
+    rows = _row_parts(q.view[-2], {f.axis for f in heads} | turned)
     axes.append(tuple(Factor(len(parts) + i, 1, p.size) for i, p in enumerate(rows)))
     parts += rows
     axes.append(tuple(Factor(len(parts) + i, 1, f.size) for i, f in enumerate(k.view[-1])))

@@ -47,12 +47,12 @@ class BindPass(Pass):
 
 def _check_work(graph: Graph, dims: Mapping[str, int]) -> None:
     """Refuse dimensions that leave nothing to compute: no token at all (caches may be empty)."""
-    tokens = [v for v in graph.inputs if not v.type.dtype.is_float] or graph.inputs
-    if tokens and all(v.type.is_static and v.type.elements == 0 for v in tokens):
-        empty = ", ".join(f"{name}=0" for name, size in dims.items() if size == 0)
+    empty = ", ".join(f"{name}=0" for name, size in dims.items() if size == 0)
+    tokens = [v for v in graph.inputs if not v.type.dtype.is_float and v.type.array is None] or graph.inputs
+    if empty and tokens and all(v.type.is_static and v.type.elements == 0 for v in tokens):
         raise fail(
             Kind.DIM_BAD,
-            f"with {empty or 'these shapes'} '{graph.name}' has nothing to compute",
+            f"with {empty} '{graph.name}' has nothing to compute",
             help="batch and sequence length must be 1 or more",
         )
 
@@ -100,8 +100,17 @@ def _unbound(graph: Graph, names: list[str]) -> CompileError:
         Kind.DIM_UNBOUND,
         f"dimension{'s' * (len(names) > 1)} without a value: {', '.join(names)}",
         notes=[f"'{v.name}' is {v.type}" for v in inputs[:6]],
-        help=f"bind {'them' if len(names) > 1 else 'it'}: {' '.join(f'--dim {name}=N' for name in names)}",
+        help=f"bind {'them' if len(names) > 1 else 'it'}: {' '.join(f'--dim {name}=N' for name in names)}"
+        + "; or let --phase both compile its prefill and a decode step" * _has_two_phases(graph, set(names)),
     )
+
+
+def _has_two_phases(graph: Graph, unbound: set[str]) -> bool:
+    """Whether the lengths of sequences (of ids that index a table) and of caches are both open."""
+    ids = [v for v in graph.inputs if any(u.op.name == "gather" and u.operands[1] is v for u in graph.users(v))]
+    sequences = {n for v in ids for n in _names(v) & unbound}
+    caches = {n for v in graph.inputs if v.type.rank > 2 and v.type.dtype.is_float for n in _names(v) & unbound}
+    return bool(sequences - caches) and bool(caches - sequences)
 
 
 def _names(value: Value) -> set[str]:

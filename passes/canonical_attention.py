@@ -15,6 +15,7 @@ from pimc.ir.graph import Node, Rewriter, Role, Value
 from pimc.ir.op import Attribute
 from pimc.ir.types import DType
 from pimc.passes.building import Builder, operand_at
+from pimc.passes.canonical_expand import attend_openly, only_seen, seen_keys, with_sink
 from pimc.passes.match import ints_of, operand
 
 Rule = Callable[[Node, Rewriter], None]
@@ -83,14 +84,23 @@ def onnx_attention(node: Node, rewriter: Rewriter) -> None:
     builder = Builder(rewriter, node)
     lengths, past = operand(node, 6), operand(node, 4)
     left, right = _int(node, "left_window_size"), _int(node, "right_window_size")
-    if builder.is_read(3) or (right >= 0 and lengths is not None):
-        return
     q = split_heads(builder, operand_at(node, 0), _int(node, "q_num_heads"))
     new_k = split_heads(builder, operand_at(node, 1), _int(node, "kv_num_heads"))
     new_v = split_heads(builder, operand_at(node, 2), _int(node, "kv_num_heads"))
     k, v = append(builder, past, new_k), append(builder, operand(node, 5), new_v)
     mask = _fitting_mask(builder, operand(node, 3), k.type.static_shape[2])
     causal, window = bool(node.attribute("is_causal")), left + 1 if left >= 0 else 0
+    scale = node.attribute("scale")
+    scale = float(scale) if isinstance(scale, (int, float)) else 1 / math.sqrt(q.type.static_shape[3])
+    softcap, rank = _float(node, "softcap"), operand_at(node, 0).type.rank
+    if builder.is_read(3) or (right >= 0 and lengths is not None):
+        start = past.type.static_shape[2] if past is not None else 0
+        queries, keys = q.type.static_shape[2], k.type.static_shape[2]
+        seen = seen_keys(builder, queries, keys, lengths, start, causal=causal, left=left, right=right)
+        y, shown = attend_openly(builder, q, k, v, only_seen(builder, mask, seen), scale=scale, softcap=softcap)
+        scores = shown(_int(node, "qk_matmul_output_mode")) if builder.is_read(3) else None
+        builder.replace(join_heads(builder, y) if rank == 3 else y, k, v, scores)
+        return
     square = q.type.shape[2] == new_k.type.shape[2] or lengths is not None
     if right >= 0 or ((causal or window) and not square):
         # the diagonal is counted from the past, not from the last key
@@ -98,16 +108,9 @@ def onnx_attention(node: Node, rewriter: Rewriter) -> None:
         ahead = min(right if right >= 0 else k.type.static_shape[2], 0 if causal else k.type.static_shape[2])
         mask = _with_band(builder, mask, q, k, start, left, ahead)
         causal, window = False, 0
-    scale = node.attribute("scale")
-    attributes: dict[str, Attribute] = {
-        "scale": float(scale) if isinstance(scale, (int, float)) else 1 / math.sqrt(q.type.static_shape[3]),
-        "causal": causal,
-        "softcap": _float(node, "softcap"),
-        "window": window,
-    }
+    attributes: dict[str, Attribute] = {"scale": scale, "causal": causal, "softcap": softcap, "window": window}
     y = builder.call("attention", q, k, v, mask, lengths, **attributes)
-    y = join_heads(builder, y) if operand_at(node, 0).type.rank == 3 else y
-    builder.replace(y, k, v)
+    builder.replace(join_heads(builder, y) if rank == 3 else y, k, v)
 
 
 def _with_band(builder: Builder, mask: Value | None, q: Value, k: Value, start: int, left: int, right: int) -> Value:
@@ -219,7 +222,7 @@ def group_query_attention(node: Node, rewriter: Rewriter) -> None:
     """
     builder = Builder(rewriter, node)
     total = _total(node)
-    if total is None or operand(node, 11) is not None or _int(node, "smooth_softmax") == 1:
+    if total is None:
         return
     q, k, v = _unpacked(builder)
     _, _, length, size = q.type.static_shape
@@ -244,7 +247,17 @@ def group_query_attention(node: Node, rewriter: Rewriter) -> None:
     bias = operand(node, 10)
     if bias is not None and bias.type.static_shape[-1] > total:
         bias = builder.slice(bias, bias.type.rank - 1, 0, total)
-    y = builder.call("attention", q, keys, values, bias, lengths, **attributes)
+    sink = operand(node, 11)
+    if sink is None and _int(node, "smooth_softmax") == 1:
+        sink = builder.constant(np.zeros(q.type.static_shape[1], q.type.dtype.numpy), "sink")
+    if sink is None:
+        y = builder.call("attention", q, keys, values, bias, lengths, **attributes)
+    else:
+        left = window - 1 if window > 0 else -1
+        seen = seen_keys(builder, length, total, lengths, cached, causal=True, left=left, right=-1)
+        scale, softcap = float(str(attributes["scale"])), _float(node, "softcap")
+        mask = only_seen(builder, bias, seen)
+        y = with_sink(builder, q, keys, values, mask, sink, scale=scale, softcap=softcap)
     builder.replace(join_heads(builder, y), present_k, present_v)
 
 

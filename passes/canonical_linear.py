@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from pimc.ir.graph import Node, Rewriter, Role, Value
+from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.graph import Node, Rewriter, Value
 from pimc.ir.op import Array
 from pimc.ir.ops.contraction import unpack_bits
-from pimc.ir.types import TensorType
-from pimc.ir.weights import Contents
+from pimc.ir.quantized import Nibbles
+from pimc.ir.types import DType, TensorType
+from pimc.ir.weights import Contents, Reshaped, Sliced
 from pimc.passes.building import Builder, operand_at
 from pimc.passes.match import is_constant, operand, skip
 
 Rule = Callable[[Node, Rewriter], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """Contents that follow from others, worked out when asked for."""
-
-    sources: tuple[Contents, ...]
-    compute: Callable[..., Array] = field(compare=False)
-    label: str
-
-    def array(self) -> Array:
-        return self.compute(*(source.array() for source in self.sources))
-
-    def describe(self) -> str:
-        return f"{self.label}({', '.join(source.describe() for source in self.sources)})"
 
 
 def _number(node: Node, name: str) -> float:
@@ -74,15 +60,20 @@ def _is_fixed(value: Value) -> bool:
 
 def fused_matmul(node: Node, rewriter: Rewriter) -> None:
     """ms_fused_matmul(x, y, transB=1, alpha) -> mul(matmul(x, transpose(y)), alpha)"""
-    if node.attribute("transBatchA") or node.attribute("transBatchB"):
-        return
     builder = Builder(rewriter, node)
     x, y = (v for v in node.operands if v is not None)
     if min(x.type.rank, y.type.rank) < 2:
         return
+    x = _batch_last(builder, x) if node.attribute("transBatchA") else x
+    y = _batch_last(builder, y) if node.attribute("transBatchB") else y
     x = _swap_last(builder, x) if node.attribute("transA") else x
     y = _swap_last(builder, y) if node.attribute("transB") else y
     builder.replace(_scaled(builder, builder.call("matmul", x, y), _number(node, "alpha")))
+
+
+def _batch_last(builder: Builder, x: Value) -> Value:
+    """The first dimension behind all but the last."""
+    return builder.transpose(x, *range(1, x.type.rank - 1), 0, x.type.rank - 1)
 
 
 def _swap_last(builder: Builder, x: Value) -> Value:
@@ -91,60 +82,74 @@ def _swap_last(builder: Builder, x: Value) -> Value:
 
 
 def matmul_nbits(node: Node, rewriter: Rewriter) -> None:
-    """ms_matmul_nbits(x, packed, scales, zeros) -> matmul(x, w), w the weight with its packed values written out"""
+    """ms_matmul_nbits(x, packed, scales, zeros) -> matmul(x, transpose(dequantize_linear(levels, scales, zeros)))"""
     x, packed, scales = (operand_at(node, i) for i in range(3))
     zeros, bias = operand(node, 3), operand(node, 5)
-    sources = _contents(packed, scales, zeros)
-    if sources is None:
-        return
+    if any(v is not None and (not is_constant(v) or v.contents is None) for v in (packed, scales, zeros)):
+        raise fail(
+            Kind.OP_UNSUPPORTED,
+            "MatMulNBits with a weight that is no part of the model",
+            node.source,
+            help="export the model with its quantized weights stored in it",
+        )
     depth, width, bits, block = (int(_number(node, name)) for name in ("K", "N", "bits", "block_size"))
-    dtype = x.type.dtype
-
-    def unpacked(levels: Array, scale: Array, zero: Array | None = None) -> Array:
-        blocks = math.ceil(depth / block)
-        numbers = unpack_bits(levels.reshape(width, blocks, -1), bits).astype(np.float32)
-        middle: Array = np.full((width, blocks), 1 << (bits - 1), np.float32)
-        if zero is not None and zero.dtype == np.uint8:
-            middle = unpack_bits(zero.reshape(width, -1), bits)[:, :blocks].astype(np.float32)
-        elif zero is not None:
-            middle = zero.reshape(width, blocks).astype(np.float32)
-        weight = (numbers - middle[..., None]) * scale.reshape(width, blocks, 1).astype(np.float32)
-        return np.ascontiguousarray(weight.reshape(width, -1)[:, :depth].T).astype(dtype.numpy)
-
+    blocks = -(-depth // block)
+    per_block = (width, blocks)
     builder = Builder(rewriter, node)
-    contents = Computed(sources, unpacked, f"unpack{bits}")
-    w = rewriter.weight(f"{packed.name}.unpacked", TensorType(dtype, (depth, width)), contents, source=packed.source)
-    out = builder.call("matmul", x, w)
+    levels = _static(rewriter, packed, _levels(packed, bits, (width, blocks * block), depth), (width, depth))
+    scale = _static(rewriter, scales, Reshaped(_contents(scales), per_block), per_block, scales.type.dtype)
+    if zeros is None:
+        zero = rewriter.constant(f"{packed.name}.middle", np.asarray(1 << (bits - 1), np.uint8))
+    elif zeros.type.dtype.is_float:
+        zero = _static(rewriter, zeros, Reshaped(_contents(zeros), per_block), per_block, zeros.type.dtype)
+    else:
+        row = -(-blocks * bits // 8) * 8 // bits
+        zero = _static(rewriter, zeros, _levels(zeros, bits, (width, row), blocks), per_block)
+    w = builder.call("dequantize_linear", levels, scale, zero, axis=1, block_size=block, output_dtype=x.type.dtype.text)
+    out = builder.call("matmul", x, builder.transpose(w, 1, 0))
     builder.replace(out if bias is None else builder.call("add", out, bias))
 
 
-def dequantize(node: Node, rewriter: Rewriter) -> None:
-    """dequantize_linear(weight, scale, zero) -> the weight by its values"""
-    sources = _contents(*node.operands)
-    if sources is None or node.result.type.array is not None:
-        return
-    op, attributes, given = node.op, dict(node.attributes), [v is not None for v in node.operands]
-
-    def dequantized(*arrays: Array) -> Array:
-        rest = iter(arrays)
-        return op.evaluate([next(rest) if there else None for there in given], attributes)[0]
-
-    x = operand_at(node, 0)
-    contents = Computed(sources, dequantized, "dequantize")
-    plain = TensorType(node.result.type.dtype, node.result.type.shape)
-    w = rewriter.weight(f"{x.name}.dequantized", plain, contents, source=x.source)
-    Builder(rewriter, node).replace(w)
+def _levels(packed: Value, bits: int, shape: tuple[int, int], columns: int) -> Contents:
+    """Unsigned levels out of rows of packed bytes, of which the first `columns` are meant; two bits become four."""
+    whole: Contents
+    if bits == 8:
+        whole = Reshaped(_contents(packed), shape)
+    elif bits == 4:
+        whole = Nibbles(_contents(packed), DType.U4, shape)
+    else:
+        whole = _Unpacked(_contents(packed), bits, shape)
+    return whole if columns == shape[1] else Sliced(whole, 1, 0, columns)
 
 
-def _contents(*values: Value | None) -> tuple[Contents, ...] | None:
-    """The contents of the given operands, where all of them are weights or constants."""
-    found = []
-    for value in values:
-        if value is not None:
-            if value.role not in (Role.WEIGHT, Role.CONSTANT) or value.contents is None:
-                return None
-            found.append(value.contents)
-    return tuple(found)
+@dataclass(frozen=True, slots=True)
+class _Unpacked:
+    """Integers of fewer than four bits, which no memory holds by themselves."""
+
+    packed: Contents
+    bits: int
+    shape: tuple[int, int]
+
+    def array(self) -> Array:
+        return unpack_bits(np.asarray(self.packed.array()).reshape(-1), self.bits).reshape(self.shape)
+
+    def describe(self) -> str:
+        return f"{self.packed.describe()}:u{self.bits}"
+
+
+def _static(
+    rewriter: Rewriter, like: Value, contents: Contents, shape: tuple[int, int], dtype: DType | None = None
+) -> Value:
+    """A weight made of an exporter's; without `dtype`, levels of 4 bits (8, if bytes hold one each)."""
+    if dtype is None:
+        inner = contents.whole if isinstance(contents, Sliced) else contents
+        dtype = DType.U8 if isinstance(inner, Reshaped) else DType.U4
+    return rewriter.weight(f"{like.name}.matrix", TensorType(dtype, shape), contents, source=like.source)
+
+
+def _contents(value: Value) -> Contents:
+    assert value.contents is not None
+    return value.contents
 
 
 RULES: dict[str, tuple[Rule, ...]] = {
@@ -152,5 +157,4 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "matmul": (outer_product,),
     "ms_fused_matmul": (fused_matmul,),
     "ms_matmul_nbits": (matmul_nbits,),
-    "dequantize_linear": (dequantize,),
 }

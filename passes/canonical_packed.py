@@ -20,10 +20,11 @@ Rule = Callable[[Node, Rewriter], None]
 def unpack(node: Node, rewriter: Rewriter) -> None:
     """slice(add(matmul(x, w), b), i:j) -> add(matmul(x, w[:, i:j]), b[i:j]), where only slices of columns are read
 
-    So packed projections (query, key and value; gate and up) become those of models that keep them apart.
+    So packed projections (query, key and value; gate and up) become those of models that keep them apart. The columns
+    are axis 1 of the weight, also in the weight [E, N, K] of an expert_matmul.
     """
     weight = operand_at(node, 1)
-    if weight.type.rank != 2 or not _is_sliceable(weight):
+    if weight.type.rank != (3 if node.op.name == "expert_matmul" else 2) or not _is_sliceable(weight):
         return
     found = _packed(node, rewriter.graph)
     if found is None:
@@ -36,7 +37,7 @@ def unpack(node: Node, rewriter: Rewriter) -> None:
         x = operand_at(node, 0)
         origins = (reader, node, *found.steps)
         part = _columns(weight, 1, start, stop, rewriter)
-        value = rewriter.add(node.op, (x, part), node.attributes, origins=origins).result
+        value = rewriter.add(node.op, (x, part, *node.operands[2:]), node.attributes, origins=origins).result
         below = node.result
         for step in found.steps:
             value = _again(step, below, value, (start, stop), rewriter)
@@ -201,4 +202,4 @@ def _unfolded_rows(product: Node, reader: Node) -> tuple[int, ...] | None:
     return rows if len(rows) > 1 else None
 
 
-RULES: dict[str, tuple[Rule, ...]] = {"matmul": (unpack,), "reshape": (unfold_rows,)}
+RULES: dict[str, tuple[Rule, ...]] = {"matmul": (unpack,), "expert_matmul": (unpack,), "reshape": (unfold_rows,)}

@@ -196,7 +196,10 @@ def known_gather(node: Node, rewriter: Rewriter) -> None:
     if places is None or max(x.type.elements, math.prod(shape)) > _KNOWN_ELEMENTS or 0 in shape:
         return
     where = np.arange(x.type.elements).reshape(x.type.static_shape)
-    (source,) = node.op.evaluate((where, places), node.attributes)
+    try:
+        (source,) = node.op.evaluate((where, places), node.attributes)
+    except IndexError:
+        return  # a mistake of the model, which is reported where it is read
     kept = _broadcast_axes(source, x.type.elements)
     if kept is not None:
         builder = Builder(rewriter, node)

@@ -12,7 +12,9 @@ from pimc.ir.stage import GraphStage
 from pimc.passes import (
     canonical_arith,
     canonical_attention,
+    canonical_expand,
     canonical_linear,
+    canonical_moves,
     canonical_norm,
     canonical_packed,
     canonical_shape,
@@ -25,9 +27,11 @@ Rule = Callable[[Node, Rewriter], None]
 _TABLES: tuple[dict[str, tuple[Rule, ...]], ...] = (
     canonical_arith.RULES,
     canonical_attention.RULES,
+    canonical_expand.RULES,
     canonical_linear.RULES,
     canonical_norm.RULES,
     canonical_shape.RULES,
+    canonical_moves.RULES,
     canonical_packed.RULES,
 )
 
@@ -48,6 +52,7 @@ class CanonicalizePass(Pass):
         layer_normalization, ms_skip_..., ...   -> layer_norm, rms_norm, add
         identity, x + 0, x * 1, a cast to the same type, a reshape to the same shape, transposes that cancel -> x
         pow(x, 2)                               -> mul(x, x)
+        slice(transpose(x)), scatter to a known range -> transpose(slice(x)), concat
         slices of the columns of a product      -> products with slices of the weight
         reshape(matmul(reshape(x), w))          -> matmul(x, w) where rows are merged and split again
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
 from pimc.ir.op import OpClass
+from pimc.ir.ops.caches import IN_PLACE
 from pimc.passes.manager import Pass, PassContext
 
-_IN_PLACE = frozenset({"cache_append"})
 _LARGEST_CONSTANT = 1 << 20
 """Bytes of constants that are compared by contents."""
 
@@ -54,7 +54,7 @@ def _merge_constants(graph: Graph, rewriter: Rewriter) -> None:
 def _merge_nodes(graph: Graph, rewriter: Rewriter) -> None:
     first: dict[Hashable, Node] = {}
     for node in graph.order():
-        if node.op.cls is OpClass.COLLECTIVE or node.op.name in _IN_PLACE:
+        if node.op.cls is OpClass.COLLECTIVE or node.op.name in IN_PLACE:
             continue
         operands = tuple(v.name if v is not None else None for v in node.operands)
         kept = first.setdefault((node.op.name, operands, tuple(sorted(node.attributes.items()))), node)

@@ -11,7 +11,7 @@ import numpy as np
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, fail
 from pimc.ir.graph import Graph, Node, Rewriter, Value
-from pimc.ir.op import Array, OpClass, TypeRuleError, UnknownContents
+from pimc.ir.op import Array, OpClass, TypeRuleError, UnknownContents, lookup
 from pimc.ir.source import Derived
 from pimc.ir.stage import GraphStage
 from pimc.ir.types import TensorType
@@ -55,8 +55,8 @@ class FoldPass(Pass):
             rewriter.retype(value, type)
 
     def _evaluate(self, node: Node, graph: Graph) -> list[Array] | None:
-        """The contents of all results, where they are known, small enough, and no output needs the node itself."""
-        if any(graph.is_output(r) for r in node.results) or not self._is_small(node):
+        """The contents of all results, where they are known and small enough."""
+        if not self._is_small(node) or (node.op.name == "identity" and graph.is_output(node.result)):
             return None
         arrays = [r.type.array for r in node.results]
         if all(a is not None for a in arrays):
@@ -72,7 +72,10 @@ class FoldPass(Pass):
         constants: list[Value] = []
         for result, array in zip(node.results, arrays, strict=True):
             constants.append(rewriter.constant(result.name, np.array(array), source=source))
-            rewriter.replace_uses(result, constants[-1])
+            replacement = constants[-1]
+            if rewriter.graph.is_output(result):  # which has a place of its own in memory
+                replacement = rewriter.add(lookup("identity"), [constants[-1]], origins=(node,)).result
+            rewriter.replace_uses(result, replacement)
         rewriter.remove(node)
         for label, constant in zip(labels, constants, strict=True):
             rewriter.rename(constant, label)
@@ -115,11 +118,16 @@ def _undecided(node: Node, graph: Graph, why: str) -> CompileError:
             Kind.DATA_DEPENDENT,
             f"the shape of '{node.name}' ({node.op.name}) depends on data: {why}",
             node.source,
-            notes=tuple(f"'{v.name}' is {v.type}, computed from inputs" for v in node.inputs() if v.type.array is None),
-            help="export the model with fixed shapes, or so that its shapes follow from those of its inputs",
+            notes=tuple(_unknown(v) for v in node.inputs() if v.type.array is None),
+            help="export the model so that its shapes follow from those of its inputs, or give arrays for the inputs "
+            "that decide them (--values)",
             window=graph.window(node),
         )
     )
+
+
+def _unknown(value: Value) -> str:
+    return f"'{value.name}' is {value.type}, {'an input' if value.owner is None else 'computed from inputs'}"
 
 
 def _misfit(node: Node, graph: Graph, types: Sequence[TensorType | None], why: str) -> CompileError:

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
+import numpy as np
+
 from pimc.ir.graph import Graph, Node, Rewriter, Value
+from pimc.ir.op import Array, Attribute, lookup
 from pimc.ir.stage import GraphStage
+from pimc.ir.types import DType
 from pimc.passes.manager import PassContext, PatternPass
-from pimc.passes.match import is_close, opdef, owner, pair, scalar_of, scaled, used_only_by, with_number
+from pimc.passes.match import opdef, operand, scalar_of
+
+_STEPS = frozenset({"add", "sub", "mul", "div", "pow", "neg", "reciprocal", "tanh", "erf", "sigmoid", "exp", "cast"})
+_NAMED: tuple[tuple[str, Mapping[str, Attribute]], ...] = (
+    ("silu", {}),
+    ("gelu", {"approximate": "none"}),
+    ("gelu", {"approximate": "tanh"}),
+)
+_PROBES = np.linspace(-4, 4, 33, dtype=np.float32)
+_TALLEST = 8
+"""How many steps may lie between an activation's argument and its curve, and again up to its end."""
+_ROUNDING = {DType.F16: 1e-4, DType.BF16: 1e-4}
+"""How far a function may be off at the probes, since its constants were rounded; the two GELUs are 5e-4 apart."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +37,14 @@ class FuseActivationPass(PatternPass):
         0.5 * x * (1 + erf(x / sqrt(2)))                       -> gelu(x)
         0.5 * x * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))  -> gelu(x) {approximate="tanh"}
 
-    The products may be grouped in any way. Intermediate results that something else reads are left alone.
+    Found by what is computed, not by how it is grouped: element-wise steps with numbers around a sigmoid, erf, tanh or
+    exponential, which all come from one tensor, are tried on a few numbers, and fused where they give the values of
+    the op. Intermediate results that something else reads are left alone.
     """
 
     name: ClassVar[str] = "fuse-activation"
     before: ClassVar[GraphStage] = GraphStage.IMPORTED
-    root: ClassVar[tuple[str, ...]] = ("sigmoid", "erf", "tanh")
+    root: ClassVar[tuple[str, ...]] = ("sigmoid", "erf", "tanh", "exp")
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         version = graph.version
@@ -34,99 +53,80 @@ class FuseActivationPass(PatternPass):
             rewriter.remove_dead()
 
     def rewrite(self, node: Node, rewriter: Rewriter) -> None:
-        if node.op.name == "sigmoid":
-            _fuse_silu(node, rewriter)
-        else:
-            _fuse_gelu(node, rewriter)
+        graph = rewriter.graph
+        for x in _arguments(node):
+            if len(graph.users(x)) < 2:
+                continue
+            for end, values in _ends(node, x, graph):
+                named = _recognised(values, end.result.type.dtype)
+                if named is not None and end.result.type == x.type:
+                    rewriter.replace(end, opdef(named[0]), (x,), named[1], absorbing=(node,))
+                    return
 
 
-def _fuse_silu(sigmoid: Node, rewriter: Rewriter) -> None:
-    x = sigmoid.operands[0]
-    users = rewriter.graph.users(sigmoid.result)
-    if len(users) != 1 or users[0].op.name != "mul" or rewriter.graph.is_output(sigmoid.result):
-        return
-    left, right = pair(users[0])
-    if left is not right and x in (left, right):
-        rewriter.replace(users[0], opdef("silu"), (x,), absorbing=(sigmoid,))
-
-
-def _fuse_gelu(curve: Node, rewriter: Rewriter) -> None:
-    inner = curve.operands[0]
-    x = _erf_operand(inner) if curve.op.name == "erf" else _tanh_operand(inner)
-    shifted = _only_user(curve.result, rewriter.graph, "add")
-    if x is None or shifted is None:
-        return
-    plus = with_number(shifted)
-    if plus is None or not math.isclose(plus[1], 1.0):
-        return
-    end = _half_product(shifted.result, x, rewriter.graph)
-    if end is not None:
-        approximate = "none" if curve.op.name == "erf" else "tanh"
-        rewriter.replace(end, opdef("gelu"), (x,), {"approximate": approximate}, absorbing=(shifted, curve))
-
-
-def _erf_operand(inner: Value | None) -> Value | None:
-    found = scaled(inner)
-    return found[0] if found is not None and math.isclose(found[1], math.sqrt(0.5), rel_tol=1e-5) else None
-
-
-def _tanh_operand(inner: Value | None) -> Value | None:
-    """x of `sqrt(2/pi) * (x + 0.044715 * x^3)`."""
-    found = scaled(inner)
-    if found is None or not math.isclose(found[1], math.sqrt(2 / math.pi), rel_tol=1e-5):
-        return None
-    total = owner(found[0], "add")
-    if total is None:
-        return None
-    for x, rest in (pair(total), pair(total)[::-1]):
-        cubic = scaled(rest)
-        if cubic is not None and math.isclose(cubic[1], 0.044715, rel_tol=1e-5) and _is_cube(cubic[0], x):
-            return x
+def _recognised(values: Array, dtype: DType) -> tuple[str, Mapping[str, Attribute]] | None:
+    tolerance = _ROUNDING.get(dtype, 1e-5)
+    for named, expected in zip(_NAMED, _expected(), strict=True):
+        if np.abs(values - expected).max() <= tolerance:
+            return named
     return None
 
 
-def _is_cube(value: Value, x: Value) -> bool:
-    power = owner(value, "pow")
-    if power is not None:
-        return power.operands[0] is x and is_close(power.operands[1], 3.0)
-    product = owner(value, "mul")
-    if product is None:
-        return False
-    left, right = pair(product)
-    return (left is x and _is_square(right, x)) or (right is x and _is_square(left, x))
+@cache
+def _expected() -> tuple[Array, ...]:
+    return tuple(lookup(op).evaluate([_PROBES], attributes)[0] for op, attributes in _NAMED)
 
 
-def _is_square(value: Value, x: Value) -> bool:
-    power = owner(value, "pow")
-    if power is not None:
-        return power.operands[0] is x and is_close(power.operands[1], 2.0)
-    product = owner(value, "mul")
-    return product is not None and pair(product) == (x, x)
+def _arguments(curve: Node) -> Iterator[Value]:
+    """The tensors that a curve may be a function of, from the nearest up."""
+    value = curve.operands[0]
+    for _ in range(_TALLEST):
+        if value is None:
+            return
+        yield value
+        node = value.owner
+        if node is None or node.op.name not in _STEPS:
+            return
+        above = [v for v in node.inputs() if scalar_of(v) is None]
+        # of two operands, one is made from the other: that other one is further up
+        above.sort(key=lambda v: v.owner.uid if v.owner is not None else -1)
+        value = above[0] if above else None
 
 
-def _half_product(shifted: Value, x: Value, graph: Graph) -> Node | None:
-    """The node that ends `0.5 * x * shifted`, in any grouping whose steps nothing else reads."""
-    first = _only_user(shifted, graph, "mul")
-    if first is None:
+def _ends(curve: Node, x: Value, graph: Graph) -> Iterator[tuple[Node, Array]]:
+    """The nodes behind a curve that compute functions of x alone, with their values at the probes."""
+    known: dict[Value, Array | None] = {x: _PROBES}
+    node = curve
+    for _ in range(_TALLEST):
+        values = _values(node.result, known, _TALLEST)
+        if values is None:
+            return
+        if node is not curve:
+            yield node, values
+        users = graph.users(node.result)
+        if len(users) != 1 or graph.is_output(node.result):
+            return
+        node = users[0]
+
+
+def _values(value: Value, known: dict[Value, Array | None], depth: int) -> Array | None:
+    """What a value is at the probes; None where it is no function of them by known steps."""
+    if value not in known:
+        known[value] = _evaluated(value, known, depth)
+    return known[value]
+
+
+def _evaluated(value: Value, known: dict[Value, Array | None], depth: int) -> Array | None:
+    number = scalar_of(value)
+    if number is not None:
+        return np.asarray(number, np.float32)
+    node = value.owner
+    if node is None or node.op.name not in _STEPS or depth == 0 or not value.type.dtype.is_float:
         return None
-    left, right = pair(first)
-    other = right if left is shifted else left
-    half = scaled(other)
-    if half is not None and half[0] is x and math.isclose(half[1], 0.5):
-        return first
-    if other is x:
-        second = _only_user(first.result, graph, "mul", "div")
-        found = scaled(second.result) if second is not None else None
-        return second if found is not None and math.isclose(found[1], 0.5) else None
-    number = scalar_of(other)
-    if number is not None and math.isclose(number, 0.5):
-        second = _only_user(first.result, graph, "mul")
-        return second if second is not None and x in pair(second) else None
-    return None
-
-
-def _only_user(value: Value, graph: Graph, *ops: str) -> Node | None:
-    users = graph.users(value)
-    if len(users) != 1 or users[0].op.name not in ops or not used_only_by(graph, value, users):
+    if node.op.name == "cast":
+        source = operand(node, 0)
+        return _values(source, known, depth) if source is not None and source.type.dtype.is_float else None
+    arrays = [_values(v, known, depth - 1) for v in node.inputs()]
+    if any(a is None for a in arrays):
         return None
-    return users[0]
+    return node.op.evaluate(arrays, node.attributes)[0]

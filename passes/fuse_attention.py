@@ -120,6 +120,7 @@ class _Masks:
     placed: dict[tuple[Value, tuple[Axis, ...]], Value] = field(default_factory=dict)
     additive: dict[tuple[Value, float, bool], Value] = field(default_factory=dict)
     sums: dict[tuple[Value, Value], Value] = field(default_factory=dict)
+    scaled: dict[tuple[Value, float], Value] = field(default_factory=dict)
 
     def combined(self, scores: Scores) -> _Combined | None:
         """None where a mask does not fit."""
@@ -151,9 +152,11 @@ class _Masks:
 
     def _placed(self, mask: Mask, scores: Scores) -> Value | None:
         groups = _mask_groups(mask, scores)
-        value = mask.value if mask.low is None else self._from_condition(mask, mask.low)
+        value = mask.value if mask.low is None else self._from_condition(mask, mask.low * mask.scale)
         if groups is None or value is None:
             return None
+        if mask.low is None and mask.scale != 1.0:
+            value = self._scaled(value, mask.scale)
         shape = value.type.static_shape
         wanted = tuple(size_of(g) for g in groups)
         if len(shape) <= 4 and (1,) * (4 - len(shape)) + shape == wanted:
@@ -162,6 +165,18 @@ class _Masks:
         if key not in self.placed:
             self.placed[key] = arrange(self.rewriter, value, groups)
         return self.placed[key]
+
+    def _scaled(self, value: Value, scale: float) -> Value:
+        """An additive mask that is scaled together with the scores."""
+        if (value, scale) not in self.scaled:
+            array = contents_of(value)
+            if array is not None:
+                made = self.rewriter.constant("mask", (array * array.dtype.type(scale)).astype(array.dtype))
+            else:
+                factor = self.rewriter.constant("mask_scale", np.array(scale, value.type.dtype.numpy))
+                made = self.rewriter.add(opdef("mul"), (value, factor)).result
+            self.scaled[value, scale] = made
+        return self.scaled[value, scale]
 
     def _from_condition(self, mask: Mask, low: float) -> Value | None:
         """An additive mask: 0 where keys show, `low` elsewhere."""

@@ -36,12 +36,13 @@ class FuseNormPass(PatternPass):
     ->  %y = layer_norm(%x, %weight, %bias) {epsilon=...}
 
     `x * x` for the power, `reciprocal` or `1 / r` or `pow(-0.5)` for the root, casts between the steps, and the
-    weight on either side are all taken. A norm without a weight gets one of ones; `(1 + weight)` is any other weight.
+    weight on either side are all taken, and so is an rms_norm of centred numbers. A norm without a weight gets one of
+    ones; `(1 + weight)` is any other weight.
     """
 
     name: ClassVar[str] = "fuse-norm"
     before: ClassVar[GraphStage] = GraphStage.IMPORTED
-    root: ClassVar[tuple[str, ...]] = ("reduce_mean",)
+    root: ClassVar[tuple[str, ...]] = ("reduce_mean", "rms_norm")
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         version = graph.version
@@ -50,6 +51,9 @@ class FuseNormPass(PatternPass):
             rewriter.remove_dead()
 
     def rewrite(self, node: Node, rewriter: Rewriter) -> None:
+        if node.op.name == "rms_norm":
+            _centre(node, rewriter)
+            return
         square = _squared(node)
         if square is None or not _over_last_axis(node):
             return
@@ -62,6 +66,14 @@ class FuseNormPass(PatternPass):
             _fuse(rewriter, "layer_norm", centred, end, epsilon)
         else:
             _fuse(rewriter, "rms_norm", square, end, epsilon)
+
+
+def _centre(node: Node, rewriter: Rewriter) -> None:
+    """rms_norm(x - mean(x), scale) -> layer_norm(x, scale)"""
+    x, scale = node.operands[0], node.operands[1]
+    centred = _centred(x) if x is not None else None
+    if centred is not None and centred.type.dtype is node.result.type.dtype:
+        rewriter.replace(node, opdef("layer_norm"), (centred, scale), node.attributes)
 
 
 def _squared(mean: Node) -> Value | None:

@@ -103,30 +103,37 @@ class Pipeline:
         gone = frozenset(disabled)
         return Pipeline(tuple(p for p in self.passes if p.name not in gone))
 
-    def check(self, start: GraphStage = GraphStage.IMPORTED) -> GraphStage:
+    def check(self, start: GraphStage = GraphStage.IMPORTED, disabled: Iterable[Pass] = ()) -> GraphStage:
         """The stage that a graph of stage `start` will have at the end.
 
-        Raises CompileError (PIPELINE), with one diagnostic for every pass that comes too early.
+        disabled: passes that were left out. Raises CompileError (PIPELINE), with one diagnostic for every pass that
+        comes too early.
         """
         stage, wrong = start, []
         for p in self.passes:
             if stage < p.before:
-                wrong.append(self._too_early(p, stage))
+                wrong.append(self._too_early(p, stage, disabled))
                 stage = p.before
             stage = stage if p.after is None else max(stage, p.after)
         if wrong:
             raise CompileError(wrong)
         return stage
 
-    def _too_early(self, early: Pass, stage: GraphStage) -> Diagnostic:
-        need = early.before.name.lower()
+    def _too_early(self, early: Pass, stage: GraphStage, disabled: Iterable[Pass]) -> Diagnostic:
+        need, given = (s.name.lower().replace("_", " ") for s in (early.before, stage))
         rest = self.passes[self.passes.index(early) + 1 :]
-        later = [p.name for p in rest if p.after is not None and early.before <= p.after]
+        missed = [p.name for p in disabled if p.after is not None and early.before <= p.after]
+        later = [p.name for p in rest if p.after is not None and early.before <= p.after and p.before <= stage]
+        mend = f"add a pass that makes the graph {need}"
+        if missed:
+            mend = f"let '{missed[0]}' run: without it no program can be made"
+        elif later:
+            mend = f"move '{later[0]}' before it"
         return Diagnostic(
             Kind.PIPELINE,
-            f"pass '{early.name}' needs a graph that is {need}, but here it is {stage.name.lower()}",
+            f"pass '{early.name}' needs a graph that is {need}, but here it is {given}",
             notes=(f"order: {', '.join(p.name for p in self.passes)}",),
-            help=f"move '{later[0]}' before it" if later else f"add a pass that makes the graph {need}",
+            help=mend,
         )
 
 
@@ -150,7 +157,7 @@ class PassManager:
         """Run the passes on `graph`, in place; the stage reached. Passes in `context.disabled` are left out."""
         context = context or PassContext()
         active = pipeline.without(context.disabled)
-        active.check(start)
+        active.check(start, [p for p in pipeline if p.name in context.disabled])
         stage = start
         for p in active:
             stage = stage if p.after is None else max(stage, p.after)

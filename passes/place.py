@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail
 from pimc.ir.facts import Alternative, Placement, Work
@@ -11,7 +11,9 @@ from pimc.ir.op import OpClass
 from pimc.ir.stage import GraphStage
 from pimc.ir.target import Engine, Target
 from pimc.ir.views import is_view_op
+from pimc.passes.expand_quantized import expand_weight, expanded_product
 from pimc.passes.manager import Pass, PassContext
+from pimc.passes.tag_nature import RowOrigins, TagNaturePass
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,14 @@ class PlacePass(Pass):
 
     only: str = ""
     """Place everything on this engine where it can run there; empty: by estimated time."""
+    expand: str = "auto"
+    """Quantized weights lie in memory by their values, worked out when they are loaded: "auto" for engines that cannot
+    expand them as they read them, "always", or "never" (only engines that can expand them get them)."""
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         target = context.target
+        if self.expand not in ("auto", "always", "never"):
+            raise fail(Kind.PASS_OPTION, f"place.expand is 'auto', 'always' or 'never', not '{self.expand}'")
         if target is None:
             raise fail(Kind.TARGET_UNKNOWN, "placing ops needs a target", help="give one with -t")
         if self.only and self.only not in {e.name for e in target.engines()}:
@@ -42,7 +49,10 @@ class PlacePass(Pass):
         wrong: list[Diagnostic] = []
         for node in graph.order():
             try:
-                rewriter.set_fact(node, self._placement(node, target))
+                if node.op.name == "quantized_matmul" and node.fact(Placement) is None:
+                    self._place_quantized(node, rewriter, target)
+                else:
+                    rewriter.set_fact(node, self._placement(node, target))
             except CompileError as error:
                 wrong += error.diagnostics
         if wrong:
@@ -71,6 +81,40 @@ class PlacePass(Pass):
         )
         return Placement(best.name, self._reason(node, best, costs, refusals), alternatives)
 
+    def _place_quantized(self, node: Node, rewriter: Rewriter, target: Target) -> None:
+        """Compare engines that expand the weight as they read it with those that need it by its values.
+
+        On one engine the small form wins, since memory is what quantized weights are for.
+        """
+        plain = expanded_product(node)
+        refusals = {e: target.why_not(node, e) for e in target.engines()}
+        asked = {"always": refusals, "auto": [e for e in refusals if refusals[e]], "never": []}[self.expand]
+        forms = {e: plain if e in asked else node for e in refusals}
+        illegal = {e: target.why_not(plain, e) if form is plain else refusals[e] for e, form in forms.items()}
+        able = [e for e in forms if not illegal[e]]
+        if not able:
+            raise self._nowhere(node, illegal)
+        costs = {e: target.estimate(forms[e], e) for e in able}
+        wished = [e for e in able if e.name == self.only]
+        best = wished[0] if wished else min(able, key=lambda e: costs[e])
+        if forms[best] is plain:
+            node = expand_weight(node, rewriter)
+            work = node.fact(Work)
+            if work is not None:
+                rewriter.set_fact(node, replace(work, bytes=TagNaturePass().work(node, RowOrigins()).bytes))
+            what = f"its weight is expanded when it is loaded: {refusals[best] or 'asked for by place.expand'}"
+        else:
+            levels = node.operands[1]
+            kept = levels.type.dtype.text if levels is not None else ""
+            what = f"its weight stays {kept} in memory and is expanded by commands as it is read"
+        reason = f"{self._reason(node, best, costs, illegal)}; {what}"
+        others = tuple(
+            Alternative(e.name, costs.get(e, 0.0), illegal=illegal[e])
+            for e in forms
+            if e is not best and e.kind != "link"
+        )
+        rewriter.set_fact(node, Placement(best.name, reason, others))
+
     def _kept(self, node: Node, given: Placement, target: Target) -> Placement:
         engine = next((e for e in target.engines() if e.name == given.engine), None)
         refusal = f"'{target.name}' has no such engine" if engine is None else target.why_not(node, engine)
@@ -88,13 +132,13 @@ class PlacePass(Pass):
         notes = tuple(f"{e.name}: {why}" for e, why in refusals.items() if e.kind != "link")
         return fail(Kind.ILLEGAL, f"no engine can run %{node.name} ({node.op.name})", node.source, notes=notes)
 
-    def _reason(
-        self, node: Node, best: Engine, costs: dict[Engine, float], refusals: dict[Engine, str]
-    ) -> str:
+    def _reason(self, node: Node, best: Engine, costs: dict[Engine, float], refusals: dict[Engine, str]) -> str:
         work = node.fact(Work)
         nature = f"{work.nature.value}" if work is not None else node.op.name
         if work is not None and work.k:
             nature += f" {work.m}x{work.n}x{work.k}, {work.intensity:.1f} FLOP/B"
+        if node.op.name == "expert_matmul":
+            nature += ", experts lie alike, so that any routing takes the same time"
         others = [(costs[e], e.name) for e in costs if e is not best]
         if self.only and best.name == self.only:
             return f"{nature}: asked for by place.only"

@@ -30,6 +30,8 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("fuse-activation", "pimc.passes.fuse_activation:FuseActivationPass"),
     ("fuse-rotary", "pimc.passes.fuse_rotary:FuseRotaryPass"),
     ("fuse-attention", "pimc.passes.fuse_attention:FuseAttentionPass"),
+    ("fuse-experts", "pimc.passes.fuse_experts:FuseExpertsPass"),
+    ("fuse-quantized", "pimc.passes.fuse_quantized:FuseQuantizedPass"),
     ("canonical-order", "pimc.passes.canonical_order:CanonicalOrderPass"),
     ("tag-phase", "pimc.passes.tag_phase:TagPhasePass"),
     ("tag-nature", "pimc.passes.tag_nature:TagNaturePass"),

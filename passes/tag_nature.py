@@ -9,6 +9,7 @@ from typing import ClassVar
 from pimc.ir.facts import Nature, Work
 from pimc.ir.graph import Graph, Node, Rewriter, Value
 from pimc.ir.op import OpClass
+from pimc.ir.ops.caches import IN_PLACE
 from pimc.ir.stage import GraphStage
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.match import is_constant, operand, skip
@@ -80,10 +81,16 @@ class TagNaturePass(Pass):
         written = sum(self._size(r) for r in node.results)
         if name in _VIEWS:
             return 0
-        if name == "cache_append":
+        if name in IN_PLACE:
             return 2 * self._size(node.operands[1])
         if name in _INDEXED:
             return 2 * written + self._size(node.operands[1])
+        if name == "expert_matmul":
+            x, w, ids = node.operands
+            assert w is not None
+            matrix = self._size(w) // w.type.static_shape[0]
+            read = min(w.type.static_shape[0], math.prod(_shape(ids))) * matrix
+            return written + self._size(x) + self._size(ids) + read
         if name in ("scatter_nd", "scatter_elements"):
             return 2 * self._size(node.operands[2]) + self._size(node.operands[1])
         if name in ("slice", "split"):
@@ -148,9 +155,9 @@ def _product(node: Node, rows: RowOrigins) -> _Product | None:
         return _matmul(node, rows)
     if name == "gemm":
         return _gemm(node, rows)
-    if name == "ms_matmul_nbits":
+    if name in ("ms_matmul_nbits", "quantized_matmul"):
         return _nbits(node, rows)
-    return None
+    return _experts(node) if name == "expert_matmul" else None
 
 
 def _shape(value: Value | None) -> tuple[int, ...]:
@@ -229,6 +236,13 @@ def _is_weight(value: Value) -> bool:
     if node is not None and node.op.name in _INDEXED and node.operands[0] is not None:
         return _is_weight(node.operands[0])
     return is_constant(value)
+
+
+def _experts(node: Node) -> _Product:
+    tokens, each, _ = node.result.type.static_shape
+    experts, n, k = _shape(node.operands[1])
+    who = "the token picks" if tokens == 1 else f"each of {tokens} tokens picks"
+    return _Product(1, n, k, tokens * each, f"{who} {each} of {experts} experts by itself")
 
 
 def _gemm(node: Node, rows: RowOrigins) -> _Product:

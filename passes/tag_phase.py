@@ -10,8 +10,9 @@ from pimc.ir.facts import Phase
 from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
 from pimc.ir.stage import GraphStage
 from pimc.passes.attention_mask import is_triangular
+from pimc.passes.building import operand_at
 from pimc.passes.manager import Pass, PassContext
-from pimc.passes.match import contents_of, operand, skip
+from pimc.passes.match import contents_of, is_constant, operand, skip
 
 _ATTENTION = frozenset({"attention", "attention_scores"})
 _MOVES = frozenset(
@@ -21,6 +22,7 @@ _COMPARES = frozenset({"less", "less_or_equal", "greater", "greater_or_equal"})
 _MASK_OPS = (
     _MOVES | _COMPARES | {"where", "and", "or", "not", "add", "sub", "min", "max", "equal", "concat", "gather_nd"}
 )
+_WRITES = frozenset({"scatter_nd", "scatter_elements", "tensor_scatter", "cache_write"})
 _MASK_STEPS = 256
 _DECODER = frozenset({Phase.PREFILL, Phase.DECODE, Phase.CHUNKED})
 
@@ -140,12 +142,16 @@ def attention_phase(node: Node, graph: Graph, of_query: Phase | None) -> Phase:
     return of_query or Phase.ENCODE
 
 
-def _cached(value: Value) -> _Cached | None:
-    """The cache that keys come from, through any data movement."""
+def _cached(value: Value, *, projected: bool = False) -> _Cached | None:
+    """The cache that keys come from, through any data movement.
+
+    Keys may also be made from a cache by a product with a weight (`projected`), or be put together from several (as
+    those of latent attention are); then only a cache that this graph writes counts.
+    """
     while True:
         node = value.owner
         if node is None:
-            lives_on = value.role in (Role.INPUT, Role.CACHE) and value.type.rank >= 3
+            lives_on = value.role in (Role.INPUT, Role.CACHE) and value.type.rank >= 3 and not projected
             return _Cached(_Written.READ_ONLY, value.type.static_shape[-2]) if lives_on else None
         source = node.operands[0] if node.operands else None
         if source is None:
@@ -154,10 +160,15 @@ def _cached(value: Value) -> _Cached | None:
             axis = node.attribute("axis")
             assert isinstance(axis, int)
             return _Cached(_Written.APPENDED, source.type.static_shape[axis])
-        if node.op.name in ("scatter_nd", "scatter_elements"):
+        if node.op.name in _WRITES:
             below = _cached(source)
             return _Cached(_Written.AT_POSITIONS, below.length) if below is not None else None
-        if node.op.name not in _MOVES:
+        if node.op.name == "concat":
+            found = (_cached(piece, projected=True) for piece in node.inputs())
+            return next((f for f in found if f is not None), None)
+        if node.op.name == "matmul" and not projected and is_constant(operand_at(node, 1)):
+            projected = True
+        elif node.op.name not in _MOVES:
             return None
         value = source
 

@@ -14,10 +14,11 @@ import numpy as np
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
 from pimc.ir.op import OpClass
+from pimc.ir.ops.caches import IN_PLACE
 from pimc.passes.building import content_name
 from pimc.passes.match import opdef
 
-_FOLLOWS = frozenset({"reshape", "transpose", "rotary", "cache_append", "identity", "cast"})
+_FOLLOWS = frozenset({"reshape", "transpose", "rotary", *IN_PLACE, "identity", "cast"})
 _STATIC = (Role.WEIGHT, Role.CONSTANT, Role.INPUT, Role.CACHE)
 
 
@@ -38,7 +39,7 @@ class TensorParallel:
             "reshape": self._reshape,
             "transpose": self._transpose,
             "rotary": self._first_operand,
-            "cache_append": self._append,
+            **dict.fromkeys(IN_PLACE, self._append),
         }
 
     def run(self) -> None:
@@ -58,7 +59,7 @@ class TensorParallel:
         left, right = node.operands[0], node.operands[1]
         assert left is not None and right is not None
         last = left.type.rank - 1
-        static = _root(right) is not None
+        static = self._is_splittable(right, right.type.rank - (2 if left in self.axis else 1))
         if left in self.axis and self.axis[left] == last and static:
             self._set(node, 1, self._split_static(right, right.type.rank - 2))
             self._reduced(node)
@@ -69,6 +70,23 @@ class TensorParallel:
             self._done(node, node.result.type.rank - 1)
         else:
             self._needs_whole(node)
+
+    def _is_splittable(self, value: Value, axis: int) -> bool:
+        """Whether a value is a weight or constant, seen through transposes; if quantized, cut between its blocks."""
+        owner = value.owner
+        if owner is not None and owner.op.name == "transpose" and owner.operands[0] is not None:
+            return self._is_splittable(owner.operands[0], _order(owner)[axis])
+        if owner is not None and owner.op.name == "dequantize_linear":
+            fixed = all(v.role in (Role.WEIGHT, Role.CONSTANT) for v in owner.inputs())
+            return fixed and all(self._cuts_between_blocks(owner, v, axis) for v in owner.operands[1:] if v is not None)
+        return value.role in (Role.WEIGHT, Role.CONSTANT)
+
+    def _cuts_between_blocks(self, node: Node, parameter: Value, axis: int) -> bool:
+        own = _parameter_axis(node, parameter, axis)
+        if own is None:
+            return True
+        extent, count = node.result.type.static_shape[axis], parameter.type.static_shape[own]
+        return count % self.ways == 0 and (count == extent or extent % count == 0)
 
     def _attention(self, node: Node) -> None:
         products = [v for v in node.operands[:3] if v is not None]
@@ -212,9 +230,7 @@ class TensorParallel:
         if value not in self._whole:
             axis = self.axis[value]
             origins = (value.owner,) if value.owner is not None else ()
-            node = self.rewriter.add(
-                opdef("all_gather"), (value,), {"axis": axis, "group": self.ways}, origins=origins
-            )
+            node = self.rewriter.add(opdef("all_gather"), (value,), {"axis": axis, "group": self.ways}, origins=origins)
             self._whole[value] = node.result
         return self._whole[value]
 
@@ -224,11 +240,11 @@ class TensorParallel:
             owner = value.owner
             inner = owner.operands[0]
             assert inner is not None
-            perm = owner.attribute("perm")
-            order = [int(i) for i in perm] if isinstance(perm, tuple) and perm else list(range(inner.type.rank))[::-1]
-            part = self._split_static(inner, order[axis])
+            part = self._split_static(inner, _order(owner)[axis])
             attributes = dict(owner.attributes)
             return self.rewriter.add(owner.op, (part,), attributes, origins=(owner,)).result
+        if value.owner is not None and value.owner.op.name == "dequantize_linear":
+            return self._split_quantized(value.owner, axis)
         if (value, axis) not in self._parts:
             extent = value.type.static_shape[axis]
             if extent % self.ways:
@@ -240,6 +256,14 @@ class TensorParallel:
                 )
             self._parts[value, axis] = self._part(value, axis)
         return self._parts[value, axis]
+
+    def _split_quantized(self, node: Node, axis: int) -> Value:
+        """Each device's part of a quantized weight: of its levels, and of scales and zero points that go with them."""
+        parts: list[Value | None] = []
+        for index, value in enumerate(node.operands):
+            own = axis if index == 0 or value is None else _parameter_axis(node, value, axis)
+            parts.append(value if value is None or own is None else self._split_static(value, own))
+        return self.rewriter.add(node.op, parts, dict(node.attributes), origins=(node,)).result
 
     def _part(self, value: Value, axis: int) -> Value:
         if value.role in (Role.INPUT, Role.CACHE):
@@ -277,11 +301,21 @@ class TensorParallel:
 
     @staticmethod
     def _is_cache(value: Value) -> bool:
-        return value.owner is not None and value.owner.op.name == "cache_append"
+        return value.owner is not None and value.owner.op.name in IN_PLACE
 
 
-def _root(value: Value) -> Value | None:
-    """The weight or constant that a value is, seen through transposes."""
-    while value.owner is not None and value.owner.op.name == "transpose" and value.owner.operands[0] is not None:
-        value = value.owner.operands[0]
-    return value if value.role in (Role.WEIGHT, Role.CONSTANT) else None
+def _order(transpose: Node) -> list[int]:
+    """The operand's axis for each axis of the result."""
+    perm = transpose.attribute("perm")
+    given = [int(i) for i in perm] if isinstance(perm, tuple) else []
+    return given or list(range(transpose.result.type.rank))[::-1]
+
+
+def _parameter_axis(node: Node, parameter: Value, axis: int) -> int | None:
+    """The axis of a scale or zero point that is cut with `axis` of the levels; None: it belongs to all of them."""
+    if parameter.type.elements == 1:
+        return None
+    if parameter.type.rank > 1:
+        return axis
+    own = int(str(node.attribute("axis"))) % node.result.type.rank
+    return 0 if own == axis else None

@@ -52,6 +52,16 @@ def identity_view(shape: Sequence[int]) -> View:
     return tuple((Factor(i, 1, n),) if n != 1 else () for i, n in enumerate(shape))
 
 
+def joined(factors: Iterable[Factor]) -> Axis:
+    """The factors, in order, with those that continue one another as one."""
+    found: list[Factor] = []
+    for f in factors:
+        if found and found[-1].axis == f.axis and found[-1].step == f.step * f.size:
+            f = Factor(f.axis, f.step, found.pop().size * f.size)
+        found.append(f)
+    return tuple(found)
+
+
 def regroup(factors: Iterable[Factor], shape: Sequence[int]) -> View | None:
     """The factors, in order, grouped into axes of the given lengths; None where an axis cuts across a factor."""
     pending = [f for f in factors if f.size != 1][::-1]

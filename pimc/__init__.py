@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from pimc.passes.manager import Pipeline as Pipeline
     from pimc.passes.pipeline import default_pipeline as default_pipeline
     from pimc.passes.pipeline import parse_pipeline as parse_pipeline
+    from pimc.phases import Phases as Phases
+    from pimc.phases import compile_phases as compile_phases
 
     load_program = _storage.load
     save_program = _storage.save
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "api": ("compile", "simulate", "Run"),
+    "phases": ("compile_phases", "Phases"),
     "driver": ("Options", "Result"),
     "frontends": ("load_model",),
     "backends.assembler": ("assemble",),

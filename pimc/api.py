@@ -21,6 +21,7 @@ from pimc.passes.manager import Observer
 
 if TYPE_CHECKING:
     from pimc.sim.compare import Comparison
+    from pimc.sim.issue_trace import IssueLog
     from pimc.sim.report import Report
     from pimc.sim.timing import Timing
     from pimc.sim.values import Progress
@@ -63,8 +64,12 @@ def compile(
     model: an ONNX, `.pimc` or `.pimir` file, or a graph. target: a name or a YAML file. dims: numbers for symbolic
     dimensions. overrides: `key=value` for numbers of the target. parallel: `{"pp": P, "tp": T}`. pass_options:
     `pass.option=value`. load: Python files with passes. values: arrays `in:<input>` and `out:<output>`, or "random":
-    run the streams on them and compare the outputs. Raises CompileError for what cannot be done.
+    run the streams on them and compare the outputs. Dimensions follow from the shapes of arrays, and where shapes
+    depend on what an input holds (the target of a reshape), the program is made for the contents of its array.
+    Raises CompileError for what cannot be done.
     """
+    if phase not in (None, "prefill", "decode"):
+        raise UsageError(f"the phase is prefill or decode, not '{phase}'; compile_phases compiles both")
     options = Options(
         dims=dict(dims or {}),
         overrides=tuple(overrides),
@@ -91,12 +96,14 @@ def simulate(
     sim_engine: SimEngine = "fast",
     seed: int = 0,
     progress: Progress | None = None,
+    issues: IssueLog | None = None,
 ) -> Run:
     """Execute a program (or a `.pimprog` file) for its time, and on `values` if given.
 
     values: arrays `in:<input>`, and `out:<output>` to compare with; or "random" inputs, with nothing to compare with.
     weights: arrays that take the place of the program's own, by name; or the file that the program's weights are in, if
-    that is no longer where it was. Raises CompileError for what cannot be done.
+    that is no longer where it was. issues: takes every DRAM command of the PIM engines; nothing is skipped then. Raises
+    CompileError for what cannot be done.
     """
     from pimc.sim.report import build_report
 
@@ -104,7 +111,7 @@ def simulate(
     if isinstance(weights, str | Path):
         loaded, weights = relocated(loaded, Path(weights)), None
     verify_program(loaded)
-    timing = time_program(loaded, sim_engine)
+    timing = time_program(loaded, sim_engine, issues)
     comparison, outputs = None, None
     if values is not None:
         outputs = _execute(loaded, values, weights or {}, form, seed, progress)

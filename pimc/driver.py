@@ -26,6 +26,7 @@ from pimc.random_inputs import random_inputs
 
 if TYPE_CHECKING:
     from pimc.sim.compare import Comparison
+    from pimc.sim.issue_trace import IssueLog
     from pimc.sim.report import Report
     from pimc.sim.timing import Timing
 
@@ -107,7 +108,7 @@ def compile_model(
     timing = time_program(program, options.sim_engine) if options.simulate else None
     comparison, outputs = None, None
     if values is not None:
-        inputs, expected = inputs_and_expected(lowered, values, options.seed)
+        inputs, expected = inputs_and_expected(lowered, values, options.seed, wide=wide)
         outputs = run_program(program, inputs, wide=wide)
         comparison = compared(outputs, expected, lowered.machine.spec, wide=wide) if expected else None
     result = Result(program, lowered.graph, lowered.machine.spec, timing, None, comparison, outputs)
@@ -119,18 +120,18 @@ def lower_model(
 ) -> Lowered:
     """Load, bind (dimensions also from the shapes of `inputs`), and run the passes."""
     spec = load_target(target, options.overrides)
-    graph = model if isinstance(model, Graph) else read_model(model, options)
+    graph = model if isinstance(model, Graph) else read_model(model, options, inputs)
     if inputs:
         options = replace(options, dims={**dims_from_arrays(graph, inputs), **options.dims})
     dims = resolve_dims(graph, options.dims)
     machine = Machine(spec, seconds_of(options.sim_engine), options.cache_tokens, options.banked)
-    reference = graph if isinstance(model, Graph) else read_model(model, options)
+    reference = graph if isinstance(model, Graph) else read_model(model, options, inputs)
     program = run_passes(graph, replace(options, dims=dims), machine)
     return Lowered(graph, reference, machine, dims, program)
 
 
-def read_model(model: str | Path, options: Options) -> Graph:
-    return load_model(model, shapes_only=options.shapes_only, phase=options.phase)
+def read_model(model: str | Path, options: Options, inputs: Mapping[str, Array] | None = None) -> Graph:
+    return load_model(model, shapes_only=options.shapes_only, phase=options.phase, inputs=inputs)
 
 
 def run_passes(graph: Graph, options: Options, machine: Machine | None) -> Program | None:
@@ -193,10 +194,10 @@ def seconds_of(engine: SimEngine) -> Callable[[Program], float]:
     return lambda program: time_program(program, engine).time * 1e-12
 
 
-def time_program(program: Program, engine: SimEngine = "fast") -> Timing:
+def time_program(program: Program, engine: SimEngine = "fast", issues: IssueLog | None = None) -> Timing:
     from pimc.sim.time import simulate
 
-    return simulate(program, engine=engine)
+    return simulate(program, engine=engine, issues=issues)
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
@@ -209,8 +210,10 @@ def given_inputs(values: Values | None) -> dict[str, Array]:
     return {name[3:]: array for name, array in values.items() if name.startswith("in:")}
 
 
-def inputs_and_expected(lowered: Lowered, values: Values, seed: int) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Inputs, and the outputs to compare with: given ones, or the interpreter's on random inputs."""
+def inputs_and_expected(
+    lowered: Lowered, values: Values, seed: int, *, wide: bool = True
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Inputs, and the outputs to compare with: given ones, or the interpreter's on random inputs, in the same format."""
     if not isinstance(values, str):
         expected = {name[4:]: array for name, array in values.items() if name.startswith("out:")}
         return given_inputs(values), expected
@@ -219,7 +222,7 @@ def inputs_and_expected(lowered: Lowered, values: Values, seed: int) -> tuple[di
         raise fail(Kind.UNAVAILABLE, "random values need the model as a file", help="give inputs and expected outputs")
     run_passes(reference, Options(dims=lowered.dims, until="fold"), None)
     inputs = random_inputs(reference, seed)
-    return inputs, interp.run(reference, inputs)
+    return inputs, interp.run(reference, inputs, wide=wide)
 
 
 def run_program(program: Program, inputs: Mapping[str, Array], *, wide: bool) -> dict[str, Array]:

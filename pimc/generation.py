@@ -7,7 +7,7 @@ tokens together, positions as long as the new ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -312,12 +312,12 @@ def token_input(graph: Graph) -> Value:
     return max(found, key=lambda item: item[0])[1]
 
 
-def step_dims(graph: Graph, batch: int, new: int, past: int) -> dict[str, int]:
-    """Numbers for the symbolic dimensions of a step.
+def step_dims(graph: Graph, batch: int, new: int, past: int, given: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Numbers for the symbolic dimensions of a step; those in `given` are what they are.
 
     First those of the token ids, then lengths of caches (float inputs), then of masks (integers), which cover both.
     """
-    dims: dict[str, int] = {}
+    dims: dict[str, int] = dict(given or {})
     tokens = token_input(graph)
     for dim, size in zip(tokens.type.shape, (batch, new), strict=True):
         _bind(dims, dim, size, graph, tokens)
@@ -337,7 +337,7 @@ def _bind(dims: dict[str, int], dim: object, size: int, graph: Graph, value: Val
                 Kind.UNAVAILABLE,
                 f"input '{value.name}' of '{graph.name}' is {value.type}, but this step needs a length of {size}",
                 value.source,
-                help="generation needs a graph whose sequence and past lengths are symbolic",
+                help="prefill and decode from one graph need sequence and past lengths that are symbolic",
             )
         return
     assert isinstance(dim, Sym)

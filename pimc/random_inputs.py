@@ -47,6 +47,8 @@ def index_bound(graph: Graph, value: Value) -> int | None:
                     axis = node.attribute("axis")
                     extent = node.operands[0].type.static_shape[axis if isinstance(axis, int) else 0]
                     found.append(extent)
+                elif node.op.name == "expert_matmul" and node.operands[2] is each and node.operands[1] is not None:
+                    found.append(node.operands[1].type.static_shape[0])
                 elif node.op.name in _PASSES_INDICES and node.operands[0] is each:
                     following += node.results
         reached = following

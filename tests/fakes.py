@@ -81,7 +81,7 @@ class FakeTimer:
     def relative(self, now: int) -> Hashable | None:
         return (max(0, self.free_at - now), self.row)
 
-    def shift(self, by: int) -> None:
+    def shift(self, by: int, since: int) -> None:
         self.free_at += by
 
 

@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 
 from pimc.backends.engines import commands
+from pimc.backends.target_registry import load_target
+from pimc.cli.files import read_lines
+from pimc.sim.replay import replay
 from tests import docs
 
 ROOT = Path(__file__).parent.parent
@@ -89,6 +92,47 @@ def command_table() -> str:
     head = "| command | what it does |\n|---|---|\n"
     tables = (f"**{unit}**\n\n{head}" + "\n".join(rows) for unit, rows in by_unit.items())
     return "\n" + "\n\n".join(tables) + "\n\n"
+
+
+AIM_TRACES = ("cent/pp_Llama2-7B_s128.trace.gz", "micro/random_28.trace")
+AIM_CHANGES = (
+    ("`aim-pinned`", "aim-pinned", ()),
+    ("refresh", "aim-pinned", ("dram.refresh=true",)),
+    ("`forwards_any_address: false`", "aim-pinned", ("pim.switches.forwards_any_address=false",)),
+    ("`drains_activated: true`", "aim-pinned", ("pim.switches.drains_activated=true",)),
+    ("`stall: channel`", "aim-pinned", ("pim.switches.stall=channel",)),
+    ("`lines_per_clock: 2`", "aim-pinned", ("pim.switches.lines_per_clock=2",)),
+    ("`lines_per_clock: 4`", "aim-pinned", ("pim.switches.lines_per_clock=4",)),
+    ("`aim-head`", "aim-head", ()),
+    ("`cent`", "cent", ()),
+)
+
+
+def test_the_table_of_aim_switches_is_what_replays_give(request: pytest.FixtureRequest) -> None:
+    page = ROOT / "docs/aim.md"
+    said = page.read_text()
+    seen = re.sub(r"(?<=<!-- switches -->\n).*(?=<!-- end -->)", lambda _: switch_table(), said, flags=re.DOTALL)
+    if request.config.getoption("--update-golden"):
+        page.write_text(seen)
+        return
+    assert seen == said
+
+
+def switch_table() -> str:
+    """Cycles of two traces with one thing changed at a time, and the differences to the first row."""
+    rows = []
+    bases: list[int] = []
+    for what, target, overrides in AIM_CHANGES:
+        cells = [what]
+        for column, trace in enumerate(AIM_TRACES):
+            texts = read_lines(str(ROOT / "tests/data/aim" / trace))
+            cycles = replay(trace, texts, load_target(target, overrides)).cycles
+            bases += [cycles] if len(bases) <= column else []
+            cells += [f"{cycles:,}", f"{cycles - bases[column]:+,}" if rows else ""]
+        rows.append(f"| {' | '.join(cells)} |")
+    names = [Path(trace).name.split(".")[0] for trace in AIM_TRACES]
+    head = f"| | {' | '.join(f'`{name}` | change' for name in names)} |\n|---|{'---:|' * 2 * len(names)}\n"
+    return "\n" + head + "\n".join(rows) + "\n\n"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

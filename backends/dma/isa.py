@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from pimc.backends.affine import Scalar
-from pimc.backends.isa import Command, Region, address, choice, command, element_type, integers, operand
+from pimc.backends.isa import Command, Region, address, choice, command, element_type, integers, operand, row_number
 from pimc.backends.state import DeviceState
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import Kind, fail
@@ -207,3 +207,41 @@ class Scatter(Indexed):
         for number, index in enumerate(self.chosen(state)):
             values = state.spaces["buffer"].read(*self.dense_row(number), self.dtype)
             table.write(self.row_address(index), self.row_digits, self.dtype, values)
+
+
+ROW_WINDOWS = "row windows"
+"""The register that says which rows PIM commands find elsewhere: [first row, rows, offset] for each window."""
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class MapRows(Command):
+    """Let the rows of a window mean, for PIM commands, those of the part of a table that an index names.
+
+    A table of equal parts (the matrices of experts) lies in consecutive rows. Commands that follow name rows of its
+    first part; the controller adds `step` rows for each part before the chosen one, until the window is mapped anew.
+    """
+
+    mnemonic: ClassVar[str] = "MAPROWS"
+    unit: ClassVar[str] = "dma"
+    row: Scalar = row_number("first row of the window, where the first part of the table begins")
+    rows: Scalar = operand("rows of the window")
+    step: Scalar = operand("rows from part to part")
+    index: Scalar = address("the index, in the buffer; a negative one counts from the end")
+    index_type: DType = element_type("element type of the index")
+    extent: Scalar = operand("parts of the table")
+
+    def regions(self) -> Iterator[Region]:
+        """Mapping counts as writing: what is multiplied with the rows comes after it, and before it is mapped again."""
+        yield nest_region("buffer", self.index, (), self.index_type, write=False)
+        yield Region("row", self.row, plain(self.rows), write=True)
+
+    def execute(self, state: DeviceState) -> None:
+        index = int(state.spaces["buffer"].read(plain(self.index), ((1, 0),), self.index_type)[0])
+        extent = plain(self.extent)
+        if not -extent <= index < extent:
+            raise fail(Kind.INPUT_BAD, f"index {index} is out of range for a table of {extent} parts")
+        window = [plain(self.row), plain(self.rows), index % extent * plain(self.step)]
+        known = state.registers.get(ROW_WINDOWS, np.empty((0, 3), np.int64))
+        others = known[known[:, 0] != window[0]]
+        state.registers[ROW_WINDOWS] = np.concatenate([others, np.asarray([window], np.int64)])

@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, Move
+from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, MapRows, Move
 from pimc.backends.dma.traffic import Memory, Traffic, traffic
 from pimc.backends.isa import Command
 from pimc.backends.quantity import PS_PER_S, period_ps
-from pimc.backends.target import DramSpec, TargetSpec
+from pimc.backends.target import DmaSpec, DramSpec, TargetSpec
 from pimc.backends.timing import EngineDecl, Issued, Resource, Resources
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import InternalError
@@ -37,17 +37,18 @@ class TransferTime:
 class DmaCosts:
     """What transfers cost on a target."""
 
-    def __init__(self, spec: TargetSpec) -> None:
+    def __init__(self, spec: TargetSpec, dma: DmaSpec) -> None:
         self.dram: DramSpec = spec.dram
+        self.dma = dma
         self.spec = spec
         self.memory = Memory(spec.dram.channels, spec.dram.row_bytes, spec.dram.access_bytes)
         cycles = spec.dram.cycles
         clock = spec.dram.clock_ps
-        self.read_latency = (cycles["nRCDRD"] + cycles["nCL"] + cycles["nBL"]) * clock + 2 * spec.dma.latency
-        self.write_latency = (cycles["nRCDWR"] + cycles["nCWL"] + cycles["nBL"]) * clock + 2 * spec.dma.latency
+        self.read_latency = (cycles["nRCDRD"] + cycles["nCL"] + cycles["nBL"]) * clock + 2 * dma.latency
+        self.write_latency = (cycles["nRCDWR"] + cycles["nCWL"] + cycles["nBL"]) * clock + 2 * dma.latency
         self.access_ps = spec.dram.burst_cycles * clock
         self.activation_ps = max(cycles["nRRDS"] * clock, -(-cycles["nFAW"] * clock // 4))
-        self.port = _port_bandwidth(spec)
+        self.port = _port_bandwidth(spec, dma)
 
     def of(self, command: Command) -> tuple[TransferTime, Traffic | None]:
         """A command's time, and what it asks of the memory."""
@@ -61,6 +62,8 @@ class DmaCosts:
             return self._transfer(asked, command.elements * size, reads), asked
         if isinstance(command, Indexed):
             return self._indexed(command)
+        if isinstance(command, MapRows):  # an index out of the buffer, and a register of the controller
+            return TransferTime(0, self._on_chip(command.index_type.bits // 8), 0), None
         raise InternalError(f"the copy engines have no time for {command.mnemonic}")
 
     def _transfer(self, asked: Traffic, chip_bytes: int, reads: bool) -> TransferTime:
@@ -73,7 +76,7 @@ class DmaCosts:
     def _indexed(self, command: Indexed) -> tuple[TransferTime, Traffic | None]:
         """Each index is a transfer of its own; rows are taken to fall on all channels alike."""
         count, size = plain(command.count), command.dtype.bits // 8
-        issue = count * self.spec.dma.issue * period_ps(self.spec.dma.clock)
+        issue = count * self.dma.issue * period_ps(self.dma.clock)
         chip_bytes = count * command.row_elements * size
         if command.space != "dram":
             return TransferTime(0, max(issue, self._on_chip(2 * chip_bytes)), 0), None
@@ -97,11 +100,11 @@ class DmaCosts:
         return -(-duration * interval // (interval - refresh))
 
 
-def _port_bandwidth(spec: TargetSpec) -> int:
+def _port_bandwidth(spec: TargetSpec, dma: DmaSpec) -> int:
     """Bytes a second that the queue, or the port of the buffer, lets through."""
     limits = []
-    if spec.dma.bandwidth is not None:
-        limits.append(spec.dma.bandwidth)
+    if dma.bandwidth is not None:
+        limits.append(dma.bandwidth)
     if spec.pnm is not None:
         slot = spec.pnm.lanes * spec.element_bytes
         limits.append(slot * spec.pnm.clock // max(spec.pnm.buffer_read, spec.pnm.buffer_write))
@@ -126,7 +129,7 @@ class DmaTimer:
     def issue(self, command: Command, ready: int) -> Issued:
         time, asked = self.costs.of(command)
         issued = max(ready, self.slot_at)
-        if isinstance(command, Indexed):  # its indices may be what this queue has just loaded
+        if isinstance(command, Indexed | MapRows):  # its indices may be what this queue has just loaded
             issued = max(issued, self.done_at)
         self.slot_at = issued + self.issue_ps
         begin = max(issued + time.latency, self.free_at)
@@ -151,7 +154,7 @@ class DmaTimer:
     def relative(self, now: int) -> Hashable:
         return tuple(max(0, t - now) for t in (self.slot_at, self.free_at, self.done_at))
 
-    def shift(self, by: int) -> None:
+    def shift(self, by: int, since: int) -> None:
         self.slot_at += by
         self.free_at += by
         self.done_at += by
@@ -159,5 +162,6 @@ class DmaTimer:
 
 def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> DmaTimer:
     """The timer of one queue."""
+    assert spec.dma is not None
     issue = spec.dma.issue * engine.clock_ps
-    return DmaTimer(engine.clock_ps, DmaCosts(spec), resources[DATA_BUS], issue)
+    return DmaTimer(engine.clock_ps, DmaCosts(spec, spec.dma), resources[DATA_BUS], issue)

@@ -19,8 +19,8 @@ from pimc.ir.graph import Node
 from pimc.ir.layout import Digit, Layout
 from pimc.ir.types import DType
 
-LOWEST = -3.0e38
-"""Stands for the maximum of a row in which everything is masked."""
+LOWEST = -3.4028234663852886e38
+"""Stands for the maximum of a row in which everything is masked; masks may hold this number, the lowest, themselves."""
 TINY = 1e-30
 """Stands for its sum."""
 LIMIT_TYPE = DType.I32

@@ -18,7 +18,7 @@ from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.lanes import Lanes, Ref, Source, VectorMachine
 from pimc.backends.kernels.movement import contents, index_tensor
 from pimc.backends.kernels.nest import SLOTS, Axis, Nest, Tiling, chunk_of, dense_strides, nests, tilings, walk
-from pimc.backends.kernels.places import copy_tensor, dense_at, given, place
+from pimc.backends.kernels.places import copy_tensor, dense_at, given, operand, place
 from pimc.backends.kernels.pointwise import pointwise
 from pimc.backends.kernels.registry import kernel
 from pimc.backends.lowering import Lowering, Tensor
@@ -210,6 +210,59 @@ def lower_elements(node: Node, at: Lowering, machine: VectorMachine) -> None:
     transfer.run(layouts, extents, len(shape) - 1, len(shape))
 
 
+@kernel("cache_write")
+def lower_cache_write(node: Node, at: Lowering, machine: VectorMachine) -> None:
+    """Only the new rows move where the result is the cache's own memory."""
+    past, new = given(node, 0), place(at, given(node, 1))
+    shape = given(node, 1).type.static_shape
+    table, indices = at.tensor(node.result), place(at, given(node, 2))
+    if at.tensor(past) != table:
+        copy_tensor(at, at.tensor(past), table, past.type.static_shape)
+    if 0 in shape:
+        return
+    spread = _without(table.layout, 2, 1)
+    picks = (ONE, *indices.layout.dims)[-2:]
+    index = Layout(indices.layout.offset, (picks[0], ONE, picks[1], ONE))
+    extent = past.type.static_shape[2]
+    transfer = _Transfer(at, machine, table, indices, new, table.layout.dims[2], extent, scatter=True)
+    transfer.run((spread, index, new.layout), shape, 2, 3)
+
+
+@kernel("tensor_scatter")
+def lower_tensor_scatter(node: Node, at: Lowering, machine: VectorMachine) -> None:
+    """Rows at positions that the vector unit counts from each request's own."""
+    past, new = given(node, 0), place(at, given(node, 1))
+    shape, table = given(node, 1).type.static_shape, place(at, node.result)
+    copy_tensor(at, place(at, past), table, past.type.static_shape)
+    if 0 in shape:
+        return
+    axis = _axis(node, len(shape))
+    extent = past.type.static_shape[axis]
+    arena = Arena(at)
+    places = index_tensor(at, machine, arena, shape[axis])
+    requests, steps = ONE, places.layout.dims[0]
+    starts = operand(node, 2)
+    if starts is not None:
+        held = dense_at(arena.take(shape[0] * shape[axis] * places.element_bytes), places, (shape[0], shape[axis]))
+        first = place(at, starts)
+        first = replace(first, layout=Layout(first.layout.offset, (*first.layout.dims, ONE)))
+
+        def write(v: Lanes, sources: Sequence[Source], out: Ref) -> None:
+            if node.attribute("mode") == "circular":
+                v("mod", v("add", *sources, dtype=DType.I64), float(extent), out=out)
+            else:
+                v("add", *sources, out=out)
+
+        pointwise(at, machine, [first, places], held, (shape[0], shape[axis]), write, arena)
+        places, (requests, steps) = held, held.layout.dims
+    spread = _without(table.layout, axis, 1)
+    behind = (ONE,) * (len(shape) - axis - 1)
+    index = Layout(places.layout.offset, (requests, *(ONE,) * (axis - 1), steps, *behind))
+    digits = table.layout.dims[axis]
+    transfer = _Transfer(at, machine, table, places, new, digits, extent, scatter=True, arena=arena)
+    transfer.run((spread, index, new.layout), shape, axis, axis + 1)
+
+
 def _combined(node: Node) -> str:
     reduction = str(node.attribute("reduction")) if "reduction" in node.op.attributes else "none"
     return "" if reduction == "none" else reduction
@@ -253,16 +306,26 @@ def _linear(
     extents: Sequence[int],
     strides: Sequence[int],
 ) -> Tensor:
-    """The sum over coordinates of index * stride, negative indices counted from the end; dense in the buffer."""
+    """The sum over coordinates of index * stride, negative indices counted from the end; dense in the buffer.
+
+    Where a coordinate is out of range, the sum is too: then index - wrapped is neither 0 nor -extent, and
+    (index - wrapped) * (index - wrapped + extent) is positive.
+    """
     counts = shape[:-1]
     size = DType.I64.bits // 8
     target = dense_at(arena.take(max(1, prod(counts)) * size), Tensor("buffer", Layout(0, ()), DType.I64), counts)
 
     def write(v: Lanes, sources: Sequence[Source], out: Ref) -> None:
+        if len(sources) == 1:  # the transfer counts negative indices from the end itself
+            v("copy", sources[0], out=out)
+            return
         v("copy", 0.0, out=out)
         for source, extent, stride in zip(sources, extents, strides, strict=True):
             t = v("mod", source, float(extent), dtype=DType.I64)
             v("mul_add", t, float(stride), out, out=out)
+            off = v("sub", source, t, dtype=DType.I64)
+            beyond = v("mul", off, v("add", off, float(extent), dtype=DType.I64), dtype=DType.I64)
+            v("mul_add", beyond, float(prod(extents)), out, out=out)
 
     coordinates: list[Tensor | float] = []
     for i in range(shape[-1]):

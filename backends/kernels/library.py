@@ -1,5 +1,5 @@
 """Imports every module that declares kernels."""
 
-from pimc.backends.kernels import attention, elementwise, indexing, movement, normalization, reductions
+from pimc.backends.kernels import attention, elementwise, indexing, levels, movement, normalization, reductions
 
-__all__ = ["attention", "elementwise", "indexing", "movement", "normalization", "reductions"]
+__all__ = ["attention", "elementwise", "indexing", "levels", "movement", "normalization", "reductions"]

@@ -35,9 +35,13 @@ class ProductNest:
 
 
 def product_nests(
-    a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int
-) -> Iterator[ProductNest]:
-    """The regular parts of `out[batch, m, n] = a[batch, m, k] @ b[batch, k, n]`; operands broadcast over the batch."""
+    a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int,
+    moved: Sequence[Scalar] = (0, 0, 0),
+) -> Iterator[ProductNest]:  # fmt: skip
+    """The regular parts of `out[batch, m, n] = a[batch, m, k] @ b[batch, k, n]`; operands broadcast over the batch.
+
+    moved: bytes by which a, b and the result lie further on.
+    """
     if k == 0 or 0 in (*batch, m, n):
         return
     shape = (*batch, m, n)
@@ -49,6 +53,7 @@ def product_nests(
     key = Layout(b.layout.offset, (*b.layout.dims[:-2], b.layout.dims[-1], b.layout.dims[-2]))
     contracted = tuple(axes_of_segments([a.layout, key], -1, k))
     for nest in nests(layouts, shape):
+        nest = nest.moved(moved)
         groups: dict[str, list[Axis]] = {"batch": [], "rows": [], "columns": []}
         for axis in nest.merged(within_dims=True).axes:
             groups[_group(axis, len(batch))].append(axis)

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
+from pimc.backends.affine import Scalar
+from pimc.backends.kernels.experts import lower_experts
 from pimc.backends.kernels.lanes import Lanes, Ref, Source, VectorMachine
+from pimc.backends.kernels.movement import fill
 from pimc.backends.kernels.places import given, operand, place
 from pimc.backends.kernels.pointwise import pointwise
+from pimc.backends.kernels.quantized import lower_quantized
 from pimc.backends.lowering import RULES, Lowering, Tensor, lowers
 from pimc.ir.graph import Node
 from pimc.ir.layout import Digit, Layout
 
-Contract = Callable[[Lowering, Tensor, Tensor, Tensor, Sequence[int], int, int, int, float], None]
-"""`out[batch, m, n] = scale * a[batch, m, k] @ b[batch, k, n]`: places, batch, m, n, k, scale."""
+Moves = tuple[Scalar, Scalar, Scalar]
+"""How far the first addresses of a, b and the result move with loops around a product."""
+
+
+class Contract(Protocol):
+    """`out[batch, m, n] = scale * a[batch, m, k] @ b[batch, k, n]` by a machine's commands."""
+
+    def __call__(
+        self, at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int,
+        scale: float = 1.0, moved: Moves = (0, 0, 0),
+    ) -> None: ...  # fmt: skip
+
 
 Rule = Callable[[Node, Lowering, VectorMachine, Contract], None]
 
@@ -24,7 +39,9 @@ def matmul(node: Node, at: Lowering, machine: VectorMachine, contract: Contract)
     _product(at, contract, a, b, out, 1.0)
 
 
-def _product(at: Lowering, contract: Contract, a: Tensor, b: Tensor, out: Tensor, scale: float) -> None:
+def _product(
+    at: Lowering, contract: Contract, a: Tensor, b: Tensor, out: Tensor, scale: float, moved: Moves = (0, 0, 0)
+) -> None:
     result = list(out.layout.dims)
     one: tuple[Digit, ...] = ((1, 0),)
     if len(a.shape) == 1:
@@ -35,7 +52,7 @@ def _product(at: Lowering, contract: Contract, a: Tensor, b: Tensor, out: Tensor
         result.append(one)
     out = _with_dims(out, tuple(result))
     *batch, m, n = out.shape
-    contract(at, a, b, out, batch, m, n, a.shape[-1], scale)
+    contract(at, a, b, out, batch, m, n, a.shape[-1], scale, moved)
 
 
 def _with_dims(tensor: Tensor, dims: tuple[tuple[Digit, ...], ...]) -> Tensor:
@@ -75,6 +92,19 @@ def fused_matmul(node: Node, at: Lowering, machine: VectorMachine, contract: Con
     _product(at, contract, factors[0], factors[1], place(at, node.result), _number(node, "alpha"))
 
 
+def quantized_matmul(node: Node, at: Lowering, machine: VectorMachine, contract: Contract) -> None:
+    """Chunks of the weight's columns are expanded on chip, and multiplied from there."""
+
+    def product(at: Lowering, a: Tensor, b: Tensor, out: Tensor, *, moved: Moves) -> None:
+        _product(at, contract, a, b, out, 1.0, moved)
+
+    lower_quantized(node, at, machine, product)
+
+
+def expert_matmul(node: Node, at: Lowering, machine: VectorMachine, contract: Contract) -> None:
+    lower_experts(node, at, machine, contract)
+
+
 def attention_scores(node: Node, at: Lowering, machine: VectorMachine, contract: Contract) -> None:
     q, k = place(at, given(node, 0)), place(at, given(node, 1))
     batch, heads, queries, depth = given(node, 0).type.static_shape
@@ -107,8 +137,11 @@ def _number(node: Node, name: str) -> float:
 
 PRODUCTS: dict[str, Rule] = {
     "matmul": matmul,
+    "matmul_integer": matmul,
     "gemm": gemm,
     "ms_fused_matmul": fused_matmul,
+    "quantized_matmul": quantized_matmul,
+    "expert_matmul": expert_matmul,
     "attention_scores": attention_scores,
     "attention_context": attention_context,
 }
@@ -118,7 +151,13 @@ def register_products(machine: VectorMachine, contract: Contract) -> None:
     """Make the product ops rules of a machine's engine."""
 
     def bound(rule: Rule) -> Callable[[Node, Lowering], None]:
-        return lambda node, at: rule(node, at, machine, contract)
+        def lower(node: Node, at: Lowering) -> None:
+            shape = node.result.type.static_shape
+            if 0 in given(node, 0).type.static_shape and 0 not in shape:  # sums of nothing
+                fill(at, machine, place(at, node.result), shape, 0.0)
+            rule(node, at, machine, contract)
+
+        return lower
 
     for name, rule in PRODUCTS.items():
         if (machine.kind, name) not in RULES:

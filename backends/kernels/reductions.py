@@ -10,7 +10,7 @@ import numpy as np
 
 from pimc.backends.kernels.arena import Arena
 from pimc.backends.kernels.lanes import Lanes, Ref, VectorMachine
-from pimc.backends.kernels.movement import contents
+from pimc.backends.kernels.movement import contents, fill
 from pimc.backends.kernels.normalization import axes_last
 from pimc.backends.kernels.places import copy_tensor, dense_at, given, place
 from pimc.backends.kernels.registry import kernel
@@ -19,6 +19,7 @@ from pimc.backends.lowering import Lowering, Tensor
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Node
 from pimc.ir.layout import Digit, Layout
+from pimc.ir.ops.reduction import highest, lowest
 from pimc.ir.types import DType
 
 FUNCTIONS = {
@@ -52,6 +53,9 @@ def lower_reduce(node: Node, at: Lowering, machine: VectorMachine) -> None:
     extents = [shape[i] for i in axes]
     rows = [n for i, n in enumerate(shape) if i not in axes]
     x = axes_last(place(at, given(node, 0)), axes)
+    if 0 in extents:
+        fill(at, machine, place(at, node.result), node.result.type.static_shape, _of_nothing(node))
+        return
     out = _per_row(place(at, node.result), axes, len(shape), bool(node.attribute("keepdims")), extents)
     name, work = node.op.name, _work(x.dtype)
 
@@ -75,6 +79,18 @@ def lower_reduce(node: Node, at: Lowering, machine: VectorMachine) -> None:
 
     grids = work.bits // DType.F32.bits
     RowKernel(at, machine, [x, out], (*rows, *extents), len(rows), grids=grids).run(body)
+
+
+def _of_nothing(node: Node) -> float:
+    """What a reduction of no elements gives."""
+    dtype = node.result.type.dtype
+    match node.op.name:
+        case "reduce_max" | "reduce_min" as name:
+            return float((lowest if name == "reduce_max" else highest)(dtype.numpy))
+        case "reduce_mean":
+            return float("nan") if dtype.is_float else 0.0
+        case name:
+            return 1.0 if name == "reduce_prod" else 0.0
 
 
 def _axis_of(node: Node) -> int:
@@ -205,4 +221,3 @@ def lower_top_k(node: Node, at: Lowering, machine: VectorMachine) -> None:
                 b.finish(i, best[i - 1], turn * steps[i - 1])
 
     RowKernel(at, machine, [x, *spread], (*rows, columns), len(rows), grids=3, arena=arena, results=2).run(body)
-

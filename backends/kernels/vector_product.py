@@ -26,9 +26,9 @@ MOST_DEPTH = 512
 
 
 def contract_on(machine: VectorMachine, at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int,
-                n: int, k: int, scale: float = 1.0) -> None:  # fmt: skip
+                n: int, k: int, scale: float = 1.0, moved: Sequence[Scalar] = (0, 0, 0)) -> None:  # fmt: skip
     """`out[batch, m, n] = scale * a[batch, m, k] @ b[batch, k, n]` on vector units."""
-    for nest in product_nests(a, b, out, batch, m, n, k):
+    for nest in product_nests(a, b, out, batch, m, n, k, moved):
         _RowProducts(machine, at, (a, b, out), nest, scale).run()
 
 

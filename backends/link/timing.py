@@ -91,7 +91,7 @@ class LinkTimer:
     def relative(self, now: int) -> Hashable | None:
         return max(0, self.free_at - now)
 
-    def shift(self, by: int) -> None:
+    def shift(self, by: int, since: int) -> None:
         self.free_at += by
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pimc.backends.kernels import library  # noqa: F401  (declares the kernels)
 from pimc.backends.kernels.lanes import VectorMachine
-from pimc.backends.kernels.products import register_products
+from pimc.backends.kernels.products import Moves, register_products
 from pimc.backends.kernels.registry import register_kernels
 from pimc.backends.kernels.vector_product import contract_on
 from pimc.backends.lowering import Lowering, Tensor
@@ -17,12 +17,12 @@ NPU = VectorMachine("npu", "npu", lambda _: Vec, lambda _: VectorReduce, VectorS
 
 
 def _product(at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int,
-             scale: float) -> None:  # fmt: skip
+             scale: float = 1.0, moved: Moves = (0, 0, 0)) -> None:  # fmt: skip
     """The array multiplies floats; integers go through the vector unit."""
     if a.dtype.is_float:
-        contract(at, a, b, out, batch, m, n, k, scale)
+        contract(at, a, b, out, batch, m, n, k, scale, moved)
     else:
-        contract_on(NPU, at, a, b, out, batch, m, n, k, scale)
+        contract_on(NPU, at, a, b, out, batch, m, n, k, scale, moved)
 
 
 register_products(NPU, _product)

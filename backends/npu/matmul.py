@@ -34,10 +34,14 @@ from pimc.ir.facts import Tile
 
 
 def contract(
-    at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int, scale: float = 1.0
-) -> None:
-    """`out[batch, m, n] = scale * a[batch, m, k] @ b[batch, k, n]`; operands broadcast over the batch axes."""
-    for nest in product_nests(a, b, out, batch, m, n, k):
+    at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int, scale: float = 1.0,
+    moved: Sequence[Scalar] = (0, 0, 0),
+) -> None:  # fmt: skip
+    """`out[batch, m, n] = scale * a[batch, m, k] @ b[batch, k, n]`; operands broadcast over the batch axes.
+
+    moved: how far the first addresses of a, b and the result move with loops around the product.
+    """
+    for nest in product_nests(a, b, out, batch, m, n, k, moved):
         _Contraction(at, (a, b, out), nest, scale).run()
 
 
@@ -315,5 +319,3 @@ def _longest_last(counts: list[int], far: list[int], near: list[int]) -> tuple[l
     """The loops of a copy in the order of the far side's strides."""
     order = sorted(range(len(counts)), key=lambda i: -abs(far[i]))
     return [counts[i] for i in order], [far[i] for i in order], [near[i] for i in order]
-
-

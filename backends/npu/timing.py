@@ -142,7 +142,7 @@ class NpuTimer:
         )  # fmt: skip
         return (self.draining, *(max(0, t - now) for t in times))
 
-    def shift(self, by: int) -> None:
+    def shift(self, by: int, since: int) -> None:
         self.slot_at += by
         self.begun_at += by
         self.next_at += by

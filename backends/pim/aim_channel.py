@@ -1,121 +1,404 @@
-"""The AiM controller of one channel: what must be issued before a command, mode switches, refresh, latencies."""
+"""One GDDR6-AiM channel and its controller: from clock to clock in which something happens.
+
+In each clock, in this order: requests that were refused are offered again; the front end offers new ones; an answered
+read is completed; a request is chosen and one command for it is issued. Requests for the banks' multipliers stay in
+order, normal reads and writes ("plain") are scheduled first-ready, first-come first-served; the two kinds are never
+queued together.
+
+The rules are those of the AiM simulator, with switches where a real controller must differ (`AimSwitches`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from pimc.backends.pim.controller import CLOSED, Channel, Run
+from pimc.backends.pim.aim_line import LOSS, MARKER, NONE, Request
+from pimc.backends.pim.aim_rules import ACT, ACT16, ONE_BANK, PRE, PREA, READING, REFAB, TMOD, WRA16, AimRules
 
-REGISTER_COMMANDS = frozenset({"WRGB", "WRMAC16", "RDMAC16", "RDAF16"})
+CLOSED = -1
+NEVER = 1 << 60
+MOST_WRITES = 25
+"""More waiting writes than this are served before reads."""
+FEW_WRITES = 7
+"""Fewer waiting writes than this let reads come first again."""
 
-ALL_BANKS = frozenset({"ACT16", "PREA"})
+
+class Plain(NamedTuple):
+    """A normal read or write that waits."""
+
+    arrival: int
+    """requests with a smaller number came earlier"""
+    request: Request
 
 
-@dataclass(slots=True)
-class Request:
-    """What a stream's command asks of a channel: a final DRAM command, how often, and what must be open for it.
+class Answer(NamedTuple):
+    """A read, or a marker, on its way back."""
 
-    bank: one bank, or None for all. row: None where none must be open.
-    """
+    done: int
+    blocking: bool
+    marker: bool
 
-    final: str
-    count: int
-    bank: int | None = None
-    row: int | None = None
+
+class Issue(NamedTuple):
+    """`times` equal commands, issued every `period` clocks."""
+
+    clock: int
+    command: int
+    bank: int
+    row: int
+    times: int = 1
+    period: int = 1
 
     @property
-    def needs_registers(self) -> bool:
-        """Whether the channel must be in register mode."""
-        return self.final in REGISTER_COMMANDS
+    def last(self) -> int:
+        return self.clock + (self.times - 1) * self.period
 
 
+@dataclass
 class AimChannel:
-    """Issues requests to one channel, in order."""
+    """The state of a channel. `now` is the clock whose command is still to be chosen."""
 
-    def __init__(self, channel: Channel, latency: Mapping[str, int]) -> None:
-        self.channel = channel
-        self.latency = latency
+    rules: AimRules
+    now: int = 0
+    due: int = NEVER
+    """when the next refresh must be issued"""
+    earliest: dict[int, int] = field(default_factory=dict)
+    """first clock for a command at a node of the channel, where it is in the future of the last command there"""
+    rows: list[int] = field(default_factory=list)
+    """the open row of each bank"""
+    registers: bool = False
+    """register mode"""
+    queue: list[tuple[Request, int]] = field(default_factory=list)
+    """requests that stay in order, in runs of equal ones"""
+    reads: list[Plain] = field(default_factory=list)
+    writes: list[Plain] = field(default_factory=list)
+    activated: list[Plain] = field(default_factory=list)
+    """plain requests whose row was opened for them"""
+    write_mode: bool = False
+    refused: tuple[Request, int] | None = None
+    answers: list[Answer] = field(default_factory=list)
+    """reads and markers, in the order in which they are completed"""
+    written: int = -1
+    """when the last command that answers nothing is done"""
+    answered: int = -1
+    """clock of the last completion: there is one a clock at most"""
+    held: int = 0
+    """blocking requests that are not completed"""
+    arrivals: int = 0
+    """number of the last clock with arrivals of plain requests; those of one clock have the same"""
+    arrived: int = -1
+    """that clock"""
+    accepted: int = -1
+    """clock at which the last refused request was accepted"""
+    released: int = -1
+    """clock at which the last blocking request was completed"""
+    issued: list[Issue] = field(default_factory=list)
 
-    def copy(self) -> AimChannel:
-        return AimChannel(self.channel.copy(), self.latency)
+    def __post_init__(self) -> None:
+        if not self.rows:
+            self.rows = [CLOSED] * self.rules.banks
 
-    def run(self, request: Request, at: int) -> Run:
-        """Issue a request that is offered at clock `at`, with everything that it needs before."""
-        state, numbers = self.channel, self.channel.table.numbers
-        final, registers = request.final, request.needs_registers
-        number = numbers[final]
-        period = state.table.periods[number]
-        refreshes = state.refresh.interval > 0
-        first, left, cause = -1, request.count, ""
-        while True:
-            name = self._next(request)
-            bank = None if name in ALL_BANKS else request.bank
-            t = state.ready(numbers[name], bank, at)
-            if refreshes and t >= state.due:
-                self._refresh(t)
-                cause = cause or "refresh"
-            elif state.register_mode != registers:
-                state.issue(numbers["TMOD"], None, t, 1)
-                state.register_mode = registers
-                cause = "mode"
-            elif name != final:
-                state.issue(numbers[name], bank, t, 1)
-                opens = name.startswith("ACT")
-                state.set_row(bank, request.row if opens and request.row is not None else CLOSED)
-                cause = cause or "row"
-            else:
-                count = min(left, -(-(state.due - t) // period)) if refreshes else left
-                last = t + (count - 1) * period
-                state.issue(number, bank, last, count)
-                first = t if first < 0 else first
-                left -= count
-                if not left:
-                    break
-        if final == "WRA16":
-            state.set_row(None, CLOSED)
-        return Run(first, last, period, cause)
+    # -- what comes in ----------------------------------------------------------------------------------------------
 
-    def _next(self, request: Request) -> str:
+    def offer(self, request: Request, count: int) -> None:
+        """New requests at clock `now`."""
+        if request.command == LOSS:
+            self.rows = [CLOSED] * self.rules.banks
+            return
+        if request.is_blocking:
+            self.held += count
+        left = self._accept(request, count)
+        if left:
+            self.refused = (request, left)
+
+    def _retry(self) -> None:
+        if self.refused is not None:
+            request, count = self.refused
+            left = self._accept(request, count)
+            self.refused = (request, left) if left else None
+            if not left:
+                self.accepted = self.now
+
+    def _accept(self, request: Request, count: int) -> int:
+        """Queue as many requests as there is room for; returns how many are refused."""
+        return self._accept_plain(request, count) if request.is_plain else self._accept_ordered(request, count)
+
+    def _accept_ordered(self, request: Request, count: int) -> int:
+        if self.reads or self.writes or (self.activated and self.rules.switches.drains_activated):
+            return count
+        room = self.rules.queue - sum(n for _, n in self.queue)
+        taken = min(room, count)
+        if taken > 0:
+            self._append(request, taken)
+        return count - max(0, taken)
+
+    def _append(self, request: Request, count: int) -> None:
+        if self.queue and self.queue[-1][0] == request:
+            self.queue[-1] = (request, self.queue[-1][1] + count)
+        else:
+            self.queue.append((request, count))
+
+    def _accept_plain(self, request: Request, count: int) -> int:
+        if self.queue:
+            return count
+        is_read = request.command in READING
+        own, others = (self.reads, self.writes) if is_read else (self.writes, self.reads)
+        if self.rules.switches.forwards_any_address:
+            if is_read and self.writes:
+                self.answers.extend([Answer(self.now + 1, False, False)] * count)
+                return 0
+        elif any(p.request[1:] == request[1:] and p.request != request for p in (*others, *self.activated)):
+            return count
+        taken = min(self.rules.queue - len(own), count)
+        if self.arrived != self.now:
+            self.arrived, self.arrivals = self.now, self.arrivals + 1
+        own.extend([Plain(self.arrivals, request)] * taken)
+        return count - taken
+
+    @property
+    def is_working(self) -> bool:
+        """Whether anything is still to be issued or to be answered."""
+        return bool(self.queue or self.refused or self.reads or self.writes or self.activated or self.answers)
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    def advance(self, until: int) -> None:
+        """Let the clocks before `until` pass; what was refused is offered again in each, and at `until`."""
+        while self.now < until:
+            self.now = min(self._clock(self.now, until), until)
+            self._retry()
+        self._complete(until - 1)
+
+    def _complete(self, clock: int) -> None:
+        """Complete reads and markers up to a clock, one in each."""
+        while self.answers:
+            head = self.answers[0]
+            at = max(head.done, self.answered + 1, self.written + 1 if head.marker else 0)
+            if at > clock:
+                return
+            self.answered = at
+            del self.answers[0]
+            if head.blocking:
+                self.held -= 1
+                if not self.held:
+                    self.released = at
+
+    def _clock(self, t: int, until: int) -> int:
+        """Choose and issue at clock `t`; returns the next clock at which something may happen."""
+        self._complete(t)
+        wake = NEVER
+        if self.activated:
+            wake, best, command = self._best(self.activated, t)
+            if best is not None:
+                return self._serve_plain(best, command, t)
+        if t >= self.due:
+            return min(wake, self._refresh(t)) if not self.activated else wake
+        if self.queue:
+            return min(wake, self._serve_queue(t, until), self.due)
+        entries = self._candidates()
+        if entries:
+            soonest, best, command = self._best(entries, t)
+            if best is not None:
+                return self._serve_plain(best, command, t)
+            wake = min(wake, soonest)
+        return min(wake, self.due)
+
+    # -- requests that stay in order ----------------------------------------------------------------------------------
+
+    def _serve_queue(self, t: int, until: int) -> int:
+        request, count = self.queue[0]
+        if request.command == MARKER:
+            self._drop(1)
+            self.answers.append(Answer(t + 1, True, True))
+            return t + 1
+        command = self._command(request)
+        ready = self._ready(command, request.bank)
+        if ready > t:
+            return ready
+        if self._is_guarded(command, request.bank):
+            return t + 1
+        if self._switches_mode(request, t):
+            return t + 1
+        if command != request.command:
+            self._prepare(command, request, t)
+            return t + 1
+        period = self.rules.period[command]
+        if not self.activated and command != WRA16:
+            end = min(until, self.due)
+            waiting = self.refused[1] if self._feeds() and self.refused is not None else 0
+            count = min(count + waiting, max(1, (end - t + period - 1) // period))
+        else:
+            count = 1
+        self._final(request, t, count, period)
+        return self._leave(count, t, period)
+
+    def _feeds(self) -> bool:
+        """What was refused continues the run at the head of the queue."""
+        return self.refused is not None and len(self.queue) == 1 and self.refused[0] == self.queue[0][0]
+
+    def _leave(self, count: int, t: int, period: int) -> int:
+        """`count` requests have left the queue, every `period` clocks from `t` on; refused ones move up."""
+        last = t + (count - 1) * period
+        if self.refused is not None and not self.refused[0].is_plain:
+            request, waiting = self.refused
+            over = sum(n for _, n in self.queue) + waiting - self.rules.queue
+            if 0 < over <= count:  # the last one is accepted in the clock after the one that makes room for it
+                self.accepted = t + (over - 1) * period + 1
+            self._append(request, waiting)
+            left = max(0, over - count)
+            self._drop(count)
+            if left:
+                tail, n = self.queue.pop()
+                if n > left:
+                    self.queue.append((tail, n - left))
+            self.refused = (request, left) if left else None
+        else:
+            self._drop(count)
+        return last + 1
+
+    def _drop(self, count: int) -> None:
+        while count:
+            request, n = self.queue[0]
+            if n > count:
+                self.queue[0] = (request, n - count)
+                return
+            del self.queue[0]
+            count -= n
+
+    # -- normal reads and writes --------------------------------------------------------------------------------------
+
+    def _candidates(self) -> list[Plain]:
+        """The reads or the writes, whichever turn it is."""
+        writes = len(self.writes)
+        if not self.write_mode:
+            self.write_mode = writes > MOST_WRITES or not self.reads
+        elif writes < FEW_WRITES and self.reads:
+            self.write_mode = False
+        return self.writes if self.write_mode else self.reads
+
+    def _best(self, entries: list[Plain], t: int) -> tuple[int, Plain | None, int]:
+        """The earliest request whose command may be issued, and the command; or the clock at which there is one."""
+        soonest = NEVER
+        for entry in entries:
+            command = self._command(entry.request)
+            ready = self._ready(command, entry.request.bank)
+            if ready <= t:
+                return t, entry, command
+            soonest = min(soonest, ready)
+        return soonest, None, 0
+
+    def _serve_plain(self, entry: Plain, command: int, t: int) -> int:
+        request = entry.request
+        if self._is_guarded(command, request.bank) or self._switches_mode(request, t):
+            return t + 1
+        if command != request.command:
+            self._prepare(command, request, t)
+            if command == ACT:
+                self._take(entry)
+                self.activated.append(entry)
+                self.activated.sort(key=lambda p: p.arrival)
+            return t + 1
+        self._final(request, t, 1, 1)
+        self._take(entry)
+        return t + 1
+
+    def _take(self, entry: Plain) -> None:
+        for held in (self.activated, self.reads, self.writes):
+            if entry in held:
+                held.remove(entry)
+                return
+
+    def _is_guarded(self, command: int, bank: int) -> bool:
+        """A row is not closed while an activated request waits for its bank."""
+        return command == PRE and any(p.request.bank == bank for p in self.activated)
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    def _command(self, request: Request) -> int:
         """The command that comes next for a request: itself, or what must come before it."""
-        if request.row is None:
-            return request.final
-        state = self.channel
-        if request.bank is not None:
-            row = state.open_rows()[request.bank]
-            return request.final if row == request.row else "ACT" if row == CLOSED else "PRE"
-        if state.opened is not None:
-            return request.final if state.opened == request.row else "ACT16" if state.opened == CLOSED else "PREA"
-        return "PREA" if any(row not in (CLOSED, request.row) for row in state.rows) else "ACT16"
+        row = request.row
+        if row == NONE:
+            return request.command
+        if request.bank != NONE:
+            opened = self.rows[request.bank]
+            return request.command if opened == row else ACT if opened == CLOSED else PRE
+        kinds = set(self.rows)
+        if kinds == {row}:
+            return request.command
+        return ACT16 if kinds <= {row, CLOSED} else PREA
 
-    # -- refresh ----------------------------------------------------------------------------------------------------
+    def _ready(self, command: int, bank: int) -> int:
+        """The first clock at which a command may be issued."""
+        earliest = self.earliest
+        t = earliest.get(command, 0)
+        if bank != NONE and command in ONE_BANK:
+            group, own = self._nodes(bank)
+            t = max(t, earliest.get(group + command, 0), earliest.get(own + command, 0))
+        return t
 
-    def _refresh(self, t: int) -> None:
-        """Refresh at the moment that was due; of several that were due while nothing happened, the last one counts."""
-        state = self.channel
-        interval = state.refresh.interval
-        if state.opened != CLOSED:
-            precharge = state.table.numbers["PREA"]
-            issued = state.ready(precharge, None, state.due)
-            state.issue(precharge, None, issued, 1)
-            state.set_row(None, CLOSED)
-        missed = max(0, (t - state.due) // interval)
-        refresh = state.table.numbers["REFab"]
-        issued = state.ready(refresh, None, state.due + missed * interval)
-        state.issue(refresh, None, issued, 1 + missed)
-        state.due += (1 + missed) * interval
+    def _nodes(self, bank: int) -> tuple[int, int]:
+        """Where the commands of a bank group and of a bank are counted from."""
+        width = len(self.rules.latency)
+        groups = self.rules.banks // self.rules.group_size
+        return width * (1 + bank // self.rules.group_size), width * (1 + groups + bank)
 
+    def _issue(self, command: int, bank: int, row: int, t: int, count: int = 1, period: int = 1) -> None:
+        last = t + (count - 1) * period
+        rules, earliest = self.rules, self.earliest
+        for later, clocks in rules.after_channel[command]:
+            if last + clocks > earliest.get(later, 0):
+                earliest[later] = last + clocks
+        if command in ONE_BANK:
+            for start, after in zip(self._nodes(bank), (rules.after_group, rules.after_bank), strict=True):
+                for later, clocks in after[command]:
+                    if last + clocks > earliest.get(start + later, 0):
+                        earliest[start + later] = last + clocks
+        self.issued.append(Issue(t, command, bank if command in ONE_BANK else NONE, row, count, period))
 
-def latencies(cycles: Mapping[str, int]) -> dict[str, int]:
-    """Clocks from the issue of a final command to its completion."""
-    data = cycles["nBL"]
-    known = {
-        "WR": cycles["nCWL"] + data,
-        "RD": cycles["nCL"] + data,
-        "WRGB": cycles["nCWLGB"] + data,
-        "WRMAC16": cycles["nCWLREG"] + data,
-        "RDMAC16": cycles["nCLREG"] + data,
-        "RDAF16": cycles["nCLREG"] + data,
-        "WRA16": cycles["nCWL"] + cycles["nWR"] + cycles["nWPRE"],
-    }
-    return known | dict.fromkeys(("RDCP", "WRCP", "MAC", "MAC16", "AF16", "EWMUL16"), 1)
+    def _switches_mode(self, request: Request, t: int) -> bool:
+        """Issue the command that switches between array and register mode, if the request needs the other."""
+        if self.registers == request.needs_registers:
+            return False
+        self._issue(TMOD, NONE, NONE, t)
+        self.registers = not self.registers
+        return True
+
+    def _prepare(self, command: int, request: Request, t: int) -> None:
+        """Open or close rows."""
+        opens = command in (ACT, ACT16)
+        self._issue(command, request.bank, request.row if opens else NONE, t)
+        row = request.row if opens else CLOSED
+        if command in (ACT, PRE):
+            self.rows[request.bank] = row
+        else:
+            self.rows = [row] * self.rules.banks
+
+    def _final(self, request: Request, t: int, count: int, period: int) -> None:
+        """Issue what was asked for."""
+        self._issue(request.command, request.bank, request.row, t, count, period)
+        last = t + (count - 1) * period
+        done = last + self.rules.latency[request.command]
+        if request.command in READING:
+            latency = self.rules.latency[request.command]
+            blocking = request.is_blocking
+            self.answers.extend(Answer(t + i * period + latency, blocking, False) for i in range(count))
+        else:
+            self.written = max(self.written, done)
+        if request.command == WRA16:
+            self.rows = [CLOSED] * self.rules.banks
+
+    # -- refresh ------------------------------------------------------------------------------------------------------
+
+    def _refresh(self, t: int) -> int:
+        """Close all rows and refresh; returns when it is time for the next step."""
+        command = REFAB if all(row == CLOSED for row in self.rows) else PREA
+        ready = self._ready(command, NONE)
+        if ready > t:
+            return ready
+        self._issue(command, NONE, NONE, t)
+        if command == REFAB:
+            self.due += self.rules.refresh
+        else:
+            self.rows = [CLOSED] * self.rules.banks
+        return t + 1

@@ -108,13 +108,15 @@ class Feed:
         self.slots: list[int] = []
         if not self.is_direct:
             self.slots = [arena.take(self.count * self.piece * COLUMN_BYTES) for _ in range(SLOTS)]
-        if ragged:
+        if ragged and at.spec.dma is not None:
             self.rest = arena.take(self.count * COLUMN_BYTES)
             clear(at, self.rest, self.count, lot.dtype)
 
     def fill(self, address: Scalar, elements: int, column: Scalar = 0) -> None:
         """Bring `elements` from `address` (of the first vector) into columns from `column` on, zeros behind them."""
         whole, rest = divmod(elements, LANES)
+        if self.at.spec.dma is None and rest:  # what lies behind is room that the plan leaves, and meets zeros
+            whole, rest = whole + 1, 0
         if self.is_direct and whole:
             self._write(whole, address, column, self.lot.stride or 0)
         elif whole:
@@ -164,6 +166,8 @@ class Drain:
         """Results of accumulators from `register` on to `address` (of the first vector), `elements` of each vector."""
         unit = self.channels.unit
         whole, rest = divmod(elements, unit)
+        if self.at.spec.dma is None and rest:  # what goes beyond lands in room that the plan leaves, or is overwritten
+            whole, rest = whole + 1, 0
         if self.lot.is_ready and whole:
             with self.at.emit.loop(whole) as i:
                 self._read(register + i, address + i * (unit * CELL_BYTES), self.lot.stride or 0)

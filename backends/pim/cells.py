@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from pimc.backends.dma.isa import ROW_WINDOWS
 from pimc.backends.state import DeviceState, rounded
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.op import Array
@@ -36,6 +37,7 @@ def span_of(mask: int) -> tuple[int, int]:
 def bank_rows(state: DeviceState, row: int, byte: int, elements: int, dtype: DType) -> Array:
     """A writable window [channels, banks, elements] on the same bytes of a row in every bank."""
     geometry = state.geometry
+    row = mapped(state, row)
     if byte < 0 or byte + elements * CELL_BYTES > geometry.row_bytes:
         raise fail(
             Kind.PROGRAM_BAD,
@@ -47,6 +49,15 @@ def bank_rows(state: DeviceState, row: int, byte: int, elements: int, dtype: DTy
         (elements, CELL_BYTES),
     )
     return state.spaces["dram"].view(geometry.address(0, 0, row, byte), digits, dtype)
+
+
+def mapped(state: DeviceState, row: int) -> int:
+    """The row that a command means, where a window is mapped elsewhere (MAPROWS)."""
+    windows = state.registers.get(ROW_WINDOWS)
+    if windows is None:
+        return row
+    found = windows[(windows[:, 0] <= row) & (row < windows[:, 0] + windows[:, 1])]
+    return row + int(found[0, 2]) if len(found) else row
 
 
 def global_buffer(state: DeviceState) -> Array:

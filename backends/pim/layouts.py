@@ -59,6 +59,15 @@ def bank_matrix(
     return Layout(geometry.address(usable.start, 0, first_row), (rows, along))
 
 
+def bank_matrices(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> Layout:
+    """[E, N, K]: bank matrices that follow each other, all alike."""
+    experts, n, k = shape
+    one = bank_matrix(geometry, first_row, n, k, CELL_BYTES)
+    _, end = one.span(CELL_BYTES)
+    rows = up(end, geometry.stride_row) - first_row
+    return Layout(one.offset, (((experts, rows * geometry.stride_row),), *one.dims))
+
+
 @dataclass(frozen=True, slots=True)
 class Pairs:
     """How the (b, kv) pairs of a cache share the channels: `turns` of each over rows, `spread` over channels."""
@@ -174,13 +183,15 @@ def _over_channels(geometry: DramGeometry, batch: int, request_rows: int) -> tup
 def bank_layout(spec: TargetSpec, kind: str, first_row: int, shape: Sequence[int]) -> tuple[Layout, int]:
     """The layout of a PIM operand from a row index on, and how many row indices it takes.
 
-    kind: weight ([K, N]), key or value ([B, KV, T, D]).
+    kind: weight ([K, N]), experts ([E, N, K]), key or value ([B, KV, T, D]).
     """
     assert spec.pim is not None
     geometry = spec.dram.geometry
     if kind == "weight":
         k, n = shape
         layout = bank_matrix(geometry, first_row, n, k, CELL_BYTES).permuted((1, 0))
+    elif kind == "experts":
+        layout = bank_matrices(geometry, first_row, shape)
     else:
         make = {
             ("aim", "key"): aim_keys,

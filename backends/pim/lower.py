@@ -11,16 +11,18 @@ RULES_BY_STYLE: dict[str, dict[str, Rule]] = {
         "matmul": lower_aim.lower_matmul,
         "attention_scores": lower_aim.lower_scores,
         "attention_context": lower_aim.lower_context,
+        "expert_matmul": lower_aim.lower_experts,
     },
     "newton": {
         "matmul": lower_newton.lower_matmul,
         "attention_scores": lower_newton.lower_scores,
         "attention_context": lower_newton.lower_context,
+        "expert_matmul": lower_newton.lower_experts,
     },
 }
 
 
-@lowers("pim", "matmul", "attention_scores", "attention_context")
+@lowers("pim", "matmul", "attention_scores", "attention_context", "expert_matmul")
 def lower_product(node: Node, at: Lowering) -> None:
     """A product whose right operand (weight, keys, values) lies in the banks."""
     assert at.spec.pim is not None

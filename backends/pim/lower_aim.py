@@ -18,6 +18,7 @@ from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.pim.aim_isa import MacAllBanks, WriteGlobalBuffer
 from pimc.backends.pim.aim_transfer import SLOTS, Channels, Drain, Feed, Lot, clear, mask_of, zero
 from pimc.backends.pim.cells import COLUMN_BYTES, LANES
+from pimc.backends.pim.experts import ChosenExperts
 from pimc.backends.pim.layouts import BankPattern
 from pimc.backends.pim.products import (
     Range,
@@ -62,6 +63,14 @@ def lower_matmul(node: Node, at: Lowering) -> None:
     for nest in rows_of(x, y, shape=shape[:-1]):
         for (source, target), _ in walk(at.emit, nest):
             kernel.run(source, target)
+
+
+def lower_experts(node: Node, at: Lowering) -> None:
+    """Vector by vector, each times the matrix of the expert that was chosen for it."""
+    chosen = ChosenExperts.of(node, at)
+    kernel = _Gemv(node, at, chosen.x, chosen.y, chosen.first, chosen.depth, chosen.outputs)
+    for source, target, _ in chosen.pairs(1):
+        kernel.run(source, target)
 
 
 class _Gemv:

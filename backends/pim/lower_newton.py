@@ -16,6 +16,7 @@ from pimc.backends.kernels.arena import Arena
 from pimc.backends.kernels.nest import chunks, nests, walk
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.pim.cells import CELL_BYTES, COLUMN_BYTES, LANES
+from pimc.backends.pim.experts import ChosenExperts
 from pimc.backends.pim.layouts import STAGING_ROWS, STAGING_SLOTS, BankPattern
 from pimc.backends.pim.newton_transfer import Move, Results, Source, Stage, Sums, Tiles
 from pimc.backends.pim.products import Range, bank_pattern, element_stride, gather_vector, part, ranges, rows_of, single
@@ -68,6 +69,14 @@ def lower_matmul(node: Node, at: Lowering) -> None:
     for nest in rows_of(x, y, shape=shape[:-1]):
         for (source, target), slot in walk(at.emit, nest, STAGING_SLOTS):
             kernel.run(source, target, slot)
+
+
+def lower_experts(node: Node, at: Lowering) -> None:
+    """Vector by vector, each times the matrix of the expert that was chosen for it."""
+    chosen = ChosenExperts.of(node, at)
+    kernel = _Gemv(node, at, chosen.x, chosen.y, chosen.first, chosen.depth, chosen.outputs)
+    for source, target, slot in chosen.pairs(STAGING_SLOTS):
+        kernel.run(source, target, slot)
 
 
 class _Gemv:

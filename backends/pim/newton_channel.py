@@ -10,65 +10,20 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from pimc.backends.target import NewtonPim, TargetSpec
+from pimc.backends.pim.issues import TRAFFIC, IssueSink
+from pimc.backends.pim.newton_rules import Rules
 
 LONG_AGO = -(1 << 40)
 REACH = 4096
 """Clocks after which no command matters any more."""
 
 
-@dataclass(frozen=True)
-class Rules:
-    """Clocks and choices of one part, and of the strategy that drives it."""
-
-    ranks: int
-    groups: int
-    """activations that open a rank"""
-    group_banks: int
-    is_dual: bool
-    trp: int
-    tras: int
-    trcd: int
-    twindow: int
-    """G_ACT to G_ACT of one rank"""
-    trrd_same: int
-    trrd_other: int
-    trtp: int
-    read: int
-    """READRES to its values"""
-    comp: int
-    """COMP to COMP"""
-    turn: int
-    """COMPS to GWRITE"""
-    least: int
-    gwrite: int
-    refresh: int
-    interval: int
-    """from one rank's refresh to the next rank's; 0: none"""
-    guard: bool
-    waits_for_macs: bool
-    keeps_row_times: bool
-    """tRAS and tRP hold between G_ACT and the precharges of a single row buffer"""
-
-    @staticmethod
-    def of(spec: TargetSpec, pim: NewtonPim, *, keeps_row_times: bool) -> Rules:
-        n = spec.cycles
-        ranks = spec.dram.ranks
-        return Rules(
-            ranks=ranks, groups=spec.dram.banks // ranks // pim.banks_per_activation,
-            group_banks=pim.banks_per_activation,
-            is_dual=pim.row_buffers == "dual", trp=n["nRP"], tras=n["nRAS"], trcd=n["nRCDRD"], twindow=n["nFAW"],
-            trrd_same=n["nRRDL"], trrd_other=n["nRRDS"], trtp=n["nRTP"], read=n["nCL"] + n["nBL"],
-            comp=max(n["nBL"], n["nCCDS"]), turn=max(n["nBL"], n["nCCDS"]), least=pim.least_macs, gwrite=n["nGWRITE"],
-            refresh=n["nRFC"], interval=n["nREFI"] // ranks if spec.dram.refresh else 0, guard=pim.refresh_guard,
-            waits_for_macs=pim.precharge_waits_for_macs, keeps_row_times=keeps_row_times,
-        )  # fmt: skip
-
-
 @dataclass(slots=True)
 class Rank:
     """Row buffers of one rank."""
 
+    first: int
+    """its first bank"""
     row: int | None
     """open in the PIM row buffers of all banks"""
     acts: list[int]
@@ -120,7 +75,10 @@ class NewtonChannel:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         groups = rules.groups
-        self.ranks = [Rank(None, [LONG_AGO] * groups, [LONG_AGO] * groups, LONG_AGO, {}) for _ in range(rules.ranks)]
+        self.ranks = [
+            Rank(i * groups * rules.group_banks, None, [LONG_AGO] * groups, [LONG_AGO] * groups, LONG_AGO, {})
+            for i in range(rules.ranks)
+        ]
         self.now = 0
         self.due = rules.interval
         self.next_rank = 0
@@ -136,6 +94,7 @@ class NewtonChannel:
         self.is_filling = True
         """the next COMP is the first after a READRES"""
         self.counts: Counter[str] = Counter()
+        self.issues: IssueSink | None = None
 
     # -- commands of the stream ---------------------------------------------------------------------------------------
 
@@ -151,13 +110,18 @@ class NewtonChannel:
             if not self._refresh_first(t, rules.gwrite + extra):
                 break
             cause, t = "refresh", max(t, self.now + 1)
+        if rules.is_dual and rank.row == row:  # a row is open in one of the two row buffers only
+            self._precharge(self._to_precharge(None, [rank], normal=False), t)
+            t = max(t, self.now + 1)
         if open_row != row:
             t = self._open_normal(rank, inside, row, open_row, t)
             cause = cause or "row"
         t = max(t, self.gwrite_free, self.now + 1, rank.normal_act + rules.trcd if rank.normal_bank == inside else t)
-        self._count("GWRITE")
+        self._issued("GWRITE", t, bank, row)
         self.now = t
         self.vector_free = self.gwrite_free = t + rules.gwrite
+        if not rules.is_dual and inside not in rank.normal:
+            self.precharge_free = max(self.precharge_free, self.vector_free)
         return Done(t, t + 1, t + rules.gwrite, rules.gwrite, cause)
 
     def header(self, row: int, comps: int, results: int, at: int) -> Done:
@@ -188,9 +152,9 @@ class NewtonChannel:
         """A run of COMPs (single row buffer)."""
         rules = self.rules
         cause = self._activate(row, at)
-        first = max(at, self.now + 1, self.compute_free, self._opened())
+        first = max(at, self.now + 1, self.compute_free, self.vector_free, self._opened())
         last = first + rules.comp * (count - 1)
-        self._count("COMP", count)
+        self._issued("COMP", first, None, row, count, rules.comp)
         self.now = last
         self.compute_free = last + rules.comp
         self.read_free = max(self.read_free, last + rules.comp)
@@ -204,8 +168,10 @@ class NewtonChannel:
     def read_result(self, at: int) -> Done:
         """READRES (single row buffer)."""
         rules = self.rules
+        while self._refresh_first(max(at, self.now + 1), 0):
+            pass
         t = max(at, self.now + 1, self.read_free)
-        self._count("READRES")
+        self._issued("READRES", t)
         self.now = t
         self.is_filling = True
         self.compute_free = self.read_free = t + rules.comp
@@ -217,10 +183,12 @@ class NewtonChannel:
         """COMPS_READRES (dual row buffers)."""
         rules = self.rules
         cause = self._activate(row, at)
-        t = max(at, self.now + 1, self.compute_free, self._opened())
+        t = max(at, self.now + 1, self.compute_free, self.vector_free, self._opened())
         work = rules.comp * max(count, rules.least)
-        self._count("COMPS_READRES")
-        self._count("COMP", count)
+        self._issued("COMPS_READRES", t, None, row)
+        self._issued("COMP", t, None, row, count, rules.comp)  # what the banks execute for it
+        if self.issues is not None:
+            self.issues(t + work, 0, "READRES")
         self.now = t
         self.compute_free = t + work + rules.comp
         hidden = work if rules.waits_for_macs else 0
@@ -230,13 +198,15 @@ class NewtonChannel:
 
     def rows_lost(self) -> None:
         """Normal traffic has used the only row buffers, and closed them again."""
+        if self.issues is not None:
+            self.issues(self.now + 1, 0, TRAFFIC)
         for rank in self.ranks:
             rank.row = None
             rank.normal.clear()
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
-    def _to_precharge(self, row: int | None, ranks: list[Rank]) -> list[Closing]:
+    def _to_precharge(self, row: int | None, ranks: list[Rank], *, normal: bool = True) -> list[Closing]:
         """Row buffers to close before `row` can be opened for PIM (None: all of them), in order."""
         rules = self.rules
         found: list[Closing] = []
@@ -247,13 +217,16 @@ class NewtonChannel:
             if rank.row is not None and rank.row != row:
                 for group, act in enumerate(rank.acts):
                     found.append((max(self.precharge_free, act + holds), rank, group * size, size, False))
-            if not rank.normal:
+            if not rank.normal or not normal:
                 continue
             if not rules.is_dual:
                 found[begin:] = self._without(found[begin:], rank.normal)
             for bank, own in rank.normal.items():
                 if row is None or (own == row if rules.is_dual else own != row):
-                    found.append((max(rank.normal_act + rules.tras, self.vector_free), rank, bank, 1, True))
+                    ready = max(rank.normal_act + rules.tras, self.vector_free)
+                    if not rules.is_dual:  # its row may have been worked on
+                        ready = max(ready, self.precharge_free, rank.acts[bank // size] + holds)
+                    found.append((ready, rank, bank, 1, True))
             if len(ranks) == 1:
                 found.sort(key=lambda c: (not c[4], c[2]))
             else:
@@ -295,7 +268,11 @@ class NewtonChannel:
             del rank.normal[bank]
         else:
             rank.row = None
-        self._count("PIM_PRECHARGE" if rules.is_dual and not is_normal else "PRECHARGE", count)
+        name = "PIM_PRECHARGE" if rules.is_dual and not is_normal else "PRECHARGE"
+        self.counts[name] += count
+        if self.issues is not None:
+            for i in range(count):
+                self.issues(last - count + 1 + i, 0, name, rank.first + bank + i)
         if rules.is_dual or rules.keeps_row_times:
             rank.precharged[bank // rules.group_banks] = last
         self.now = last
@@ -327,11 +304,13 @@ class NewtonChannel:
             rank = closed[soonest]
             t = max(t, ready)
             rank.acts[group] = t
+            if self.issues is not None:
+                self.issues(t, 0, "G_ACT", rank.first + group * self.rules.group_banks, row)
             t += 1
             more = group + 1 < groups
             following[soonest] = [self._activation(rank, group + 1) if more else 1 << 62, group + 1]
         self.now = t - 1
-        self._count("G_ACT", groups * len(closed))
+        self.counts["G_ACT"] += groups * len(closed)
         for rank in closed:
             rank.row = row
 
@@ -347,7 +326,10 @@ class NewtonChannel:
         if rank.normal_act > LONG_AGO:
             apart = rules.trrd_same if rules.is_dual else rules.tras + rules.trp
             same = rank.normal_bank // rules.group_banks == group
-            ready = max(ready, rank.normal_act + (apart if same else rules.trrd_other))
+            apart = apart if same else rules.trrd_other
+            if rules.keeps_row_times:  # a G_ACT alone opens as many banks as tFAW allows
+                apart = max(apart, rules.twindow)
+            ready = max(ready, rank.normal_act + apart)
         return ready
 
     def _opened(self) -> int:
@@ -363,13 +345,13 @@ class NewtonChannel:
             t = max(t, self.precharge_free if not rules.is_dual else t, rank.normal_act + rules.tras, self.vector_free)
             if not rules.is_dual and rules.keeps_row_times:
                 t = max(t, rank.acts[group] + rules.tras)
-            self._count("PRECHARGE")
+            self._issued("PRECHARGE", t, rank.first + bank)
             self.now = t
             t += rules.trp
         apart = rules.trrd_same if rules.is_dual else rules.tras + rules.trp
         t = max(t, max(rank.acts) + rules.twindow, rank.acts[group] + apart, rank.refreshed)
         t = max(t, rank.normal_act + rules.trrd_same)
-        self._count("ACTIVATE")
+        self._issued("ACTIVATE", t, rank.first + bank, row)
         self.now = rank.normal_act = t
         rank.normal[bank] = row
         rank.normal_bank = bank
@@ -386,12 +368,20 @@ class NewtonChannel:
             return False
         if t < self.due and (not self.due - t <= needed < interval):
             return False
-        missed = (t - self.due) // interval // self.rules.ranks * self.rules.ranks - self.rules.ranks
-        if missed > 0:  # nothing happened meanwhile
-            self.due += missed * interval
-            self._count("REFRESH", missed)
+        rounds = (t - self.due) // interval // self.rules.ranks - 1
+        is_idle = self.now < self.due and all(rank.row is None and not rank.normal for rank in self.ranks)
+        if rounds > 0 and is_idle:
+            self._refresh_idle(rounds)
         self._refresh()
         return True
+
+    def _refresh_idle(self, rounds: int) -> None:
+        """Refresh all ranks, while no row is open, when it is due."""
+        interval, ranks = self.rules.interval, self.rules.ranks
+        for i in range(ranks):
+            first = self.ranks[(self.next_rank + i) % ranks].first
+            self._issued("REFRESH", self.due + i * interval, first, None, rounds, ranks * interval)
+        self.due += rounds * ranks * interval
 
     def _refresh(self) -> None:
         rules, rank = self.rules, self.ranks[self.next_rank]
@@ -402,14 +392,19 @@ class NewtonChannel:
         else:
             self.now = max(self.due, self.now + 1, max(rank.precharged) + rules.trp)
         rank.refreshed = self.now + rules.refresh
-        self._count("REFRESH")
+        self._issued("REFRESH", self.now, rank.first)
         self.next_rank = (self.next_rank + 1) % rules.ranks
         self.due += rules.interval
 
     # -- as seen from outside -----------------------------------------------------------------------------------------
 
-    def _count(self, name: str, count: int = 1) -> None:
+    def _issued(
+        self, name: str, at: int, bank: int | None = None, row: int | None = None, count: int = 1, period: int = 1
+    ) -> None:
+        """Count commands, and tell of them: `count` equal ones, every `period` clocks."""
         self.counts[name] += count
+        if self.issues is not None:
+            self.issues(at, 0, name, bank, row, count, period)
 
     def relative(self, now: int) -> Hashable:
         moments = (self.compute_free, self.read_free, self.precharge_free, self.vector_free, self.gwrite_free, self.now)

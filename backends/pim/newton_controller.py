@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Hashable
 
 from pimc.backends.isa import Command
+from pimc.backends.pim.issues import IssueSink
 from pimc.backends.pim.memory_share import MemoryShare
-from pimc.backends.pim.newton_channel import Done, NewtonChannel, Rules
+from pimc.backends.pim.newton_channel import Done, NewtonChannel
 from pimc.backends.pim.newton_isa import Comp, CompsReadResult, GlobalWrite, Header, ReadResult
+from pimc.backends.pim.newton_rules import Rules
 from pimc.backends.timing import EngineDecl, Issued
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import Kind, fail
@@ -27,6 +29,15 @@ class NewtonTimer:
     def counters(self) -> Counter[str]:
         """DRAM commands of the channel."""
         return self.channel.counts
+
+    @property
+    def issues(self) -> IssueSink | None:
+        """Who is told of the DRAM commands."""
+        return self.channel.issues
+
+    @issues.setter
+    def issues(self, sink: IssueSink | None) -> None:
+        self.channel.issues = sink
 
     def issue(self, command: Command, ready: int) -> Issued:
         clock = self.clock_ps
@@ -58,7 +69,7 @@ class NewtonTimer:
         clocks, part = divmod(now, self.clock_ps)
         return part, self.channel.relative(clocks)
 
-    def shift(self, by: int) -> None:
+    def shift(self, by: int, since: int) -> None:
         clocks, part = divmod(by, self.clock_ps)
         if part:
             raise ValueError(f"{by} ps are not whole clocks of {self.clock_ps} ps")

@@ -14,7 +14,7 @@ def tile_of(node: Node, spec: TargetSpec) -> Tile | None:
     work = node.fact(Work)
     if work is None or not work.k:
         return None
-    channels = spec.dram.channels if node.op.name == "matmul" else 1
+    channels = spec.dram.channels if node.op.name in ("matmul", "expert_matmul") else 1
     columns = min(work.n, spec.dram.banks * channels)
     depth = min(work.k, spec.dram.row_bytes // CELL_BYTES)
     count = work.count * work.m * -(-work.n // columns) * -(-work.k // depth)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pimc.backends.pim.aim_controller import AimTimer
+from pimc.backends.pim.aim_rules import AimRules
+from pimc.backends.pim.aim_states import States
 from pimc.backends.pim.memory_share import MemoryShare
-from pimc.backends.pim.newton_channel import Rules
 from pimc.backends.pim.newton_controller import NewtonTimer
+from pimc.backends.pim.newton_rules import Rules
 from pimc.backends.target import AimPim, NewtonPim, TargetSpec
 from pimc.backends.timing import EngineDecl, Resources, Timer
 from pimc.ir.diagnostics import Kind, did_you_mean, fail
@@ -17,7 +19,21 @@ Controller = Callable[[TargetSpec, EngineDecl, Resources], Timer]
 
 def _aim(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Timer:
     assert isinstance(spec.pim, AimPim)
-    return AimTimer(spec, spec.pim, engine, resources)
+    return AimTimer(_states(spec), engine, resources)
+
+
+MOST_MACHINES = 8
+_known: dict[int, tuple[TargetSpec, States]] = {}
+
+
+def _states(spec: TargetSpec) -> States:
+    """What is known of the channels of a machine: the same for all its timers."""
+    found = _known.get(id(spec))
+    if found is None:
+        if len(_known) >= MOST_MACHINES:
+            _known.clear()
+        found = _known[id(spec)] = (spec, States(AimRules.of(spec)))
+    return found[1]
 
 
 def _newton(*, keeps_row_times: bool) -> Controller:
@@ -30,7 +46,7 @@ def _newton(*, keeps_row_times: bool) -> Controller:
 
 
 CONTROLLERS: dict[str, Controller] = {
-    "aim-inorder": _aim,
+    "aim": _aim,
     "newton-strict": _newton(keeps_row_times=True),
     "newton-faithful": _newton(keeps_row_times=False),
 }

@@ -78,7 +78,7 @@ class PnmTimer:
     def relative(self, now: int) -> Hashable:
         return max(0, self.free_at - now)
 
-    def shift(self, by: int) -> None:
+    def shift(self, by: int, since: int) -> None:
         self.free_at += by
 
 

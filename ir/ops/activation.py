@@ -8,7 +8,7 @@ import numpy as np
 
 from pimc.ir.op import Array, OpClass, OpDef, op, require
 from pimc.ir.ops.elementwise import erf, sigmoid
-from pimc.ir.ops.rules import axis_of, want_float, wide
+from pimc.ir.ops.rules import axis_of, broadcast, compatible, same_dtype, want_float, wide
 from pimc.ir.types import TensorType
 
 
@@ -94,6 +94,8 @@ def _(x: Array, *, alpha: float = 0.01) -> Array:
 @op("prelu", cls=OpClass.ELEMENTWISE)
 def prelu(x: TensorType, slope: TensorType) -> TensorType:
     """`x` where it is positive, else `slope * x`; the slope broadcasts to `x`."""
+    compatible(broadcast(x.shape, slope.shape), x.shape, "the operand with the slope")
+    same_dtype(x, slope)
     return _float_like(x)
 
 

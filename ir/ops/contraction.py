@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pimc.ir.op import Array, OpClass, op, require
-from pimc.ir.ops.rules import agree, broadcast, same_dtype, want_float, want_integer, want_rank, wide
+from pimc.ir.ops.rules import agree, broadcast, compatible, same_dtype, want_float, want_integer, want_rank, wide
 from pimc.ir.types import DType, Shape, TensorType
 
 Results = tuple[TensorType, ...]
@@ -66,7 +66,8 @@ def gemm(
     right = y.shape[::-1] if transB else y.shape
     shape = product_shape(left, right)
     if c is not None:
-        for given, wanted in zip(reversed(broadcast(shape, c.shape)), reversed(shape), strict=True):
+        require(c.rank <= 2, f"the addend must have a rank of at most 2, but is {c}")
+        for given, wanted in zip(broadcast(shape, c.shape), shape, strict=True):
             agree(given, wanted, "the addend")
     return TensorType(same_dtype(x, y, c), shape)
 
@@ -104,7 +105,20 @@ def matmul_integer(
     """The matrix product of 8-bit integers, less their zero points, in i32."""
     want_integer(x, "the first operand")
     want_integer(y, "the second operand")
-    return TensorType(DType.I32, product_shape(x.shape, y.shape))
+    shape = product_shape(x.shape, y.shape)
+    rows, columns = x.shape[:-1][-1:], y.shape[-1:]
+    _zero_point(x_zero_point, rows, (*x.shape[:-1], 1), "the zero point of the first operand")
+    _zero_point(y_zero_point, columns, (*y.shape[:-2], 1, *columns), "the zero point of the second operand")
+    return TensorType(DType.I32, shape)
+
+
+def _zero_point(zero: TensorType | None, vector: Shape, full: Shape, name: str) -> None:
+    """Reject a zero point that is neither one number, nor one for each row (column), also spread over batches."""
+    if zero is None:
+        return
+    want_integer(zero, name)
+    if not zero.is_static or zero.elements != 1:
+        compatible(zero.shape, vector if zero.rank == 1 else full, name)
 
 
 @matmul_integer.reference
@@ -124,6 +138,8 @@ def _(x: TensorType, y: TensorType, *zeros: TensorType | None, results: Results)
 
 
 def _swapped(shape: Shape, trans: int, trans_batch: int) -> Shape:
+    least = 3 if trans_batch else 2 if trans else 1
+    require(len(shape) >= least, f"a factor that is transposed must have rank {least} or more, but has {len(shape)}")
     if trans_batch:  # the first batch dimension moves behind the others
         shape = (*shape[1:-1], shape[0], shape[-1])
     return (*shape[:-2], shape[-1], shape[-2]) if trans else shape
@@ -194,8 +210,24 @@ def ms_matmul_nbits(
     want_float(x, "the first operand")
     require(bits in (2, 4, 8), f"bits must be 2, 4 or 8, not {bits}")
     require(g_idx is None, "g_idx (reordered groups) is not supported")
+    require(x.rank >= 1, "the first operand must have rank 1 or more")
+    require(K > 0 and N > 0 and block_size >= 16, f"{K} times {N} in blocks of {block_size} is not possible")
     agree(x.shape[-1], K, "the contracted dimension")
+    require(packed.dtype is DType.U8, f"the packed weight must be of bytes, but is {packed}")
+    blocks = -(-K // block_size)
+    _holds(packed, N * blocks * (block_size * bits // 8), "the packed weight")
+    _holds(scales, N * blocks, "the scales")
+    if zero_points is not None:
+        packed_zeros = zero_points.dtype is DType.U8
+        _holds(zero_points, N * (-(-blocks * bits // 8) if packed_zeros else blocks), "the zero points")
+    if bias is not None:
+        compatible(bias.shape, (N,), "the bias")
     return TensorType(x.dtype, (*x.shape[:-1], N))
+
+
+def _holds(x: TensorType, count: int, name: str) -> None:
+    """Reject an operand that has not so many elements, in whatever shape."""
+    require(not x.is_static or x.elements == count, f"{name} must have {count} elements, but is {x}")
 
 
 def unpack_bits(packed: Array, bits: int) -> Array:

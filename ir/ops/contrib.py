@@ -10,7 +10,17 @@ import numpy as np
 from pimc.ir.op import Array, OpClass, op, reject, require
 from pimc.ir.ops.attention import SOFTMAX_FLOPS, grouped, repeat_heads, rotated, visible
 from pimc.ir.ops.onnx_attention import appended, heads_first, heads_last, split_heads
-from pimc.ir.ops.rules import agree, divide, known_scalar, want_float, want_integer, want_rank, wide
+from pimc.ir.ops.rules import (
+    agree,
+    compatible,
+    divide,
+    known_scalar,
+    same_dtype,
+    want_float,
+    want_integer,
+    want_rank,
+    wide,
+)
 from pimc.ir.types import Dim, Shape, TensorType
 
 Results = tuple[TensorType, ...]
@@ -85,14 +95,50 @@ def ms_group_query_attention(
     if seqlens_k is None or total_sequence_length is None:
         reject("seqlens_k and total_sequence_length must be given")
     want_integer(seqlens_k, "seqlens_k")
-    tables = cos_cache is not None and sin_cache is not None
-    require(not do_rotary or tables, "do_rotary needs cos_cache and sin_cache")
+    compatible(seqlens_k.shape, (queries[0],) if seqlens_k.rank < 2 else (queries[0], 1), "seqlens_k")
+    same_dtype(query, key)
+    compatible(queries, (keys[0], None, keys[2], keys[3]), "query")
+    _cached(keys, query, value, past_key, past_value)
+    if do_rotary:
+        if cos_cache is None or sin_cache is None:
+            reject("do_rotary needs cos_cache and sin_cache")
+        _tables(query, cos_cache, sin_cache, queries[3])
+    if head_sink is not None:
+        compatible(head_sink.shape, (num_heads,), "head_sink")
+    if attention_bias is not None:
+        want_rank(attention_bias, 4, "attention_bias")
     present = (*keys[:2], _present_length(past_key, queries[2], total_sequence_length), keys[3])
     return (
         TensorType(query.dtype, (queries[0], queries[2], queries[1] * queries[3])),
         TensorType(query.dtype, present),
         TensorType(query.dtype, present),
     )
+
+
+def _cached(
+    keys: Shape, query: TensorType, value: TensorType | None, past_key: TensorType | None, past_value: TensorType | None
+) -> None:
+    """Reject new and cached values that do not fit the new keys [B, KV, S, D]."""
+    if value is not None:
+        shape = (keys[0], keys[2], keys[1] * keys[3]) if value.rank == 3 else keys
+        compatible(value.shape, shape, "value")
+    require((past_key is None) == (past_value is None), "past_key and past_value come together")
+    for past, name in ((past_key, "past_key"), (past_value, "past_value")):
+        if past is not None:
+            compatible(past.shape, (keys[0], keys[1], None, keys[3]), name)
+    if past_key is not None and past_value is not None:
+        compatible(past_value.shape, past_key.shape, "past_value")
+    same_dtype(query, value, past_key, past_value)
+
+
+def _tables(x: TensorType, cos: TensorType, sin: TensorType, size: Dim) -> None:
+    """Reject tables of angles that are not [positions, R/2] with R at most the size of a head."""
+    want_rank(cos, 2, "cos_cache")
+    compatible(sin.shape, cos.shape, "sin_cache")
+    same_dtype(x, cos, sin)
+    half = cos.shape[1]
+    fits = not isinstance(size, int) or not isinstance(half, int) or 2 * half <= size
+    require(fits, f"{half} angles are too many for heads of {size}")
 
 
 def _present_length(past: TensorType | None, queries: Dim, total: TensorType) -> Dim:
@@ -175,6 +221,8 @@ def _written(past: Array, new: Array, start: Array, total: int) -> Array:
     batch, heads, positions, size = new.shape
     present = np.zeros((batch, heads, max(past.shape[2], total), size), new.dtype)
     for i, at in enumerate(start):
+        if not 0 <= at <= present.shape[2] - positions:
+            raise IndexError(f"request {i} cannot have {positions} new keys from position {at} on, of {total}")
         kept = min(int(at), past.shape[2])
         present[i, :, :kept] = past[i, :, :kept]
         present[i, :, int(at) : int(at) + positions] = new[i, :, : present.shape[2] - int(at)]
@@ -215,10 +263,22 @@ def ms_multi_head_attention(
         reject("packed query, key and value are not supported")
     keys = appended(past_key, split_heads(key.shape, num_heads, "key"), "past_key")
     values = appended(past_value, split_heads(value.shape, num_heads, "value"), "past_value")
+    same_dtype(query, key, value, bias, past_key, past_value)
     agree(keys[0], query.shape[0], "the batch of query and key")
     agree(keys[2], values[2], "the positions of key and value")
+    compatible(values, (keys[0], keys[1], keys[2], None), "value")
+    compatible(split_heads(query.shape, num_heads, "query"), (keys[0], num_heads, None, keys[3]), "query")
+    if bias is not None:
+        require(key.rank == value.rank == 3, "a bias needs key and value of rank 3")
+        compatible(bias.shape, (query.shape[2] + key.shape[2] + value.shape[2],), "bias")
     if key_padding_mask is not None:
-        want_rank(key_padding_mask, (1, 2), "key_padding_mask")
+        want_integer(key_padding_mask, "key_padding_mask")
+        shape = (keys[0],) if key_padding_mask.rank == 1 else (keys[0], keys[2])
+        compatible(key_padding_mask.shape, shape, "key_padding_mask")
+    if attention_bias is not None:
+        scores = (keys[0], num_heads, query.shape[1], keys[2])
+        one = [1 if d == 1 else s for d, s in zip(attention_bias.shape, scores, strict=False)]
+        compatible(attention_bias.shape, one if len(one) == 4 else scores, "attention_bias")
     return (
         TensorType(query.dtype, (*query.shape[:2], num_heads * values[3])),
         TensorType(query.dtype, keys),
@@ -287,9 +347,16 @@ def ms_rotary_embedding(
     """
     want_float(x, "x")
     want_integer(position_ids, "position_ids")
-    want_rank(cos_cache, 2, "cos_cache")
-    want_rank(sin_cache, 2, "sin_cache")
     want_rank(x, (3, 4), "x")
+    want_rank(cos_cache, 2, "cos_cache")
+    half = cos_cache.shape[1]
+    heads = num_heads
+    if x.rank == 3 and not heads and isinstance(half, int) and isinstance(x.shape[2], int):
+        heads = x.shape[2] // max(1, rotary_embedding_dim or 2 * half)
+    batch, _heads, positions, size = split_heads(x.shape, heads, "x") if heads or x.rank == 4 else (None, 0, None, 0)
+    _tables(x, cos_cache, sin_cache, size or x.shape[-1])
+    if not position_ids.is_static or position_ids.elements != 1:
+        compatible(position_ids.shape, (batch, positions), "position_ids")
     return TensorType(x.dtype, x.shape)
 
 

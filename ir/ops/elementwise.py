@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 
 from pimc.ir.op import Array, OpClass, OpDef, op, require
-from pimc.ir.ops.rules import INTEGERS, broadcast, dtype_named, same_dtype, wide
+from pimc.ir.ops.rules import INTEGERS, broadcast, compatible, dtype_named, same_dtype, wide
 from pimc.ir.types import DType, TensorType
 
 Ufunc = Callable[..., Array]
@@ -192,14 +192,17 @@ def _(x: Array, y: Array, *, fmod: int = 0) -> Array:
 def clip(x: TensorType, min: TensorType | None = None, max: TensorType | None = None) -> TensorType:
     """`x` held between `min` and `max` (scalars, each optional)."""
     _allow(NUMBERS, x)
+    for bound in (min, max):
+        if bound is not None:
+            compatible(bound.shape, () if bound.rank == 0 else (1,), "a bound")
     same_dtype(x, min, max)
     return TensorType(x.dtype, x.shape)
 
 
 @clip.reference
 def _(x: Array, min: Array | None = None, max: Array | None = None) -> Array:
-    low = x if min is None else np.maximum(x, min)
-    return np.asarray(low if max is None else np.minimum(low, max))
+    low = x if min is None else np.maximum(x, min.reshape(()))
+    return np.asarray(low if max is None else np.minimum(low, max.reshape(())))
 
 
 @op("where", cls=OpClass.ELEMENTWISE)

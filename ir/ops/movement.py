@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 
 from pimc.ir.op import Array, OpClass, UnknownContents, op, require
-from pimc.ir.ops.rules import agree, axes_of, axis_of, divide, known_ints, same_dtype
+from pimc.ir.ops.rules import agree, axes_of, axis_of, divide, known_ints, known_scalar, same_dtype
 from pimc.ir.types import Dim, TensorType
 
 
@@ -44,12 +44,17 @@ def _(*xs: Array, axis: int) -> Array:
     return np.concatenate(xs, axis)
 
 
+MOST_PARTS = 2**16
+"""Results of one split."""
+
+
 def _parts(extent: Dim, split: TensorType | None, num_outputs: int) -> list[Dim]:
     if split is not None:
         sizes = known_ints(split, "the sizes of the parts")
         agree(sum(sizes), extent, "the sizes of the parts")
         return list(sizes)
     require(num_outputs > 0, "split needs the sizes of the parts or num_outputs")
+    require(num_outputs <= MOST_PARTS, f"a split into {num_outputs} parts is beyond {MOST_PARTS}")
     if not isinstance(extent, int):
         return [divide(extent, num_outputs, "the split dimension")] * num_outputs
     chunk = -(-extent // num_outputs)
@@ -133,8 +138,9 @@ def slice_(
 
 @slice_.reference
 def _(x: Array, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None) -> Array:
-    chosen = None if axes is None else [int(a) for a in axes]
-    strides = None if steps is None else [int(s) for s in steps]
+    chosen = None if axes is None else [int(a) for a in axes.reshape(-1)]
+    strides = None if steps is None else [int(s) for s in steps.reshape(-1)]
+    starts, ends = starts.reshape(-1), ends.reshape(-1)
     index = [slice(None)] * x.ndim
     for i, (axis, step) in enumerate(_slice_axes(chosen, strides, len(starts), x.ndim)):
         index[axis] = slice(int(starts[i]), _python_end(int(ends[i]), x.shape[axis], step), step)
@@ -146,12 +152,13 @@ def tile(x: TensorType, repeats: TensorType) -> TensorType:
     """`x` repeated along each axis."""
     counts = known_ints(repeats, "the repeats")
     require(len(counts) == x.rank, f"repeats has {len(counts)} numbers for rank {x.rank}")
+    require(min(counts, default=0) >= 0, f"repeats has the negative number {min(counts, default=0)}")
     return TensorType(x.dtype, tuple(d * c for d, c in zip(x.shape, counts, strict=True)))
 
 
 @tile.reference
 def _(x: Array, repeats: Array) -> Array:
-    return np.tile(x, [int(r) for r in repeats])
+    return np.tile(x, [int(r) for r in repeats.reshape(-1)])
 
 
 @op("pad", cls=OpClass.MOVEMENT)
@@ -187,7 +194,7 @@ def _(
     *,
     mode: str = "constant",
 ) -> Array:
-    chosen = [int(a) for a in axes] if axes is not None else list(range(x.ndim))
+    chosen = [int(a) for a in axes.reshape(-1)] if axes is not None else list(range(x.ndim))
     widths = [(0, 0)] * x.ndim
     for i, axis in enumerate(chosen):
         low, high = int(pads[i]), int(pads[i + len(chosen)])
@@ -203,6 +210,8 @@ def _(
 def trilu(x: TensorType, k: TensorType | None = None, *, upper: int = 1) -> TensorType:
     """The upper (or lower) triangle of each matrix, the rest 0; diagonal `k` counts from the main one."""
     require(x.rank >= 2, f"the operand must have rank 2 or more, but is {x}")
+    if k is not None:
+        known_scalar(k, "the diagonal")
     return TensorType(x.dtype, x.shape)
 
 

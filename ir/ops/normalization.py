@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pimc.ir.op import Array, OpClass, OpDef, op, require
-from pimc.ir.ops.rules import agree, axis_of, broadcast, same_dtype, want_float, wide
+from pimc.ir.ops.rules import agree, axis_of, broadcast, compatible, same_dtype, want_float, wide
 from pimc.ir.types import Dim, DType, TensorType
 
 
@@ -47,8 +47,7 @@ def _trailing(x: TensorType, axis: int, *parameters: TensorType | None) -> Tenso
     axis_of(axis, x.rank)
     for parameter in parameters:
         if parameter is not None:
-            shape = broadcast(parameter.shape, x.shape)
-            require(len(shape) == x.rank, f"scale and bias must not have a higher rank than {x}")
+            compatible(broadcast(parameter.shape, x.shape), x.shape, "the operand with scale and bias")
     return TensorType(x.dtype, x.shape)
 
 
@@ -130,7 +129,7 @@ ms_simplified_layer_normalization.reference(_rms)
 def _skip_types(x: TensorType, skip: TensorType, *parameters: TensorType | None) -> tuple[TensorType, ...]:
     _vector(x, *parameters)
     out = TensorType(same_dtype(x, skip), x.shape)
-    require(len(broadcast(x.shape, skip.shape)) == x.rank, f"the skip {skip} does not broadcast to {x}")
+    compatible(broadcast(x.shape, skip.shape), x.shape, "the operand with the skip")
     ones: tuple[Dim, ...] = (*x.shape[:-1], 1)
     statistics = TensorType(DType.F32, ones)
     return out, statistics, statistics, out

@@ -9,8 +9,8 @@ import numpy as np
 
 from pimc.ir.op import Array, OpClass, op, require
 from pimc.ir.ops.attention import SOFTMAX_FLOPS, grouped, masked_softmax, repeat_heads, rotated, visible
-from pimc.ir.ops.rules import agree, divide, same_dtype, want_float, want_integer, want_rank, wide
-from pimc.ir.types import Dim, Shape, TensorType
+from pimc.ir.ops.rules import agree, compatible, divide, same_dtype, want_float, want_integer, want_rank, wide
+from pimc.ir.types import Dim, DType, Shape, TensorType
 
 Results = tuple[TensorType, ...]
 
@@ -18,6 +18,7 @@ Results = tuple[TensorType, ...]
 def split_heads(shape: Shape, heads: int, name: str) -> Shape:
     """[B, S, heads*D] or [B, heads, S, D] as the latter."""
     if len(shape) == 4:
+        require(heads in (0, shape[1]) or not isinstance(shape[1], int), f"{name} has {shape[1]} heads, not {heads}")
         return shape
     require(len(shape) == 3 and heads > 0, f"{name} must have rank 4, or rank 3 with the number of heads given")
     return (shape[0], heads, shape[1], divide(shape[2], heads, f"the heads of {name}"))
@@ -73,12 +74,19 @@ def onnx_attention(
     same_dtype(q, k, past_key)
     same_dtype(v, past_value)
     require((past_key is None) == (past_value is None), "past_key and past_value come together")
+    require(scale is None or scale >= 0, f"the scale is {scale}: its root is taken")
     queries = split_heads(q.shape, q_num_heads, "q")
     keys = appended(past_key, split_heads(k.shape, kv_num_heads, "k"), "past_key")
     values = appended(past_value, split_heads(v.shape, kv_num_heads, "v"), "past_value")
     agree(queries[0], keys[0], "the batch of q and k")
     agree(queries[3], keys[3], "the head size of q and k")
     agree(keys[2], values[2], "the positions of k and v")
+    compatible(values, (keys[0], keys[1], keys[2], None), "v")
+    if attn_mask is not None:
+        _masks(attn_mask, (*queries[:3], keys[2]))
+    if nonpad_kv_seqlen is not None:
+        want_integer(nonpad_kv_seqlen, "nonpad_kv_seqlen")
+        compatible(nonpad_kv_seqlen.shape, (queries[0],), "nonpad_kv_seqlen")
     grouped(queries[1], keys[1])
     out: tuple[Dim, ...] = (*queries[:3], values[3])
     if q.rank == 3:
@@ -89,6 +97,19 @@ def onnx_attention(
         TensorType(v.dtype, values),
         TensorType(q.dtype, (*queries[:3], keys[2])),
     )
+
+
+def _masks(mask: TensorType, scores: tuple[Dim | None, ...]) -> None:
+    """Reject a mask that does not broadcast to the scores [B, H, S, keys]; it may be shorter than the keys."""
+    require(mask.dtype is DType.BOOL or mask.dtype.is_float, f"a mask must be of bools or floats, but is {mask}")
+    require(1 <= mask.rank <= 4, f"a mask must have a rank of 1 to 4, but is {mask}")
+    wanted = [1 if given == 1 else dim for given, dim in zip(mask.shape, scores[4 - mask.rank :], strict=True)]
+    keys = scores[3]
+    require(
+        not isinstance(keys, int) or not isinstance(mask.shape[-1], int) or mask.shape[-1] <= keys,
+        f"a mask for {mask.shape[-1]} keys is too long for {keys}",
+    )
+    compatible(mask.shape, [*wanted[:-1], None], "the mask")
 
 
 def _bias(mask: Array | None, keys: int) -> Array | None:
@@ -176,11 +197,16 @@ def rotary_embedding(
     The tables are [positions, R/2], read at `position_ids` [B,S], or [B,S,R/2] without them.
     """
     want_float(x, "x")
-    split_heads(x.shape, num_heads, "x")
     want_rank(cos_cache, 3 if position_ids is None else 2, "cos_cache")
-    want_rank(sin_cache, cos_cache.rank, "sin_cache")
+    compatible(sin_cache.shape, cos_cache.shape, "sin_cache")
+    batch, _heads, positions, size = split_heads(x.shape, num_heads, "x")
+    half = cos_cache.shape[-1]
+    require(not isinstance(size, int) or not isinstance(half, int) or 2 * half <= size, f"{half} angles for {size}")
     if position_ids is not None:
         want_integer(position_ids, "position_ids")
+        compatible(position_ids.shape, (batch, positions), "position_ids")
+    else:
+        compatible(cos_cache.shape, (batch, positions, None), "cos_cache")
     return TensorType(same_dtype(x, cos_cache, sin_cache), x.shape)
 
 

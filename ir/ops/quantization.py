@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from pimc.ir.op import Array, OpClass, op, require
-from pimc.ir.ops.rules import axis_of, dtype_named, want_float, want_integer
+from pimc.ir.ops.contraction import product_shape
+from pimc.ir.ops.rules import axis_of, compatible, dtype_named, want_float, want_integer, wide
+from pimc.ir.quantized import dequantized, spread
 from pimc.ir.types import DType, TensorType
 
-_LIMITS = {
+LIMITS = {
     DType.I4: (-8, 7),
     DType.U4: (0, 15),
     DType.I8: (-128, 127),
@@ -16,16 +20,7 @@ _LIMITS = {
     DType.I16: (-32768, 32767),
     DType.U16: (0, 65535),
 }
-
-
-def _spread(parameter: Array, x: Array, axis: int, block_size: int) -> Array:
-    """A scale or zero point (one, one per channel, or one per block) in a shape that broadcasts to `x`."""
-    if parameter.size == 1 and not block_size:
-        return parameter.reshape(())
-    at = axis % x.ndim
-    if block_size:
-        return np.take(np.repeat(parameter, block_size, at), np.arange(x.shape[at]), axis=at)
-    return parameter.reshape([-1 if i == at else 1 for i in range(x.ndim)])
+"""The lowest and the highest level of each type that can be quantized to."""
 
 
 @op("dequantize_linear", cls=OpClass.ELEMENTWISE)
@@ -41,9 +36,24 @@ def dequantize_linear(
     """`(x - zero_point) * scale`; scale and zero point per tensor, per index of `axis`, or per block along it."""
     want_integer(x, "the operand")
     want_float(scale, "the scale")
-    if scale.rank:
-        axis_of(axis, max(x.rank, 2) if scale.rank == 1 else x.rank)
+    for parameter in (scale, zero_point):
+        if parameter is not None:
+            _spreads(parameter, x, axis, block_size)
     return TensorType(dtype_named(output_dtype) if output_dtype else scale.dtype, x.shape)
+
+
+def _spreads(parameter: TensorType, x: TensorType, axis: int, block_size: int) -> None:
+    """Reject a scale or zero point that is not one, one per index of the axis, or one per block along it."""
+    require(block_size >= 0, f"blocks have {block_size} elements")
+    if parameter.is_static and parameter.elements == 1:
+        return
+    at = axis_of(axis, x.rank)
+    if not block_size:
+        compatible(parameter.shape, (x.shape[at],), "a scale or zero point")
+        return
+    extent = x.shape[at]
+    blocks = -(-extent // block_size) if isinstance(extent, int) else None
+    compatible(parameter.shape, (*x.shape[:at], blocks, *x.shape[at + 1 :]), "a scale or zero point")
 
 
 @dequantize_linear.reference
@@ -56,11 +66,53 @@ def _(
     block_size: int = 0,
     output_dtype: str = "",
 ) -> Array:
-    levels = x.astype(np.int32)
-    if zero_point is not None:
-        levels = levels - _spread(zero_point.astype(np.int32), x, axis, block_size)
-    out = levels.astype(np.float32) * _spread(scale.astype(np.float32), x, axis, block_size)
-    return np.asarray(out).astype(DType.parse(output_dtype).numpy if output_dtype else scale.dtype)
+    out = dequantized(x, scale, zero_point, axis, block_size)
+    return out.astype(DType.parse(output_dtype).numpy if output_dtype else scale.dtype)
+
+
+@op("quantized_matmul", cls=OpClass.CONTRACTION)
+def quantized_matmul(
+    x: TensorType,
+    levels: TensorType,
+    scale: TensorType,
+    zero_point: TensorType | None = None,
+    *,
+    axis: int,
+    block_size: int = 0,
+    transposed: int = 0,
+) -> TensorType:
+    """`x @ w` with a weight that stays in low-bit integers: w = (levels - zero_point) * scale, expanded as it is read.
+
+    levels [K, N], or [N, K] if `transposed`. scale and zero point: one, one per index of `axis` of the levels, or one
+    per block along it.
+    """
+    want_float(x, "the first operand")
+    want_integer(levels, "the levels")
+    want_float(scale, "the scale")
+    require(levels.rank == 2, f"the levels must be a matrix, but are {levels}")
+    axis_of(axis, levels.rank)
+    shape = levels.shape[::-1] if transposed else levels.shape
+    return TensorType(x.dtype, product_shape(x.shape, shape))
+
+
+@quantized_matmul.reference
+def _(
+    x: Array,
+    levels: Array,
+    scale: Array,
+    zero_point: Array | None = None,
+    *,
+    axis: int,
+    block_size: int = 0,
+    transposed: int = 0,
+) -> Array:
+    weight = dequantized(levels, scale, zero_point, axis, block_size)
+    return np.asarray(np.matmul(wide(x), weight.T if transposed else weight)).astype(x.dtype)
+
+
+@quantized_matmul.flops
+def _(x: TensorType, *_: TensorType | None, results: tuple[TensorType, ...], **__: Any) -> int:
+    return 2 * results[0].elements * x.static_shape[-1]
 
 
 @op("quantize_linear", cls=OpClass.ELEMENTWISE)
@@ -77,8 +129,12 @@ def quantize_linear(
 ) -> TensorType:
     """`round(x / scale) + zero_point`, held within the type of the zero point, else `output_dtype`, else u8."""
     want_float(x)
+    want_float(scale, "the scale")
+    for parameter in (scale, zero_point):
+        if parameter is not None:
+            _spreads(parameter, x, axis, block_size)
     kind = zero_point.dtype if zero_point is not None else dtype_named(output_dtype or "u8")
-    require(kind in _LIMITS, f"cannot quantize to {kind.text}")
+    require(kind in LIMITS, f"cannot quantize to {kind.text}")
     return TensorType(kind, x.shape)
 
 
@@ -95,10 +151,10 @@ def _(
     saturate: int = 1,
 ) -> Array:
     target = DType.of(zero_point) if zero_point is not None else DType.parse(output_dtype or "u8")
-    levels = np.rint(x.astype(np.float32) / _spread(scale.astype(np.float32), x, axis, block_size))
+    levels = np.rint(x.astype(np.float32) / spread(scale.astype(np.float32), x, axis, block_size))
     if zero_point is not None:
-        levels = levels + _spread(zero_point.astype(np.float32), x, axis, block_size)
-    return np.clip(levels, *_LIMITS[target]).astype(target.numpy)
+        levels = levels + spread(zero_point.astype(np.float32), x, axis, block_size)
+    return np.clip(levels, *LIMITS[target]).astype(target.numpy)
 
 
 @op("dynamic_quantize_linear", cls=OpClass.COMPOSITE)

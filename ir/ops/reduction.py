@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -25,13 +26,41 @@ def _l2(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
     return np.asarray(np.sqrt(np.sum(x * x, axis=axis, keepdims=keepdims, dtype=x.dtype)))
 
 
+def _mean(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
+    if x.size:
+        return np.asarray(np.mean(x, axis=axis, keepdims=keepdims))
+    return np.asarray(np.sum(x, axis=axis, keepdims=keepdims) / x.dtype.type(0))
+
+
+def lowest(dtype: np.dtype[Any]) -> Any:
+    """What the largest of no elements is."""
+    if dtype.kind == "b":
+        return False
+    return np.iinfo(dtype).min if dtype.kind in "iu" else -np.inf
+
+
+def highest(dtype: np.dtype[Any]) -> Any:
+    """What the smallest of no elements is."""
+    if dtype.kind == "b":
+        return True
+    return np.iinfo(dtype).max if dtype.kind in "iu" else np.inf
+
+
 Reduce = Callable[[Array, tuple[int, ...], bool], Array]
 
 REDUCTIONS: tuple[tuple[str, Reduce, str], ...] = (
     ("reduce_sum", lambda x, a, k: np.sum(x, axis=a, keepdims=k, dtype=x.dtype), "The sum along the axes."),
-    ("reduce_mean", lambda x, a, k: np.mean(x, axis=a, keepdims=k), "The mean along the axes."),
-    ("reduce_max", lambda x, a, k: np.max(x, axis=a, keepdims=k), "The largest element along the axes."),
-    ("reduce_min", lambda x, a, k: np.min(x, axis=a, keepdims=k), "The smallest element along the axes."),
+    ("reduce_mean", _mean, "The mean along the axes."),
+    (
+        "reduce_max",
+        lambda x, a, k: np.max(x, axis=a, keepdims=k, initial=lowest(x.dtype)),
+        "The largest element along the axes.",
+    ),
+    (
+        "reduce_min",
+        lambda x, a, k: np.min(x, axis=a, keepdims=k, initial=highest(x.dtype)),
+        "The smallest element along the axes.",
+    ),
     ("reduce_prod", lambda x, a, k: np.prod(x, axis=a, keepdims=k, dtype=x.dtype), "The product along the axes."),
     (
         "reduce_sum_square",
@@ -68,7 +97,9 @@ for _row in REDUCTIONS:
 
 def _declare_arg(name: str, function: Callable[..., Array], doc: str) -> OpDef:
     def rule(x: TensorType, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> TensorType:
-        return TensorType(DType.I64, reduced(x.shape, [axis_of(axis, x.rank)], keepdims))
+        at = axis_of(axis, x.rank)
+        require(x.shape[at] != 0, f"axis {at} of {x} has no elements to compare")
+        return TensorType(DType.I64, reduced(x.shape, [at], keepdims))
 
     def meaning(x: Array, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Array:
         if not select_last_index:
@@ -87,8 +118,7 @@ _declare_arg("arg_min", np.argmin, "The index of the smallest element along an a
 @op("cum_sum", cls=OpClass.REDUCTION)
 def cum_sum(x: TensorType, axis: TensorType, *, exclusive: int = 0, reverse: int = 0) -> TensorType:
     """The running sum along an axis, optionally without the element itself, or from the end."""
-    if axis.array is not None:
-        axis_of(known_scalar(axis, "the axis"), x.rank)
+    axis_of(known_scalar(axis, "the axis"), x.rank)
     return TensorType(x.dtype, x.shape)
 
 
@@ -110,6 +140,7 @@ def top_k(
     """The `k` largest (or smallest) elements along an axis and their indices (i64); ties go to the lower index."""
     at, count = axis_of(axis, x.rank), known_scalar(k, "k")
     extent = x.shape[at]
+    require(count >= 0, f"k is {count}")
     require(not isinstance(extent, int) or count <= extent, f"k is {count}, but dimension {axis} has only {extent}")
     dims = (*x.shape[:at], count, *x.shape[at + 1 :])
     return TensorType(x.dtype, dims), TensorType(DType.I64, dims)

@@ -27,6 +27,14 @@ def agree(left: Dim, right: Dim, what: str) -> Dim:
     raise UnknownContents(f"{what}: it is not known whether {left} equals {right}")
 
 
+def compatible(given: Sequence[Dim], wanted: Sequence[Dim | None], name: str) -> None:
+    """Reject a shape that cannot be the wanted one (None: any extent), whatever symbols turn out to be."""
+    require(len(given) == len(wanted), f"{name} must have rank {len(wanted)}, but has {len(given)}")
+    for i, (left, right) in enumerate(zip(given, wanted, strict=True)):
+        if right is not None and left != right and isinstance(left - right, int):
+            reject(f"dimension {i} of {name} must be {right}, but is {left}")
+
+
 def broadcast_dim(left: Dim, right: Dim) -> Dim:
     if left == right or right == 1:
         return left
@@ -64,11 +72,29 @@ def axes_of(axes: Sequence[int], rank: int) -> list[int]:
 
 
 def known_ints(operand: TensorType, what: str) -> list[int]:
-    """The contents of an operand as Python ints."""
+    """The contents of an operand (a vector, or one number) as Python ints."""
+    require(operand.rank <= 1, f"{what} must be a vector, but are {operand}")
+    require(operand.dtype in INTEGERS, f"{what} must be integers, but are {operand}")
     return [int(v) for v in np.asarray(known(operand, f"{what} are not known")).reshape(-1)]
 
 
+CHECKED = 2**16
+"""Of so many known indices at most it is checked that they are in range, while types are inferred."""
+
+
+def in_range(indices: TensorType, *extents: Dim) -> None:
+    """Reject known indices beyond the extents; several: for the entries of the index vectors in the last dimension."""
+    array = indices.array
+    if array is None or not 0 < array.size <= CHECKED:
+        return
+    columns = array.astype(np.int64).reshape(-1, max(1, len(extents)))
+    for column, extent in zip(columns.T, extents, strict=True):
+        wrong = column[(column < -extent) | (column >= extent)] if isinstance(extent, int) else column[:0]
+        require(not wrong.size, f"index {wrong[:1].tolist()} is out of range for a dimension of {extent}")
+
+
 def known_scalar(operand: TensorType, what: str) -> int:
+    require(operand.dtype in INTEGERS, f"{what} must be an integer, but is {operand}")
     values = np.asarray(known(operand, f"{what} is not known")).reshape(-1)
     require(values.size == 1, f"{what} must be one number, not {values.size}")
     return int(values[0])

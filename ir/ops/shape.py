@@ -76,7 +76,7 @@ def reshape(x: TensorType, shape: TensorType, *, allowzero: int = 0) -> TensorTy
 
 @reshape.reference
 def _(x: Array, shape: Array, *, allowzero: int = 0) -> Array:
-    dims = reshaped(x.shape, [int(d) for d in shape], allowzero)
+    dims = reshaped(x.shape, [int(d) for d in shape.reshape(-1)], allowzero)
     return x.reshape([int(d) for d in dims if isinstance(d, int)])
 
 
@@ -129,12 +129,14 @@ def _(x: Array, axes: Array) -> Array:
 @op("expand", cls=OpClass.MOVEMENT)
 def expand(x: TensorType, shape: TensorType) -> TensorType:
     """`x` broadcast together with the given shape (dimensions of 1 in it keep those of `x`)."""
-    return TensorType(x.dtype, broadcast(x.shape, tuple(known_ints(shape, "the dimensions of the target shape"))))
+    target = tuple(known_ints(shape, "the dimensions of the target shape"))
+    require(min(target, default=0) >= 0, f"the shape {list(target)} has a negative dimension")
+    return TensorType(x.dtype, broadcast(x.shape, target))
 
 
 @expand.reference
 def _(x: Array, shape: Array) -> Array:
-    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(int(d) for d in shape)))
+    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(int(d) for d in shape.reshape(-1))))
 
 
 @op("constant_of_shape", cls=OpClass.CONSTANT)
@@ -147,15 +149,16 @@ def constant_of_shape(shape: TensorType, *, value: float = 0.0, dtype: str = "f3
 
 @constant_of_shape.reference
 def _(shape: Array, *, value: float = 0.0, dtype: str = "f32") -> Array:
-    return np.full([int(d) for d in shape], value, DType.parse(dtype).numpy)
+    return np.full([int(d) for d in shape.reshape(-1)], value, DType.parse(dtype).numpy)
 
 
 def _range_length(start: Array, limit: Array, delta: Array) -> int:
-    step = delta.reshape(-1)[0].item()
-    if step == 0:
-        reject("the step of a range must not be 0")
-    span = limit.reshape(-1)[0].item() - start.reshape(-1)[0].item()
-    return max(0, math.ceil(float(span) / float(step)))
+    if not start.size == limit.size == delta.size == 1:
+        reject("the start, limit and step of a range must be one number each")
+    step, span = float(delta.item()), float(limit.item()) - float(start.item())
+    if step == 0 or not math.isfinite(span / step):
+        reject(f"a range of {start.item()} to {limit.item()} in steps of {delta.item()} has no end")
+    return max(0, math.ceil(span / step))
 
 
 @op("range", cls=OpClass.CONSTANT)

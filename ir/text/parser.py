@@ -105,11 +105,17 @@ class _Builder:
     # -- statements ---------------------------------------------------------------------------------------------
 
     def parameter(self, tree: Tree[Token]) -> None:
-        *cache, token, type_token = tree.children
+        *cache, token, type_token, contents = tree.children
         name, type = self.declared(token, type_token)
-        if type is not None and name is not None:
-            role = Role.CACHE if cache and cache[0] is not None else Role.INPUT
-            self.rewriter.input(name, type, role=role, source=self.span(token))
+        if type is None or name is None:
+            return
+        if contents is not None:
+            held = self.held(contents, name, type, type_token)
+            if not isinstance(held, Inline):
+                return
+            type = TensorType(type.dtype, type.shape, held.value)
+        role = Role.CACHE if cache and cache[0] is not None else Role.INPUT
+        self.rewriter.input(name, type, role=role, source=self.span(token))
 
     def dim(self, tree: Tree[Token]) -> None:
         name, extent = tree.children
@@ -118,21 +124,24 @@ class _Builder:
     def weight(self, tree: Tree[Token]) -> None:
         token, type_token, contents = tree.children
         name, type = self.declared(token, type_token)
-        if name is None or type is None:
-            return
-        try:
-            held = self.contents(contents, name, type)
-        except CompileError as error:  # a shape with symbolic dimensions
-            self.report(Kind.TYPE, error.diagnostics[0].message, type_token)
-            return
-        except ValueError as error:
-            self.report(Kind.TYPE, str(error), type_token)
+        held = self.held(contents, name, type, type_token) if name is not None and type is not None else None
+        if name is None or type is None or held is None:
             return
         value = self.rewriter.weight(name, type, held, source=self.span(token))
         if tree.data == "constant":
             self.rewriter.set_role(value, Role.CONSTANT)
             if isinstance(held, Inline):
                 self.rewriter.retype(value, TensorType(type.dtype, type.shape, held.value))
+
+    def held(self, tree: Any, name: str, type: TensorType, token: Token | Tree[Token]) -> Contents | None:
+        """What a value holds; None, with a report, where its type and contents do not fit together."""
+        try:
+            return self.contents(tree, name, type)
+        except CompileError as error:  # a shape with symbolic dimensions
+            self.report(Kind.TYPE, error.diagnostics[0].message, token)
+        except ValueError as error:
+            self.report(Kind.TYPE, str(error), token)
+        return None
 
     def contents(self, tree: Any, name: str, type: TensorType) -> Contents:
         children = tree.children

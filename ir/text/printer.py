@@ -27,11 +27,16 @@ def show(graph: Graph, *, locations: bool = False) -> str:
 
 
 def _head(graph: Graph) -> str:
-    parameters = [("cache " if v.role is Role.CACHE else "") + _typed(v) for v in graph.inputs]
+    parameters = [_parameter(v) for v in graph.inputs]
     line = f"graph {spell_word(graph.name)}({', '.join(parameters)}) {{"
     if len(line) <= _WIDTH:
         return line
     return "\n".join([f"graph {spell_word(graph.name)}(", *(f"  {p}," for p in parameters), ") {"])
+
+
+def _parameter(value: Value) -> str:
+    cache = "cache " if value.role is Role.CACHE else ""
+    return cache + _typed(value) + (f" = {_contents(value)}" if value.contents is not None else "")
 
 
 def _typed(value: Value) -> str:

@@ -20,14 +20,17 @@ from pimc.cli.command import command, option
     help="Where the program goes; default: beside TEXT, and stdout for stdin.",
 )
 def asm(text: str, output: str | None) -> None:
-    """Assemble TEXT (- is stdin) into a stored program."""
+    """Assemble TEXT (- is stdin) into a stored program, and verify it."""
     from pimc.backends.assembler import assemble
     from pimc.backends.storage import to_bytes
+    from pimc.backends.verify import verify_program
     from pimc.cli.files import check_writable, read_text, write_file
 
     place = output or ("-" if text == "-" else str(Path(text).with_suffix(".pimprog")))
     check_writable(place)
-    write_file(place, to_bytes(assemble(read_text(text), "<stdin>" if text == "-" else text)))
+    program = assemble(read_text(text), "<stdin>" if text == "-" else text)
+    verify_program(program)
+    write_file(place, to_bytes(program))
 
 
 @command("disasm", example="pimc disasm a.pimprog | less\npimc disasm a.pimprog -o a.pimasm")

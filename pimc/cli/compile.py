@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pimc.driver import Options
 
 EMITS = ("ir", "tagged", "placed", "tiled", "asm")
+_ONE_PROGRAM = {"output": "-o", "trace": "--trace", "emit": "--emit"}
 _FORBIDDEN_WITH_EMIT = {"as_json": "--json", "trace": "--trace", "values": "--values", "generate": "--generate"}
 
 
@@ -23,6 +24,7 @@ pimc compile models/tiny-llama.pimc -t neupims --values random
 pimc compile model.onnx -t cent --dim batch=4 --dim past=127 --json > report.json
 pimc compile models/gpt3-175b.pimc -t neupims --set system.devices=32 --parallel tp=8,pp=4 --dim batch=64
 pimc compile model.onnx -t npu -o model.pimprog --trace trace.json.gz
+pimc compile merged.onnx -t cent --phase both --dim batch=1 --dim past=127
 """,
 )
 @click.argument("models", metavar="MODEL [DECODE_MODEL]", nargs=-1, required=True)
@@ -32,7 +34,7 @@ pimc compile model.onnx -t npu -o model.pimprog --trace trace.json.gz
 @o.engine_option
 @option(o.MACHINE, "--no-sim", is_flag=True, help="Compile only, do not simulate.")
 @o.dims_option
-@o.phase_option
+@o.both_phases_option
 @o.shapes_option
 @option(o.MODEL, "--generate", type=click.IntRange(1), metavar="N", help="Prefill, then N decode steps on its caches.")
 @option(o.VALUES, "--values", metavar="FILE.npz|random", help="Run the streams on values and compare the outputs.")
@@ -53,22 +55,29 @@ pimc compile model.onnx -t npu -o model.pimprog --trace trace.json.gz
 def compile_command(**given: Any) -> int:
     """Compile MODEL (ONNX, .pimc or .pimir; - is stdin) for a machine, simulate its command streams, and say how long
     they take, where the time goes, and how far that is from what the hardware could do. A second model, for the decode
-    steps, goes with --generate only.
+    steps, goes with --generate and --phase both only.
     """
     _check_usage(given)
-    from pimc.cli.compile_run import emit_stage, generate, report
+    from pimc.cli.compile_run import both_phases, emit_stage, generate, points, report
 
+    ranges = o.ranges_of(given["dims"])
+    if ranges:
+        return points(options_of(given), ranges, given)
     if given["emit"] and given["emit"] != "asm":
         return emit_stage(options_of(given), given)
     if given["generate"]:
         return generate(options_of(given), given)
+    if given["phase"] == o.BOTH:
+        return both_phases(options_of(given), given)
     return report(options_of(given), given)
 
 
 def _check_usage(given: dict[str, Any]) -> None:
     """Refuse options that contradict each other, before anything is imported."""
-    if len(given["models"]) > (2 if given["generate"] else 1):
-        raise click.UsageError(f"got unexpected argument '{given['models'][-1]}'; one MODEL, or two with --generate")
+    both = given["phase"] == o.BOTH
+    if len(given["models"]) > (2 if given["generate"] or both else 1):
+        what = f"got unexpected argument '{given['models'][-1]}'"
+        raise click.UsageError(f"{what}; one MODEL, or two with --generate or --phase both")
     if given["emit"]:
         for name, spelling in _FORBIDDEN_WITH_EMIT.items():
             if given[name]:
@@ -83,6 +92,33 @@ def _check_usage(given: dict[str, Any]) -> None:
         raise click.UsageError("-o - already writes the program to stdout")
     if given["generate"] and (given["output"] or given["trace"]):
         raise click.UsageError("--generate makes several programs: it does not go with -o or --trace")
+    if both:
+        _check_both(given)
+    if o.ranges_of(given["dims"]):
+        _check_ranges(given)
+
+
+def _check_both(given: dict[str, Any]) -> None:
+    """What needs one program does not go with two phases."""
+    for name, spelling in {**_ONE_PROGRAM, "generate": "--generate", "no_sim": "--no-sim"}.items():
+        if given[name]:
+            raise click.UsageError(f"--phase both makes and times two programs: it does not go with {spelling}")
+    if given["values"] not in (None, "random"):
+        raise click.UsageError("--phase both draws its own inputs: it takes --values random, not a file")
+
+
+def _check_ranges(given: dict[str, Any]) -> None:
+    """A range of dimensions gives times, and nothing that belongs to one program."""
+    for name, spelling in {
+        **_ONE_PROGRAM,
+        "generate": "--generate",
+        "no_sim": "--no-sim",
+        "values": "--values",
+    }.items():
+        if given[name]:
+            raise click.UsageError(f"a range of a dimension is timed point by point: it does not go with {spelling}")
+    if given["phase"] == o.BOTH:
+        raise click.UsageError("a range of a dimension does not go with --phase both")
 
 
 def options_of(given: dict[str, Any]) -> Options:

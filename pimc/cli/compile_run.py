@@ -38,6 +38,7 @@ def watched(options: Options, given: Mapping[str, Any], progress: Progress) -> O
         print_ir_after_all=given["print_ir_after_all"],
         dump_stages=given["dump_stages"],
         timing=given["timing"],
+        verbose=given["verbose"],
     )
     return replace(options, observers=(progress, *asked))
 
@@ -200,3 +201,46 @@ def generate(options: Options, given: Mapping[str, Any]) -> int:
         write_page(generation_page(found, given["form"]))
     wrong = next((s.comparison for s in found.steps if s.comparison is not None and not s.comparison.ok), None)
     return outcome(wrong)
+
+
+def both_phases(options: Options, given: Mapping[str, Any]) -> int:
+    """Prefill and decode step of one model, each with its report."""
+    from pimc.cli.tables import report_page, values_lines
+    from pimc.phases import compile_phases
+
+    values: Values | None = "random" if given["values"] is not None else None
+    with Progress(given["models"][0], quiet=given["quiet"]) as progress:
+        options = watched(options, given, progress)
+        wide = given["form"] == "wide"
+        found = compile_phases(given["models"], given["target"], options, values=values, wide=wide)
+    print_timing(options.observers)
+    if given["as_json"]:
+        write_text(json.dumps(found.to_json(given["form"]), indent=2) + "\n")
+    elif not given["quiet"]:
+        page: list[Line] = []
+        for _, result in found.items():
+            assert result.report is not None
+            page += [line()] if page else []
+            page += report_page(result.report, result.program, verbose=given["verbose"])
+            if result.outputs is not None:
+                tolerance = tolerance_of(result.spec, given["form"])
+                page += values_lines(result.comparison, given["form"], len(result.outputs), tolerance)
+        write_page(page)
+    return next((FAILED for _, r in found.items() if outcome(r.comparison) != DONE), DONE)
+
+
+def points(options: Options, ranges: Mapping[str, range], given: Mapping[str, Any]) -> int:
+    """Times at all values of the ranges."""
+    from pimc.cli.layout import Column, grouped, table, time_text
+    from pimc.points import time_points
+
+    with Progress(given["models"][0], quiet=given["quiet"]) as progress:
+        found = time_points(given["models"][0], given["target"], options, ranges, progress=progress.points)
+    if given["as_json"]:
+        write_text(json.dumps(found.to_json(), indent=2) + "\n")
+    elif not given["quiet"]:
+        names = list(ranges)
+        columns = [*(Column(name, ">") for name in names), Column("cycles", ">"), Column("time", ">")]
+        rows = [(*(str(p.dims[n]) for n in names), grouped(p.cycles), time_text(p.seconds)) for p in found.points]
+        write_page([[(given["models"][0], "bold"), (f" · {found.target}", "")], line(), *table(columns, rows)])
+    return DONE

@@ -13,6 +13,7 @@ from pimc.ir.diagnostics import Kind, fail
 
 if TYPE_CHECKING:
     from pimc.backends.program import Program
+    from pimc.sim.check.issued import Issued
 
 
 def check_writable(path: str | None) -> None:
@@ -67,6 +68,43 @@ def read_text(path: str) -> str:
     except UnicodeDecodeError as error:
         name = "stdin" if path == "-" else path
         raise fail(Kind.SYNTAX, f"{name} is not text in UTF-8 (byte {error.start})") from None
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a text in UTF-8, which may be compressed by gzip. Raises CompileError: FILE_MISSING, SYNTAX."""
+    name = "stdin" if path == "-" else path
+    data = read_unpacked(path)
+    try:
+        return data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise fail(Kind.SYNTAX, f"{name} is not text in UTF-8 (byte {error.start})") from None
+
+
+def read_unpacked(path: str) -> bytes:
+    """The bytes of a file, which may be compressed by gzip. Raises CompileError: FILE_MISSING, SYNTAX."""
+    data = read_file(path)
+    if data[:2] != b"\x1f\x8b":
+        return data
+    import gzip
+    import zlib
+
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        name = "stdin" if path == "-" else path
+        raise fail(Kind.SYNTAX, f"{name} is not a whole gzip file: {error}") from None
+
+
+def write_issue_trace(path: str, issued: Issued) -> None:
+    """Write issued commands as CSV, compressed if the name ends in .gz, or to stdout for `-`."""
+    from pimc.cli.screen import write_text
+    from pimc.sim.issue_trace import csv_text, write_issues
+
+    if path == "-":
+        for text in csv_text(issued):
+            write_text(text)
+    else:
+        write_issues(path, issued)
 
 
 def write_text_file(path: str, text: str) -> None:

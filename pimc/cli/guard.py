@@ -35,9 +35,10 @@ def guarded(run: Callable[[], object]) -> int:
 
 
 def _say(lines: Iterable[str], status: int) -> int:
-    from pimc.cli.screen import write_error
+    from pimc.cli.screen import visible, write_error
 
-    write_error("".join(f"{line}\n" for line in lines))
+    written = (part for line in lines for part in line.split("\n"))
+    write_error("".join(f"{visible(part)}\n" for part in written))
     return status
 
 

@@ -19,21 +19,26 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 MODEL, MACHINE, VALUES, PASSES, OUTPUT, INSIDE = "Model", "Machine", "Values", "Passes", "Output", "Looking inside"
 PHASES = ("prefill", "decode")
+BOTH = "both"
 
 
 class DimType(ParamType):
-    """`N=V`: a dimension and its value."""
+    """`N=V`: a dimension and its value; `N=A:B` or `N=A:B:STEP`: all values from A to B, B included."""
 
     name = "N=V"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int | range]:
         if isinstance(value, tuple):
             return value
         name, sign, number = str(value).rpartition("=")
         if not sign or not name.strip():
             self.fail(f"'{value}' does not bind a dimension; write --dim batch=8", param, ctx)
-        if re.fullmatch(r"\s*-?\d+(:-?\d+){1,2}\s*", number):
-            self.fail(f"'{value}': ranges of dimensions are not available yet", param, ctx)
+        if re.fullmatch(r"\s*\d{1,15}(:\d{1,15}){1,2}\s*", number):
+            start, stop, *rest = (int(part) for part in number.split(":"))
+            step = rest[0] if rest else 1
+            if step < 1 or stop < start:
+                self.fail(f"'{value}': a range is START:STOP or START:STOP:STEP, upwards", param, ctx)
+            return name.strip(), range(start, stop + 1, step)
         if not re.fullmatch(r"\s*-?\d{1,15}\s*", number):
             self.fail(f"'{number}' is no whole number; write --dim {name.strip()}=8", param, ctx)
         return name.strip(), int(number)
@@ -59,13 +64,14 @@ class ParallelType(ParamType):
 
 
 class PhaseType(ParamType):
-    name = "|".join(PHASES)
+    """One phase out of those that a command takes."""
+
+    def __init__(self, *words: str) -> None:
+        self.words, self.name = words, "|".join(words)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value == "both":
-            self.fail("'both' is not available yet", param, ctx)
-        if value not in PHASES:
-            self.fail(f"'{value}' is not one of {', '.join(PHASES)}", param, ctx)
+        if value not in self.words:
+            self.fail(f"'{value}' is not one of {', '.join(self.words)}", param, ctx)
         return str(value)
 
 
@@ -107,13 +113,22 @@ class TextPairType(ParamType):
         return str(value)
 
 
-def unique_dims(pairs: Sequence[tuple[str, int]]) -> dict[str, int]:
-    """The bound dimensions; a usage error where one is bound to two numbers."""
-    dims: dict[str, int] = {}
+def unique_dims(pairs: Sequence[tuple[str, int | range]]) -> dict[str, int]:
+    """The dimensions that are bound to one number; a usage error where one is bound twice."""
+    dims: dict[str, int | range] = {}
     for name, number in pairs:
         if dims.setdefault(name, number) != number:
-            raise click.UsageError(f"--dim binds '{name}' to both {dims[name]} and {number}")
-    return dims
+            raise click.UsageError(f"--dim binds '{name}' to both {_dim_text(dims[name])} and {_dim_text(number)}")
+    return {name: number for name, number in dims.items() if isinstance(number, int)}
+
+
+def ranges_of(pairs: Sequence[tuple[str, int | range]]) -> dict[str, range]:
+    """The dimensions that take all values of a range."""
+    return {name: values for name, values in pairs if isinstance(values, range)}
+
+
+def _dim_text(value: int | range) -> str:
+    return str(value) if isinstance(value, int) else f"{value.start}:{value[-1]}:{value.step}"
 
 
 def together(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
@@ -130,7 +145,13 @@ def together(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
 dims_option = option(
     MODEL, "--dim", "dims", type=DimType(), multiple=True, help="Bind a symbolic dimension; may be repeated."
 )
-phase_option = option(MODEL, "--phase", type=PhaseType(), help="Which phase of a model that has several.")
+phase_option = option(MODEL, "--phase", type=PhaseType(*PHASES), help="Which phase of a model that has several.")
+both_phases_option = option(
+    MODEL,
+    "--phase",
+    type=PhaseType(*PHASES, BOTH),
+    help="Which phase of a model that has several; both: its prefill and its decode step, each with its report.",
+)
 shapes_option = option(
     MODEL, "--shapes-only", is_flag=True, help="The weights of an ONNX model may be missing: compile from shapes alone."
 )
@@ -185,6 +206,12 @@ format_option = option(
 )
 json_option = option(OUTPUT, "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 loudness_options = together(
-    option(OUTPUT, "-v", "--verbose", count=True, help="Say more: every op, every engine, the whole memory map."),
+    option(
+        OUTPUT,
+        "-v",
+        "--verbose",
+        count=True,
+        help="Say more: every op, every engine, the whole memory map, and what was not recognised, and why.",
+    ),
     option(OUTPUT, "-q", "--quiet", is_flag=True, help="Print nothing but errors."),
 )

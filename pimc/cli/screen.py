@@ -1,7 +1,8 @@
 """What goes to the screen: lines of styled text, coloured on a terminal only.
 
 A line is a list of `(text, style)`; styles are those of rich. Piped output has no colours and imports no rich. A reader
-that closes the pipe early (`| head`) is no error.
+that closes the pipe early (`| head`) is no error. Names come from files of anywhere: what a terminal would obey is
+written as an escape.
 """
 
 from __future__ import annotations
@@ -23,9 +24,14 @@ def line(text: str = "", style: str = "") -> Line:
     return [(text, style)] if text else []
 
 
+def visible(text: str) -> str:
+    """The text with control characters, and others that cannot be seen, as escapes such as `\\x1b`."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def plain(page: Iterable[Line]) -> str:
     """The text without its styles."""
-    return "".join("".join(text for text, _ in each).rstrip() + "\n" for each in page)
+    return "".join(visible("".join(text for text, _ in each).rstrip()) + "\n" for each in page)
 
 
 def write_page(page: Iterable[Line]) -> None:
@@ -68,7 +74,7 @@ def _write(page: list[Line], stream: TextIO) -> None:
     console = Console(file=stream, highlight=False, soft_wrap=True)
     with console.capture() as captured:
         for each in page:
-            console.print(Text.assemble(*each))
+            console.print(Text.assemble(*((visible(text), style) for text, style in each)))
     _put(captured.get(), stream)
 
 

@@ -29,6 +29,17 @@ pimc show model.pimprog --engine pim --op attention_scores --limit 100
 @option(o.OUTPUT, "--engine", metavar="E", help="The streams of this engine only.")
 @option(o.OUTPUT, "--op", metavar="NAME", help="The commands of these ops only: a name, part of one, or a kind of op.")
 @option(o.OUTPUT, "--limit", type=click.IntRange(0), metavar="N", help=f"Lines of each stream ({LIMIT}); 0: all.")
+@option(
+    o.OUTPUT,
+    "--as",
+    "form",
+    type=o.WordType("form", ("text", "aim-trace")),
+    default="text",
+    help="text, or a trace of the AiM simulator (programs for one AiM device alone).",
+)
+@option(o.OUTPUT, "--channel", type=click.IntRange(0), metavar="N", help="What this channel is asked for.")
+@option(o.OUTPUT, "--bank", type=click.IntRange(0), metavar="N", help="What this bank is asked for.")
+@option(o.OUTPUT, "--times", is_flag=True, help="Simulate, and list the commands with the clock of their issue.")
 @o.json_option
 @option(o.OUTPUT, "-v", "--verbose", count=True, help="The whole memory map and all ops.")
 def show(**given: Any) -> None:
@@ -40,6 +51,11 @@ def show(**given: Any) -> None:
     from pimc.cli.screen import write_page, write_text
 
     program = read_program(given["program"])
+    if given["form"] == "aim-trace":
+        from pimc.backends.pim.aim_export import aim_trace
+
+        write_text("".join(f"{text}\n" for text in aim_trace(program)))
+        return
     _check(program, given["engine"], given["op"])
     streams = list(_chosen(program, given["engine"], given["op"]))
     if given["as_json"]:
@@ -49,6 +65,13 @@ def show(**given: Any) -> None:
     if not given["engine"] and not given["op"]:
         page += _overview(program, given["verbose"])
     limit = LIMIT if given["limit"] is None else given["limit"]
+    if given["times"] or given["channel"] is not None or given["bank"] is not None:
+        from pimc.cli.listing import listing
+
+        wanted = None if given["op"] is None else _rows(program, given["op"])
+        chosen = [s for s in program.streams if given["engine"] in (None, s.engine)]
+        page += [[], *listing(program, chosen, wanted, given, limit)]
+        streams = []
     for stream in streams:
         page += [[], *_stream(stream, program, limit)]
     write_page(page[1:] if page and not page[0] else page)

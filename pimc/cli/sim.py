@@ -26,6 +26,9 @@ pimc sim model.pimprog --values io.npz --out results.npz --json
 @o.format_option
 @option(o.VALUES, "--seed", type=click.IntRange(0), default=0, metavar="N", help="Of random values.")
 @option(o.OUTPUT, "--trace", metavar="OUT.json.gz", help="Write a Chrome trace, which Perfetto opens.")
+@option(
+    o.OUTPUT, "--issue-trace", metavar="OUT.csv", help="Write every DRAM command of the PIM engines (.gz: compressed)."
+)
 @o.json_option
 @o.loudness_options
 def sim(**given: Any) -> int:
@@ -35,19 +38,23 @@ def sim(**given: Any) -> int:
     """
     if not given["values"] and (given["out"] or given["weights"]):
         raise click.UsageError("--out and --weights need --values")
-    if given["out"] == "-" and given["as_json"]:
-        raise click.UsageError("--out - and --json both write to stdout")
+    piped = [f"--{name.replace('_', '-')} -" for name in ("out", "issue_trace") if given[name] == "-"]
+    piped += ["--json"] * given["as_json"]
+    if len(piped) > 1:
+        raise click.UsageError(f"{' and '.join(piped[:2])} both write to stdout")
     from pimc.api import simulate
     from pimc.cli.arrays import write_outputs
     from pimc.cli.compile_run import outcome, values_of
-    from pimc.cli.files import check_writable, read_program
+    from pimc.cli.files import check_writable, read_program, write_issue_trace
     from pimc.cli.screen import write_page, write_text
     from pimc.cli.watch import Progress
+    from pimc.sim.issue_trace import IssueLog
     from pimc.sim.trace import write_trace
 
-    for path in (given["out"], given["trace"]):
+    for path in (given["out"], given["trace"], given["issue_trace"]):
         check_writable(path)
     program = read_program(given["program"])
+    log = IssueLog() if given["issue_trace"] else None
     with Progress(given["program"], quiet=given["quiet"]) as progress:
         progress.say("simulating")
         run = simulate(
@@ -58,14 +65,17 @@ def sim(**given: Any) -> int:
             sim_engine=given["sim_engine"],
             seed=given["seed"],
             progress=progress.commands,
+            issues=log,
         )
     if given["trace"]:
         write_trace(given["trace"], program, run.timing)
+    if log is not None:
+        write_issue_trace(given["issue_trace"], log.issued())
     if given["out"] and run.outputs is not None:
         write_outputs(given["out"], run.outputs)
     if given["as_json"]:
         write_text(json.dumps(run.report.to_json(), indent=2) + "\n")
-    elif not given["quiet"] and given["out"] != "-":
+    elif not given["quiet"] and not piped:
         write_page(_page(run, given))
     return outcome(run.comparison)
 
@@ -88,4 +98,4 @@ def _page(run: Any, given: dict[str, Any]) -> list[Any]:
     if run.outputs is not None:
         tolerance = tolerance_of(from_description(run.program.target), given["form"])
         page += tables.values_lines(run.comparison, given["form"], len(run.outputs), tolerance)
-    return page + written_line(given["out"], given["trace"])
+    return page + written_line(given["out"], given["trace"], given["issue_trace"])

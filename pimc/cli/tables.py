@@ -280,7 +280,7 @@ def _map_row(e: MapEntry) -> list[str | Line]:
 
 
 def entry_bytes(e: MapEntry) -> int:
-    return e.layout.elements * e.dtype.bits // 8
+    return e.layout.elements * max(1, e.dtype.bits // 8)
 
 
 def _plural(role: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pimc.cli.screen import Line, line, write_error
+from pimc.cli.screen import Line, line, visible, write_error
 from pimc.ir.diagnostics import Kind, did_you_mean, fail
 from pimc.ir.graph import Graph
 from pimc.ir.text import show
@@ -52,6 +52,22 @@ class Dumper(Observer):
         self.ran += 1
 
 
+@dataclass
+class Leftovers(Observer):
+    """Says on stderr what was left op by op although it looks like something that has an op of its own, and why."""
+
+    after: str = "canonical-order"
+
+    def after_pass(self, name: str, graph: Graph, seconds: float, changed: bool) -> None:
+        if name != self.after:
+            return
+        from pimc.passes.unrecognised import unrecognised
+
+        remarks = [f"note: {visible(str(remark))}\n" for remark in unrecognised(graph)]
+        if remarks:
+            write_error("".join(remarks) + "note: what is not recognised is compiled op by op\n")
+
+
 @dataclass(frozen=True)
 class _Ran:
     name: str
@@ -82,7 +98,7 @@ class Progress(Observer):
     """What is being done now, on a terminal only; `with Progress(...) as progress`."""
 
     def __init__(self, what: str, *, quiet: bool = False) -> None:
-        self._what = Path(what).name or what
+        self._what = visible(Path(what).name or what)
         self._wanted = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._status: Any = None
 
@@ -114,6 +130,9 @@ class Progress(Observer):
     def steps(self, done: int, total: int) -> None:
         self.say(f"step {done} of {total}")
 
+    def points(self, done: int, total: int) -> None:
+        self.say(f"point {done} of {total}")
+
 
 def check_pass_names(names: Sequence[str], pipeline: Sequence[str]) -> None:
     """Raises CompileError (PASS_UNKNOWN) for a name that no pass of the pipeline has."""
@@ -129,10 +148,15 @@ def check_pass_names(names: Sequence[str], pipeline: Sequence[str]) -> None:
 
 
 def observers_of(
-    *, print_ir_after: Sequence[str], print_ir_after_all: bool, dump_stages: str | None, timing: bool
+    *,
+    print_ir_after: Sequence[str],
+    print_ir_after_all: bool,
+    dump_stages: str | None,
+    timing: bool,
+    verbose: int = 0,
 ) -> list[Observer]:
     """The observers that the options ask for."""
-    found: list[Observer] = []
+    found: list[Observer] = [Leftovers()] if verbose else []
     if print_ir_after or print_ir_after_all:
         found.append(Printer(print_ir_after, print_ir_after_all))
     if dump_stages:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Graph
+from pimc.ir.op import Array
 
 _HEADS = (
     ("ir", re.compile(r"(?:\s|//[^\n]*\n)*graph\b")),
@@ -17,10 +19,17 @@ _HEADS = (
 _SUFFIXES = {".onnx": "onnx", ".pimc": "dsl", ".pimir": "ir"}
 
 
-def load_model(path: str | Path, *, shapes_only: bool = False, phase: str | None = None) -> Graph:
+def load_model(
+    path: str | Path,
+    *,
+    shapes_only: bool = False,
+    phase: str | None = None,
+    inputs: Mapping[str, Array] | None = None,
+) -> Graph:
     """The graph of a model: ONNX (`.onnx`), the DSL (`.pimc`) or the text form of the IR (`.pimir`); `-` is stdin.
 
     shapes_only: weights of an ONNX model may be missing. phase: which phase of a DSL model that has several.
+    inputs: arrays whose contents settle shapes, where an ONNX model takes these from its inputs.
     Raises CompileError with what is wrong with the file.
     """
     name = str(path)
@@ -30,7 +39,7 @@ def load_model(path: str | Path, *, shapes_only: bool = False, phase: str | None
             from pimc.frontends.onnx_import import import_file
             from pimc.frontends.onnx_model import decode_onnx
 
-            return import_file(decode_onnx(data, name, _folder(name), shapes_only=shapes_only))
+            return import_file(decode_onnx(data, name, _folder(name), shapes_only=shapes_only), inputs)
         case "dsl":
             from pimc.frontends.dsl import parse_dsl
 

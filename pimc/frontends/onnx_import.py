@@ -7,8 +7,7 @@ for the dimensions; binding and folding find the real ones later.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +15,18 @@ import numpy as np
 import onnx
 
 import pimc.ir.ops  # noqa: F401  (declares the ops)
-from pimc.frontends.onnx_infer import ResultTypes
-from pimc.frontends.onnx_model import Initializer, OnnxFile, dtype_name, dtype_of, missing_data, read_onnx, read_tensor
+from pimc.frontends.onnx_check import check_opsets, check_outputs
+from pimc.frontends.onnx_control import Scope, write_out
+from pimc.frontends.onnx_dims import dim_of, identifier, input_type
+from pimc.frontends.onnx_expand import EXPANSIONS
+from pimc.frontends.onnx_infer import RESULTS, ResultTypes
+from pimc.frontends.onnx_model import Initializer, OnnxFile, missing_data, read_onnx, read_tensor
 from pimc.frontends.onnx_ops import (
+    CONTROL_FLOW,
     Call,
     DataDependent,
     Given,
+    NeedsContents,
     OnnxNode,
     Unsupported,
     check_supported,
@@ -29,11 +34,12 @@ from pimc.frontends.onnx_ops import (
     decode_attributes,
 )
 from pimc.frontends.onnx_prepare import inline_functions, ordered_nodes
+from pimc.frontends.onnx_steps import Steps
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, fail
 from pimc.ir.graph import Graph, Node, Rewriter, Value
-from pimc.ir.op import REGISTRY, Attribute, TypeRuleError
+from pimc.ir.op import REGISTRY, Array, Attribute, TypeRuleError, UnknownContents
 from pimc.ir.source import NodeSource
-from pimc.ir.types import Dim, DType, Sym, TensorType, parse_dim
+from pimc.ir.types import Dim, DType, Sym, TensorType
 from pimc.ir.weights import Missing
 
 SMALL = 1024
@@ -44,28 +50,80 @@ KNOWN_TYPES = frozenset({DType.I64, DType.I32, DType.BOOL})
 
 KNOWN = 2**24
 
-LARGEST_DIM = 2**31 - 1
 
-
-def import_onnx(path: str | Path, *, shapes_only: bool = False) -> Graph:
+def import_onnx(path: str | Path, *, shapes_only: bool = False, inputs: Mapping[str, Array] | None = None) -> Graph:
     """The graph of an ONNX model file (`-`: stdin).
 
-    With `shapes_only`, external data may be missing. Raises CompileError: FILE_MISSING, MODEL_BROKEN, WEIGHT_MISSING,
-    OP_UNSUPPORTED and DATA_DEPENDENT (one error for all such nodes), TYPE, NAME_TWICE, GRAPH, DIM_BAD.
+    With `shapes_only`, external data may be missing. `inputs`: arrays by name; the contents of those inputs
+    that shapes depend on (the target of a reshape, the bounds of a slice) become part of the graph, the other arrays
+    say nothing. Raises CompileError: FILE_MISSING, MODEL_BROKEN, WEIGHT_MISSING, OP_UNSUPPORTED and DATA_DEPENDENT
+    (one error for all such nodes), TYPE, NAME_TWICE, GRAPH, DIM_BAD.
     """
-    return import_file(read_onnx(path, shapes_only=shapes_only))
+    return import_file(read_onnx(path, shapes_only=shapes_only), inputs)
 
 
-def import_file(file: OnnxFile) -> Graph:
-    """The graph of a model file that has been read."""
-    return _Importer(inline_functions(file)).run()
+def import_file(file: OnnxFile, inputs: Mapping[str, Array] | None = None) -> Graph:
+    """The graph of a model file that has been read; `inputs` as for `import_onnx`."""
+    check_opsets(file)
+    ready = inline_functions(file)
+    settled: dict[str, Array] = {}
+    while True:
+        importer = _Importer(ready, settled)
+        try:
+            return importer.run({name for name in inputs or () if name not in settled})
+        except _ShapesDependOn as found:
+            settled |= {name: np.asarray((inputs or {})[name]) for name in found.names}
+
+
+class _ShapesDependOn(Exception):
+    """Shapes depend on the contents of these inputs, which are at hand."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+
+
+class _Written(Steps):
+    """One node, written out as several."""
+
+    def __init__(self, importer: _Importer, node: OnnxNode, source: NodeSource) -> None:
+        self.importer, self.node, self.source = importer, node, source
+        self.made: list[Value] = []
+
+    def calls(self, op: str, *operands: Given, **attributes: Attribute) -> tuple[Value, ...]:
+        name = f"{next(filter(None, self.node.outputs))}.{len(self.made)}"
+        inner = replace(self.node, outputs=(name,))
+        results = self.importer._call(inner, Call(op, operands, attributes), self.source).results
+        self.made += results
+        return results
+
+
+class _Scope(_Written, Scope):
+    """What the body of a node of control flow reads and makes."""
+
+    def value(self, name: str) -> Value:
+        if name not in self.importer.values:
+            raise Unsupported(f"its body reads '{name}', which nothing makes")
+        return self.importer.values[name]
+
+    def define(self, name: str, value: Value) -> None:
+        self.importer._define(name, value)
+
+    def add(self, node: onnx.NodeProto) -> bool:
+        before = len(self.importer.problems)
+        self.importer._add_node(node)
+        return len(self.importer.problems) == before
 
 
 class _Importer:
-    def __init__(self, file: OnnxFile) -> None:
+    def __init__(self, file: OnnxFile, settled: Mapping[str, Array]) -> None:
         self.file = file
+        self.settled = settled
+        """contents of inputs that shapes depend on"""
+        self.at_hand: set[str] = set()
+        """other inputs whose contents can be had"""
         self.proto = file.proto.graph
-        self.graph = Graph(_identifier(self.proto.name) or _identifier(Path(file.name).stem) or "model")
+        self.graph = Graph(identifier(self.proto.name) or identifier(Path(file.name).stem) or "model")
         self.rewriter = Rewriter(self.graph)
         self.values: dict[str, Value] = {}
         self.opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in file.proto.opset_import}
@@ -74,10 +132,11 @@ class _Importer:
         self.fresh = 0
         self.data: set[Value] = set()
         """Values that depend on the contents of inputs, not only on their shapes."""
+        self.steering: dict[Value, frozenset[str]] = {}
+        """Of which inputs that may steer shapes (vectors and numbers) values hold the contents."""
 
-    def run(self) -> Graph:
-        if not self.opsets:
-            raise fail(Kind.MODEL_BROKEN, f"{self.file.name} does not say which opset its ops are of")
+    def run(self, at_hand: set[str]) -> Graph:
+        self.at_hand = at_hand
         if self.proto.sparse_initializer:
             raise fail(Kind.OP_UNSUPPORTED, f"{self.file.name} has sparse weights", help="export them dense")
         self._add_inputs()
@@ -105,36 +164,27 @@ class _Importer:
         for info in self.proto.input:
             if info.name not in stored:
                 source = self.file.source(info.name, "input")
-                value = self.rewriter.input(info.name, self._input_type(info), source=source)
+                type = input_type(self.file, info)
+                if info.name in self.settled:
+                    type = self._settled_type(info.name, type, source)
+                value = self.rewriter.input(info.name, type, source=source)
                 self._define(info.name, value)
-                self.data.add(value)
+                if type.array is None:
+                    self.data.add(value)
+                    if type.rank <= 1:
+                        self.steering[value] = frozenset([info.name])
 
-    def _input_type(self, info: onnx.ValueInfoProto) -> TensorType:
-        source = self.file.source(info.name, "input")
-        kind = info.type.WhichOneof("value")
-        if kind != "tensor_type":
-            given = (kind or "no type").removesuffix("_type")
-            raise fail(Kind.OP_UNSUPPORTED, f"input '{info.name}' is a {given}; pimc takes tensors", source)
-        dtype = dtype_of(info.type.tensor_type.elem_type)
-        if dtype is None:
-            given = dtype_name(info.type.tensor_type.elem_type)
-            raise fail(Kind.OP_UNSUPPORTED, f"input '{info.name}' has elements of type {given}", source)
-        if not info.type.tensor_type.HasField("shape"):
-            help = "export the model with shapes; dimensions may be symbolic"
-            raise fail(Kind.MODEL_BROKEN, f"input '{info.name}' has no shape", source, help=help)
-        dims = [self._input_dim(info.name, i, d) for i, d in enumerate(info.type.tensor_type.shape.dim)]
-        return TensorType(dtype, tuple(dims))
-
-    def _input_dim(self, name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> Dim:
-        if dim.HasField("dim_value") and dim.dim_value >= 0:
-            if dim.dim_value > LARGEST_DIM:
-                raise fail(
-                    Kind.DIM_BAD,
-                    f"dimension {axis} of input '{name}' is {dim.dim_value}; the largest is {LARGEST_DIM}",
-                    self.file.source(name, "input"),
-                )
-            return dim.dim_value
-        return _symbolic(dim.dim_param) if dim.dim_param else Sym.named(f"{_identifier(name)}_dim{axis}")
+    def _settled_type(self, name: str, type: TensorType, source: NodeSource) -> TensorType:
+        """The type of an input with the contents given for it."""
+        array = self.settled[name]
+        fits = array.ndim == type.rank and all(
+            isinstance(d, Sym) or d == n for d, n in zip(type.shape, array.shape, strict=True)
+        )
+        if array.dtype != type.dtype.numpy or not fits:
+            raise fail(
+                Kind.INPUT_BAD, f"input '{name}' is {type}, but its array is {array.dtype}{list(array.shape)}", source
+            )
+        return TensorType(type.dtype, array.shape, array)
 
     def _add_initializers(self) -> None:
         read = [read_tensor(self.file, tensor) for tensor in self.proto.initializer]
@@ -159,6 +209,8 @@ class _Importer:
     def _add_node(self, proto: onnx.NodeProto) -> None:
         source = self._source(proto)
         domain = "" if proto.domain == "ai.onnx" else proto.domain
+        if not any(proto.output):
+            return  # nobody can read what it computes
         try:
             if proto.op_type == "Constant" and not domain:
                 attributes = decode_attributes(self.file, proto)
@@ -167,6 +219,9 @@ class _Importer:
             check_supported(proto.op_type, domain)
             if any(name not in self.values for name in proto.input if name):
                 return  # a node before it was refused
+            if proto.op_type in CONTROL_FLOW and not domain:
+                self._write_out(proto, source)
+                return
             attributes = decode_attributes(self.file, proto)
             node = OnnxNode(
                 proto.op_type,
@@ -176,7 +231,18 @@ class _Importer:
                 tuple(proto.output),
                 attributes,
             )
-            self._add_call(node, convert(node), source)
+            expansion = EXPANSIONS.get((domain, proto.op_type))
+            steps = _Written(self, node, source)
+            values = expansion(node, steps) if expansion is not None else None
+            if values is None:
+                self._add_call(node, convert(node), source)
+            else:
+                self._define_results(node, values, steps.made)
+        except NeedsContents as problem:
+            names = self.steering.get(problem.value, frozenset()) & self.at_hand
+            if names:
+                raise _ShapesDependOn(sorted(names)) from None
+            self._refuse(proto, problem)
         except Unsupported as problem:
             self._refuse(proto, problem)
         except CompileError as error:
@@ -193,7 +259,31 @@ class _Importer:
             raise Unsupported(f"a constant given as {kind}")
         return self.rewriter.constant(name, np.asarray(value, dtype[kind]), source=self.file.source(name, "Constant"))
 
+    def _write_out(self, proto: onnx.NodeProto, source: NodeSource) -> None:
+        node = OnnxNode(proto.op_type, "", self.opsets.get("", 1), (), tuple(proto.output), {})
+        scope = _Scope(self, node, source)
+        values = write_out(proto, scope)
+        if values is not None:
+            self._define_results(node, values, scope.made)
+
+    def _define_results(self, node: OnnxNode, values: Sequence[Value | None], made: Sequence[Value]) -> None:
+        """Give the values that a node was written out as its outputs' names."""
+        for index, name in enumerate(node.outputs):
+            if not name:
+                continue
+            value = values[index] if index < len(values) else None
+            if value is None:
+                raise Unsupported(f"its output '{name}' is not computed by pimc")
+            if value in made:
+                self.rewriter.rename(value, name)
+            self._define(name, value)
+
     def _add_call(self, node: OnnxNode, call: Call, source: NodeSource) -> None:
+        for name, result in zip(node.outputs, self._call(node, call, source).results, strict=False):
+            if name:
+                self._define(name, result)
+
+    def _call(self, node: OnnxNode, call: Call, source: NodeSource) -> Node:
         operands = [self._operand(node, given) for given in call.operands]
         while operands and operands[-1] is None:
             operands.pop()
@@ -203,8 +293,13 @@ class _Importer:
             raise DataDependent("the shape of its result depends on data")
         types = [v.type if v is not None else None for v in operands]
         try:
+            op.check_call(types, call.attributes)
+        except TypeRuleError:
+            self.rewriter.add(op, operands, call.attributes, source=source)  # refuses it, with the reason
+        try:
             found: Sequence[TensorType] = op.infer(types, call.attributes)
         except TypeRuleError as error:
+            self._ask_for(error, operands, types)
             # A misfit of static types is real; what symbols seem to say may be mended by binding them.
             if all(t is None or t.is_static for t in types) and self.inferred.is_final(error):
                 self.rewriter.add(op, operands, call.attributes, source=source)
@@ -216,9 +311,20 @@ class _Importer:
         made = self.rewriter.add(op, operands, call.attributes, names=names, source=source, types=found)
         if depends:
             self.data.update(made.results)
-        for name, result in zip(node.outputs, made.results, strict=False):
-            if name:
-                self._define(name, result)
+            steering = frozenset().union(*(self.steering.get(v, ()) for v in operands if v is not None))
+            if steering:
+                self.steering.update(dict.fromkeys(made.results, steering))
+        return made
+
+    def _ask_for(
+        self, error: TypeRuleError, operands: Sequence[Value | None], types: Sequence[TensorType | None]
+    ) -> None:
+        """Start again with the contents of the inputs that an operand is made of, where they can be had."""
+        if isinstance(error, UnknownContents) and error.operand is not None:
+            wanted = [v for v, t in zip(operands, types, strict=True) if t is error.operand]
+            names = {name for v in wanted if v is not None for name in self.steering.get(v, ())}
+            if names & self.at_hand:
+                raise _ShapesDependOn(sorted(names & self.at_hand))
 
     def _operand(self, node: OnnxNode, given: Given) -> Value | None:
         if given is None or isinstance(given, Value):
@@ -230,14 +336,15 @@ class _Importer:
     ) -> tuple[TensorType, ...]:
         """Types of results that our rules cannot tell before dimensions are bound."""
         found = []
-        for index, name in enumerate(node.outputs):
+        unnamed = [""] * (RESULTS.get(call.op, 1) - len(node.outputs))
+        for index, name in enumerate([*node.outputs, *unnamed]):
             guess = self.inferred.of(name) if name else None
             if guess is None:
                 guess = self.inferred.by_rank(call.op, types, index)
             if guess is None:
                 raise DataDependent(f"the shape of its result is not known: {why}")
             dtype, dims = guess
-            found.append(TensorType(dtype, tuple(self._fresh() if d is None else _dim(d) for d in dims)))
+            found.append(TensorType(dtype, tuple(self._fresh() if d is None else dim_of(d) for d in dims)))
         return tuple(found)
 
     def _fresh(self) -> Dim:
@@ -263,7 +370,7 @@ class _Importer:
         source = self._source(proto)
         if isinstance(why, DataDependent):
             message = f"{name} makes a tensor whose shape depends on data"
-            help = "export mixtures of experts with all experts computed, e.g. experts_implementation='batched_mm'"
+            help = _WAYS_OUT.get(proto.op_type, "export the model so that it takes shapes from those of its inputs")
             self.problems.append(Diagnostic(Kind.DATA_DEPENDENT, message, source, (str(why),), help))
         else:
             self.problems.append(Diagnostic(Kind.OP_UNSUPPORTED, f"{name} is not supported: {why}", source))
@@ -282,20 +389,15 @@ class _Importer:
                 raise fail(Kind.NAME_TWICE, f"two outputs are called '{info.name}'", source)
             seen.add(info.name)
             self.rewriter.output(info.name, self.values[info.name])
+        check_outputs(self.file, self.values)
 
 
-def _symbolic(text: str) -> Dim:
-    """A dimension from the model's name for it; names that are no expressions become identifiers."""
-    try:
-        return parse_dim(text)
-    except ValueError:
-        return Sym.named(_identifier(text) or "dim")
-
-
-def _dim(given: int | str) -> Dim:
-    return _symbolic(given) if isinstance(given, str) else given
-
-
-def _identifier(text: str) -> str:
-    cleaned = re.sub(r"\W+", "_", text).strip("_")
-    return f"d{cleaned}" if cleaned[:1].isdigit() else cleaned
+_WAYS_OUT = {
+    "NonZero": "it comes of experts that each run on their own tokens, or of a boolean index: export experts with "
+    "experts_implementation='batched_mm', which computes the chosen ones for every token, and write torch.where(mask, "
+    "x, 0) for x[mask]",
+    "Compress": "multiply by the mask, or select with torch.where, instead of leaving elements out",
+    "Unique": "number all possible values instead of those that occur",
+    "NonMaxSuppression": "leave the selection of boxes out of the exported model",
+}
+"""How a model can be exported without an op whose results have a size that depends on data."""

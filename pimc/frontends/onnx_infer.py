@@ -45,6 +45,10 @@ class ResultTypes:
         first = types[0] if types else None
         if first is None:
             return None
+        if op in _LIKE_FIRST and index not in _STATISTICS.get(op, ()):
+            return first.dtype, [None] * first.rank
+        if op in _STATISTICS:
+            return DType.F32, [None] * first.rank
         if op in ("ms_group_query_attention", "ms_multi_head_attention", "onnx_attention"):
             return first.dtype, [None] * (4 if index else first.rank)
         target = types[1] if len(types) > 1 else None
@@ -57,11 +61,37 @@ class ResultTypes:
             return first.dtype, [None] * length
         if op == "expand" and isinstance(length, int):
             return first.dtype, [None] * max(length, first.rank)
-        if op in ("add", "sub", "mul", "div", "pow", "where", "equal", "matmul") and all(t is not None for t in types):
+        if op in _BROADCAST and all(t is not None for t in types):
             return _broadcast_rank(op, [t for t in types if t is not None])
-        if op in ("slice", "tile", "pad", "trilu", "cum_sum", "concat", "split", "clip", "scatter_nd"):
+        if op in _OF_THE_SAME_RANK:
             return first.dtype, [None] * first.rank
         return None
+
+
+_STATISTICS: dict[str, tuple[int, ...]] = dict.fromkeys(
+    ("ms_skip_layer_normalization", "ms_skip_simplified_layer_normalization"), (1, 2)
+)
+"""Results of norms that are float32 whatever their operands are."""
+_LIKE_FIRST = frozenset(
+    {
+        "layer_normalization", "rms_normalization", "rotary_embedding", "ms_rotary_embedding", "ms_matmul_nbits",
+        "ms_simplified_layer_normalization", *_STATISTICS,
+    }
+)  # fmt: skip
+"""Ops whose results have the element type and the rank of the first operand."""
+_BROADCAST = frozenset({"add", "sub", "mul", "div", "pow", "where", "equal", "matmul", "ms_fused_matmul"})
+RESULTS = {
+    "ms_group_query_attention": 3,
+    "ms_multi_head_attention": 3,
+    "onnx_attention": 4,
+    **dict.fromkeys(_STATISTICS, 4),
+}
+"""How many results an op has, where a node may name fewer."""
+
+
+_OF_THE_SAME_RANK = frozenset(
+    {"slice", "tile", "pad", "trilu", "cum_sum", "concat", "split", "clip", "scatter_nd", "scatter_elements"}
+)
 
 
 def _broadcast_rank(op: str, types: Sequence[TensorType]) -> Guess:

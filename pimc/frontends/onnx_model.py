@@ -18,6 +18,7 @@ from onnx import TensorProto, numpy_helper
 
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.op import Array
+from pimc.ir.quantized import Nibbles
 from pimc.ir.source import NodeSource
 from pimc.ir.types import DType
 from pimc.ir.weights import Contents, External, Inline, Missing
@@ -124,25 +125,6 @@ def dtype_name(elem_type: int) -> str:
         return str(TensorProto.DataType.Name(TensorProto.DataType.ValueType(elem_type))).lower()
     except ValueError:
         return f"number {elem_type}"
-
-
-@dataclass(frozen=True, slots=True)
-class Nibbles:
-    """Four-bit elements, two to a byte (the low half first), unpacked to one byte each when asked for."""
-
-    packed: Contents
-    dtype: DType
-    shape: tuple[int, ...]
-
-    def array(self) -> Array:
-        packed = np.asarray(self.packed.array()).view(np.uint8).reshape(-1)
-        both = np.stack([packed & 0xF, packed >> 4], axis=-1).reshape(-1)[: int(np.prod(self.shape))]
-        if self.dtype is DType.I4:
-            both = (both.astype(np.int8) ^ 8) - 8
-        return both.astype(self.dtype.numpy).reshape(self.shape)
-
-    def describe(self) -> str:
-        return f"{self.packed.describe()}:{self.dtype.text}"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import onnx
@@ -19,16 +20,19 @@ from pimc.frontends.onnx_model import Initializer, OnnxFile, dtype_name, dtype_o
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Value
 from pimc.ir.op import REGISTRY, Array, Attribute, OpDef
+from pimc.ir.types import DType
 
 Given = Value | Array | None
 """An operand of a call: a value of the graph, an array that becomes a constant, or nothing."""
 
 MICROSOFT = "com.microsoft"
 
-CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 DATA_DEPENDENT = frozenset({"Unique", "Compress", "NonMaxSuppression"})
-_REPLACED = frozenset({"CastLike", "Dropout"})
+_REPLACED = frozenset({"CastLike"})
 """Op types that become another op."""
+STANDARD = frozenset({"", "ai.onnx.preview"})
+"""ONNX's own domains with ops of tensors."""
 
 _NAMES = {
     ("", "Attention"): "onnx_attention",
@@ -36,11 +40,13 @@ _NAMES = {
     ("", "MatMul"): "matmul",
     ("", "MatMulInteger"): "matmul_integer",
     ("", "PRelu"): "prelu",
+    ("", "Scatter"): "scatter_elements",
     ("", "SimplifiedLayerNormalization"): "ms_simplified_layer_normalization",
-    (MICROSOFT, "FastGelu"): "gelu",
+    (MICROSOFT, "DequantizeLinear"): "dequantize_linear",
     (MICROSOFT, "FusedMatMul"): "ms_fused_matmul",
     (MICROSOFT, "Gelu"): "gelu",
     (MICROSOFT, "MatMulNBits"): "ms_matmul_nbits",
+    (MICROSOFT, "QuantizeLinear"): "quantize_linear",
     (MICROSOFT, "QuickGelu"): "swish",
 }
 """Op types whose name here is not their snake_case. ONNX Runtime writes one of its ops in the default domain."""
@@ -51,6 +57,14 @@ _NO_MEANING = frozenset({"stash_type", "accuracy_level", "enable_skip_layer_norm
 
 class Unsupported(Exception):
     """This node cannot be imported; the text says why in a few words."""
+
+
+class NeedsContents(Unsupported):
+    """What the node means depends on the contents of an operand, which are not known."""
+
+    def __init__(self, why: str, value: Value) -> None:
+        super().__init__(why)
+        self.value = value
 
 
 class DataDependent(Unsupported):
@@ -87,6 +101,25 @@ class OnnxNode:
     def int(self, name: str, default: int) -> int:
         value = self.attributes.get(name)
         return default if value is None else _int(value)
+
+    def float(self, name: str, default: float) -> float:
+        value = self.attributes.get(name)
+        return value if isinstance(value, float) else default
+
+    def dtype(self, name: str) -> DType | None:
+        """The element type that an attribute names by ONNX's number; None where it is not given."""
+        number = self.int(name, 0)
+        found = dtype_of(number) if number else None
+        if number and found is None:
+            raise Unsupported(f"elements of type {dtype_name(number)}")
+        return found
+
+
+def require_input(node: OnnxNode, index: int) -> Value:
+    value = node.input(index)
+    if value is None:
+        raise Unsupported(f"its operand {index} is missing")
+    return value
 
 
 def _int(value: object) -> int:
@@ -140,14 +173,29 @@ def _plain(name: str, value: object) -> Attribute:
 
 def check_supported(op_type: str, domain: str) -> None:
     """Raises Unsupported where no node of this type can be imported, whatever its operands and attributes."""
-    if op_type in CONTROL_FLOW:
-        raise Unsupported("control flow with subgraphs")
+    if op_type == "SequenceMap":
+        raise Unsupported("control flow over sequences")
     if op_type in DATA_DEPENDENT:
         raise DataDependent("the shape of its result depends on data")
     if domain not in ("", MICROSOFT):
         raise Unsupported(f"pimc knows no op of domain {domain}")
-    if op_type not in _REPLACED and op_name(op_type, domain) not in REGISTRY:
+    if not is_imported(op_type, domain):
         raise Unsupported("pimc does not declare it")
+
+
+def is_standard(domain: str) -> bool:
+    return domain in STANDARD
+
+
+def is_imported(op_type: str, domain: str) -> bool:
+    """Whether nodes of a type have a meaning here: as an op that is declared, or as several."""
+    if domain not in ("", MICROSOFT):
+        return False
+    if not domain and op_type in CONTROL_FLOW:
+        return True
+    from pimc.frontends.onnx_expand import EXPANSIONS
+
+    return op_type in _REPLACED or (domain, op_type) in EXPANSIONS or op_name(op_type, domain) in REGISTRY
 
 
 def convert(node: OnnxNode) -> Call:
@@ -170,17 +218,25 @@ def _as_is(node: OnnxNode, **changes: Attribute) -> Call:
 
 def _fit(node: OnnxNode, call: Call, op: OpDef) -> Call:
     """Drop attributes that say nothing new, give the others the types that the declaration has."""
+    if not call.attributes:
+        return call
     kept: dict[str, Attribute] = {}
-    declared = inspect.signature(op.rule).parameters
+    declared = _declared(op.name)
     for name, value in call.attributes.items():
         if name in op.attributes or name in op.required:
-            wanted = str(declared[name].annotation)
+            wanted = declared[name]
             if not _is_of(value, wanted):
                 raise fail(Kind.ATTRIBUTE, f"attribute '{name}' is {value!r}, but should be of type {wanted}")
             kept[name] = _coerce(value, op.attributes.get(name))
         elif name not in _NO_MEANING and value != _schema_default(node, name):
             raise Unsupported(f"attribute {name}={value}")
     return replace(call, attributes=kept)
+
+
+@cache
+def _declared(op: str) -> dict[str, str]:
+    """The annotations of an op's parameters by name."""
+    return {name: str(p.annotation) for name, p in inspect.signature(REGISTRY[op].rule).parameters.items()}
 
 
 def _is_of(value: Attribute, wanted: str) -> bool:
@@ -269,15 +325,6 @@ def _pad(node: OnnxNode) -> Call:
     return replace(_as_is(_without(node, "pads", "value")), operands=(x, _i64(pads), fill))
 
 
-def _dropout(node: OnnxNode) -> Call:
-    if len(node.outputs) > 1 and node.outputs[1]:
-        raise Unsupported("the mask of a dropout is read")
-    training = node.input(2)
-    if training is not None and (training.type.array is None or bool(training.type.array.any())):
-        raise Unsupported("a dropout of training")
-    return Call("identity", (node.input(0),), {})
-
-
 def _cast(node: OnnxNode) -> Call:
     number = node.int("to", 0)
     dtype = dtype_of(number)
@@ -305,16 +352,6 @@ def _constant_of_shape(node: OnnxNode) -> Call:
     return Call("constant_of_shape", (node.input(0),), {"value": scalar, "dtype": value.dtype.text})
 
 
-def _softmax(node: OnnxNode) -> Call:
-    x = node.input(0)
-    if node.version < 13:
-        axis = node.int("axis", 1)
-        if x is None or axis not in (-1, x.type.rank - 1):
-            raise Unsupported("softmax over several axes (opset below 13)")
-        return _as_is(node, axis=-1)
-    return _as_is(node)
-
-
 def _topk(node: OnnxNode) -> Call:
     if node.version < 10:
         k = node.int("k", 1)
@@ -328,12 +365,6 @@ def _quantized(node: OnnxNode) -> Call:
     if number and dtype is None:
         raise Unsupported(f"elements of type {dtype_name(number)}")
     return _as_is(_without(node, "output_dtype"), **({"output_dtype": dtype.text} if dtype else {}))
-
-
-def _fast_gelu(node: OnnxNode) -> Call:
-    if node.input(1) is not None:
-        raise Unsupported("a gelu with a bias of its own")
-    return Call("gelu", (node.input(0),), {"approximate": "tanh"})
 
 
 def _quick_gelu(node: OnnxNode) -> Call:
@@ -356,13 +387,10 @@ NORMALISE: dict[str, Callable[[OnnxNode], Call]] = {
     "Slice": _slice,
     "Clip": _clip,
     "Pad": _pad,
-    "Dropout": _dropout,
     "Cast": _cast,
     "CastLike": _cast_like,
     "ConstantOfShape": _constant_of_shape,
-    "Softmax": _softmax,
     "TopK": _topk,
-    "FastGelu": _fast_gelu,
     "QuickGelu": _quick_gelu,
     "DequantizeLinear": _quantized,
     "QuantizeLinear": _quantized,

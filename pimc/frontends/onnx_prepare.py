@@ -11,50 +11,52 @@ import onnx.inliner
 
 import pimc.ir.ops  # noqa: F401  (declares the ops)
 from pimc.frontends.onnx_model import OnnxFile
-from pimc.frontends.onnx_ops import op_name
+from pimc.frontends.onnx_ops import is_imported, is_standard
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.op import REGISTRY
 
 
 def inline_functions(file: OnnxFile) -> OnnxFile:
     """The model with its local functions, and ONNX's own composite ops that pimc does not declare, written out."""
-    wanted = {(n.domain, n.op_type) for n in file.proto.graph.node}
-    local = {(f.domain, f.name) for f in file.proto.functions}
-    composite = [key for key in sorted(wanted - local) if _is_composite(file, *key)]
-    if not file.proto.functions and not composite:
-        return file
     model = file.proto
-    if file.proto.functions:
+    if model.functions:
         try:
             model = onnx.inliner.inline_local_functions(model)
         except _INLINER_ERRORS as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise fail(Kind.MODEL_BROKEN, f"the functions of {file.name} cannot be inlined: {reason}") from None
-    if composite:
+    for _ in range(_NESTED):
+        wanted = {(n.domain, n.op_type) for n in model.graph.node}
+        composite = [key for key in sorted(wanted) if _is_composite(model, *key)]
+        if not composite:
+            break
         try:
             model = _with_defaults(model, composite)
             model = onnx.inliner.inline_selected_functions(model, composite, inline_schema_functions=True)
         except _INLINER_ERRORS:
-            pass  # these ops stay, and are reported as unsupported
+            break  # these ops stay, and are reported as unsupported
     return replace(file, proto=model)
 
 
+_NESTED = 4
+"""How deep composite ops are made of composite ops at most."""
 _INLINER_ERRORS = (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError)
 
 
-def _is_composite(file: OnnxFile, domain: str, op_type: str) -> bool:
-    if domain not in ("", "ai.onnx") or op_name(op_type) in REGISTRY:
+def _is_composite(model: onnx.ModelProto, domain: str, op_type: str) -> bool:
+    domain = "" if domain == "ai.onnx" else domain
+    if not is_standard(domain) or is_imported(op_type, domain):
         return False
-    schema = _schema(file.proto, op_type)
+    schema = _schema(model, op_type, domain)
     # the stubs of onnx lack these two properties
     kinds = ("has_function", "has_context_dependent_function")
     return schema is not None and any(getattr(schema, kind) for kind in kinds)
 
 
-def _schema(model: onnx.ModelProto, op_type: str) -> onnx.defs.OpSchema | None:
-    version = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+def _schema(model: onnx.ModelProto, op_type: str, domain: str) -> onnx.defs.OpSchema | None:
+    names = ("", "ai.onnx") if not domain else (domain,)
+    version = max((o.version for o in model.opset_import if o.domain in names), default=1)
     try:
-        return onnx.defs.get_schema(op_type, version, "")
+        return onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
         return None
 
@@ -64,7 +66,8 @@ def _with_defaults(model: onnx.ModelProto, composite: list[tuple[str, str]]) -> 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for node in copy.graph.node:
-        schema = _schema(model, node.op_type) if (node.domain, node.op_type) in composite else None
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        schema = _schema(model, node.op_type, domain) if (node.domain, node.op_type) in composite else None
         given = {a.name for a in node.attribute}
         for name, attribute in schema.attributes.items() if schema is not None else ():
             if name not in given and attribute.default_value.type != onnx.AttributeProto.UNDEFINED:

@@ -116,40 +116,59 @@ class Account:
             self._chunks.append(np.array(self._rows, np.int64))
             self._rows = []
 
-    def repeat(self, since: Mark, times: int, shift: int, *, unheld: bool = False) -> None:
-        """Let what happened since the mark happen `times` more, each time `shift` later.
+    def since(self, mark: Mark, base: int) -> Stretch:
+        """What happened since the mark, its times as seen from `base`."""
+        self._close()
+        self._flush()
+        fresh = np.concatenate([np.empty((0, 4), np.int64), *self._chunks[mark.chunks :]])
+        fresh[:, START : END + 1] -= base
+        stalled = Counter({cause: total - mark.stalled[cause] for cause, total in self.stalled.items()})
+        last = (self._last[0], self._last[1] - base)
+        return Stretch(self.busy - mark.busy, self.commands - mark.commands, stalled, fresh, last, _alone(fresh))
 
-        unheld: nothing held the stream in between, so that work for a single op is one segment.
+    def repeat(self, stretch: Stretch, base: int, times: int, shift: int, *, unheld: bool = False) -> None:
+        """Let a stretch happen `times` more from `base` on, each time `shift` later than before.
+
+        unheld: nothing held the stream in it, so that work for a single op is one segment.
         """
         self._close()
         self._flush()
-        self.busy += (self.busy - since.busy) * times
-        self.commands += (self.commands - since.commands) * times
-        for cause, total in list(self.stalled.items()):
-            self.stalled[cause] += (total - since.stalled[cause]) * times
+        self.busy += stretch.busy * times
+        self.commands += stretch.commands * times
+        for cause, total in stretch.stalled.items():
+            if total:
+                self.stalled[cause] += total * times
         self.frontier += shift * times
-        chunks = self._chunks[since.chunks :]
-        if not chunks:
+        fresh = stretch.segments
+        if not len(fresh):
             return
-        fresh = np.concatenate(chunks)
-        ops = np.unique(fresh[:, OP])
-        if (unheld and len(ops) == 1) or len(fresh) * times > LONGEST_COPY:
-            self._chunks.append(np.stack([_summed(fresh[fresh[:, OP] == op], times, shift) for op in ops]))
+        if unheld and stretch.alone is not None:
+            op, start, end, busy = stretch.alone
+            self._rows.append([op, base + start, base + end + shift * (times - 1), busy * times])
+        elif len(fresh) * times > LONGEST_COPY:
+            ops = np.unique(fresh[:, OP])
+            self._chunks.append(np.stack([_summed(fresh[fresh[:, OP] == op], base, times, shift) for op in ops]))
         else:
-            self._chunks.append(_copies(fresh, times, shift))
-        self._last = (self._last[0], self._last[1] + shift * times)
+            self._chunks.append(_copies(fresh, base, times, shift))
+        self._last = (stretch.last[0], base + stretch.last[1] + shift * (times - 1))
 
 
-def _copies(fresh: Segments, times: int, shift: int) -> Segments:
-    """The segments again and again, each time `shift` later."""
+def _alone(fresh: Segments) -> tuple[int, int, int, int] | None:
+    if not len(fresh) or (fresh[:, OP] != fresh[0, OP]).any():
+        return None
+    return int(fresh[0, OP]), int(fresh[:, START].min()), int(fresh[:, END].max()), int(fresh[:, BUSY].sum())
+
+
+def _copies(fresh: Segments, base: int, times: int, shift: int) -> Segments:
+    """The segments again and again from `base` on, each time `shift` later."""
     moved = np.repeat(fresh[None], times, axis=0)
-    moved[:, :, START : END + 1] += (np.arange(1, times + 1, dtype=np.int64) * shift)[:, None, None]
+    moved[:, :, START : END + 1] += (base + np.arange(times, dtype=np.int64) * shift)[:, None, None]
     return moved.reshape(-1, 4)
 
 
-def _summed(fresh: Segments, times: int, shift: int) -> Segments:
+def _summed(fresh: Segments, base: int, times: int, shift: int) -> Segments:
     """One segment for all that an op does."""
-    start, end = fresh[:, START].min() + shift, fresh[:, END].max() + shift * times
+    start, end = base + fresh[:, START].min(), base + fresh[:, END].max() + shift * (times - 1)
     return np.array([fresh[0, OP], start, end, fresh[:, BUSY].sum() * times], np.int64)
 
 
@@ -160,3 +179,17 @@ class Mark:
     commands: int
     stalled: Counter[str]
     chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What an executor did in a period."""
+
+    busy: int
+    commands: int
+    stalled: Counter[str]
+    segments: Segments
+    last: tuple[int, int]
+    """op and end of the last segment"""
+    alone: tuple[int, int, int, int] | None = None
+    """op, start, end and busy time of all segments together, if they are for one op"""

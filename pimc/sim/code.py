@@ -17,6 +17,7 @@ from pimc.backends.link.isa import Exchange
 from pimc.backends.program import Item, Loop, Step, steps
 from pimc.backends.timing import Timer
 
+Identify = Callable[[Command], Scalar | None]
 Resolver = Callable[[Mapping[int, int]], Command]
 
 
@@ -50,6 +51,25 @@ class Instruction:
     """LOOP, END: nothing in the body waits, signals or meets."""
     ops: frozenset[int] = frozenset()
     """LOOP, END: the ops whose commands are in the body."""
+    families: tuple[Family, ...] = ()
+    """END: the identities that commands of the body have (`Identifying`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What an operand is in the turns of a loop: a scalar, and how far inner loops move it."""
+
+    scalar: Affine
+    low: int
+    high: int
+
+    def around(self, variables: Mapping[int, int]) -> tuple[int, int]:
+        """The least and the largest value in the turn that the counters of loops are at."""
+        at = self.scalar.base + sum(factor * variables.get(variable, 0) for variable, factor in self.scalar.terms)
+        return at + self.low, at + self.high
+
+    def slope(self, variable: int) -> int:
+        return next((factor for v, factor in self.scalar.terms if v == variable), 0)
 
 
 def compiled(items: tuple[Item, ...], timer: Timer, variables: Mapping[int, int], *, plain: bool) -> list[Instruction]:
@@ -75,10 +95,13 @@ def _compile(
             if not plain:
                 head.alone = not any(isinstance(s.command, Signal | Wait | Exchange) for s in steps(item.body))
                 head.alike = not any(item.variable in moved_by(timer, s.command) for s in steps(item.body))
+                identify = getattr(timer, "identity", None)
+                if identify is not None:
+                    head.families = tuple(dict.fromkeys(_families(item.body, identify, {})))
             head.ops = frozenset(s.op for s in steps(item.body))
             code.append(
                 Instruction(What.END, variable=item.variable, count=item.count, target=start,
-                            alike=head.alike, alone=head.alone, ops=head.ops)
+                            alike=head.alike, alone=head.alone, ops=head.ops, families=head.families)
             )  # fmt: skip
 
 
@@ -92,7 +115,7 @@ def _instruction(step: Step, timer: Timer, variables: Mapping[int, int], plain: 
     what = What.EXCHANGE if isinstance(command, Exchange) else What.COMMAND
     if plain or what is What.EXCHANGE:
         return Instruction(what, command, resolver(command), step.op)
-    if command.is_affine and not moved_by(timer, command) - {DEVICE, INSTANCE}:
+    if command.is_affine and not (moved_by(timer, command) | identified_by(timer, command)) - {DEVICE, INSTANCE}:
         command = command.resolved(variables)
     return Instruction(what, command, resolver(command), step.op)
 
@@ -130,6 +153,28 @@ def moved_by(timer: Timer, command: Command) -> frozenset[int]:
     if signature is not None:
         return frozenset(_variables(signature(command)))
     return frozenset(v for n, d in declared.items() if not d.address for v in _variables(getattr(command, n)))
+
+
+def identified_by(timer: Timer, command: Command) -> frozenset[int]:
+    """The variables that the identity of a command depends on."""
+    identity = getattr(timer, "identity", None)
+    return frozenset() if identity is None else frozenset(_variables(identity(command)))
+
+
+def _families(items: tuple[Item, ...], identify: Identify, inner: dict[int, int]) -> Iterator[Family]:
+    """The identities in a loop's body; `inner`: turns of the loops inside, by variable."""
+    for item in items:
+        if isinstance(item, Loop):
+            yield from _families(item.body, identify, {**inner, item.variable: item.count})
+            continue
+        identity = identify(item.command)
+        if identity is None:
+            continue
+        terms = identity.terms if isinstance(identity, Affine) else ()
+        base = identity.base if isinstance(identity, Affine) else identity
+        spans = [factor * (inner[v] - 1) for v, factor in terms if v in inner]
+        outer = tuple((v, factor) for v, factor in terms if v not in inner)
+        yield Family(Affine(base, outer), sum(min(0, s) for s in spans), sum(max(0, s) for s in spans))
 
 
 def _variables(value: object) -> Iterator[int]:

@@ -5,7 +5,9 @@ happens again and again until a loop ends: the remaining whole periods are added
 shares nothing and waits for nobody, that state is the timer's own. For any other loop it is the state of the whole
 machine: every timer, resource, token and place in a stream.
 
-A period is run once more after it was recognised, so that its sums (busy time, counts, bytes) are known.
+A period is run once more after it was recognised, so that its sums (busy time, counts, bytes) are known. Refresh comes
+at fixed times and is no part of a state: periods are added up to the next one, and again when the loop has come back to
+a state that a known period begins with.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from pimc.sim.accounts import Mark
-from pimc.sim.code import Instruction
+from pimc.sim.accounts import Mark, Stretch
+from pimc.sim.code import Family, Instruction
 
 if TYPE_CHECKING:
     from pimc.sim.time import Clockwork, Meter, Runner
@@ -30,6 +32,10 @@ MOST_FAILURES = 4
 """Runs of a loop without success before it is not tried again."""
 LEAST_TURNS = 4
 """Loops with fewer turns are not worth it."""
+FEW_TURNS = 64
+"""Loops with no more turns than this are given up after one run."""
+
+FOREVER = 1 << 60
 
 K = TypeVar("K", int, str)
 
@@ -80,6 +86,29 @@ class Trial:
     fronts: tuple[int, ...]
     counters: Sequence[Counter[str]]
     meters: Sequence[tuple[int, Counter[int]]]
+    identities: Sequence[tuple[int, ...]]
+    deadline: int | None
+
+
+Arrangement = tuple[tuple[tuple[int, int, int], ...], ...]
+"""Which identities of a loop's commands, and of what its timer remembers, may meet: for each group of them their
+numbers and their least and largest values, from the least of the group on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """What happens from a state to the same state again, for each runner that takes part."""
+
+    begin: Sighting
+    steps: Turns
+    shift: int
+    fronts: tuple[int, ...]
+    stretches: Sequence[Stretch]
+    counters: Sequence[Counter[str]]
+    meters: Sequence[tuple[int, Counter[int]]]
+    moves: Sequence[tuple[int, ...]]
+    """how far each identity that a timer remembers goes"""
+    arrangements: Sequence[Arrangement]
 
 
 class Steady:
@@ -88,21 +117,34 @@ class Steady:
     def __init__(self, clockwork: Clockwork) -> None:
         self._clockwork = clockwork
         self._failures: dict[tuple[int, int], int] = defaultdict(int)
+        self._periods: dict[tuple[int, int], dict[Hashable, Period]] = defaultdict(dict)
+        """By runner and END: the periods of the loop, by the state in which they begin and end."""
 
     def at_end(self, runner: Runner, end: Instruction) -> None:
         """Called when a turn of a loop is over and more are to come; may advance everything by whole periods."""
         frame = runner.frames[-1]
-        if frame.hopeless or end.count < LEAST_TURNS or self._failures[runner.index, frame.end] >= MOST_FAILURES:
+        if frame.hopeless or end.count < LEAST_TURNS:
             return
-        scope = [runner] if end.alone and not runner.coupled else self._clockwork.runners
+        allowed = MOST_FAILURES if end.count > FEW_TURNS else 1
+        if self._failures[runner.index, frame.end] >= allowed:
+            return
+        scope = [runner] if end.alone and self._is_alone(runner) else self._clockwork.runners
         now = _own_state(runner) if len(scope) == 1 else self._joint_state(runner)
         if now is None:
             self._give_up(runner, frame)
             return
+        if frame.trial is not None and len(frame.trial.marks) != len(scope):  # others have come, or are held now
+            frame.trial = None
         if frame.trial is not None:
             self._try(runner, frame, scope, now)
             return
+        period = self._periods[runner.index, frame.end].get(now.key)
+        if period is not None and _arrangements(scope, period.steps) != period.arrangements:
+            period = None
         before = frame.seen.get(now.key)
+        if period is not None and (before is not None or not any(map(any, period.moves))):
+            self._skip(scope, period, now)
+            return
         steps = _steps(before.turns, now.turns, scope) if before is not None else None
         if before is not None and steps is not None and before.alike(now, steps):
             frame.trial = _trial(now, steps, scope)
@@ -112,14 +154,19 @@ class Steady:
         if frame.tries >= (MOST_STATES if len(scope) == 1 else MOST_JOINT_STATES):
             self._give_up(runner, frame)
 
+    def _is_alone(self, runner: Runner) -> bool:
+        """Whether nobody can get in the way of a loop that sets nobody free."""
+        return not runner.coupled or not self._clockwork.heap
+
     def left(self, runner: Runner, frame: Frame) -> None:
         """Called when a loop is over."""
-        if frame.seen and not frame.hopeless:
+        if frame.seen and not self._periods[runner.index, frame.end] and not frame.hopeless:
             self._failures[runner.index, frame.end] += 1
 
     def _give_up(self, runner: Runner, frame: Frame) -> None:
         frame.hopeless = True
-        self._failures[runner.index, frame.end] += 1
+        if not self._periods[runner.index, frame.end]:
+            self._failures[runner.index, frame.end] += 1
 
     def _try(self, runner: Runner, frame: Frame, scope: Sequence[Runner], now: Sighting) -> None:
         """Take the sums of a period and skip, if it has ended just now."""
@@ -132,38 +179,55 @@ class Steady:
         if steps != trial.steps or not trial.begin.alike(now, steps):  # somebody else has skipped meanwhile
             frame.trial = None
             return
-        if _fronts(scope, now.base, steps) != trial.fronts:
+        if _fronts(scope, now.base, steps) != trial.fronts or _is_over(trial, scope):
             frame.trial = _trial(now, steps, scope)
             return
-        times = min(_periods(r, at, step) for r, at, step in zip(scope, now.turns, steps, strict=True) if any(step))
         frame.trial = None
-        frame.hopeless = True
-        if times > 0:
-            self._skip(scope, trial, now.base, times)
+        frame.tries = 0
+        period = _period(trial, now, scope)
+        if not all(_is_lasting(*each) for each in zip(scope, period.moves, steps, strict=True)):
+            return
+        if all(r.code[f.end].alike for r in scope for f in r.frames):
+            self._periods[runner.index, frame.end][now.key] = period
+        self._skip(scope, period, now)
 
-    def _skip(self, scope: Sequence[Runner], trial: Trial, base: int, times: int) -> None:
-        shift = base - trial.begin.base
-        total = shift * times
-        for runner, mark, counters, step in zip(scope, trial.marks, trial.counters, trial.steps, strict=True):
+    def _skip(self, scope: Sequence[Runner], period: Period, now: Sighting) -> None:
+        """Advance everything by as many of a period as are certain, from the state in which it begins."""
+        steps = period.steps
+        if not period.begin.alike(now, steps) or _fronts(scope, now.base, steps) != period.fronts:
+            return
+        times = min(_periods(r, at, step) for r, at, step in zip(scope, now.turns, steps, strict=True) if any(step))
+        times = min(times, _before_deadlines(scope, period))
+        if times <= 0:
+            return
+        times = min(times, *(_unmistaken(r, m, s) for r, m, s in zip(scope, period.moves, steps, strict=True)))
+        if times <= 0:
+            return
+        total = period.shift * times
+        for runner, stretch, counters, move, step in zip(
+            scope, period.stretches, period.counters, period.moves, steps, strict=True
+        ):
             if not any(step):
                 continue
-            unheld = len(scope) == 1
-            runner.account.repeat(mark, times, shift, unheld=unheld)
-            _multiply(runner.skipped, counters, runner.counters(), times)
-            runner.timer.shift(total)
+            runner.account.repeat(stretch, now.base, times, period.shift, unheld=len(scope) == 1)
+            _add(runner.skipped, counters, times)
+            runner.timer.shift(total, now.base - period.shift)
+            if runner.identifying is not None:
+                pairs = zip(runner.identifying.identities(), move, strict=True)
+                runner.identifying.rename(tuple(at + by * times for at, by in pairs))
             runner.ready += total
             runner.done += total
             for frame, by in zip(runner.frames, step, strict=True):
                 runner.variables[runner.code[frame.end].variable] += by * times
-        for meter, (busy, by_op) in zip(_meters(scope), trial.meters, strict=True):
-            meter.busy += (meter.busy - busy) * times
+        for meter, (busy, by_op) in zip(_meters(scope), period.meters, strict=True):
+            meter.busy += busy * times
             meter.seen = meter.busy
-            _multiply(meter.by_op, by_op, Counter(meter.by_op), times)
-            if meter.free_at > base:
+            _add(meter.by_op, by_op, times)
+            if meter.free_at > now.base:
                 meter.free_at += total
         if len(scope) > 1:
             clockwork = self._clockwork
-            clockwork.tokens.shift(base, total)
+            clockwork.tokens.shift(now.base, total)
             clockwork.heap = [(clockwork.runners[i].ready, i) for _, i in clockwork.heap]
             heapq.heapify(clockwork.heap)
 
@@ -234,6 +298,87 @@ def _periods(runner: Runner, turns: tuple[int, ...], step: tuple[int, ...]) -> i
     )
 
 
+def _before_deadlines(scope: Sequence[Runner], period: Period) -> int:
+    """How many whole periods are over, with all that they have begun, before something is due."""
+    room = FOREVER
+    for runner, step in zip(scope, period.steps, strict=True):
+        deadline = _due(runner) if any(step) else None
+        if deadline is not None:
+            room = min(room, (deadline - max(runner.done, runner.ready) - 1) // period.shift)
+    return room
+
+
+def _unmistaken(runner: Runner, move: tuple[int, ...], step: tuple[int, ...]) -> int:
+    """How many periods go by before an identity may meet another one that moves at a different speed."""
+    if runner.identifying is None or not any(step):
+        return FOREVER
+    variable, by, families = _moved(runner, step)
+    spans = {(at, at, speed) for at, speed in zip(runner.identifying.identities(), move, strict=True)}
+    for family in families:
+        low, high = family.around(runner.variables)
+        speed = family.slope(variable) * by
+        spans.add((low - abs(speed), high + abs(speed), speed))
+    if len({speed for _, _, speed in spans}) <= 1:
+        return FOREVER
+    ordered = sorted(spans)
+    return min(_meeting(a, b) for i, a in enumerate(ordered) for b in ordered[i + 1 :] if a[2] != b[2])
+
+
+def _is_lasting(runner: Runner, move: tuple[int, ...], step: tuple[int, ...]) -> bool:
+    """Whether identities that moved go on so: they are those of commands that move as fast."""
+    if runner.identifying is None or not any(step):
+        return True
+    variable, by, families = _moved(runner, step)
+    ranges = [(*family.around(runner.variables), family.slope(variable) * by) for family in families]
+    for at, speed in zip(runner.identifying.identities(), move, strict=True):
+        reach = abs(speed)
+        if speed and not any(low - reach <= at <= high + reach and speed == own for low, high, own in ranges):
+            return False
+    return True
+
+
+def _arrangements(scope: Sequence[Runner], steps: Turns) -> list[Arrangement]:
+    return [_arrangement(runner, step) for runner, step in zip(scope, steps, strict=True)]
+
+
+def _arrangement(runner: Runner, step: tuple[int, ...]) -> Arrangement:
+    """A period of one is not that of another: where identities that were different are the same, rows are open."""
+    if runner.identifying is None or not any(step):
+        return ()
+    variable, by, families = _moved(runner, step)
+    spans = [(at, at) for at in runner.identifying.identities()]
+    for family in families:
+        low, high = family.around(runner.variables)
+        reach = abs(family.slope(variable) * by)
+        spans.append((low - reach, high + reach))
+    groups: list[list[tuple[int, int, int]]] = []
+    first = last = 0
+    for low, high, number in sorted((low, high, number) for number, (low, high) in enumerate(spans)):
+        if not groups or low > last:
+            groups.append([])
+            first, last = low, high
+        last = max(last, high)
+        groups[-1].append((number, low - first, high - first))
+    return tuple(sorted(tuple(sorted(group)) for group in groups))
+
+
+def _moved(runner: Runner, step: tuple[int, ...]) -> tuple[int, int, tuple[Family, ...]]:
+    """The counter that goes on, how far, and the identities in its loop."""
+    return next(
+        (runner.code[f.end].variable, by, runner.code[f.end].families)
+        for f, by in zip(runner.frames, step, strict=True)
+        if by
+    )
+
+
+def _meeting(a: tuple[int, int, int], b: tuple[int, int, int]) -> int:
+    """Whole periods before two spans (least, largest, speed) touch, the first of which begins lower."""
+    gap, closing = b[0] - a[1], a[2] - b[2]
+    if gap <= 0:
+        return 0
+    return FOREVER if closing <= 0 else (gap - 1) // closing
+
+
 def _trial(begin: Sighting, steps: Turns, scope: Sequence[Runner]) -> Trial:
     return Trial(
         begin=begin,
@@ -242,7 +387,53 @@ def _trial(begin: Sighting, steps: Turns, scope: Sequence[Runner]) -> Trial:
         fronts=_fronts(scope, begin.base, steps),
         counters=[r.counters() for r in scope],
         meters=[(m.busy, Counter(m.by_op)) for m in _meters(scope)],
+        identities=[_identities(r) for r in scope],
+        deadline=_deadline(scope),
     )
+
+
+def _period(trial: Trial, now: Sighting, scope: Sequence[Runner]) -> Period:
+    """The sums of a trial that has ended."""
+    base = trial.begin.base
+    return Period(
+        begin=trial.begin,
+        steps=trial.steps,
+        shift=now.base - base,
+        fronts=trial.fronts,
+        stretches=[r.account.since(mark, base) for r, mark in zip(scope, trial.marks, strict=True)],
+        counters=[_difference(old, r.counters()) for r, old in zip(scope, trial.counters, strict=True)],
+        meters=[
+            (m.busy - busy, _difference(by_op, m.by_op))
+            for m, (busy, by_op) in zip(_meters(scope), trial.meters, strict=True)
+        ],
+        arrangements=_arrangements(scope, trial.steps),
+        moves=[
+            tuple(b - a for a, b in zip(old, _identities(r), strict=True)) if len(old) == len(_identities(r)) else ()
+            for r, old in zip(scope, trial.identities, strict=True)
+        ],
+    )
+
+
+def _identities(runner: Runner) -> tuple[int, ...]:
+    return () if runner.identifying is None else runner.identifying.identities()
+
+
+def _due(runner: Runner) -> int | None:
+    return None if runner.refreshing is None else runner.refreshing.deadline()
+
+
+def _deadline(scope: Sequence[Runner]) -> int | None:
+    """The next time at which something happens to a timer that its state does not tell."""
+    return min((due for due in map(_due, scope) if due is not None), default=None)
+
+
+def _is_over(trial: Trial, scope: Sequence[Runner]) -> bool:
+    """Whether something was due while the sums were taken, or is since."""
+    due = trial.deadline
+    if due is None:
+        return _deadline(scope) is not None
+    begun = max(max(r.done, r.ready) for r, step in zip(scope, trial.steps, strict=True) if any(step))
+    return due <= begun or _deadline(scope) != due
 
 
 def _fronts(scope: Sequence[Runner], base: int, steps: Turns) -> tuple[int, ...]:
@@ -255,7 +446,10 @@ def _meters(scope: Sequence[Runner]) -> list[Meter]:
     return list(found.values())
 
 
-def _multiply(sums: Counter[K], before: Counter[K], after: Counter[K], times: int) -> None:
-    """Add `times` what came between `before` and `after`."""
-    for name, total in after.items():
-        sums[name] += (total - before[name]) * times
+def _difference(before: Counter[K], after: Counter[K]) -> Counter[K]:
+    return Counter({name: total - before[name] for name, total in after.items() if total != before[name]})
+
+
+def _add(sums: Counter[K], more: Counter[K], times: int) -> None:
+    for name, total in more.items():
+        sums[name] += total * times

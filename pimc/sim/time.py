@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,11 +19,13 @@ from pimc.backends.engines import Platform, platform_of
 from pimc.backends.executors import Executor, Meetings, representatives
 from pimc.backends.isa import Command
 from pimc.backends.link.isa import Exchange
+from pimc.backends.pim.issues import TellsIssues
 from pimc.backends.program import Program, Stream, steps
-from pimc.backends.timing import Resource, Timer
+from pimc.backends.timing import Ending, Identifying, Issued, Refreshing, Resource, Stepping, Timer
 from pimc.ir.diagnostics import CompileError, Diagnostic, InternalError, Kind, fail
 from pimc.sim.accounts import Account
-from pimc.sim.code import Instruction, What, compiled, moved_by
+from pimc.sim.code import Instruction, What, compiled, identified_by, moved_by
+from pimc.sim.issue_trace import IssueLog
 from pimc.sim.steady import Frame, Steady
 from pimc.sim.timing import EngineTiming, ResourceTiming, Timing
 from pimc.sim.tokens import Tokens
@@ -31,9 +33,24 @@ from pimc.sim.tokens import Tokens
 Engine = Literal["fast", "plain"]
 
 
-def simulate(program: Program, *, engine: Engine = "fast", platform: Platform | None = None) -> Timing:
-    """The time of a program. Raises CompileError: PROGRAM_BAD, DEADLOCK."""
-    return Clockwork(program, platform or platform_of(program), plain=engine == "plain").run()
+Watch = Callable[[Executor, Command, int, Issued], None]
+"""Sees a command as it is executed, the row of its op, and when it runs."""
+
+
+def simulate(
+    program: Program,
+    *,
+    engine: Engine = "fast",
+    platform: Platform | None = None,
+    issues: IssueLog | None = None,
+    watch: Watch | None = None,
+) -> Timing:
+    """The time of a program. Raises CompileError: PROGRAM_BAD, DEADLOCK.
+
+    issues: takes every DRAM command of the PIM engines. watch: sees every command. Nothing is skipped with either.
+    """
+    clockwork = Clockwork(program, platform or platform_of(program), engine=engine, issues=issues, watch=watch)
+    return clockwork.run()
 
 
 class Meter(Resource):
@@ -93,6 +110,13 @@ class Runner:
     account: Account = field(default_factory=Account)
     skipped: Counter[str] = field(default_factory=Counter)
     """What the timer would have counted in skipped turns."""
+    identifying: Identifying | None = None
+    refreshing: Refreshing | None = None
+    """The timer, if it is one of these."""
+
+    def __post_init__(self) -> None:
+        self.identifying = self.timer if isinstance(self.timer, Identifying) else None
+        self.refreshing = self.timer if isinstance(self.timer, Refreshing) else None
 
     def counters(self) -> Counter[str]:
         total = Counter(self.timer.counters)
@@ -110,17 +134,29 @@ class Runner:
 class Clockwork:
     """A program under execution."""
 
-    def __init__(self, program: Program, platform: Platform, *, plain: bool) -> None:
+    def __init__(
+        self,
+        program: Program,
+        platform: Platform,
+        *,
+        engine: Engine = "fast",
+        issues: IssueLog | None = None,
+        watch: Watch | None = None,
+    ) -> None:
         self.program = program
         self.platform = platform
-        self.plain = plain
+        self.engine = engine
+        self.plain = engine == "plain" or issues is not None or watch is not None
+        self.issues = issues
+        self.watch = watch
         probes: dict[str, Timer] = {}
 
         def alike(stream: Stream, variable: int) -> bool:
             if stream.engine not in probes:
                 probes[stream.engine] = self._timer(stream.engine, Pool(), 0)
             own = (s.command for s in steps(stream.items) if not isinstance(s.command, Exchange))
-            return not any(variable in moved_by(probes[stream.engine], command) for command in own)
+            timer = probes[stream.engine]
+            return not any(variable in moved_by(timer, c) | identified_by(timer, c) for c in own)
 
         self.executors = representatives(program, alike)
         self.pools: dict[int, Pool] = {e.rank: Pool() for e in self.executors}
@@ -146,7 +182,13 @@ class Clockwork:
     def _runner(self, executor: Executor) -> Runner:
         pool = self.pools[executor.rank]
         timer = self._timer(executor.engine, pool, executor.index)
+        if self.issues is not None and isinstance(timer, TellsIssues):
+            width = self.platform.geometry.channels
+            own = (device * width + i for device in executor.devices for i in executor.instances)
+            timer.issues = self.issues.sink(own)
         variables = {DEVICE: executor.rank, INSTANCE: executor.instance}
+        if self.engine == "plain" and isinstance(timer, Stepping):
+            timer.step()
         code = compiled(executor.items, timer, variables, plain=self.plain)
         meters = [m for m in pool.meters.values() if executor.index in m.users]
         return Runner(executor, timer, code, meters, variables)
@@ -207,6 +249,8 @@ class Clockwork:
                         return
                 case What.STOP:
                     runner.finished = True
+                    if isinstance(runner.timer, Ending) and runner.account.commands:
+                        runner.done = runner.timer.finish(runner.ready)
                     return
 
     def issue(self, runner: Runner, command: Command, op: int) -> None:
@@ -216,6 +260,8 @@ class Clockwork:
             issued = runner.timer.issue(command, ready)
         except (ValueError, KeyError, IndexError, ZeroDivisionError, OverflowError) as error:
             raise fail(Kind.PROGRAM_BAD, f"{command.mnemonic} ({runner.executor}) cannot be timed: {error}") from error
+        if self.watch is not None:
+            self.watch(runner.executor, command, op, issued)
         runner.account.work(op, ready, issued)
         runner.ready = issued.free
         if issued.done > runner.done:

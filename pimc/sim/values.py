@@ -231,6 +231,8 @@ def _misfit(entry: MapEntry, value: Array) -> str:
         return f"has elements of type {value.dtype}, the program takes {entry.logical.text}"
     if floating != entry.logical.is_float or (value.dtype.kind == "b") != (entry.logical is DType.BOOL):
         return f"has elements of type {value.dtype}, the program takes {entry.logical.text}"
+    if entry.contents is not None and not np.array_equal(value, made_for := entry.contents.array()):
+        return f"holds {value.tolist()}, but the program was compiled for {made_for.tolist()}, which shapes depend on"
     return ""
 
 

@@ -39,6 +39,15 @@ def distinct(below: int, *shape: int) -> Array:
     return np.stack(rows).reshape(shape)
 
 
+def levels(*shape: int, dtype: type = np.uint8) -> Array:
+    """8-bit integers over their whole range."""
+    return np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8).view(dtype)
+
+
+def scales(*shape: int) -> Array:
+    return np.abs(floats(*shape)) / 50 + np.float32(0.001)
+
+
 _UNARY = (
     "abs", "neg", "sign", "reciprocal", "exp", "sin", "cos", "tan", "tanh", "atan", "sinh", "cosh", "erf", "floor",
     "ceil", "round", "relu", "sigmoid", "softplus", "softsign", "silu", "mish", "hard_swish", "gelu", "swish",
@@ -81,6 +90,8 @@ SMALL += [
     Case("sub", [number(1), floats(5, 6)], known=(0,)),
     Case("where", [floats(4, 6) > 0, number(-np.inf), floats(4, 1)], known=(1,)),
     Case("constant_of_shape", [ints(3, 5)], {"value": 2.5}, known=(0,)),
+    *(Case(f"reduce_{name}", [floats(2, 0, 3), ints(1)], known=(1,)) for name in ("sum", "prod", "max", "min", "mean")),
+    Case("reduce_max", [integers(0, 3), ints(0)], {"keepdims": 0}, (1,)),
 ]  # fmt: skip
 
 SPATIAL = [
@@ -151,6 +162,16 @@ SPATIAL = [
     Case("scatter_nd", [floats(8, 6), ints([1, 2], [3, 0], [4, 5], [1, 2]), floats(4)], {"reduction": "add"}),
     Case("one_hot", [integers(3, 4, low=-6, high=6), np.array(6), floats(2)], {}, (1,)),
     Case("one_hot", [integers(3, 4, high=6), np.array(6), floats(2)], {"axis": 0}, (1, 2)),
+    Case("tensor_scatter", [floats(2, 3, 9, 6), floats(2, 3, 4, 6), ints(5, 0)]),
+    Case("tensor_scatter", [floats(3, 9, 6), floats(3, 4, 6), ints(5, 8, 2)], {"axis": 1, "mode": "circular"}),
+    Case("tensor_scatter", [floats(2, 9, 2, 4), floats(2, 3, 2, 4)], {"axis": 1}),
+    Case("tensor_scatter", [floats(2, 3, 8), floats(2, 3, 4), ints(1, 4)], {"axis": -1}),
+    Case("quantize_linear", [floats(4, 24), number(0.03), levels()]),
+    Case("quantize_linear", [floats(4, 24), scales(24), levels(24, dtype=np.int8)], {"axis": 1}),
+    Case("quantize_linear", [floats(4, 10, 3), scales(4, 3, 3)], {"axis": 1, "block_size": 4, "output_dtype": "i8"}),
+    Case("dequantize_linear", [levels(4, 24), number(0.03), levels()]),
+    Case("dequantize_linear", [levels(6, 20, dtype=np.int8), scales(6), levels(6, dtype=np.int8)], {"axis": 0}),
+    Case("dequantize_linear", [levels(5, 22), scales(5, 3), levels(5, 3)], {"axis": -1, "block_size": 8}),
 ]
 """Cases in which the place of operands and result matters."""
 
@@ -183,6 +204,11 @@ PRODUCTS = [
     Case("matmul", [floats(20), floats(3, 20, 17)]),
     Case("matmul", [floats(3, 4, 20), floats(20)]),
     Case("matmul", [integers(4, 5, low=-3), integers(5, 6)]),
+    Case("matmul_integer", [levels(4, 50), levels(50, 6, dtype=np.int8)]),
+    Case("matmul_integer", [integers(2, 3, 20, low=-255, high=255).astype(np.int32), levels(20, 7)]),
+    Case("matmul", [floats(2, 3, 0), floats(0, 4)]),
+    Case("gemm", [floats(3, 0), floats(0, 4), floats(4)]),
+    Case("attention_context", [floats(1, 2, 3, 0), floats(1, 2, 0, 8)]),
     Case("gemm", [floats(20, 6), floats(9, 20), floats(9)], {"transA": 1, "transB": 1, "alpha": 0.5, "beta": 2.0}),
     Case("ms_fused_matmul", [floats(4, 2, 5), floats(2, 6, 5)], {"alpha": 0.5, "transBatchA": 1, "transB": 1}),
     Case("attention_scores", [floats(2, 4, 3, 16), floats(2, 2, 13, 16)], {"scale": 0.25}),

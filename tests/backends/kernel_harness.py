@@ -154,6 +154,8 @@ def run(
     at_places: dict[Value, Tensor] = {}
     for result in node.results:
         at_places[result] = machine.place(result.type.static_shape, result.type.dtype, result_place)
+        stale = np.nan if result.type.dtype.is_float else 1
+        machine.write(at_places[result], np.full(result.type.static_shape, stale, result.type.dtype.numpy))
     for i, (value, array) in enumerate(zip(node.operands, arrays, strict=False)):
         if value is None or array is None or value in at_places:
             continue

@@ -218,7 +218,7 @@ def test_states_that_look_alike_go_on_alike(mode: str, seed: int) -> None:
     timed(here, random_commands(mode, seed, 30))
     timed(there, random_commands(mode, seed, 30))
     by = 12_345 * CLOCK
-    there.shift(by)
+    there.shift(by, 0)
     assert here.relative(0) == there.relative(by)
     start = here.channel.now * CLOCK
     first = timed(here, random_commands(mode, seed + 50, 30), start)

@@ -49,6 +49,12 @@ def test_quantities_are_exact() -> None:
     assert rate_text(137_438_953_472) == "128GiB/s"
 
 
+@pytest.mark.parametrize("text", ["1e99999999ns", "1e-99999999s", "2s", "99999999999999999999ns"])
+def test_quantities_beyond_all_machines(text: str) -> None:
+    with pytest.raises(ValueError, match="out of range|too much"):
+        parse_time(text)
+
+
 @pytest.mark.parametrize("text", ["14", "ns", "14 clk", "-1ns", "0.0001ps", "1.2.3ns", "", "nan ns", "14NS"])
 def test_wrong_quantities(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):

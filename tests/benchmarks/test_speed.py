@@ -1,5 +1,7 @@
 """How long commands take as a user sees them, from a cold start: `make benchmark`. Nothing here is asserted on time.
 
+Budgets: `replay-70b`, a trace of 362,386 lines, 2.5 s.
+
 The peak memory of each command, at least that of pytest itself, is in its `extra_info` (`--benchmark-json`).
 """
 
@@ -20,7 +22,11 @@ COMMANDS = {
     "7b-prefill": "compile models/llama2-7b.pimc -t npu --dim seq=2048",
     "175b-decode": "compile models/gpt3-175b.pimc -t neupims --set system.devices=32 --parallel tp=8,pp=4 "
     "--dim batch=64 --dim past=2047",
+    "replay-70b": "replay tests/data/aim/cent/pp_Llama2-70B_s4096.trace.gz --trace-format aim -t aim-pinned",
 }
+
+MOST_KIB = {"replay": 500_000}
+"""Budgets of memory, by command."""
 
 pytestmark = pytest.mark.benchmark
 
@@ -40,3 +46,4 @@ def test_command(benchmark: BenchmarkFixture, arguments: str) -> None:
 
     benchmark.pedantic(run, rounds=1 if "b.pimc" in arguments else 3)
     benchmark.extra_info["peak_kib"] = peak
+    assert peak < MOST_KIB.get(arguments.split()[0], peak + 1)

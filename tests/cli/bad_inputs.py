@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -213,6 +214,7 @@ def _programs(folder: Path) -> None:
     (folder / "cut.pimasm").write_text(text[: text.rindex("}")])
     deadlock = "\n".join(line for line in text.split("\n") if "SIGNAL" not in line)
     (folder / "deadlock.pimasm").write_text(deadlock)
+    (folder / "slow.pimasm").write_text(re.sub(r'"latency": "[^"]*"', '"latency": "1e99999s"', text, count=1))
 
 
 def _run(*arguments: str) -> None:

@@ -51,6 +51,14 @@ def test_diagnostics(golden: Golden) -> None:
     golden("diagnostics.txt", "\n".join(shown))
 
 
+def test_names_do_nothing_to_a_terminal() -> None:
+    nasty = "a\x1b[2Jb\x9bc\u202ed\ne"
+    place = NodeSource("m\x07.onnx", nasty, "MatMul")
+    page = render([Diagnostic(Kind.TYPE, f"'{nasty}' is wrong", place, (nasty,), nasty, nasty)])
+    assert all(c.isprintable() or c == "\n" for c in plain(page))
+    assert r"a\x1b[2Jb\x9bc\u202ed" in plain(page)
+
+
 def op(name: str, seconds: float, layer: int = -1, engine: str = "npu", nature: str = "gemv") -> OpReport:
     return OpReport(
         name, "matmul", 'm.onnx: node "x"', "decode", nature, engine, "gemv: faster there", layer, seconds, seconds / 4,

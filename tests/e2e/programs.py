@@ -18,12 +18,14 @@ from pimc.backends.link.isa import ReduceScatter
 from pimc.backends.pim import aim_isa as aim
 from pimc.backends.program import MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.verify import verify_program
+from pimc.driver import Options
 from pimc.ir.layout import Layout
 from pimc.ir.op import Array
 from pimc.ir.types import DType
 from tests.e2e.harness import DATA, DECODE, SAMPLES, Built, build, build_sample, key, tiny
 
 SCANS = Path(__file__).parent / "scans.pimc"
+EXPERTS = Path(__file__).parent / "experts.pimc"
 OP = OpRow("by_hand", "none", "", (), "decode", "movement", "pim", "", 0, 0)
 BOTH, SECOND = 0b11, 0b10
 """Masks of channels."""
@@ -158,6 +160,8 @@ PROGRAMS: Mapping[str, Callable[[], Built]] = {
     "two stages": lambda: _model("tiny-llama.pimc", "cent", pp=2),
     "npu, scans": lambda: build(SCANS, "npu"),
     "cent, scans": lambda: build(SCANS, "cent"),
+    "neupims, experts": lambda: build(EXPERTS, "neupims", Options(pass_options=("place.only=pim",))),
+    "cent, experts": lambda: build(EXPERTS, "cent"),
     "AiM by hand": _aim_by_hand,
     "reduce and scatter": _reduce_scatter,
 }

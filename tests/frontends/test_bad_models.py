@@ -6,6 +6,7 @@ import contextlib
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -106,6 +107,16 @@ def add(*nodes: onnx.NodeProto) -> Edit:
     return lambda model: model.graph.node.extend(nodes)
 
 
+def indexed(op_type: str, numbers: list[Any], **attributes: Any) -> Edit:
+    """A node that reads the weight and known integers."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.int64), "i"))
+        model.graph.node.append(node(op_type, ["w", "i"], ["z"], **attributes))
+
+    return edit
+
+
 def dimension(value: int) -> Edit:
     def edit(model: onnx.ModelProto) -> None:
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = value
@@ -150,6 +161,26 @@ def no_opset(model: onnx.ModelProto) -> None:
     del model.opset_import[:]
 
 
+def opsets(*versions: int) -> Edit:
+    def edit(model: onnx.ModelProto) -> None:
+        del model.opset_import[:]
+        model.opset_import.extend(helper.make_opsetid("", version) for version in versions)
+
+    return edit
+
+
+def old_sum(model: onnx.ModelProto) -> None:
+    opsets(5)(model)
+    model.graph.node.append(node("Add", ["w", "w"], ["z"]))
+
+
+def declared(*dims: int, dtype: int = TensorProto.FLOAT) -> Edit:
+    def edit(model: onnx.ModelProto) -> None:
+        model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", dtype, dims))
+
+    return edit
+
+
 def second_output(model: onnx.ModelProto) -> None:
     model.graph.output.append(onnx.ValueInfoProto(name="y"))
 
@@ -183,9 +214,21 @@ def sparse(model: onnx.ModelProto) -> None:
         (external("model.onnx", offset="x"), Kind.MODEL_BROKEN, "has a bad place"),
         (external("model.onnx", length="12"), Kind.MODEL_BROKEN, "needs 64 bytes, but the model gives it 12"),
         (no_opset, Kind.MODEL_BROKEN, "does not say which opset"),
+        (old_sum, Kind.OP_UNSUPPORTED, "is of opset 5; opsets 7 to"),
+        (opsets(2**62), Kind.OP_UNSUPPORTED, "is of opset 4611686018427387904"),
+        (opsets(17, 18), Kind.MODEL_BROKEN, "its ops are of opset 17 and 18"),
+        (declared(3, 5), Kind.TYPE, "output 'y' is declared as f32[3, 5], but is f32[n, 4]"),
+        (declared(3, 4, 1), Kind.TYPE, "output 'y' is declared as f32[3, 4, 1], but is f32[n, 4]"),
+        (declared(3, 4, dtype=TensorProto.INT64), Kind.TYPE, "output 'y' is declared as i64[3, 4], but is f32[n, 4]"),
         (sparse, Kind.OP_UNSUPPORTED, "has sparse weights"),
         (add(node("Concat", ["w", "w"], ["z"], axis="one")), Kind.ATTRIBUTE, "attribute 'axis' is 'one'"),
         (add(node("Concat", ["w", "w"], ["z"])), Kind.TYPE, "concat lacks attribute axis"),
+        (add(node("Concat", ["x", "x"], ["z"])), Kind.TYPE, "concat lacks attribute axis"),
+        (add(node("Gemm", ["x", "w"], ["z"], transA=2)), Kind.TYPE, "'transA' of gemm must be 0 or 1, but is 2"),
+        (indexed("GatherND", [[4]]), Kind.TYPE, "gather_nd: index [4] is out of range for a dimension of 4"),
+        (indexed("Gather", [0, -5]), Kind.TYPE, "gather: index [-5] is out of range for a dimension of 4"),
+        (indexed("Reshape", [[4, 4]]), Kind.TYPE, "must be a vector, but are i64[1, 2]"),
+        (add(node("Split", ["w"], ["z"], num_outputs=2**31)), Kind.TYPE, "2147483648 parts"),
         (add(node("MatMul", ["w"], ["z"])), Kind.TYPE, "matmul takes 2 operands, not 1"),
         (add(node("And", ["w", "w"], ["z"])), Kind.TYPE, "must be bool, not f32"),
     ],
@@ -202,7 +245,7 @@ def test_unsupported_ops_are_listed_together(tmp_path: Path) -> None:
     nodes = [
         node("Bogus", ["x"], ["a"], name="first", domain="my.ops"),
         node("Conv", ["a", "w"], ["b"], name="second"),
-        node("If", ["b"], ["c"], name="third", then_branch=branch, else_branch=branch),
+        node("If", ["x"], ["c"], name="third", then_branch=branch, else_branch=branch),
         node("Softmax", ["x"], ["d"], name="fine"),
         node("Unique", ["d"], ["e"], name="fourth"),
         node("NonZero", ["d"], ["f"], name="fifth"),
@@ -217,7 +260,7 @@ def test_unsupported_ops_are_listed_together(tmp_path: Path) -> None:
         (Kind.DATA_DEPENDENT, "fifth"),
     ]
     assert found[0].message == "my.ops::Bogus is not supported: pimc knows no op of domain my.ops"
-    assert "batched_mm" in str(found[3].help)
+    assert "batched_mm" in str(found[4].help)
 
 
 def test_dims_that_contradict_a_weight(tmp_path: Path) -> None:

@@ -191,6 +191,11 @@ def model_of(
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 1, 4) - 11
 
 
+def softmax(x: NDArray[Any]) -> NDArray[Any]:
+    shares = np.exp(x - x.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
+
+
 @pytest.mark.parametrize(
     ("opset", "node", "expected"),
     [
@@ -200,7 +205,10 @@ X = np.arange(24, dtype=np.float32).reshape(2, 3, 1, 4) - 11
         (13, helper.make_node("ReduceMean", ["x"], ["y"], axes=[-1]), X.mean(-1, keepdims=True)),
         (13, helper.make_node("ReduceMax", ["x"], ["y"]), X.max(keepdims=True)),
         (9, helper.make_node("Slice", ["x"], ["y"], starts=[1, 0], ends=[3, -1], axes=[1, 3]), X[:, 1:3, :, :-1]),
-        (6, helper.make_node("Clip", ["x"], ["y"], min=-2.0, max=3.0), X.clip(-2, 3)),
+        (12, helper.make_node("Softmax", ["x"], ["y"], axis=2), softmax(X.reshape(6, 4)).reshape(X.shape)),
+        (9, helper.make_node("Softmax", ["x"], ["y"]), softmax(X.reshape(2, 12)).reshape(X.shape)),
+        (12, helper.make_node("LogSoftmax", ["x"], ["y"]), np.log(softmax(X.reshape(2, 12))).reshape(X.shape)),
+        (7, helper.make_node("Clip", ["x"], ["y"], min=-2.0, max=3.0), X.clip(-2, 3)),
         (10, helper.make_node("Pad", ["x"], ["y"], pads=[0, 0, 1, 0, 0, 0, 0, 2]),
          np.pad(X, ((0, 0), (0, 0), (1, 0), (0, 2)))),
         (10, helper.make_node("Dropout", ["x"], ["y"], ratio=0.5), X),

@@ -60,6 +60,8 @@ def inferred(name: str, operands: Sequence[str | list[int] | None], attributes: 
         ("f32[b*n, 4]", ("flatten", "f32[b, n, 4]", ), ),
         ("i64[2]", ("shape", "f32[b, n]")),
         ("f32[b, 2, n + p, 8]", ("cache_append", "f32[b, 2, p, 8]", "f32[b, 2, n, 8]")),
+        ("f32[b, 2, c, 8]", ("cache_write", "f32[b, 2, c, 8]", "f32[b, 2, n, 8]", "i64[n]")),
+        ("f32[t, 2, n]", ("expert_matmul", "f32[t, 1, k]", "f32[e, n, k]", "i64[t, 2]")),
         ("f32[b, 4, s, 6]", ("attention", "f32[b, 4, s, 8]", "f32[b, 2, t, 8]", "f32[b, 2, t, 6]", "f32[1, 1, s, t]")),
         ("f32[b, 4, s, t]", ("attention_scores", "f32[b, 4, s, 8]", "f32[b, 2, t, 8]")),
     ],
@@ -108,7 +110,10 @@ def test_what_is_not_known_yet_is_no_mistake(arguments: tuple[Any, ...]) -> None
         ("takes 2 operands, not 1", ("add", "f32[2]"), {}),
         ("k is 4, but dimension -1 has only 3", ("top_k", "f32[3]", [4]), {}),
         ("negative dimension", ("constant_of_shape", [2, -1]), {}),
-        ("out of bounds", ("gather", [2, 1], [5]), {}),
+        ("out of range", ("gather", [2, 1], [5]), {}),
+        ("experts a token of x and ids: 3", ("expert_matmul", "f32[4, 3, 8]", "f32[5, 6, 8]", "i64[4, 2]"), {}),
+        ("the columns of x and the weight: 8 does", ("expert_matmul", "f32[4, 1, 8]", "f32[5, 8, 6]", "i64[4, 2]"), {}),
+        ("number of positions: 2 does", ("cache_write", "f32[1, 2, 9, 8]", "f32[1, 2, 3, 8]", "i64[2]"), {}),
         ("the parts: 6 does not match 5", ("split", "f32[5]", [2, 4]), {}),
     ],
 )
@@ -202,5 +207,18 @@ def test_work_of_contractions() -> None:
     assert work("matmul", "f16[8, 1, 64]", "f16[64, 32]") == 2 * 8 * 64 * 32
     assert work("gemm", "f16[64, 8]", "f16[64, 32]", transA=1) == 2 * 8 * 64 * 32
     assert work("attention_scores", "f16[2, 4, 1, 16]", "f16[2, 2, 9, 16]", scale=1.0) == 2 * 2 * 4 * 9 * 16
+    assert work("expert_matmul", "f16[3, 1, 8]", "f16[4, 5, 8]", "i64[3, 2]") == 2 * 3 * 2 * 5 * 8
     assert work("transpose", "f16[8, 8]") == 0
     assert work("reduce_sum", "f16[8, 8]") == 64
+
+
+def test_experts_are_products_with_the_matrices_chosen() -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((3, 2, 8)).astype(np.float32), rng.standard_normal((4, 5, 8)).astype(np.float32)
+    ids = np.array([[0, 3], [3, 1], [-1, 0]])
+    (y,) = lookup("expert_matmul").evaluate([x, w, ids], {})
+    np.testing.assert_allclose(y, np.einsum("tjnk,tjk->tjn", w[ids], x), rtol=1e-5, atol=1e-6)
+    (shared,) = lookup("expert_matmul").evaluate([x[:, :1], w, ids], {})
+    np.testing.assert_allclose(shared, np.einsum("tjnk,tk->tjn", w[ids], x[:, 0]), rtol=1e-5, atol=1e-6)
+    with pytest.raises(IndexError, match="expert 4 is chosen, but there are 4"):
+        lookup("expert_matmul").evaluate([x, w, ids + 1], {})

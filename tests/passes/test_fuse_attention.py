@@ -111,10 +111,13 @@ def test_weights_that_are_handed_out_are_left_alone() -> None:
     assert "attention" not in ops(transformed(plain(SOFTMAX, more=", %p"), "fuse-attention"))
 
 
-def test_scaling_after_the_mask_is_left_alone() -> None:
+def test_scaling_after_the_mask_scales_the_mask() -> None:
     mask = "%a = add(%s, %mask) : f32[2, 4, 3, 5]\n  %b = mul(%a, %scale) : f32[2, 4, 3, 5]\n"
     text = plain(mask + "  %p = softmax(%b) : f32[2, 4, 3, 5]", inputs=", %mask: f32[3, 5]")
-    assert "attention" not in ops(transformed(text, "fuse-attention"))
+    graph = transformed(text, "fuse-attention")
+    node = only(graph, "attention")
+    assert ops(graph) == {"attention": 1, "mul": 1}
+    assert node.operands[3] is only(graph, "mul").result
 
 
 def test_a_router_is_no_attention() -> None:

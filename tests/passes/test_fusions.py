@@ -137,6 +137,52 @@ def test_gelu_in_every_grouping(inner: str, kind: str, end: str) -> None:
     assert only(graph, "gelu").attribute("approximate") == kind
 
 
+FACTORED = """%k = mul(%x, %a) : f32[16]
+  %c = mul(%k, %x) : f32[16]
+  %s = add(%c, %one) : f32[16]
+  %r = mul(%x, %b) : f32[16]
+  %i = mul(%r, %s) : f32[16]
+  %t = tanh(%i) : f32[16]"""
+
+
+def test_gelu_with_its_argument_taken_out_of_the_polynomial() -> None:
+    graph = transformed(GELU.format(inner=FACTORED, end=ENDS[0]), "fuse-activation", tolerance=5e-6)
+    assert ops(graph) == {"gelu": 1}
+
+
+def test_silu_by_an_exponential() -> None:
+    text = """\
+graph s(%x: f32[16]) {
+  constant %one: f32[] = 1.0
+  %n = neg(%x) : f32[16]
+  %e = exp(%n) : f32[16]
+  %d = add(%e, %one) : f32[16]
+  %y = div(%x, %d) : f32[16]
+  return %y
+}
+"""
+    assert ops(transformed(text, "fuse-activation")) == {"silu": 1}
+
+
+def test_an_activation_whose_curve_is_read_is_left_alone() -> None:
+    text = GELU.format(inner=ERF, end=ENDS[0]).replace("return %y", "return %y, %t")
+    assert "gelu" not in ops(transformed(text, "fuse-activation"))
+
+
+def test_a_norm_of_centred_numbers_is_a_layer_norm() -> None:
+    text = """\
+graph n(%x: f32[2, 3, 8]) {
+  weight %w: f32[8] = random
+  constant %last: i64[1] = [-1]
+  %m = reduce_mean(%x, %last) : f32[2, 3, 1]
+  %c = sub(%x, %m) : f32[2, 3, 8]
+  %y = rms_norm(%c, %w) {epsilon=1e-05} : f32[2, 3, 8]
+  return %y
+}
+"""
+    assert ops(transformed(text, "fuse-norm")) == {"layer_norm": 1}
+
+
 def test_another_polynomial_is_no_gelu() -> None:
     text = GELU.format(inner=TANH, end=ENDS[0]).replace("0.044715", "0.05")
     assert "gelu" not in ops(transformed(text, "fuse-activation"))

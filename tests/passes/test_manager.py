@@ -137,6 +137,14 @@ def test_a_wrong_order_is_refused_before_anything_runs() -> None:
     assert "move 'canonicalize' before it" in str(error.value.diagnostics[0].help)
 
 
+def test_a_disabled_pass_that_is_needed_is_named() -> None:
+    pipeline = parse_pipeline("fold,canonicalize,tag-nature", registry())
+    with pytest.raises(CompileError) as error:
+        PassManager().run(pipeline, parse(GRAPH), PassContext(disabled=frozenset({"canonicalize"})))
+    (found,) = error.value.diagnostics
+    assert (found.kind, found.help) == (Kind.PIPELINE, "let 'canonicalize' run: without it no program can be made")
+
+
 def test_a_failing_pass_is_our_bug_or_the_plug_ins() -> None:
     pipeline = Pipeline((Broken(),))
     with pytest.raises(InternalError, match="pass 'broken' failed: KeyError"):

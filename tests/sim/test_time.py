@@ -80,7 +80,7 @@ def test_long_loops_take_no_longer_than_short_ones() -> None:
     other = (Step("b", Wait(0)), Loop(1, 100, (work("b", 2), work("b", 3, row=1))), Step("b", Signal(1)))
     turns = 10**8
     streams: dict[str, tuple[Item, ...]] = {"a": (Loop(0, turns, body),), "b": (Loop(0, turns, other),)}
-    clockwork = Clockwork(program(streams), platform(), plain=False)
+    clockwork = Clockwork(program(streams), platform())
     timing = clockwork.run()
     short = simulate(_with_turns(program(streams), 50), platform=platform(), engine="plain")
     longer = simulate(_with_turns(program(streams), 60), platform=platform(), engine="plain")

@@ -1,0 +1,324 @@
+"""An AiM device: one front end that decodes lines, and its channels.
+
+Channels with the same history share a `Lane`. A line is decoded when the lines before it have been taken in and no read
+that holds the front end is outstanding.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pimc.backends.pim.aim_channel import NEVER
+from pimc.backends.pim.aim_line import LOSS, NONE, Line
+from pimc.backends.pim.aim_rules import COMMANDS
+from pimc.backends.pim.aim_states import State, States, Transition
+from pimc.backends.pim.issues import TRAFFIC, IssueSink
+
+FIRST_CLOCK = 1
+NOTHING = Line(0, NONE, NONE, NONE, 0)
+ROWS_LOST = Line(0, LOSS)
+
+
+class Reply(NamedTuple):
+    """Of requests: the clock of the last command for them, when all is completed, and what the commands waited for."""
+
+    issued: int
+    done: int
+    cause: str
+
+
+@dataclass(eq=False, slots=True)
+class Lane:
+    """Channels with the same history."""
+
+    mask: int
+    state: State
+    base: int
+    """the clock of the last offer"""
+    due: int
+    """when a refresh is due"""
+    rows: tuple[int, ...] = ()
+    """the rows of the state"""
+    log: list[int] = field(default_factory=list)
+    """numbers of the transitions since the channels came together"""
+    last: int = 0
+    """the clock of the last command"""
+    blocked: int = 0
+    """the last clock at which lines for these channels could not be decoded"""
+
+
+class AimDevice:
+    """The state of a device. All times are clocks; the first is 1."""
+
+    def __init__(self, states: States, issues: IssueSink | None = None) -> None:
+        rules = states.rules
+        self.states = states
+        self.issues = issues
+        self.clock = FIRST_CLOCK
+        """when the next line may be decoded"""
+        self.decoded = 0
+        """lines decoded in that clock"""
+        self.lines_per_clock = rules.switches.lines_per_clock
+        self.stalls_channels = rules.switches.stall == "channel"
+        due = FIRST_CLOCK - 1 + rules.refresh if rules.refresh else NEVER
+        lane = Lane((1 << rules.channels) - 1, states.idle, FIRST_CLOCK, due)
+        self.of_channel = [lane] * rules.channels
+        self.last = [0] * rules.channels
+        """by channel: the clock of its last command before it came into its lane"""
+        self.used: dict[int, Counter[str]] = defaultdict(Counter)
+        """DRAM commands of each channel of a mask, but for what is still in the lanes' logs"""
+        self._lanes_in_order: list[Lane] | None = None
+
+    # -- lines ------------------------------------------------------------------------------------------------------
+
+    def decode(self, line: Line, at: int = 0) -> int:
+        """Decode a line that comes at a clock; returns the clock at which it is decoded."""
+        if at > self.clock:
+            self.clock, self.decoded = at, 0
+        mask = line[0]
+        if not mask:
+            return self._decoded()
+        lane = self.of_channel[mask.bit_length() - 1]
+        lanes = [lane] if lane.mask == mask else self._lanes(mask)
+        if self.stalls_channels:
+            self._wait(max([lane.blocked for lane in lanes]) + 1)
+        t = self.clock
+        blocked = 0
+        for lane in lanes:
+            state = self._offer(lane, t, line)
+            if state.is_full or state.is_held:
+                outlook = self.states.outlook(state, lane.due - t)
+                lane.blocked = t + max(outlook.accepted, outlook.released)
+                if lane.blocked > blocked:
+                    blocked = lane.blocked
+        if len(lanes) > 1:
+            self._join(lanes)
+        self._decoded()
+        if blocked and not self.stalls_channels:
+            self._wait(blocked + 1)
+        return t
+
+    def _wait(self, clock: int) -> None:
+        if clock > self.clock:
+            self.clock, self.decoded = clock, 0
+
+    def _decoded(self) -> int:
+        t = self.clock
+        self.decoded += 1
+        if self.decoded >= self.lines_per_clock:
+            self.clock, self.decoded = t + 1, 0
+        return t
+
+    def _offer(self, lane: Lane, t: int, line: Line) -> State:
+        """Let a lane come to clock `t`, and offer it the requests of a line."""
+        _, command, bank, row, count = line
+        rows = lane.rows
+        label = row if row < 0 else rows.index(row) if row in rows else len(rows)
+        clocks = t - lane.base
+        step = (clocks, command, bank, label, count)
+        left = lane.due - lane.base
+        found = lane.state.next.get(step)
+        if found is None or clocks > left:
+            found = self.states.step(lane.state, step, left)
+        if self.issues is not None:
+            self._record(lane, found, row)
+        if found.kept is not None:
+            known = (*rows, row)
+            lane.rows = tuple([known[i] for i in found.kept])
+        lane.state = found.state
+        if found.issues:
+            lane.last = lane.base + found.issues[-1].last
+        lane.base = t
+        lane.due += found.refreshed
+        lane.log.append(found.number)
+        return found.state
+
+    def lanes(self) -> list[Lane]:
+        """All lanes, by their first channel."""
+        if self._lanes_in_order is None:
+            self._lanes_in_order = list({id(lane): lane for lane in self.of_channel}.values())
+        return self._lanes_in_order
+
+    def finish(self) -> int:
+        """The last clock before a line for all channels could be decoded; all of them come to its end."""
+        lanes = self.lanes()
+        self._wait(max([lane.blocked for lane in lanes]) + 1)
+        last = self.clock - 1
+        for lane in lanes:
+            self._offer(lane, self.clock, NOTHING)
+        return last
+
+    # -- what happened ------------------------------------------------------------------------------------------------
+
+    def counts(self) -> list[Counter[str]]:
+        """DRAM commands of each channel."""
+        found: list[Counter[str]] = [Counter() for _ in self.of_channel]
+        self._settle_all()
+        for mask, total in self.used.items():
+            for channel in bits(mask):
+                found[channel].update(total)
+        return found
+
+    def total(self) -> Counter[str]:
+        """DRAM commands over all channels."""
+        found: Counter[str] = Counter()
+        self._settle_all()
+        for mask, total in self.used.items():
+            for name, count in total.items():
+                found[name] += count * mask.bit_count()
+        return found
+
+    def _settle_all(self) -> None:
+        for lane in self.lanes():
+            self._settle(lane)
+
+    def last_issued(self) -> list[int]:
+        """The clock of each channel's last command; 0: there was none."""
+        return [max(lane.last, before) for lane, before in zip(self.of_channel, self.last, strict=True)]
+
+    def _record(self, lane: Lane, taken: Transition, row: int) -> None:
+        assert self.issues is not None
+        known = (*lane.rows, row)
+        for issue in taken.issues:
+            opened = issue.row if issue.row < 0 else known[issue.row]
+            for channel in bits(lane.mask):
+                self.issues(
+                    lane.base + issue.clock, channel, COMMANDS[issue.command],
+                    None if issue.bank < 0 else issue.bank, None if opened < 0 else opened, issue.times, issue.period,
+                )  # fmt: skip
+
+    # -- for streams --------------------------------------------------------------------------------------------------
+
+    def outlook(self, mask: int) -> Reply:
+        """What becomes of the requests that the channels of a mask have got, if nothing more comes."""
+        lane = self.of_channel[mask.bit_length() - 1]
+        if lane.mask & mask == mask:
+            outlook = self.states.outlook(lane.state, lane.due - lane.base)
+            return Reply(lane.base + outlook.issued, lane.base + outlook.done, outlook.cause)
+        issued, done, cause = 0, 0, ""
+        left = mask
+        while left:
+            lane = self.of_channel[left.bit_length() - 1]
+            left &= ~lane.mask
+            outlook = self.states.outlook(lane.state, lane.due - lane.base)
+            if lane.base + outlook.issued > issued:
+                issued, cause = lane.base + outlook.issued, outlook.cause
+            done = max(done, lane.base + outlook.done)
+        return Reply(issued, done, cause)
+
+    def lose_rows(self, t: int) -> None:
+        """Something else has used the memory until clock `t`: no row is open any more."""
+        self._wait(t)
+        for lane in self.lanes():
+            self._offer(lane, self.clock, ROWS_LOST)
+            if self.issues is not None:
+                for channel in bits(lane.mask):
+                    self.issues(self.clock, channel, TRAFFIC)
+
+    def rows(self) -> tuple[int, ...]:
+        """The rows that the states of the lanes know, lane by lane."""
+        return tuple(row for lane in self.lanes() for row in lane.rows)
+
+    def rename_rows(self, rows: tuple[int, ...]) -> None:
+        at = 0
+        for lane in self.lanes():
+            size = len(lane.rows)
+            lane.rows = rows[at : at + size]
+            at += size
+
+    def relative(self, clock: int) -> Hashable:
+        """The state as seen from a clock, rows as their numbers, without what refresh will do."""
+        lanes = tuple(
+            (lane.mask, lane.state.number, self._age(lane), max(0, lane.blocked - clock)) for lane in self.lanes()
+        )
+        return self.clock - clock, self.decoded, lanes
+
+    def _age(self, lane: Lane) -> int:
+        """Clocks since the last offer; -1: so many that they make no difference."""
+        age = self.clock - lane.base
+        return age if age <= self.states.outlook(lane.state, NEVER).settled else -1
+
+    def next_refresh(self) -> int | None:
+        """The clock of the next refresh: of channels that have been used since the last one, if there are any."""
+        interval = self.states.rules.refresh
+        if not interval:
+            return None
+        recent = self.clock - interval
+        due = min((lane.due for lane in self.of_channel if lane.base > recent), default=None)
+        if due is None:
+            due = self.of_channel[0].due
+            due += max(0, -(-(self.clock - due) // interval)) * interval
+        return due
+
+    def shift(self, by: int, since: int) -> None:
+        """Move what has happened from clock `since` on into the future."""
+        self.clock += by
+        for lane in self.lanes():
+            if lane.base >= since:
+                lane.base += by
+                lane.blocked += by
+                if lane.last >= since:
+                    lane.last += by
+        self.last = [last + by if last >= since else last for last in self.last]
+
+    # -- lanes ------------------------------------------------------------------------------------------------------
+
+    def _lanes(self, mask: int) -> list[Lane]:
+        """The lanes of a mask; those that it divides are split."""
+        chosen: list[Lane] = []
+        left = mask
+        while left:
+            lane = self.of_channel[left.bit_length() - 1]
+            inside = lane.mask & mask
+            if inside != lane.mask:
+                lane = self._split(lane, inside)
+            chosen.append(lane)
+            left &= ~inside
+        return chosen
+
+    def _split(self, lane: Lane, inside: int) -> Lane:
+        self._settle(lane)
+        self._lanes_in_order = None
+        lane.mask &= ~inside
+        part = Lane(inside, lane.state, lane.base, lane.due, lane.rows, [], lane.last, lane.blocked)
+        for channel in bits(inside):
+            self.of_channel[channel] = part
+        return part
+
+    def _join(self, lanes: list[Lane]) -> None:
+        """Let lanes with the same state be one; all of them were offered something in the same clock."""
+        known: dict[tuple[int, tuple[int, ...], int], Lane] = {}
+        for lane in lanes:
+            same = known.setdefault((lane.state.number, lane.rows, lane.due), lane)
+            if same is not lane:
+                self._lanes_in_order = None
+                self._settle(same)
+                self._settle(lane)
+                for channel in bits(lane.mask):
+                    self.of_channel[channel] = same
+                    self.last[channel] = max(self.last[channel], lane.last)
+                if same.last != lane.last:
+                    for channel in bits(same.mask):
+                        self.last[channel] = max(self.last[channel], same.last)
+                    same.last = 0
+                same.mask |= lane.mask
+
+    def _settle(self, lane: Lane) -> None:
+        """Count the transitions of a lane for its channels."""
+        if lane.log:
+            total, transitions = self.used[lane.mask], self.states.transitions
+            for number, times in Counter(lane.log).items():
+                for name, count in transitions[number].counts.items():
+                    total[name] += count * times
+            lane.log.clear()
+
+
+def bits(mask: int) -> Iterator[int]:
+    """The numbers of the bits that are set."""
+    while mask:
+        lowest = mask & -mask
+        yield lowest.bit_length() - 1
+        mask ^= lowest

@@ -1,0 +1,233 @@
+"""Channel states as seen from the clock of the last offer, each made once, and what is known to follow from them.
+
+Rows are numbered by first appearance, times count from the offer, and what is too long ago to matter is forgotten:
+streams come back to few states, whatever rows they work on. What one state becomes is found on an `AimChannel` once and
+looked up ever after. Refresh stays outside: a transition holds where no refresh is due in its time; where one is, it is
+kept by the clocks that were left until then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pimc.backends.pim.aim_channel import NEVER, AimChannel, Answer, Issue, Plain
+from pimc.backends.pim.aim_line import NONE, Request
+from pimc.backends.pim.aim_rules import ACT, ACT16, COMMANDS, PRE, PREA, REFAB, TMOD, AimRules
+
+Rows = tuple[int, ...]
+"""The rows that a state knows, by their numbers in it."""
+Key = tuple[Any, ...]
+LOOK = 64
+"""Clocks in one go when looking ahead."""
+CAUSES = {ACT: "row", ACT16: "row", PRE: "row", PREA: "row", TMOD: "mode", REFAB: "refresh"}
+Step = tuple[int, int, int, int, int]
+"""Clocks that pass, then what comes: command, bank, row by its number in the state, how many requests (0: nothing)."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Transition:
+    """What a step leads to."""
+
+    number: int
+    state: State
+    kept: tuple[int, ...] | None
+    """the new state's rows by their old numbers (the request's own row has the number after the last); None: as they
+    were"""
+    refreshed: int
+    """clocks by which the next refresh has moved"""
+    counts: Counter[str]
+    """DRAM commands that were issued"""
+    issues: tuple[Issue, ...]
+    """the same with clocks, counted from the offer before, and rows by number"""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Outlook:
+    """What happens to a state when nothing more comes; clocks count from the last offer. -1: it has happened before."""
+
+    accepted: int
+    """the last refused request was accepted"""
+    released: int
+    """the last blocking request was completed"""
+    issued: int
+    """the last command was issued"""
+    done: int
+    """everything is completed"""
+    settled: int
+    """from here on, time changes nothing"""
+    cause: str
+    """what the last commands that were asked for had to wait for: row, mode, refresh, or nothing"""
+
+
+@dataclass(eq=False, slots=True)
+class State:
+    """A state, and what is known of it."""
+
+    number: int
+    key: Key
+    is_full: bool
+    """requests are refused"""
+    is_held: bool
+    """blocking requests are outstanding"""
+    next: dict[Step, Transition] = field(default_factory=dict)
+    refreshing: dict[tuple[int, Step], Transition] = field(default_factory=dict)
+    """the same where a refresh comes, by the clocks until it is due"""
+    outlooks: dict[int, Outlook] = field(default_factory=dict)
+    """by the clocks until a refresh is due; NEVER: it comes after all that"""
+
+
+class States:
+    """All states that channels under some rules have been in."""
+
+    def __init__(self, rules: AimRules) -> None:
+        self.rules = rules
+        self.known: dict[Key, State] = {}
+        self.transitions: list[Transition] = []
+        self.idle = self._intern(frozen(AimChannel(rules))[0])
+
+    def _intern(self, key: Key) -> State:
+        state = self.known.get(key)
+        if state is None:
+            state = self.known[key] = State(len(self.known), key, key[REFUSED] is not None, bool(key[HELD]))
+        return state
+
+    def step(self, state: State, step: Step, left: int) -> Transition:
+        """What a state becomes; `left`: clocks until a refresh is due."""
+        if step[0] <= left:
+            found = state.next.get(step)
+            if found is None:
+                found = state.next[step] = self._walk(state, step, NEVER)
+        else:
+            found = state.refreshing.get((left, step))
+            if found is None:
+                found = state.refreshing[left, step] = self._walk(state, step, left)
+        return found
+
+    def _walk(self, state: State, step: Step, left: int) -> Transition:
+        clocks, command, bank, row, count = step
+        channel = thawed(state.key, self.rules)
+        channel.due = left
+        old = rows_in(state.key)
+        channel.advance(clocks)
+        if count:
+            channel.offer(Request(command, bank, row), count)
+        key, rows = frozen(channel)
+        counts: Counter[str] = Counter()
+        for issue in channel.issued:
+            counts[COMMANDS[issue.command]] += issue.times
+        moved = channel.due - left
+        kept = None if rows == tuple(range(old)) else rows
+        made = Transition(len(self.transitions), self._intern(key), kept, moved, counts, tuple(channel.issued))
+        self.transitions.append(made)
+        return made
+
+    def outlook(self, state: State, left: int) -> Outlook:
+        """What a state becomes by itself; `left`: clocks until a refresh is due."""
+        found = state.outlooks.get(NEVER)
+        if found is None:
+            found = state.outlooks[NEVER] = _look(thawed(state.key, self.rules))
+        if found.done < left:
+            return found
+        found = state.outlooks.get(left)
+        if found is None:
+            channel = thawed(state.key, self.rules)
+            channel.due = left
+            found = state.outlooks[left] = _look(channel)
+        return found
+
+
+# -- what a state is ---------------------------------------------------------------------------------------------------
+
+ROWS, REGISTERS, QUEUE, REFUSED, READS, WRITES, ACTIVATED, WRITE_MODE, ANSWERS, WRITTEN, HELD, EARLIEST, FRESH = range(13)
+"""Places in a key."""
+
+
+def rows_in(key: Key) -> int:
+    """How many rows a state knows."""
+    waiting = [r.row for r, _ in key[QUEUE]] + [
+        p.request.row for place in (READS, WRITES, ACTIVATED) for p in key[place]
+    ]
+    refused = [key[REFUSED][0].row] if key[REFUSED] is not None else []
+    largest: int = max([NONE, *key[ROWS], *waiting, *refused])
+    return largest + 1
+
+
+def frozen(channel: AimChannel) -> tuple[Key, Rows]:
+    """The state of a channel as seen from `now`, and the rows in it."""
+    numbers: dict[int, int] = {}
+
+    def row(old: int) -> int:
+        return old if old < 0 else numbers.setdefault(old, len(numbers))
+
+    def request(old: Request) -> Request:
+        return old if old.row < 0 else old._replace(row=row(old.row))
+
+    def plain(entries: Iterable[Plain]) -> tuple[Plain, ...]:
+        return tuple(Plain(ranks[p.arrival], request(p.request)) for p in entries)
+
+    now = channel.now
+    waiting = {p.arrival for p in (*channel.reads, *channel.writes, *channel.activated)}
+    ranks = {arrival: rank for rank, arrival in enumerate(sorted(waiting))}
+    key = (
+        tuple(row(r) for r in channel.rows),
+        channel.registers,
+        tuple((request(r), n) for r, n in channel.queue),
+        None if channel.refused is None else (request(channel.refused[0]), channel.refused[1]),
+        plain(channel.reads),
+        plain(channel.writes),
+        plain(channel.activated),
+        channel.write_mode,
+        tuple(Answer(max(0, a.done - now), a.blocking, a.marker) for a in channel.answers),
+        max(-1, channel.written - now),
+        channel.held,
+        tuple(sorted((node, t - now) for node, t in channel.earliest.items() if t > now)),
+        channel.arrived == now and channel.arrivals in waiting,
+    )
+    return key, tuple(numbers)
+
+
+def thawed(key: Key, rules: AimRules) -> AimChannel:
+    """A channel in a state, at clock 0."""
+    plain = (*key[READS], *key[WRITES], *key[ACTIVATED])
+    return AimChannel(
+        rules,
+        rows=list(key[ROWS]),
+        registers=key[REGISTERS],
+        queue=list(key[QUEUE]),
+        refused=key[REFUSED],
+        reads=list(key[READS]),
+        writes=list(key[WRITES]),
+        activated=list(key[ACTIVATED]),
+        write_mode=key[WRITE_MODE],
+        answers=list(key[ANSWERS]),
+        written=key[WRITTEN],
+        held=key[HELD],
+        earliest=dict(key[EARLIEST]),
+        arrivals=max((p.arrival for p in plain), default=0),
+        arrived=0 if key[FRESH] else -1,
+    )
+
+
+def _look(channel: AimChannel) -> Outlook:
+    while channel.is_working:
+        channel.advance(channel.now + LOOK)
+    asked = list(channel.issued)
+    while asked and asked[-1].command in CAUSES:
+        asked.pop()  # a refresh after everything that was asked for
+    issued = max((i.last for i in asked), default=-1)
+    done = max(channel.written, channel.answered, channel.accepted, issued, 0)
+    settled = max(done + 1, *(i.last + 1 for i in channel.issued), *channel.earliest.values(), 0)
+    return Outlook(channel.accepted, channel.released, issued, done, settled, _cause(asked))
+
+
+def _cause(issues: list[Issue]) -> str:
+    """What came right before the last commands that were asked for."""
+    before = [i.command for i in issues]
+    while before and before[-1] not in CAUSES:
+        before.pop()
+        if before and before[-1] in CAUSES:
+            return CAUSES[before[-1]]
+    return ""

@@ -1,0 +1,55 @@
+"""What a channel of Newton-style PIM obeys: clocks and choices of the part, and of the strategy that drives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pimc.backends.target import NewtonPim, TargetSpec
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Clocks and choices of one part, and of the strategy that drives it."""
+
+    ranks: int
+    groups: int
+    """activations that open a rank"""
+    group_banks: int
+    is_dual: bool
+    trp: int
+    tras: int
+    trcd: int
+    twindow: int
+    """G_ACT to G_ACT of one rank"""
+    trrd_same: int
+    trrd_other: int
+    trtp: int
+    read: int
+    """READRES to its values"""
+    comp: int
+    """COMP to COMP"""
+    turn: int
+    """COMPS to GWRITE"""
+    least: int
+    gwrite: int
+    refresh: int
+    interval: int
+    """from one rank's refresh to the next rank's; 0: none"""
+    guard: bool
+    waits_for_macs: bool
+    keeps_row_times: bool
+    """tRAS and tRP hold between G_ACT and the precharges of a single row buffer, and tFAW from ACTIVATE to G_ACT"""
+
+    @staticmethod
+    def of(spec: TargetSpec, pim: NewtonPim, *, keeps_row_times: bool) -> Rules:
+        n = spec.cycles
+        ranks = spec.dram.ranks
+        return Rules(
+            ranks=ranks, groups=spec.dram.banks // ranks // pim.banks_per_activation,
+            group_banks=pim.banks_per_activation,
+            is_dual=pim.row_buffers == "dual", trp=n["nRP"], tras=n["nRAS"], trcd=n["nRCDRD"], twindow=n["nFAW"],
+            trrd_same=n["nRRDL"], trrd_other=n["nRRDS"], trtp=n["nRTP"], read=n["nCL"] + n["nBL"],
+            comp=max(n["nBL"], n["nCCDS"]), turn=max(n["nBL"], n["nCCDS"]), least=pim.least_macs, gwrite=n["nGWRITE"],
+            refresh=n["nRFC"], interval=n["nREFI"] // ranks if spec.dram.refresh else 0, guard=pim.refresh_guard,
+            waits_for_macs=pim.precharge_waits_for_macs, keeps_row_times=keeps_row_times,
+        )  # fmt: skip

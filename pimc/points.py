@@ -1,0 +1,225 @@
+"""Times a model at many values of its dimensions: `--dim past=0:4095`.
+
+Every point is compiled by itself, with one difference: the engine of an op and the order of ops are not decided again
+where both ends of the ranges agree on them. Points are shared out among processes; their
+order and their times do not depend on that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pimc.backends.machine import Machine
+from pimc.backends.target import target_hash
+from pimc.backends.target_registry import load_target
+from pimc.driver import Options, pipeline_for, read_model, registry_for, seconds_of, time_program
+from pimc.ir.diagnostics import CompileError, Kind, fail
+from pimc.ir.facts import Phase, Placement, Position
+from pimc.ir.graph import Graph, Rewriter
+from pimc.ir.stage import GraphStage
+from pimc.passes.bind import resolve_dims
+from pimc.passes.manager import Pass, PassContext, PassManager, Pipeline
+
+FEW_POINTS = 24
+"""So many are not worth processes of their own."""
+MOST_POINTS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Point:
+    """The time of a model with all its dimensions bound."""
+
+    dims: Mapping[str, int]
+    cycles: int
+    """of the target's main clock"""
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"dims": dict(self.dims), "cycles": self.cycles, "seconds": self.seconds}
+
+
+@dataclass(frozen=True)
+class Points:
+    """All points of a model on a target, in the order of the ranges, the last one running fastest."""
+
+    model: str
+    target: str
+    target_hash: str
+    points: tuple[Point, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "target": self.target,
+            "target_hash": self.target_hash,
+            "points": [point.to_json() for point in self.points],
+        }
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What the compilations at both ends of the ranges agree on: engines of nodes, and the order of all nodes, by
+    name."""
+
+    engines: Mapping[str, str] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+    """empty: they do not agree"""
+
+    @staticmethod
+    def of(graph: Graph) -> Decided:
+        """The decisions in a scheduled graph."""
+        places = {n.name: placement.engine for n in graph.order() if (placement := n.fact(Placement)) is not None}
+        return Decided(places, tuple(n.name for n in graph.scheduled()))
+
+    def common(self, other: Decided) -> Decided:
+        engines = {name: engine for name, engine in self.engines.items() if other.engines.get(name) == engine}
+        same = self.order == other.order and len(engines) == len(self.engines)
+        return Decided(engines, self.order if same else ())
+
+
+@dataclass(frozen=True)
+class KeepPlaces(Pass):
+    """Place nodes as was decided."""
+
+    name: ClassVar[str] = "keep-places"
+    before: ClassVar[GraphStage] = GraphStage.TAGGED
+    after: ClassVar[GraphStage | None] = None
+
+    decided: Decided = field(default_factory=Decided)
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        for node in graph.order():
+            engine = self.decided.engines.get(node.name)
+            if engine is not None and node.fact(Placement) is None:
+                rewriter.set_fact(node, Placement(engine, "as at both ends of the range"))
+
+
+@dataclass(frozen=True)
+class KeepOrder(Pass):
+    """Order nodes as was decided."""
+
+    name: ClassVar[str] = "keep-order"
+    before: ClassVar[GraphStage] = GraphStage.PLACED
+    after: ClassVar[GraphStage | None] = GraphStage.PLACED
+
+    decided: Decided = field(default_factory=Decided)
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        positions = {name: index for index, name in enumerate(self.decided.order)}
+        for node in graph.order():
+            rewriter.set_fact(node, Position(positions[node.name]))
+
+
+class PointTimer:
+    """Compiles and simulates one model at point after point."""
+
+    def __init__(self, model: str | Path, target: str | Path, options: Options) -> None:
+        self.model, self.options = model, options
+        self.spec = load_target(target, options.overrides)
+        self.machine = Machine(self.spec, seconds_of(options.sim_engine))
+
+    def time(self, dims: Mapping[str, int], decided: Decided) -> tuple[Point, Decided]:
+        """The point, and what was decided for it. Raises CompileError."""
+        options = self.options
+        graph = read_model(self.model, options)
+        bound = resolve_dims(graph, {**options.dims, **dims})
+        programs: list[Any] = []
+        context = PassContext(
+            dims=bound,
+            target=self.machine,
+            phase=Phase(options.phase) if options.phase else None,
+            parallel=options.parallel,
+            emitted=programs.append,
+            disabled=frozenset(options.disabled),
+        )
+        registry = registry_for(options)
+        passes = tuple(_with_decisions(pipeline_for(options, self.machine, registry), decided))
+        PassManager(trusted=registry.builtin() | {"keep-places", "keep-order"}).run(Pipeline(passes), graph, context)
+        timing = time_program(programs[0], options.sim_engine)
+        return Point(bound, timing.cycles, timing.time * 1e-12), Decided.of(graph)
+
+
+def _with_decisions(pipeline: Pipeline, decided: Decided) -> Iterator[Pass]:
+    """The passes, with those that decide replaced as far as the decision is known."""
+    for each in pipeline:
+        if each.name == "place":
+            yield KeepPlaces(decided)
+        yield KeepOrder(decided) if each.name == "schedule" and decided.order else each
+
+
+def time_points(
+    model: str | Path,
+    target: str | Path,
+    options: Options,
+    ranges: Mapping[str, Sequence[int]],
+    *,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Points:
+    """Time a model for all combinations of the values in `ranges`.
+
+    progress: called with the number of points that are done and that of all. Raises CompileError for the first point
+    that cannot be compiled, in the order of the ranges.
+    """
+    wanted = [dict(zip(ranges, values, strict=True)) for values in product(*ranges.values())]
+    if not 0 < len(wanted) <= MOST_POINTS:
+        raise fail(Kind.UNAVAILABLE, f"{len(wanted)} points are not between 1 and {MOST_POINTS}")
+    timer = PointTimer(model, target, options)
+    first, at_first = timer.time(wanted[0], Decided())
+    last, at_last = (first, at_first) if len(wanted) == 1 else timer.time(wanted[-1], Decided())
+    same = at_first.common(at_last)
+    inner = wanted[1:-1]
+    workers = min(processes or os.cpu_count() or 1, -(-len(inner) // FEW_POINTS))
+    between = _shared(inner, same, (model, target, options), workers) if workers > 1 else _alone(inner, same, timer)
+    points = [first]
+    for point in between:
+        points.append(point)
+        if progress is not None:
+            progress(len(points) + 1, len(wanted))
+    points += [last] if len(wanted) > 1 else []
+    described = timer.spec
+    return Points(str(model), described.name, target_hash(described), tuple(points))
+
+
+def _alone(wanted: Sequence[Mapping[str, int]], decided: Decided, timer: PointTimer) -> Iterator[Point]:
+    for dims in wanted:
+        yield timer.time(dims, decided)[0]
+
+
+def _shared(
+    wanted: Sequence[Mapping[str, int]], decided: Decided, work: tuple[str | Path, str | Path, Options], workers: int
+) -> Iterator[Point]:
+    """The same with processes. A mistake in one of them is raised here."""
+    quiet = replace(work[2], observers=())
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, ((work[0], work[1], quiet), decided)) as pool:
+        for point in pool.map(_point, wanted, chunksize=8):
+            if isinstance(point, CompileError):
+                raise point
+            yield point
+
+
+_work: list[Any] = []
+
+
+def _begin(work: tuple[str | Path, str | Path, Options], decided: Decided) -> None:
+    _work[:] = [work, decided]
+
+
+@cache
+def _timer() -> PointTimer:
+    return PointTimer(*_work[0])
+
+
+def _point(dims: Mapping[str, int]) -> Point | CompileError:
+    try:
+        return _timer().time(dims, _work[1])[0]
+    except CompileError as error:
+        return error

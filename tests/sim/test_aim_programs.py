@@ -1,0 +1,163 @@
+"""Fast equals plain on random streams for AiM: loops, moving rows, masks, signals between engines, refresh."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pimc.backends.affine import Scalar, variable
+from pimc.backends.dma.isa import Load, Store
+from pimc.backends.isa import Command
+from pimc.backends.pim import aim_isa as aim
+from pimc.backends.program import Item, Loop, OpRow, Program, Step, Stream
+from pimc.backends.synchronize import split_streams
+from pimc.backends.target import TargetSpec, describe
+from pimc.backends.target_registry import load_target
+from pimc.ir.types import DType
+from pimc.sim.time import simulate
+
+Draw = st.DrawFn
+CHANNELS = 2
+MACHINES = {
+    "cent": ("cent",),
+    "cent, refreshed often": ("cent", "timing.tREFI=301ns"),
+    "cent, several lines a clock": ("cent", "pim.switches.lines_per_clock=4", "pim.switches.stall=channel"),
+    "aim-pinned": ("aim-pinned",),
+    "aim-head": ("aim-head",),
+    "aim-pinned, refreshed": ("aim-pinned", "dram.refresh=true", "timing.tREFI=1us"),
+}
+
+
+@cache
+def machine(name: str) -> TargetSpec:
+    target, *overrides = MACHINES[name]
+    return load_target(target, (f"dram.channels={CHANNELS}", *overrides))
+
+
+class Kernels:
+    """Draws commands that belong together, inside `depth` loops."""
+
+    def __init__(self, draw: Draw, depth: int) -> None:
+        self.draw, self.depth = draw, depth
+        self.mask = draw(st.integers(1, (1 << CHANNELS) - 1))
+        self.count = draw(st.sampled_from([1, 2, 16, 34]))
+        self.bank = draw(st.sampled_from([0, 1, 5, 15]))
+
+    def moving(self, base: int, step: int) -> Scalar:
+        """A number that moves with one of the loops."""
+        if not self.depth:
+            return base
+        return variable(self.draw(st.integers(0, self.depth - 1))) * step + base
+
+    @property
+    def row(self) -> Scalar:
+        return self.moving(self.draw(st.integers(0, 2)), self.draw(st.sampled_from([0, 0, 1, 3])))
+
+    def product(self) -> Iterator[Command]:
+        draw = self.draw
+        if draw(st.booleans()):
+            yield aim.WriteGlobalBuffer(self.count, 0, self.mask)
+        if draw(st.booleans()):
+            yield aim.WriteBias(0, self.mask)
+        for _ in range(draw(st.integers(1, 2))):
+            yield aim.MacAllBanks(self.count, self.mask, self.row)
+        if draw(st.booleans()):
+            yield aim.Activate(draw(st.sampled_from(["silu", "exp"])), self.mask)
+            yield aim.ReadActivated(self.mask, 8192)
+        if draw(st.booleans()):
+            yield aim.ReadMac(0, self.mask, 8192)
+
+    def banks(self) -> Iterator[Command]:
+        kinds = (aim.CopyBankToBuffer, aim.CopyBufferToBank, aim.MacOneBank)
+        yield self.draw(st.sampled_from(kinds))(self.count, self.mask, self.bank, self.row)
+
+    def plain(self) -> Iterator[Command]:
+        for _ in range(self.draw(st.integers(1, 2))):
+            kind = self.draw(st.sampled_from([aim.ReadBank, aim.WriteBank]))
+            yield kind(min(self.count, 34), self.mask, self.bank, self.row)
+
+    def others(self) -> Iterator[Command]:
+        one = self.mask & -self.mask
+        row = self.row
+        yield self.draw(
+            st.sampled_from(
+                [
+                    aim.MultiplyBanks(self.count, self.mask, row),
+                    aim.WriteAllBanks(one, row, 5, 0),
+                    aim.AddBuffers(4, 0, 64, 128),
+                    aim.ReadMac(0, self.mask, 8192),
+                ]
+            )
+        )
+
+    def traffic(self) -> Iterator[Command]:
+        """Normal transfers, which share the memory."""
+        if self.draw(st.booleans()):
+            yield Load(0, self.moving(0, 512), DType.BF16, (3, 128), (256, 2), (256, 2))
+        else:
+            yield Store(8192, self.moving(1 << 20, 512), DType.BF16, (256,), (2,), (2,))
+
+
+UNITS = {Load: "load", Store: "store"}
+
+
+@st.composite
+def items(draw: Draw, engines: frozenset[str], depth: int = 0) -> tuple[Item, ...]:
+    out: list[Item] = []
+    for _ in range(draw(st.integers(1, 2))):
+        if depth < 2 and draw(st.integers(0, 2)):
+            times = draw(st.sampled_from([2, 5] if depth else [3, 9, 20]))
+            out.append(Loop(depth, times, draw(items(engines, depth + 1))))
+            continue
+        kernels = Kernels(draw, depth)
+        ways = [kernels.product, kernels.product, kernels.banks, kernels.plain, kernels.others]
+        if "load" in engines:
+            ways.append(kernels.traffic)
+        op = draw(st.integers(0, 1))
+        out += [Step(UNITS.get(type(c), "pim"), c, op) for c in draw(st.sampled_from(ways))()]
+    return tuple(out)
+
+
+def program_of(drawn: tuple[Item, ...], spec: TargetSpec) -> Program:
+    instances = {e.name: tuple(range(e.instances)) for e in spec.engines()}
+    row = OpRow("op", "matmul", "", (), "decode", "gemm", "pim", "", 0, 0)
+    return Program(
+        graph="random",
+        dims={},
+        phase="decode",
+        target=describe(spec),
+        target_name=spec.name,
+        target_hash="",
+        devices=1,
+        streams=tuple(Stream(engine, (0,), instances[engine], own) for engine, own in split_streams(drawn).items()),
+        memory=(),
+        ops=(row, row),
+    )
+
+
+def compare(data: st.DataObject) -> None:
+    spec = machine(data.draw(st.sampled_from(list(MACHINES)), "machine"))
+    engines = frozenset(engine.name for engine in spec.engines())
+    program = program_of(data.draw(items(engines), "items"), spec)
+    fast, plain = (simulate(program, engine=engine) for engine in ("fast", "plain"))
+    assert fast.time == plain.time
+    assert fast.engines == plain.engines
+    assert fast.resources == plain.resources
+    assert fast.ops == plain.ops
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_fast_equals_plain(data: st.DataObject) -> None:
+    compare(data)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_fast_equals_plain_often(data: st.DataObject) -> None:
+    compare(data)

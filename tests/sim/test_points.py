@@ -1,0 +1,28 @@
+"""Times over ranges of dimensions: each point is what compiling it alone gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pimc.driver import Options, compile_model
+from pimc.points import time_points
+
+MODEL = Path(__file__).parents[2] / "models" / "tiny-llama.pimc"
+
+
+def test_points_are_what_single_compilations_give() -> None:
+    found = time_points(MODEL, "cent", Options(dims={"batch": 2}), {"past": range(0, 41, 8)}, processes=1)
+    assert [p.dims["past"] for p in found.points] == [0, 8, 16, 24, 32, 40]
+    for point in found.points:
+        alone = compile_model(MODEL, "cent", Options(dims={**point.dims}))
+        assert alone.timing is not None
+        assert point.cycles == alone.timing.cycles
+
+
+def test_processes_change_nothing() -> None:
+    ranges = {"past": range(30), "batch": range(1, 3)}
+    shared, alone = (time_points(MODEL, "npu", Options(), ranges, processes=n) for n in (2, 1))
+    assert shared == alone
+    assert [tuple(p.dims[d] for d in ("past", "batch")) for p in shared.points] == [
+        (p, b) for p in range(30) for b in (1, 2)
+    ]
