@@ -141,8 +141,15 @@ class _Stretch:
 def _lowered(part: Part, spec: TargetSpec, first_op: int) -> Iterator[_Stretch]:
     split = BufferSplit.of(spec)
     emitter = Emitter()
-    at = Lowering(spec, emitter, Scratch(split.resident, split.scratch), part.plan.homes, part.plan.staging,
-                  part.stage, len(part.devices))
+    at = Lowering(
+        spec,
+        emitter,
+        Scratch(split.resident, split.scratch),
+        part.plan.homes,
+        part.plan.staging,
+        part.stage,
+        len(part.devices),
+    )
     current: tuple[int, int] | None = None
     begin = first_op
     for offset, node in enumerate(part.nodes):

@@ -132,11 +132,7 @@ class _Splitter:
         for access in unit.accesses:
             for other, earlier in live[access.space]:
                 reached = max(known.get(other.engine, -1), needed.get(other.engine, -1))
-                if (
-                    other.engine != unit.engine
-                    and other.position > reached
-                    and conflict(earlier, access, self._ranges)
-                ):
+                if other.engine != unit.engine and other.position > reached and conflict(earlier, access, self._ranges):
                     needed[other.engine] = other.position
         for engine, position in sorted(needed.items(), key=lambda e: -e[1]):
             if known.get(engine, -1) >= position:
@@ -235,16 +231,12 @@ def _strongest(pairs: Sequence[tuple[_Unit, _Unit]]) -> list[tuple[_Unit, _Unit]
     return kept
 
 
-def _written_spans(
-    items: Sequence[Item], ranges: dict[int, int], row_stride: int
-) -> dict[str, list[tuple[int, int]]]:
+def _written_spans(items: Sequence[Item], ranges: dict[int, int], row_stride: int) -> dict[str, list[tuple[int, int]]]:
     """Disjoint sorted intervals of each space that some command writes."""
     spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for item in items:
         if isinstance(item, Loop):
-            for space, found in _written_spans(
-                item.body, {**ranges, item.variable: item.count}, row_stride
-            ).items():
+            for space, found in _written_spans(item.body, {**ranges, item.variable: item.count}, row_stride).items():
                 spans[space] += found
         else:
             for region in (r.flat(row_stride) for r in item.command.regions()):

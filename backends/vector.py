@@ -8,7 +8,7 @@ destination's type. Machines declare their own mnemonics on top of these and say
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,7 +143,8 @@ class Elementwise(Command):
                        (columns, plain(getattr(self, f"{x}_column")))), getattr(self, f"{x}_type")))
             for x in self.form if x != "i"
         }  # fmt: skip
-        given["i"] = _immediate(self.immediate, given)
+        kinds = {array.dtype.kind for array in given.values()} or {"f" if self.dst_type.is_float else "i"}
+        given["i"] = _immediate(self.immediate, kinds)
         with np.errstate(all="ignore"):
             out = np.asarray(FUNCTIONS[self.function].meaning(*(given[x] for x in self.form)))
             if self.function == "index":
@@ -152,10 +153,9 @@ class Elementwise(Command):
             buffer.write(plain(self.dst), target, self.dst_type, np.broadcast_to(out, (rows, columns)))
 
 
-def _immediate(value: float, given: Mapping[str, Array]) -> Array:
-    """The immediate in the type that the other operands are computed in."""
-    kinds = {array.dtype.kind for array in given.values()}
-    if "f" not in kinds and float(value).is_integer():
+def _immediate(value: float, kinds: Set[str]) -> Array:
+    """The immediate in the type that the other operands are computed in, of kinds as numpy names them."""
+    if "f" not in kinds and float(value).is_integer() and abs(value) < 1 << 63:
         return np.asarray(int(value), np.int64)
     return np.asarray(value, np.float32)
 

@@ -168,9 +168,7 @@ class OpDef:
         if missing:
             reject(f"{self.name} lacks attribute{'s' * (len(missing) > 1)} {', '.join(missing)}")
 
-    def evaluate(
-        self, operands: Sequence[Array | None], attributes: Mapping[str, Attribute]
-    ) -> tuple[Array, ...]:
+    def evaluate(self, operands: Sequence[Array | None], attributes: Mapping[str, Attribute]) -> tuple[Array, ...]:
         """Run the numpy meaning."""
         if self.meaning is None:
             raise NotImplementedError(f"{self.name} has no reference meaning")
@@ -205,9 +203,10 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
 
 FLAGS = frozenset(
     {
-        "allowzero", "detect_negative", "detect_positive", "do_rotary", "exclusive", "interleaved", "is_causal", "keepdims",
-        "largest", "noop_with_empty_axes", "reverse", "rotary_interleaved", "select_last_index", "smooth_softmax",
-        "sorted", "transA", "transB", "transBatchA", "transBatchB", "transposed", "unidirectional", "upper",
+        "allowzero", "detect_negative", "detect_positive", "do_rotary", "exclusive", "interleaved", "is_causal",
+        "keepdims", "largest", "noop_with_empty_axes", "reverse", "rotary_interleaved", "select_last_index",
+        "smooth_softmax", "sorted", "transA", "transB", "transBatchA", "transBatchB", "transposed", "unidirectional",
+        "upper",
     }
 )  # fmt: skip
 """Attributes that are 0 or 1 wherever they are declared; implementations differ in what they make of other numbers."""

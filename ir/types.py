@@ -121,9 +121,7 @@ class Sym:
         return other + self * -1
 
     def __mul__(self, other: Dim) -> Dim:
-        return _sum(
-            (tuple(sorted(left + right)), c * d) for left, c in self.terms for right, d in _terms(other)
-        )
+        return _sum((tuple(sorted(left + right)), c * d) for left, c in self.terms for right, d in _terms(other))
 
     def __rmul__(self, other: int) -> Dim:
         return self * other

@@ -173,8 +173,8 @@ def pipeline_for(options: Options, machine: Machine | None, registry: PassRegist
     names = [p.name for p in pipeline]
     if options.until not in names:
         raise fail(
-                Kind.PASS_UNKNOWN, f"pass '{options.until}' is not in the pipeline", help=f"it runs {', '.join(names)}"
-            )
+            Kind.PASS_UNKNOWN, f"pass '{options.until}' is not in the pipeline", help=f"it runs {', '.join(names)}"
+        )
     return Pipeline(pipeline.passes[: names.index(options.until) + 1])
 
 
@@ -213,7 +213,7 @@ def given_inputs(values: Values | None) -> dict[str, Array]:
 def inputs_and_expected(
     lowered: Lowered, values: Values, seed: int, *, wide: bool = True
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Inputs, and the outputs to compare with: given ones, or the interpreter's on random inputs, in the same format."""
+    """Inputs, and outputs to compare with: given ones, or the interpreter's on random inputs in the same format."""
     if not isinstance(values, str):
         expected = {name[4:]: array for name, array in values.items() if name.startswith("out:")}
         return given_inputs(values), expected

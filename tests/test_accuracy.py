@@ -11,7 +11,7 @@ from tests.e2e.harness import SAMPLES, Sample, build_sample
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
 ROUNDING = {"f16": 2.0**-11, "bf16": 2.0**-8}
 """The largest relative error of rounding to a storage type."""
-ROUNDINGS = 8
+ROUNDINGS = 10
 """How many of them two layers are allowed to be off by."""
 
 

@@ -120,7 +120,7 @@ def test_the_table_of_aim_switches_is_what_replays_give(request: pytest.FixtureR
 
 def switch_table() -> str:
     """Cycles of two traces with one thing changed at a time, and the differences to the first row."""
-    rows = []
+    rows: list[str] = []
     bases: list[int] = []
     for what, target, overrides in AIM_CHANGES:
         cells = [what]

@@ -239,5 +239,3 @@ def _pair_layout(layout: Layout, half: int, start: int, interleaved: bool) -> La
     one = split.sliced(axis, int(start > 0), int(start > 0) + 1)
     assert one is not None
     return Layout(one.offset, tuple(d for i, d in enumerate(one.dims) if i != axis))
-
-

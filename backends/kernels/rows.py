@@ -244,7 +244,13 @@ class Block:
             counts, far = self.blocks.row_counts, self.blocks.row_strides(index)
             spaces = ("buffer", "dram")
             issue_copy(
-                self.blocks.emit, spaces, held.address, self.starts[index] + moved, tensor.dtype, counts, held.strides,
+                self.blocks.emit,
+                spaces,
+                held.address,
+                self.starts[index] + moved,
+                tensor.dtype,
+                counts,
+                held.strides,
                 far,
             )
 

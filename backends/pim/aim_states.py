@@ -141,7 +141,8 @@ class States:
 
 # -- what a state is ---------------------------------------------------------------------------------------------------
 
-ROWS, REGISTERS, QUEUE, REFUSED, READS, WRITES, ACTIVATED, WRITE_MODE, ANSWERS, WRITTEN, HELD, EARLIEST, FRESH = range(13)
+ROWS, REGISTERS, QUEUE, REFUSED, READS, WRITES, ACTIVATED = range(7)
+WRITE_MODE, ANSWERS, WRITTEN, HELD, EARLIEST, FRESH = range(7, 13)
 """Places in a key."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
 
-from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean
+from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail
 from pimc.ir.graph import Graph, Rewriter, Role, Value
 from pimc.ir.op import REGISTRY, Array, Attribute, OpDef, TypeRuleError, UnknownContents
 from pimc.ir.source import TextSpan
@@ -48,7 +48,10 @@ def parse(text: str, file: str = "<text>") -> Graph:
         tree = _grammar().parse(text)
     except UnexpectedInput as error:
         raise CompileError(_syntax(error, text, file)) from None
-    return _Builder(text, file).build(tree)
+    try:
+        return _Builder(text, file).build(tree)
+    except RecursionError:
+        raise fail(Kind.SYNTAX, f"{file} is nested too deeply") from None
 
 
 @functools.cache

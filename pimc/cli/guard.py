@@ -29,6 +29,8 @@ def guarded(run: Callable[[], object]) -> int:
         return _say([f"error: {error.format_message()}"], FAILED)
     except (KeyboardInterrupt, click.Abort, EOFError):
         return INTERRUPTED
+    except MemoryError as error:
+        return _say([f"error: this computer has not enough memory. {error}".rstrip(". ")], FAILED)
     except Exception as error:
         return _report_bug(error)
     return status if isinstance(status, int) else DONE

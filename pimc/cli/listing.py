@@ -76,6 +76,9 @@ def _page(engine: str, instance: int, steps: list[Timed], program: Program, limi
     from pimc.cli.layout import Column, grouped, table
     from pimc.cli.screen import line
 
+    if not steps:
+        yield line(f"  {engine} {instance}: no such commands", "dim")
+        return
     shown = steps[:limit] if limit else steps
     cells = [
         (

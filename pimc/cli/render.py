@@ -10,6 +10,8 @@ from pimc.ir.source import Derived, NodeSource, TextSpan, roots
 
 _WIDEST = 110
 """Source lines are cut to so many columns around the caret."""
+_LONGEST = 2000
+"""Characters of a message that are shown."""
 _MOST_PLACES = 3
 _MOST_ERRORS = 20
 
@@ -27,7 +29,12 @@ def render(diagnostics: Sequence[Diagnostic]) -> list[Line]:
         page.append(line(f"{len(shown)} errors", "bold red"))
     else:
         page.pop()
-    return page
+    return [[(_shortened(text), style) for text, style in each] for each in page]
+
+
+def _shortened(text: str) -> str:
+    """Names come from files, and may be of any length."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _one(d: Diagnostic) -> Iterator[Line]:

@@ -19,7 +19,7 @@ from onnx import helper
 from pimc.frontends.onnx_model import Initializer, OnnxFile, dtype_name, dtype_of, read_tensor
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Value
-from pimc.ir.op import REGISTRY, Array, Attribute, OpDef
+from pimc.ir.op import REGISTRY, Array, Attribute, OpDef, is_of
 from pimc.ir.types import DType
 
 Given = Value | Array | None
@@ -225,7 +225,7 @@ def _fit(node: OnnxNode, call: Call, op: OpDef) -> Call:
     for name, value in call.attributes.items():
         if name in op.attributes or name in op.required:
             wanted = declared[name]
-            if not _is_of(value, wanted):
+            if not is_of(value, wanted):
                 raise fail(Kind.ATTRIBUTE, f"attribute '{name}' is {value!r}, but should be of type {wanted}")
             kept[name] = _coerce(value, op.attributes.get(name))
         elif name not in _NO_MEANING and value != _schema_default(node, name):
@@ -237,17 +237,6 @@ def _fit(node: OnnxNode, call: Call, op: OpDef) -> Call:
 def _declared(op: str) -> dict[str, str]:
     """The annotations of an op's parameters by name."""
     return {name: str(p.annotation) for name, p in inspect.signature(REGISTRY[op].rule).parameters.items()}
-
-
-def _is_of(value: Attribute, wanted: str) -> bool:
-    """Whether a value is of one of the annotated types; ONNX writes booleans as integers."""
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "int": int, "float": (int, float), "bool": int, "str": str, "None": type(None),
-    }  # fmt: skip
-    return any(
-        isinstance(value, tuple) if choice.startswith("tuple") else isinstance(value, kinds.get(choice, object))
-        for choice in wanted.split(" | ")
-    )
 
 
 def _coerce(value: Attribute, default: Attribute) -> Attribute:

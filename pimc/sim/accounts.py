@@ -73,11 +73,11 @@ class Account:
         current[BUSY] += busy
 
     def _open(self, op: int, start: int) -> list[int]:
-        """A new segment; it starts on the end of the last one, if that was only closed by a mark."""
+        """A new segment; it covers the time to the end of the last one, if that was only closed by a mark."""
         self._close()
         last_op, last_end = self._last
-        begin = min(start, last_end) if last_op == op and not self._held else start
-        self._current = [op, begin, start, 0]
+        joined = last_end if last_op == op and not self._held else start
+        self._current = [op, min(start, joined), max(start, joined), 0]
         self._rows.append(self._current)
         return self._current
 

@@ -16,7 +16,6 @@ from pimc.backends.program import OpRow, Program
 from pimc.sim.timing import EngineTiming, Timing
 
 if TYPE_CHECKING:
-
     from pimc.sim.compare import Comparison
 
 PS = 1e-12

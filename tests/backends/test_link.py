@@ -150,7 +150,7 @@ def test_the_port_serves_one_exchange_at_a_time() -> None:
     assert (second.start, second.done, second.cause) == (10_000, 1_020_000, "link")
     assert timer.counters["link bytes"] == 1000
     assert timer.relative(20_000) == 1_000_000
-    timer.shift(5)
+    timer.shift(5, 0)
     assert timer.free_at == 1_020_005
     with pytest.raises(InternalError):
         timer.issue(Command(), 0)

@@ -146,6 +146,6 @@ def test_tree_levels() -> None:
 
 def test_state_can_be_shifted() -> None:
     early, late = one_array(), one_array()
-    late.shift(10**6)
+    late.shift(10**6, 0)
     assert finish(late, 64, 3) >= finish(early, 64, 3)
     assert early.relative(5 * 10**5) == early.relative(5 * 10**5)

@@ -40,9 +40,7 @@ def random_items(rng: random.Random, depth: int, loops: tuple[int, ...], numbers
     for _ in range(rng.randint(1, 4)):
         if depth < 2 and rng.random() < 0.4:
             number = next(numbers)
-            items.append(
-                Loop(number, rng.randint(2, 4), random_items(rng, depth + 1, (*loops, number), numbers))
-            )
+            items.append(Loop(number, rng.randint(2, 4), random_items(rng, depth + 1, (*loops, number), numbers)))
         else:
             items.append(Step(rng.choice(ENGINES), random_command(rng, loops)))
     return tuple(items)

@@ -51,7 +51,7 @@ def test_quantities_are_exact() -> None:
 
 @pytest.mark.parametrize("text", ["1e99999999ns", "1e-99999999s", "2s", "99999999999999999999ns"])
 def test_quantities_beyond_all_machines(text: str) -> None:
-    with pytest.raises(ValueError, match="out of range|too much"):
+    with pytest.raises(ValueError, match=r"out of range|too much"):
         parse_time(text)
 
 
@@ -197,7 +197,6 @@ pim:
 system:
   devices: many
   link: {latency: 1us, lanes: {total: 3}}
-dma: null
 passes: {place: {x: [1]}}
 """
     found = mistakes(write(tmp_path, text))
@@ -228,8 +227,7 @@ passes: {place: {x: [1]}}
         "mine.yaml:18:12: error[P0602]: 'system.devices' should be a whole number, not 'many'",
         "mine.yaml:19:3: error[P0602]: a link has either 'bandwidth' or 'lanes'",
         "mine.yaml:19:24: error[P0602]: 'system.link.lanes' lacks 'bandwidth'",
-        "mine.yaml:20:1: error[P0602]: 'dma' cannot be empty",
-        "mine.yaml:21:21: error[P0602]: 'passes.place.x' should be a number, a text, true or false",
+        "mine.yaml:20:21: error[P0602]: 'passes.place.x' should be a number, a text, true or false",
     ]
     span = found[0].source
     assert isinstance(span, TextSpan)

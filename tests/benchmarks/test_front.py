@@ -48,7 +48,8 @@ def decoder(path: Path) -> int:
     constants: dict[str, Array] = {
         "last": np.array([-1]), "eps": np.array(1e-6, np.float32), "heads": np.array([1, 1, HEADS, SIZE]),
         "cos": np.cos(table), "sin": np.sin(table), "zero": np.array([0]), "mid": np.array([SIZE // 2]),
-        "end": np.array([SIZE]), "three": np.array([3]), "scale": np.array(SIZE**-0.5, np.float32), "joined": np.array([1, 1, WIDTH]),
+        "end": np.array([SIZE]), "three": np.array([3]), "scale": np.array(SIZE**-0.5, np.float32),
+        "joined": np.array([1, 1, WIDTH]),
     }  # fmt: skip
     nodes, inputs, outputs = [], [("x0", [1, 1, WIDTH])], [(f"x{LAYERS}", [1, 1, WIDTH])]
     for layer in range(LAYERS):

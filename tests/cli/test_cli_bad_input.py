@@ -61,7 +61,7 @@ CASES = [
     tiny("--dim batch", "", "--dim batch=8"),
     tiny("--dim batch=two", "", "no whole number"),
     tiny("--dim batch=2 --dim batch=3", "", "both 2 and 3"),
-    tiny("--dim past=1:9:2", "", "not available yet"),
+    tiny("--dim past=9:1", "", "upwards"),
     # the DSL and the text of graphs
     model("syntax.pimc", "P0301", "syntax.pimc:2:12"),
     model("name.pimc", "P0302", "'z'"),

@@ -244,6 +244,8 @@ def test_targets(run: CommandLine) -> None:
     found = as_json(run.done("targets", "npu", "--json"))
     assert found["main_clock"]["hz"] == 1_000_000_000
     assert [t["name"] for t in as_json(run.done("targets", "--json"))["targets"]] == [
+        "aim-head",
+        "aim-pinned",
         "cent",
         "neupims",
         "newton",

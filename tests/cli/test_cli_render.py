@@ -10,6 +10,7 @@ import pytest
 
 from pimc.backends.program import Loop, MapEntry, OpRow, Program
 from pimc.cli import screen, tables
+from pimc.cli.guard import FAILED, guarded
 from pimc.cli.layout import bar, count_text, memory_text, percent, shortened, time_text
 from pimc.cli.render import render
 from pimc.cli.screen import plain
@@ -57,6 +58,20 @@ def test_names_do_nothing_to_a_terminal() -> None:
     page = render([Diagnostic(Kind.TYPE, f"'{nasty}' is wrong", place, (nasty,), nasty, nasty)])
     assert all(c.isprintable() or c == "\n" for c in plain(page))
     assert r"a\x1b[2Jb\x9bc\u202ed" in plain(page)
+
+
+def test_names_of_any_length_are_cut() -> None:
+    page = plain(render([Diagnostic(Kind.TYPE, "x" * 100_000)]))
+    assert len(page) < 3000
+    assert page.endswith("…\n")
+
+
+def test_too_little_memory_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    def run() -> None:
+        raise MemoryError("Unable to allocate 64.0 GiB")
+
+    assert guarded(run) == FAILED
+    assert capsys.readouterr().err == "error: this computer has not enough memory. Unable to allocate 64.0 GiB\n"
 
 
 def op(name: str, seconds: float, layer: int = -1, engine: str = "npu", nature: str = "gemv") -> OpReport:

@@ -36,7 +36,8 @@ def self_attention(x, layer) {{
     let keys = cache_append(past_key, {key})
     let values = cache_append(past_value, v)
     let context = attention({query}, keys, values, {attention})
-    return linear(reshape(transpose(context, perm = [0, 2, 1, 3]), [batch, seq, heads * size]), heads * size, hidden) as out
+    let joined = reshape(transpose(context, perm = [0, 2, 1, 3]), [batch, seq, heads * size])
+    return linear(joined, heads * size, hidden) as out
 }}
 def mlp(x) {{ return linear({activation}, ffn, hidden) as down }}
 input tokens "input_ids": i64[batch, seq]
@@ -97,7 +98,7 @@ class Decoder:
             kv_heads=self.kv_heads,
             head_size=self.head_size,
             ffn=self.ffn,
-            lengths='input lengths: i64[batch]' if self.lengths else "",
+            lengths="input lengths: i64[batch]" if self.lengths else "",
             norm=self.norm,
             linear=self.linear,
             key=turn.format("k"),
@@ -116,7 +117,8 @@ def drawn(seed: int) -> Decoder:
     """A decoder at random: extents that divide nothing, caches of few and many rows, small buffers, few channels."""
     r = random.Random(seed)
     target = r.choice(["npu", "neupims", "newton", "cent"])
-    size, layers, kv_heads = r.choice([8, 16, 24, 32, 40, 64, 128]), r.choice([1, 2, 3]), r.choice([1, 2, 3, 4, 5, 6, 7])
+    size, layers = r.choice([8, 16, 24, 32, 40, 64, 128]), r.choice([1, 2, 3])
+    kv_heads = r.choice([1, 2, 3, 4, 5, 6, 7])
     overrides = [f"dram.channels={r.choice([1, 2, 4, 8])}"] if r.random() < 0.3 else []
     if target != "cent" and r.random() < 0.3:
         overrides.append(f"buffer.bytes={r.choice(['256KiB', '1MiB'])}")
@@ -141,7 +143,11 @@ def drawn(seed: int) -> Decoder:
         lengths=r.random() < 0.25,
         attention=tuple(
             text
-            for text, share in (("causal = true", 0.85), ("softcap = 20.0", 0.2), (f"window = {r.choice([1, 3, 17])}", 0.2))
+            for text, share in (
+                ("causal = true", 0.85),
+                ("softcap = 20.0", 0.2),
+                (f"window = {r.choice([1, 3, 17])}", 0.2),
+            )
             if r.random() < share
         ),
         passes=("place.only=pim",) if target in ("neupims", "newton") and r.random() < 0.6 else (),
@@ -154,7 +160,8 @@ def _dims(r: random.Random) -> dict[str, int]:
     batch = r.choice([1, 1, 2, 3, 4, 5, 8, 17, 33])
     match r.choice(["decode", "decode", "prefill", "chunk"]):
         case "decode":
-            return {"batch": batch, "seq": 1, "past": r.choice([0, 1, 2, 7, 15, 16, 31, 33, 63, 127, 128, 255, 511, 600])}
+            past = r.choice([0, 1, 2, 7, 15, 16, 31, 33, 63, 127, 128, 255, 511, 600])
+            return {"batch": batch, "seq": 1, "past": past}
         case "prefill":
             return {"batch": min(batch, 3), "seq": r.choice([2, 3, 15, 16, 17, 33, 64]), "past": 0}
     return {"batch": min(batch, 3), "seq": r.choice([2, 3, 7, 16, 20]), "past": r.choice([1, 5, 16, 40, 130])}

@@ -17,12 +17,18 @@ MOST_MEMORY = 1 << 30
 
 CHILD = """
 import json, resource, sys
+from pathlib import Path
 from pimc.cli import main
+def peak():  # ru_maxrss also counts the process that this one was forked from
+    known = Path("/proc/self/status")
+    if not known.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return next(int(line.split()[1]) for line in known.read_text().splitlines() if line.startswith("VmHWM")) * 1024
 try:
     main(sys.argv[1:])
 except SystemExit as ended:
     status = ended.code
-print(json.dumps([status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]), file=sys.stderr)
+print(json.dumps([status, peak()]), file=sys.stderr)
 """
 
 

@@ -21,11 +21,12 @@ FEW, MANY = range(4), range(4, 150)
 MOST_UNROLLED = 20_000
 """Commands of a program that is small enough to look at each of them."""
 
+ON_NPU = ("place.only=npu",)
 CASES = {
     "more requests than channels": Decoder("neupims", {"batch": 33, "past": 20}, layers=1),
-    "more requests than channels on the NPU": Decoder("newton", {"batch": 33, "past": 3}, passes=("place.only=npu",)),
+    "more requests than channels on the NPU": Decoder("newton", {"batch": 33, "past": 3}, passes=ON_NPU),
     "more pairs than channels": Decoder("cent", {"batch": 17, "past": 16}, layers=1),
-    "heads that fill no row": Decoder("neupims", {"past": 31}, layers=1, kv_heads=5, head_size=128, passes=("place.only=npu",)),
+    "heads that fill no row": Decoder("neupims", {"past": 31}, layers=1, kv_heads=5, head_size=128, passes=ON_NPU),
     "a head wider than a row": Decoder("newton", {"past": 9}, layers=1, kv_heads=1, head_size=640),
     "odd extents": Decoder("cent", {"batch": 3, "past": 13}, hidden=100, ffn=37, head_size=40),
     "a cache of several rows": Decoder("cent", {"past": 1100}, layers=1),

@@ -152,6 +152,12 @@ def test_one_mistake_does_not_cause_others() -> None:
     assert caught.value.diagnostics[0].help == "did you mean 'relu'?"
 
 
+def test_deep_nesting_is_no_crash() -> None:
+    nested = "[" * 20000 + "]" * 20000
+    with pytest.raises(CompileError, match="nested too deeply"):
+        parse(f"graph g(%x: f32[4]) {{\n  %y = relu(%x) {{a={nested}}} : f32[4]\n  return %y\n}}\n")
+
+
 # -- any graph -------------------------------------------------------------------------------------------------------
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=8)

@@ -19,12 +19,14 @@ banks = st.sampled_from([0, 1, 3, 4, 15])
 rows = st.sampled_from([0, 0, 0, 1, 2])
 """few, so that commands meet open rows as often as others"""
 
-SWITCHES = {
-    "lines_per_clock": st.sampled_from([1, 1, 1, 2, 4]),
-    "stall": st.sampled_from(["device", "channel"]),
-    "forwards_any_address": st.booleans(),
-    "drains_activated": st.booleans(),
-}
+switches = st.builds(
+    AimSwitches,
+    source=st.just("random"),
+    lines_per_clock=st.sampled_from([1, 1, 1, 2, 4]),
+    stall=st.sampled_from(["device", "channel"]),
+    forwards_any_address=st.booleans(),
+    drains_activated=st.booleans(),
+)
 
 
 @cache
@@ -55,8 +57,7 @@ def controllers(draw: Draw) -> Controller:
     channels = draw(st.sampled_from([1, 1, 2, 3, 4, 32]))
     if draw(st.booleans()):
         return Controller(target, channels)
-    switches = AimSwitches(source="random", **{name: draw(values) for name, values in SWITCHES.items()})
-    return Controller(target, channels, switches, draw(st.sampled_from([0, 0, 450, 511, 1000, 3334])))
+    return Controller(target, channels, draw(switches), draw(st.sampled_from([0, 0, 450, 511, 1000, 3334])))
 
 
 @st.composite

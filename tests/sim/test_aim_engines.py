@@ -72,7 +72,9 @@ def check(rules: AimRules, texts: list[str], gaps: Gaps, *, asks: bool) -> None:
         assert one == other, what
 
 
-gaps = st.one_of(st.just([]), st.lists(st.sampled_from([0, 0, 0, 1, 7, 60, 300, 2000]), min_size=1, max_size=12))
+gaps: st.SearchStrategy[Gaps] = st.one_of(
+    st.just([]), st.lists(st.sampled_from([0, 0, 0, 1, 7, 60, 300, 2000]), min_size=1, max_size=12)
+)
 
 
 def compare(data: st.DataObject) -> None:

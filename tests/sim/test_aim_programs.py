@@ -88,7 +88,7 @@ class Kernels:
                 [
                     aim.MultiplyBanks(self.count, self.mask, row),
                     aim.WriteAllBanks(one, row, 5, 0),
-                    aim.AddBuffers(4, 0, 64, 128),
+                    aim.AddBuffers(4, 0, 128),
                     aim.ReadMac(0, self.mask, 8192),
                 ]
             )
@@ -102,7 +102,7 @@ class Kernels:
             yield Store(8192, self.moving(1 << 20, 512), DType.BF16, (256,), (2,), (2,))
 
 
-UNITS = {Load: "load", Store: "store"}
+UNITS: dict[type[Command], str] = {Load: "load", Store: "store"}
 
 
 @st.composite
