@@ -122,10 +122,10 @@ def test_channels_keep_their_own_time_and_come_together_again() -> None:
     _, timer, _ = machine()
     apart = timed(timer, [aim.MacAllBanks(16, 1, 3), aim.MacAllBanks(16, 2, 3)])
     assert apart[1].start - apart[0].start == CLOCK
-    assert len(timer.device.lanes()) == 3
+    assert len(timer.skipping.lanes()) == 3
     for pause in (5000, 10000):  # first the row that only some have open is closed, then all are alike
         timer.issue(aim.MacAllBanks(1, ALL, 4), apart[1].done + pause * CLOCK)
-    assert len(timer.device.lanes()) == 1
+    assert len(timer.skipping.lanes()) == 1
     timer.finish(0)
     assert timer.counters["MAC16"] == 2 * 16 + 2 * 32
 

@@ -63,9 +63,9 @@ def decoder(path: Path) -> int:
             constants[f"{n}{layer}"] = np.ones(WIDTH, np.float32)
         inputs += [(f"p{c}{layer}", [1, HEADS, PAST, SIZE]) for c in "kv"]
         outputs += [(f"t{c}{layer}", [1, HEADS, PAST + 1, SIZE]) for c in "kv"]
-    infos = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in group] for group in (inputs, outputs)]
+    ins, outs = ([helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in g] for g in (inputs, outputs))
     weights = [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()]
-    graph = helper.make_graph(nodes, "deep", *infos, weights)
+    graph = helper.make_graph(nodes, "deep", ins, outs, weights)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), path)
     return len(nodes)
 
