@@ -7,27 +7,18 @@ that holds the front end is outstanding.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from pimc.backends.pim.aim_channel import NEVER
-from pimc.backends.pim.aim_line import LOSS, NONE, Line
+from pimc.backends.pim.aim_line import FIRST_CLOCK, LOSS, NONE, Line, Reply
 from pimc.backends.pim.aim_rules import COMMANDS
 from pimc.backends.pim.aim_states import State, States, Transition
+from pimc.backends.pim.cells import channels_of
 from pimc.backends.pim.issues import TRAFFIC, IssueSink
 
-FIRST_CLOCK = 1
 NOTHING = Line(0, NONE, NONE, NONE, 0)
 ROWS_LOST = Line(0, LOSS)
-
-
-class Reply(NamedTuple):
-    """Of requests: the clock of the last command for them, when all is completed, and what the commands waited for."""
-
-    issued: int
-    done: int
-    cause: str
 
 
 @dataclass(eq=False, slots=True)
@@ -158,7 +149,7 @@ class AimDevice:
         found: list[Counter[str]] = [Counter() for _ in self.of_channel]
         self._settle_all()
         for mask, total in self.used.items():
-            for channel in bits(mask):
+            for channel in channels_of(mask):
                 found[channel].update(total)
         return found
 
@@ -184,7 +175,7 @@ class AimDevice:
         known = (*lane.rows, row)
         for issue in taken.issues:
             opened = issue.row if issue.row < 0 else known[issue.row]
-            for channel in bits(lane.mask):
+            for channel in channels_of(lane.mask):
                 self.issues(
                     lane.base + issue.clock, channel, COMMANDS[issue.command],
                     None if issue.bank < 0 else issue.bank, None if opened < 0 else opened, issue.times, issue.period,
@@ -194,10 +185,6 @@ class AimDevice:
 
     def outlook(self, mask: int) -> Reply:
         """What becomes of the requests that the channels of a mask have got, if nothing more comes."""
-        lane = self.of_channel[mask.bit_length() - 1]
-        if lane.mask & mask == mask:
-            outlook = self.states.outlook(lane.state, lane.due - lane.base)
-            return Reply(lane.base + outlook.issued, lane.base + outlook.done, outlook.cause)
         issued, done, cause = 0, 0, ""
         left = mask
         while left:
@@ -215,7 +202,7 @@ class AimDevice:
         for lane in self.lanes():
             self._offer(lane, self.clock, ROWS_LOST)
             if self.issues is not None:
-                for channel in bits(lane.mask):
+                for channel in channels_of(lane.mask):
                     self.issues(self.clock, channel, TRAFFIC)
 
     def rows(self) -> tuple[int, ...]:
@@ -284,7 +271,7 @@ class AimDevice:
         self._lanes_in_order = None
         lane.mask &= ~inside
         part = Lane(inside, lane.state, lane.base, lane.due, lane.rows, [], lane.last, lane.blocked)
-        for channel in bits(inside):
+        for channel in channels_of(inside):
             self.of_channel[channel] = part
         return part
 
@@ -297,11 +284,11 @@ class AimDevice:
                 self._lanes_in_order = None
                 self._settle(same)
                 self._settle(lane)
-                for channel in bits(lane.mask):
+                for channel in channels_of(lane.mask):
                     self.of_channel[channel] = same
                     self.last[channel] = max(self.last[channel], lane.last)
                 if same.last != lane.last:
-                    for channel in bits(same.mask):
+                    for channel in channels_of(same.mask):
                         self.last[channel] = max(self.last[channel], same.last)
                     same.last = 0
                 same.mask |= lane.mask
@@ -314,11 +301,3 @@ class AimDevice:
                 for name, count in transitions[number].counts.items():
                     total[name] += count * times
             lane.log.clear()
-
-
-def bits(mask: int) -> Iterator[int]:
-    """The numbers of the bits that are set."""
-    while mask:
-        lowest = mask & -mask
-        yield lowest.bit_length() - 1
-        mask ^= lowest

@@ -48,3 +48,17 @@ class Line(NamedTuple):
     bank: int = NONE
     row: int = NONE
     times: int = 1
+
+
+FIRST_CLOCK = 1
+
+
+class Reply(NamedTuple):
+    """What becomes of the requests to some channels."""
+
+    issued: int
+    """the clock of the last command that they asked for"""
+    done: int
+    """the clock at which everything is completed"""
+    cause: str
+    """what was issued right before for their sake: row, mode, refresh, or nothing"""

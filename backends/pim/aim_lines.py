@@ -13,6 +13,7 @@ from pimc.backends.pim import aim_isa
 from pimc.backends.pim.aim_line import NONE, Line
 from pimc.backends.pim.aim_rules import NUMBER
 from pimc.backends.pim.aim_trace import NO_REQUEST, TABLE_ROW
+from pimc.backends.pim.cells import channels_of
 from pimc.backends.vector import plain
 
 ACTIVATION = {name: number for number, name in enumerate(aim_isa.ACTIVATIONS)}
@@ -48,11 +49,8 @@ def _channels(name: str) -> Callable[[Any], Iterator[Line]]:
     """A line for each channel."""
 
     def lines(at: Any) -> Iterator[Line]:
-        mask = plain(at.mask)
-        while mask:
-            lowest = mask & -mask
-            yield Line(lowest, NUMBER[name], NONE, plain(at.row))
-            mask ^= lowest
+        for channel in channels_of(plain(at.mask)):
+            yield Line(1 << channel, NUMBER[name], NONE, plain(at.row))
 
     return lines
 
@@ -127,7 +125,7 @@ class LineMaker:
         if found is None:
             lines = tuple(LINES[type(command)](command))
             requests = max((sum(a.times for a in lines if a.mask == b.mask) for b in lines if b.mask), default=0)
-            moved = any(name == "row" for name in operand_names(type(command)))
+            moved = "row" in operand_names(type(command))
             own = tuple(line._replace(row=OWN) for line in lines) if moved else lines
             mask = reduce(or_, (line.mask for line in lines), 0)
             found = self._plans[key] = Plan(own, mask, requests)

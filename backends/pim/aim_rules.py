@@ -31,6 +31,8 @@ NUMBER = {name: number for number, name in enumerate(COMMANDS)}
 RD, WR = NUMBER["RD"], NUMBER["WR"]
 ACT, PRE, ACT16, PREA, TMOD, REFAB = (NUMBER[name] for name in PREPARING)
 WRA16 = NUMBER["WRA16"]
+CAUSES = {ACT: "row", ACT16: "row", PRE: "row", PREA: "row", TMOD: "mode", REFAB: "refresh"}
+"""What a request is held up by when such a command comes before its own."""
 ONE_BANK = frozenset(NUMBER[name] for name in ("RD", "WR", "MAC", "RDCP", "WRCP", "ACT", "PRE"))
 """Commands that name a bank; the others are for the whole channel."""
 REGISTER = frozenset(NUMBER[name] for name in ("WRGB", "WRMAC16", "RDMAC16", "RDAF16"))

@@ -15,14 +15,13 @@ from typing import Any
 
 from pimc.backends.pim.aim_channel import NEVER, AimChannel, Answer, Issue, Plain
 from pimc.backends.pim.aim_line import NONE, Request
-from pimc.backends.pim.aim_rules import ACT, ACT16, COMMANDS, PRE, PREA, REFAB, TMOD, AimRules
+from pimc.backends.pim.aim_rules import CAUSES, COMMANDS, AimRules
 
 Rows = tuple[int, ...]
 """The rows that a state knows, by their numbers in it."""
 Key = tuple[Any, ...]
 LOOK = 64
 """Clocks in one go when looking ahead."""
-CAUSES = {ACT: "row", ACT16: "row", PRE: "row", PREA: "row", TMOD: "mode", REFAB: "refresh"}
 Step = tuple[int, int, int, int, int]
 """Clocks that pass, then what comes: command, bank, row by its number in the state, how many requests (0: nothing)."""
 

@@ -14,12 +14,12 @@ import copy
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from pimc.backends.pim.aim_line import MARKER, NONE, Line, Request
+from pimc.backends.pim.aim_line import FIRST_CLOCK, MARKER, NONE, Line, Reply, Request
 from pimc.backends.pim.aim_rules import (
     ACT,
     ACT16,
+    CAUSES,
     COMMANDS,
     FINAL,
     NUMBER,
@@ -37,23 +37,10 @@ from pimc.backends.pim.aim_rules import (
 )
 from pimc.backends.pim.issues import TRAFFIC, IssueSink
 
-FIRST_CLOCK = 1
 FINALS = frozenset(NUMBER[name] for name in FINAL)
 HIGH, LOW = 0.8, 0.2
 """Writes have their turn from this part of a full buffer on, and until that part."""
 CLOSED = None
-CAUSES = {ACT: "row", ACT16: "row", PRE: "row", PREA: "row", TMOD: "mode", REFAB: "refresh"}
-
-
-class Reply(NamedTuple):
-    """What becomes of the requests to some channels."""
-
-    issued: int
-    """the clock of the last command that they asked for"""
-    done: int
-    """the clock at which everything is completed"""
-    cause: str
-    """what was issued right before for their sake: row, mode, refresh, or nothing"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pimc.backends.pim.aim_line import MARKER, NONE, Line
 from pimc.backends.pim.aim_rules import COMMANDS, NUMBER
+from pimc.backends.pim.cells import channels_of
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean
 from pimc.ir.source import TextSpan
 
@@ -180,10 +181,10 @@ class TraceReader:
         return Line(mask if count else 0, NUMBER[form.command], values.get("bank", NONE), row, count)
 
     def _mask(self, written: int, token: int) -> int:
-        """Channel k of a mask is bit k here, and bit (channels - 1 - k) in the trace."""
+        """The channels that a trace's mask names."""
         if written >> self.channels:
             raise TraceMistake(f"the mask {written:#x} has more than {self.channels} channels", token)
-        return sum(1 << (self.channels - 1 - bit) for bit in range(self.channels) if written >> bit & 1)
+        return mirrored(written, self.channels)
 
 
 class TraceMistake(Exception):
@@ -192,6 +193,11 @@ class TraceMistake(Exception):
     def __init__(self, what: str, token: int, help: str | None = None) -> None:
         super().__init__(what)
         self.what, self.token, self.help = what, token, help
+
+
+def mirrored(mask: int, channels: int) -> int:
+    """A mask in the other order: the first channel is the lowest bit here, and the highest in a trace."""
+    return sum(1 << (channels - 1 - channel) for channel in channels_of(mask))
 
 
 def _number(what: str, text: str, token: int) -> int:
@@ -218,6 +224,6 @@ def text_of(line: Line, channels: int) -> str:
     if line.command == MARKER:
         return "AiM SYNC"
     name, form = OPCODES[COMMANDS[line.command]]
-    mask = sum(1 << (channels - 1 - bit) for bit in range(channels) if line.mask >> bit & 1)
+    mask = mirrored(line.mask, channels)
     values = {"opsize": str(line.times), "gpr": "0", "mask": f"{mask:#x}", "bank": str(line.bank), "row": str(line.row)}
     return " ".join(["AiM", name, *(values[operand] for operand in form.operands)])

@@ -63,20 +63,19 @@ def read_program(path: str) -> Program:
 
 def read_text(path: str) -> str:
     """A text in UTF-8. Raises CompileError: FILE_MISSING, SYNTAX."""
-    try:
-        return read_file(path).decode("utf-8")
-    except UnicodeDecodeError as error:
-        name = "stdin" if path == "-" else path
-        raise fail(Kind.SYNTAX, f"{name} is not text in UTF-8 (byte {error.start})") from None
+    return _decoded(read_file(path), path, "utf-8")
 
 
 def read_lines(path: str) -> list[str]:
     """The lines of a text in UTF-8, which may be compressed by gzip. Raises CompileError: FILE_MISSING, SYNTAX."""
-    name = "stdin" if path == "-" else path
-    data = read_unpacked(path)
+    return _decoded(read_unpacked(path), path, "utf-8-sig").splitlines()
+
+
+def _decoded(data: bytes, path: str, encoding: str) -> str:
     try:
-        return data.decode("utf-8-sig").splitlines()
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
+        name = "stdin" if path == "-" else path
         raise fail(Kind.SYNTAX, f"{name} is not text in UTF-8 (byte {error.start})") from None
 
 
