@@ -134,12 +134,26 @@ def read_model(model: str | Path, options: Options, inputs: Mapping[str, Array] 
     return load_model(model, shapes_only=options.shapes_only, phase=options.phase, inputs=inputs)
 
 
-def run_passes(graph: Graph, options: Options, machine: Machine | None) -> Program | None:
-    """Run the default pipeline, as options say, on a graph in place; the program that it emits, if it comes so far."""
+def run_passes(
+    graph: Graph,
+    options: Options,
+    machine: Machine | None,
+    *,
+    change: Callable[[Pipeline], Pipeline] | None = None,
+) -> Program | None:
+    """Run the default pipeline, as options say, on a graph in place; the program that it emits, if it comes so far.
+
+    change: makes another pipeline of it, with passes of our own.
+    """
     programs: list[object] = []
     registry = registry_for(options)
     pipeline = pipeline_for(options, machine, registry)
-    manager = PassManager(observers=options.observers, trusted=registry.builtin())
+    trusted = registry.builtin()
+    if change is not None:
+        given = {p.name for p in pipeline}
+        pipeline = change(pipeline)
+        trusted |= {p.name for p in pipeline} - given
+    manager = PassManager(observers=options.observers, trusted=trusted)
     context = PassContext(
         dims=options.dims,
         target=machine,
@@ -180,10 +194,16 @@ def pipeline_for(options: Options, machine: Machine | None, registry: PassRegist
 
 def checked_program(lowered: Lowered) -> Program:
     """The emitted program, verified."""
-    if lowered.program is None:
+    program = emitted(lowered.program)
+    verify_program(program)
+    return program
+
+
+def emitted(program: Program | None) -> Program:
+    """What the passes have emitted. Raises CompileError (PIPELINE) where they stopped before."""
+    if program is None:
         raise fail(Kind.PIPELINE, "no program was emitted", help="let the pass 'emit' run")
-    verify_program(lowered.program)
-    return lowered.program
+    return program
 
 
 # -- time -------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,13 +20,13 @@ from typing import Any, ClassVar
 from pimc.backends.machine import Machine
 from pimc.backends.target import target_hash
 from pimc.backends.target_registry import load_target
-from pimc.driver import Options, pipeline_for, read_model, registry_for, seconds_of, time_program
+from pimc.driver import Options, emitted, read_model, run_passes, seconds_of, time_program
 from pimc.ir.diagnostics import CompileError, Kind, fail
-from pimc.ir.facts import Phase, Placement, Position
+from pimc.ir.facts import Placement, Position
 from pimc.ir.graph import Graph, Rewriter
 from pimc.ir.stage import GraphStage
 from pimc.passes.bind import resolve_dims
-from pimc.passes.manager import Pass, PassContext, PassManager, Pipeline
+from pimc.passes.manager import Pass, PassContext, Pipeline
 
 FEW_POINTS = 24
 """So many are not worth processes of their own."""
@@ -128,31 +128,22 @@ class PointTimer:
 
     def time(self, dims: Mapping[str, int], decided: Decided) -> tuple[Point, Decided]:
         """The point, and what was decided for it. Raises CompileError."""
-        options = self.options
-        graph = read_model(self.model, options)
-        bound = resolve_dims(graph, {**options.dims, **dims})
-        programs: list[Any] = []
-        context = PassContext(
-            dims=bound,
-            target=self.machine,
-            phase=Phase(options.phase) if options.phase else None,
-            parallel=options.parallel,
-            emitted=programs.append,
-            disabled=frozenset(options.disabled),
-        )
-        registry = registry_for(options)
-        passes = tuple(_with_decisions(pipeline_for(options, self.machine, registry), decided))
-        PassManager(trusted=registry.builtin() | {"keep-places", "keep-order"}).run(Pipeline(passes), graph, context)
-        timing = time_program(programs[0], options.sim_engine)
+        graph = read_model(self.model, self.options)
+        bound = resolve_dims(graph, {**self.options.dims, **dims})
+        options = replace(self.options, dims=bound, observers=())
+        program = run_passes(graph, options, self.machine, change=partial(_with_decisions, decided=decided))
+        timing = time_program(emitted(program), options.sim_engine)
         return Point(bound, timing.cycles, timing.time * 1e-12), Decided.of(graph)
 
 
-def _with_decisions(pipeline: Pipeline, decided: Decided) -> Iterator[Pass]:
+def _with_decisions(pipeline: Pipeline, decided: Decided) -> Pipeline:
     """The passes, with those that decide replaced as far as the decision is known."""
+    passes: list[Pass] = []
     for each in pipeline:
         if each.name == "place":
-            yield KeepPlaces(decided)
-        yield KeepOrder(decided) if each.name == "schedule" and decided.order else each
+            passes.append(KeepPlaces(decided))
+        passes.append(KeepOrder(decided) if each.name == "schedule" and decided.order else each)
+    return Pipeline(tuple(passes))
 
 
 def time_points(

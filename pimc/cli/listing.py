@@ -27,22 +27,17 @@ def listing(
 ) -> Iterator[Line]:
     """The commands of each stream for the channel and the bank that are asked for; `rows`: those of the op table."""
     timed = _timed(program) if given["times"] else {}
+    engines = platform_of(program).engines
     for stream in streams:
-        instances = stream.instances
-        if given["channel"] is not None and len(platform_instances(program, stream)) > 1:
-            if given["channel"] not in instances:
+        instance = stream.instances[0]
+        if given["channel"] is not None and engines[stream.engine].instances > 1:
+            instance = given["channel"]
+            if instance not in stream.instances:
                 continue
-            instances = (given["channel"],)
-        for instance in instances[:1]:
-            key = (stream.engine, stream.devices[0], instance)
-            steps = timed[key] if given["times"] else [(None, step) for step in unrolled(stream.items)]
-            chosen = [each for each in steps if _is_chosen(each[1], rows, given)]
-            yield from _page(stream.engine, instance, chosen, program, limit)
-
-
-def platform_instances(program: Program, stream: Stream) -> range:
-    """The instances of a stream's engine."""
-    return range(platform_of(program).engines[stream.engine].instances)
+        key = (stream.engine, stream.devices[0], instance)
+        steps = timed[key] if given["times"] else [(None, step) for step in unrolled(stream.items)]
+        chosen = [each for each in steps if _is_chosen(each[1], rows, given)]
+        yield from _page(stream.engine, instance, chosen, program, limit)
 
 
 def _timed(program: Program) -> dict[tuple[str, int, int], list[Timed]]:
@@ -89,7 +84,7 @@ def _page(engine: str, instance: int, steps: list[Timed], program: Program, limi
         )
         for clock, step in shown
     ]
-    timed = bool(shown) and shown[0][0] is not None
+    timed = shown[0][0] is not None
     columns = [
         Column("clock" if timed else "", ">"),
         Column(f"{engine} {instance}", "<", "bold"),
