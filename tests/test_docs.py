@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +74,18 @@ def test_sessions_print_what_the_page_says(page: Path, folder: Path, request: py
     assert comparable(seen) == comparable(said)
 
 
-def test_the_table_of_commands_is_complete(request: pytest.FixtureRequest) -> None:
-    page = ROOT / "docs/streams.md"
+def check_table(page: Path, name: str, table: Callable[[], str], request: pytest.FixtureRequest) -> None:
+    """What stands in a page between `<!-- name -->` and `<!-- end -->` is the table."""
     said = page.read_text()
-    seen = re.sub(r"(?<=<!-- commands -->\n).*(?=<!-- end -->)", lambda _: command_table(), said, flags=re.DOTALL)
+    seen = re.sub(rf"(?<=<!-- {name} -->\n).*(?=<!-- end -->)", lambda _: table(), said, flags=re.DOTALL)
     if request.config.getoption("--update-golden"):
         page.write_text(seen)
         return
     assert seen == said
+
+
+def test_the_table_of_commands_is_complete(request: pytest.FixtureRequest) -> None:
+    check_table(ROOT / "docs/streams.md", "commands", command_table, request)
 
 
 def command_table() -> str:
@@ -109,13 +114,7 @@ AIM_CHANGES = (
 
 
 def test_the_table_of_aim_switches_is_what_replays_give(request: pytest.FixtureRequest) -> None:
-    page = ROOT / "docs/aim.md"
-    said = page.read_text()
-    seen = re.sub(r"(?<=<!-- switches -->\n).*(?=<!-- end -->)", lambda _: switch_table(), said, flags=re.DOTALL)
-    if request.config.getoption("--update-golden"):
-        page.write_text(seen)
-        return
-    assert seen == said
+    check_table(ROOT / "docs/aim.md", "switches", switch_table, request)
 
 
 def switch_table() -> str:
