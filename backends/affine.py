@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 DEVICE = -1
@@ -72,3 +72,18 @@ def variable_name(number: int) -> str:
 
 def value(scalar: Scalar, variables: Mapping[int, int]) -> int:
     return scalar if isinstance(scalar, int) else scalar.at(variables)
+
+
+def evaluated(scalar: Scalar | None) -> Callable[[Mapping[int, int]], int]:
+    """`value` of a scalar that is asked for again and again. None counts as 0."""
+    if scalar is None or isinstance(scalar, int):
+        fixed = scalar or 0
+        return lambda variables: fixed
+    base, terms = scalar.base, scalar.terms
+    if len(terms) == 1:
+        ((only, factor),) = terms
+        return lambda variables: base + factor * variables[only]
+    if len(terms) == 2:
+        (first, by_first), (second, by_second) = terms
+        return lambda variables: base + by_first * variables[first] + by_second * variables[second]
+    return scalar.at

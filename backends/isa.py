@@ -70,13 +70,16 @@ class Command:
     def resolved(self: CommandT, variables: Mapping[int, int]) -> CommandT:
         """This command with every affine operand replaced by its value."""
         changes = {
-            name: v.at(variables) for name in operand_names(type(self)) if isinstance(v := getattr(self, name), Affine)
+            name: v.at(variables) for name in _SCALARS[type(self)] if isinstance(v := getattr(self, name), Affine)
         }
         return dataclasses.replace(self, **changes) if changes else self
 
     @property
     def is_affine(self) -> bool:
-        return any(isinstance(getattr(self, name), Affine) for name in operand_names(type(self)))
+        for name in _SCALARS[type(self)]:
+            if isinstance(getattr(self, name), Affine):
+                return True
+        return False
 
 
 CommandT = TypeVar("CommandT", bound=Command)
@@ -142,6 +145,8 @@ COMMANDS: dict[str, type[Command]] = {}
 """Every declared command by mnemonic."""
 
 _OPERANDS: dict[type[Command], dict[str, OperandDecl]] = {}
+_SCALARS: dict[type[Command], tuple[str, ...]] = {}
+"""The operands of each command that may move with loops."""
 
 
 def command(cls: C) -> C:
@@ -155,6 +160,7 @@ def command(cls: C) -> C:
     if not cls.mnemonic or cls.mnemonic in COMMANDS:
         raise ValueError(f"{cls.__name__}: mnemonic '{cls.mnemonic}' is empty or taken")
     _OPERANDS[cls] = declarations
+    _SCALARS[cls] = tuple(name for name, declaration in declarations.items() if declaration.kind == "int")
     COMMANDS[cls.mnemonic] = cls
     return cls
 

@@ -7,16 +7,15 @@ completes. Engines share `Resource`s (a data bus, a link); who comes first in ti
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from pimc.backends.affine import Scalar
 from pimc.backends.isa import Command
 
 
-@dataclass(frozen=True, slots=True)
-class Issued:
+class Issued(NamedTuple):
     """When a command runs: `start` of its work, `free`: when the next command of the stream may be issued, `done`:
     when its effect is complete. `busy` is the time from `start` on for which the unit works on it; what the work on
     several commands covers together is counted once, not by the timer. `cause` names what delayed the start beyond
@@ -73,6 +72,18 @@ class Timer(Protocol):
 
     def shift(self, by: int, since: int) -> None:
         """Move the state `by` picoseconds into the future: what has happened from `since` on was repeated."""
+        ...
+
+
+@runtime_checkable
+class Binding(Protocol):
+    """A timer that prepares commands which are offered again and again."""
+
+    def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
+        """What times a command as `issue` does, when its stream is ready for it; None: there is nothing to prepare.
+
+        Its time does not depend on counters of loops. Its identity may: they are in `variables` then.
+        """
         ...
 
 

@@ -10,8 +10,9 @@ longer.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, MapRows, Move
 from pimc.backends.dma.traffic import Memory, Traffic, traffic
@@ -127,7 +128,12 @@ class DmaTimer:
     done_at: int = 0
 
     def issue(self, command: Command, ready: int) -> Issued:
-        time, asked = self.costs.of(command)
+        return self._issue(command, *self.costs.of(command), ready)
+
+    def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
+        return partial(self._issue, command, *self.costs.of(command)) if not command.is_affine else None
+
+    def _issue(self, command: Command, time: TransferTime, asked: Traffic | None, ready: int) -> Issued:
         issued = max(ready, self.slot_at)
         if isinstance(command, Indexed | MapRows):  # its indices may be what this queue has just loaded
             issued = max(issued, self.done_at)

@@ -6,14 +6,15 @@ with a marker to all channels.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Mapping
 
-from pimc.backends.affine import Scalar
+from pimc.backends.affine import Affine, Scalar, evaluated
 from pimc.backends.isa import Command
 from pimc.backends.pim.aim_device import AimDevice
+from pimc.backends.pim.aim_isa import Activate
 from pimc.backends.pim.aim_line import MARKER, Line
-from pimc.backends.pim.aim_lines import LineMaker, shape_of
+from pimc.backends.pim.aim_lines import OWN, LineMaker, shape_of
 from pimc.backends.pim.aim_states import States
 from pimc.backends.pim.aim_steps import SteppedDevice
 from pimc.backends.pim.issues import IssueSink
@@ -74,6 +75,35 @@ class AimTimer:
         start = max(at, issued - (plan.requests - 1) * period)
         self.memory.end((issued - 1 + period) * clock)
         return Issued((start - 1) * clock, free, done * clock, (issued - start + period) * clock, cause)
+
+    def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
+        """A command of one line, prepared: what is known of the channels' states gives its time."""
+        moves = isinstance(self.identity(command), Affine)
+        plan = self.lines.plan(command.resolved(defaultdict(int)) if moves else command)
+        if len(plan.lines) != 1 or not plan.mask or plan.mask >> self.rules.channels or self.device is not self.skipping:
+            return None
+        if isinstance(command, Activate) or self.issues is not None or self.skipping.stalls_channels:
+            return None
+        line = plan.lines[0]
+        at_row = evaluated(self.identity(command)) if line.row == OWN else None
+        mask, number, bank, fixed, count = line
+        device, clock, period = self.skipping, self.clock_ps, self.rules.period[line.command]
+        memory, take = self.memory, self.skipping.take
+        lead = (plan.requests - 1) * period
+
+        def issue(ready: int) -> Issued:
+            if memory.is_disturbed:
+                ready, _ = memory.begin(ready)
+                device.lose_rows(-(-ready // clock) + 1)
+            at = -(-ready // clock) + 1
+            row = fixed if at_row is None else at_row(variables)
+            issued, done, cause = take(mask, number, bank, row, count, at)
+            free = (device.clock - 1) * clock
+            start = max(at, issued - lead)
+            memory.end((issued - 1 + period) * clock)
+            return Issued((start - 1) * clock, free, done * clock, (issued - start + period) * clock, cause)
+
+        return issue
 
     def finish(self, ready: int) -> int:
         """The end of the stream: when all channels have said that they are done."""

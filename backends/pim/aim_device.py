@@ -196,6 +196,38 @@ class AimDevice:
             done = max(done, lane.base + outlook.done)
         return Reply(issued, done, cause)
 
+    def take(self, mask: int, command: int, bank: int, row: int, count: int, at: int) -> Reply:
+        """Decode a line that is for channels and comes at a clock, and tell what becomes of it.
+
+        The same as `decode` and `outlook`, for the usual case at one go: all channels of the mask have one history, and
+        no refresh comes before everything is done.
+        """
+        lane = self.of_channel[mask.bit_length() - 1]
+        t = at if at > self.clock else self.clock
+        rows = lane.rows
+        label = row if row < 0 else rows.index(row) if row in rows else len(rows)
+        clocks, left = t - lane.base, lane.due - lane.base
+        found = lane.state.next.get((clocks, command, bank, label, count)) if lane.mask == mask else None
+        outlook = found.state.outlooks.get(NEVER) if found is not None else None
+        if found is None or outlook is None or clocks + outlook.done >= left:
+            self.decode(Line(mask, command, bank, row, count), at)
+            return self.outlook(mask)
+        state = lane.state = found.state
+        if found.kept is not None:
+            known = (*rows, row)
+            lane.rows = tuple([known[i] for i in found.kept])
+        if found.issues:
+            lane.last = lane.base + found.issues[-1].last
+        lane.base = t
+        lane.log.append(found.number)
+        if t > self.clock:
+            self.clock, self.decoded = t, 0
+        self._decoded()
+        if state.is_full or state.is_held:
+            lane.blocked = t + max(outlook.accepted, outlook.released)
+            self._wait(lane.blocked + 1)
+        return Reply(t + outlook.issued, t + outlook.done, outlook.cause)
+
     def lose_rows(self, t: int) -> None:
         """Something else has used the memory until clock `t`: no row is open any more."""
         self._wait(t)

@@ -20,6 +20,11 @@ class MemoryShare:
         self._memory = resources[MEMORY]
         self._ours = resources[OURS]
 
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether there was traffic since PIM last worked."""
+        return self._memory.free_at > self._ours.free_at
+
     def begin(self, at: int) -> tuple[int, bool]:
         """PIM work that is ready at a time: when it may start, and whether there was traffic since the last work."""
         busy_until = self._memory.free_at
@@ -30,5 +35,7 @@ class MemoryShare:
 
     def end(self, at: int) -> None:
         """PIM work that lasts until a time holds off traffic."""
-        self._ours.free_at = max(self._ours.free_at, at)
-        self._memory.free_at = max(self._memory.free_at, at)
+        if at > self._ours.free_at:
+            self._ours.free_at = at
+        if at > self._memory.free_at:
+            self._memory.free_at = at

@@ -9,8 +9,9 @@ share the port, and their commands run one after another.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from pimc.backends.isa import Command
 from pimc.backends.pnm.isa import Core, CoreReduce, CoreScan, Exponent, TreeReduce, VectorAdd
@@ -69,10 +70,17 @@ class PnmTimer:
     free_at: int = 0
 
     def issue(self, command: Command, ready: int) -> Issued:
+        return self._issue(command.mnemonic, cycles_of(command, self.pnm) * self.clock_ps, ready)
+
+    def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
+        if command.is_affine:
+            return None
+        return partial(self._issue, command.mnemonic, cycles_of(command, self.pnm) * self.clock_ps)
+
+    def _issue(self, mnemonic: str, duration: int, ready: int) -> Issued:
         start = max(ready, self.free_at)
-        duration = cycles_of(command, self.pnm) * self.clock_ps
         self.free_at = start + duration
-        self.counters[command.mnemonic] += 1
+        self.counters[mnemonic] += 1
         return Issued(start, self.free_at, self.free_at, duration, "units" if start > ready else "")
 
     def relative(self, now: int) -> Hashable:

@@ -1,195 +1,217 @@
 """Where an engine's time goes: busy, stalled by cause, idle, and when it worked for which op.
 
-The time line of an engine is filled from the left. A stretch that a command works in is busy, whatever else goes on; a
-gap before a command is stalled, by the cause that the timer gives or by the wait that the stream was held by; what is
-left at the end is idle.
+An account is a log; sums are taken when somebody asks for them. They fill the time line of an engine from the left. A
+stretch that a command works in is busy, whatever else goes on; a gap before a command is stalled, by the cause that the
+timer gives or by the wait that the stream was held by; what is left at the end is idle.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pimc.backends.timing import Issued
-
 LATENCY = "latency"
 """The cause of a gap in which the engine finishes a command before it takes the next."""
+HELD = -(1 << 30)
+"""In place of an op: the stream was held."""
 LONGEST_COPY = 2_000_000
 """Segments beyond which skipped turns are summed up in one segment for each op."""
 
-Segments = NDArray[np.int64]
+Segments: TypeAlias = NDArray[np.int64]
 """Stretches in which an engine works for one op without being held: rows of (op, start, end, busy)."""
 OP, START, END, BUSY = range(4)
 
+Entry: TypeAlias = tuple[int, int, int, int, int, str]
+"""op, when the stream was ready, start of the work, how long it lasts, when its effect is complete, what delayed it; of
+a stream that was held: HELD, when it was ready, until when, 0, 0, by what."""
+Chunk: TypeAlias = "list[Entry] | Repeat"
 
-@dataclass
+
+@dataclass(slots=True)
 class Account:
     """The time line of one executor."""
 
     frontier: int = 0
-    """Everything before this has been accounted for."""
-    busy: int = 0
-    commands: int = 0
-    stalled: Counter[str] = field(default_factory=Counter)
-    _rows: list[list[int]] = field(default_factory=list)
-    _chunks: list[Segments] = field(default_factory=list)
-    """Segments before those in `_rows`."""
-    _current: list[int] | None = None
-    _last: tuple[int, int] = (-2, 0)
-    """op and end of the segment before the current one"""
-    _held: bool = False
-    """The stream was held since the last command."""
-
-    def work(self, op: int, ready: int, issued: Issued) -> None:
-        """A command that the stream offered at `ready`."""
-        start, end = issued.start, issued.start + issued.busy
-        frontier = self.frontier
-        if start > frontier:
-            if ready > frontier:
-                self.stalled[LATENCY] += ready - frontier
-                frontier = ready
-            if start > frontier:
-                self.stalled[issued.cause or LATENCY] += start - frontier
-                frontier = start
-        busy = 0
-        if end > frontier:
-            busy = end - frontier
-            self.busy += busy
-            frontier = end
-        self.frontier = frontier
-        self.commands += 1
-        current = self._current
-        if current is None or current[OP] != op:
-            current = self._open(op, start)
-        self._held = False
-        end = max(end, issued.done)
-        if end > current[END]:
-            current[END] = end
-        if start < current[START]:
-            current[START] = start
-        current[BUSY] += busy
-
-    def _open(self, op: int, start: int) -> list[int]:
-        """A new segment; it covers the time to the end of the last one, if that was only closed by a mark."""
-        self._close()
-        last_op, last_end = self._last
-        joined = last_end if last_op == op and not self._held else start
-        self._current = [op, min(start, joined), max(start, joined), 0]
-        self._rows.append(self._current)
-        return self._current
-
-    def _close(self) -> None:
-        if self._current is not None:
-            self._last = (self._current[OP], self._current[END])
-            self._current = None
-
-    def hold(self, cause: str, ready: int, until: int) -> None:
-        """The stream, ready at `ready`, was held until a later time."""
-        if ready > self.frontier:
-            self.stalled[LATENCY] += ready - self.frontier
-            self.frontier = ready
-        if until > self.frontier:
-            self.stalled[cause] += until - self.frontier
-            self.frontier = until
-        self._close()
-        self._held = True
-
-    def segments(self) -> Segments:
-        """All segments, in the order of the stream."""
-        self._close()
-        self._flush()
-        return np.concatenate([np.empty((0, 4), np.int64), *self._chunks])
-
-    # -- skipping ---------------------------------------------------------------------------------------------------
+    """Everything before this is accounted for."""
+    entries: list[Entry] = field(default_factory=list)
+    """what happened since the last mark"""
+    log: list[Chunk] = field(default_factory=list)
+    """what happened before"""
 
     def mark(self) -> Mark:
-        """The sums so far; what follows starts new segments."""
-        self._close()
-        self._flush()
-        return Mark(self.frontier, self.busy, self.commands, Counter(self.stalled), len(self._chunks))
-
-    def _flush(self) -> None:
-        if self._rows:
-            self._chunks.append(np.array(self._rows, np.int64))
-            self._rows = []
+        """Where the log is; what follows is what `since` gives."""
+        if self.entries:
+            self.log.append(self.entries)
+            self.entries = []
+        return Mark(self.frontier, len(self.log), _last(self.log))
 
     def since(self, mark: Mark, base: int) -> Stretch:
         """What happened since the mark, its times as seen from `base`."""
-        self._close()
-        self._flush()
-        fresh = np.concatenate([np.empty((0, 4), np.int64), *self._chunks[mark.chunks :]])
-        fresh[:, START : END + 1] -= base
-        stalled = Counter({cause: total - mark.stalled[cause] for cause, total in self.stalled.items()})
-        last = (self._last[0], self._last[1] - base)
-        return Stretch(self.busy - mark.busy, self.commands - mark.commands, stalled, fresh, last, _alone(fresh))
+        self.mark()
+        return Stretch(tuple(self.log[mark.chunks :]), mark, base)
 
     def repeat(self, stretch: Stretch, base: int, times: int, shift: int, *, unheld: bool = False) -> None:
         """Let a stretch happen `times` more from `base` on, each time `shift` later than before.
 
         unheld: nothing held the stream in it, so that work for a single op is one segment.
         """
-        self._close()
-        self._flush()
-        self.busy += stretch.busy * times
-        self.commands += stretch.commands * times
-        for cause, total in stretch.stalled.items():
-            if total:
-                self.stalled[cause] += total * times
+        self.mark()
+        self.log.append(Repeat(stretch, base, times, shift, unheld))
         self.frontier += shift * times
-        fresh = stretch.segments
-        if not len(fresh):
-            return
-        if unheld and stretch.alone is not None:
-            op, start, end, busy = stretch.alone
-            self._rows.append([op, base + start, base + end + shift * (times - 1), busy * times])
-        elif len(fresh) * times > LONGEST_COPY:
-            ops = np.unique(fresh[:, OP])
-            self._chunks.append(np.stack([_summed(fresh[fresh[:, OP] == op], base, times, shift) for op in ops]))
-        else:
-            self._chunks.append(_copies(fresh, base, times, shift))
-        self._last = (stretch.last[0], base + stretch.last[1] + shift * (times - 1))
+
+    def sums(self) -> Sums:
+        """Over all that has happened."""
+        self.mark()
+        return _summed_up(self.log, Mark(0, 0, None))
+
+    @property
+    def has_worked(self) -> bool:
+        """Whether there was a command."""
+        chunks = [self.entries, *self.log]
+        return any(isinstance(c, Repeat) or any(e[0] != HELD for e in c) for c in chunks)
 
 
-def _alone(fresh: Segments) -> tuple[int, int, int, int] | None:
-    if not len(fresh) or (fresh[:, OP] != fresh[0, OP]).any():
-        return None
-    return int(fresh[0, OP]), int(fresh[:, START].min()), int(fresh[:, END].max()), int(fresh[:, BUSY].sum())
-
-
-def _copies(fresh: Segments, base: int, times: int, shift: int) -> Segments:
-    """The segments again and again from `base` on, each time `shift` later."""
-    moved = np.repeat(fresh[None], times, axis=0)
-    moved[:, :, START : END + 1] += (base + np.arange(times, dtype=np.int64) * shift)[:, None, None]
-    return moved.reshape(-1, 4)
-
-
-def _summed(fresh: Segments, base: int, times: int, shift: int) -> Segments:
-    """One segment for all that an op does."""
-    start, end = base + fresh[:, START].min(), base + fresh[:, END].max() + shift * (times - 1)
-    return np.array([fresh[0, OP], start, end, fresh[:, BUSY].sum() * times], np.int64)
+Last: TypeAlias = "tuple[int, int] | None"
+"""Op and end of what an engine did last; None: the stream was held after it, or there was nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
+    """A place in a log."""
+
     frontier: int
-    busy: int
-    commands: int
-    stalled: Counter[str]
     chunks: int
+    last: Last
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a log, whose times count from `base`."""
+
+    chunks: tuple[Chunk, ...]
+    begin: Mark
+    base: int
+
+    @cached_property
+    def sums(self) -> Sums:
+        found = _summed_up(self.chunks, self.begin)
+        found.segments[:, START : END + 1] -= self.base
+        return found
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """What an executor did in a period."""
+class Repeat:
+    """A stretch that happened again and again."""
 
+    stretch: Stretch
+    base: int
+    times: int
+    shift: int
+    unheld: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
     busy: int
     commands: int
     stalled: Counter[str]
     segments: Segments
-    last: tuple[int, int]
-    """op and end of the last segment"""
-    alone: tuple[int, int, int, int] | None = None
-    """op, start, end and busy time of all segments together, if they are for one op"""
+    """in the order of the stream"""
+
+
+def _last(log: Sequence[Chunk]) -> Last:
+    if not log:
+        return None
+    chunk = log[-1]
+    if isinstance(chunk, Repeat):
+        last = _last(chunk.stretch.chunks)
+        by = chunk.base - chunk.stretch.base + chunk.shift * (chunk.times - 1)
+        return (last[0], last[1] + by) if last is not None else None
+    op, _, start, busy, done, _ = chunk[-1]
+    return (op, max(start + busy, done)) if op != HELD else None
+
+
+def _summed_up(log: Sequence[Chunk], begin: Mark) -> Sums:
+    """Sums over a part of a log that begins at a mark."""
+    frontier, last, busy, commands = begin.frontier, begin.last, 0, 0
+    stalled: Counter[str] = Counter()
+    parts: list[Segments] = [np.empty((0, 4), np.int64)]
+    for chunk in _merged(log):
+        if isinstance(chunk, Repeat):
+            part, times = chunk.stretch.sums, chunk.times
+            parts.append(_repeated(part.segments, chunk))
+            frontier += chunk.shift * times
+        else:
+            times = 1
+            frontier, part = _sums_of(chunk, frontier)
+            if last is not None and last[0] == chunk[0][0]:  # a mark between them parts nothing
+                part.segments[0, START] = min(part.segments[0, START], last[1])
+            parts.append(part.segments)
+        busy += part.busy * times
+        commands += part.commands * times
+        for cause, time in part.stalled.items():
+            stalled[cause] += time * times
+        last = _last([chunk])
+    return Sums(busy, commands, stalled, np.concatenate(parts))
+
+
+def _merged(log: Sequence[Chunk]) -> Iterator[Chunk]:
+    """The same log with neighbouring entries in one list."""
+    for is_repeat, chunks in groupby(log, lambda chunk: isinstance(chunk, Repeat)):
+        if is_repeat:
+            yield from chunks
+        else:
+            yield [entry for chunk in chunks if not isinstance(chunk, Repeat) for entry in chunk]
+
+
+def _sums_of(entries: list[Entry], frontier: int) -> tuple[int, Sums]:
+    """The sums of entries, and how far they bring the frontier."""
+    op, ready, start, busy, done = np.array([e[:5] for e in entries], np.int64).T
+    reached = np.maximum.accumulate(np.concatenate(([frontier], start + busy)))
+    before = reached[:-1]
+    begun = np.maximum(before, start)
+    taken = reached[1:] - begun
+    late = np.maximum(before, np.minimum(ready, begun))
+    waited = begun - late
+    stalled = Counter({LATENCY: int((late - before).sum())})
+    for place in np.flatnonzero(waited):
+        stalled[entries[place][5] or LATENCY] += int(waited[place])
+    segments = _segments(op, start, np.maximum(start + busy, done), taken)
+    return int(reached[-1]), Sums(int(taken.sum()), int((op != HELD).sum()), stalled, segments)
+
+
+def _segments(op: Segments, start: Segments, end: Segments, busy: Segments) -> Segments:
+    """Neighbouring entries of one op are one segment, unless the stream was held between them."""
+    fresh = np.ones(len(op), bool)
+    fresh[1:] = op[1:] != op[:-1]
+    first = np.flatnonzero(fresh)
+    joined = [op[first], np.minimum.reduceat(start, first), np.maximum.reduceat(end, first)]
+    segments = np.stack([*joined, np.add.reduceat(busy, first)], axis=1)
+    return segments[segments[:, OP] != HELD]
+
+
+def _repeated(segments: Segments, repeat: Repeat) -> Segments:
+    if not len(segments):
+        return segments
+    whole = len(segments) * repeat.times > LONGEST_COPY
+    if whole or (repeat.unheld and (segments[:, OP] == segments[0, OP]).all()):
+        ops = np.unique(segments[:, OP])
+        return np.stack([_joined(segments[segments[:, OP] == op], repeat) for op in ops])
+    moved = np.repeat(segments[None], repeat.times, axis=0)
+    shifts = repeat.base + np.arange(repeat.times, dtype=np.int64) * repeat.shift
+    moved[:, :, START : END + 1] += shifts[:, None, None]
+    return moved.reshape(-1, 4)
+
+
+def _joined(segments: Segments, repeat: Repeat) -> Segments:
+    """One segment for all that an op does."""
+    end = segments[:, END].max() + repeat.shift * (repeat.times - 1)
+    start, busy = segments[:, START].min(), segments[:, BUSY].sum() * repeat.times
+    return np.array([segments[0, OP], repeat.base + start, repeat.base + end, busy], np.int64)

@@ -8,51 +8,81 @@ depends on every operand but addresses.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, field
+from typing import Final
 
 from pimc.backends.affine import DEVICE, INSTANCE, Affine, Scalar
+from pimc.backends.executors import Executor
 from pimc.backends.isa import Command, Signal, Wait, operands_of
 from pimc.backends.link.isa import Exchange
-from pimc.backends.program import Item, Loop, Step, steps
-from pimc.backends.timing import Timer
+from pimc.backends.program import Item, Loop, Step
+from pimc.backends.timing import Binding, Issued, Timer
+from pimc.sim.tokens import Semaphore, Tokens
 
-Identify = Callable[[Command], Scalar | None]
 Resolver = Callable[[Mapping[int, int]], Command]
+Time = Callable[[int], Issued]
+"""What times a command when its stream is ready for it."""
 
+COMMAND: Final = 0
+SIGNAL: Final = 1
+WAIT: Final = 2
+LOOP: Final = 3
+END: Final = 4
+EXCHANGE: Final = 5
+STOP: Final = 6
 
-class What(IntEnum):
-    COMMAND = 0
-    SIGNAL = 1
-    WAIT = 2
-    EXCHANGE = 3
-    LOOP = 4
-    END = 5
-    STOP = 6
+LEAST_TURNS = 4
+"""Loops with fewer turns are not worth skipping."""
+LEAST_COMMANDS = 96
+"""So are loops that execute fewer commands."""
 
 
 @dataclass(slots=True)
 class Instruction:
     """One step of the code."""
 
-    what: What
-    command: Command | None = None
-    resolve: Resolver | None = None
-    """The command must be resolved each time, by this."""
+    what: int
     op: int = -1
-    semaphore: Scalar = 0
+    command: Command | None = None
+    time: Time | None = None
+    """COMMAND: what times it, with its operands as they are then"""
+    semaphore: Semaphore | None = None
+    """SIGNAL, WAIT: which; None: `number` moves with loops"""
+    number: Scalar = 0
     variable: int = 0
     count: int = 0
     target: int = 0
     """LOOP: where its END is. END: the first instruction of the body."""
+    body: Body | None = None
+    """LOOP, END: what is known of the body"""
     alike: bool = False
-    """LOOP, END: the time of a turn does not depend on its number."""
-    alone: bool = False
-    """LOOP, END: nothing in the body waits, signals or meets."""
-    ops: frozenset[int] = frozenset()
-    """LOOP, END: the ops whose commands are in the body."""
-    families: tuple[Family, ...] = ()
-    """END: the identities that commands of the body have (`Identifying`)."""
+    """END: the time of a turn does not depend on its number"""
+    skips: bool = False
+    """END: turns are alike, and it is worth trying to skip some"""
+
+
+@dataclass(slots=True)
+class Body:
+    """What is known of the items of a loop, or of a stream."""
+
+    moved: set[int] = field(default_factory=set)
+    """variables that some time, semaphore or partner depends on"""
+    alone: bool = True
+    """nothing waits, signals or meets"""
+    ops: set[int] = field(default_factory=set)
+    commands: int = 0
+    """executed in one turn"""
+    families: dict[Family, None] = field(default_factory=dict)
+    """the identities that commands have (`Identifying`), in the order of the stream"""
+
+    def add(self, inner: Body, variable: int, count: int) -> None:
+        """A loop belongs to the body."""
+        self.moved |= inner.moved - {variable}
+        self.alone = self.alone and inner.alone
+        self.ops |= inner.ops
+        self.commands += inner.commands * count
+        for family in inner.families:
+            self.families.setdefault(family.over(variable, count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +90,17 @@ class Family:
     """What an operand is in the turns of a loop: a scalar, and how far inner loops move it."""
 
     scalar: Affine
-    low: int
-    high: int
+    low: int = 0
+    high: int = 0
+
+    def over(self, variable: int, count: int) -> Family:
+        """The same for all turns of an inner loop."""
+        slope = self.slope(variable)
+        if not slope:
+            return self
+        reach = slope * (count - 1)
+        terms = tuple(term for term in self.scalar.terms if term[0] != variable)
+        return Family(Affine(self.scalar.base, terms), self.low + min(0, reach), self.high + max(0, reach))
 
     def around(self, variables: Mapping[int, int]) -> tuple[int, int]:
         """The least and the largest value in the turn that the counters of loops are at."""
@@ -72,52 +111,104 @@ class Family:
         return next((factor for v, factor in self.scalar.terms if v == variable), 0)
 
 
-def compiled(items: tuple[Item, ...], timer: Timer, variables: Mapping[int, int], *, plain: bool) -> list[Instruction]:
-    """The code of a stream. plain: every command is resolved each time, and nothing is known of loops."""
-    code: list[Instruction] = []
-    _compile(items, code, timer, dict(variables), plain)
-    code.append(Instruction(What.STOP))
-    return code
+class Compiler:
+    """Makes the code of one executor.
+
+    plain: a command is timed by `plainly(command, op)`, resolved each time, and nothing is known of loops.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        timer: Timer,
+        tokens: Tokens,
+        variables: Mapping[int, int],
+        plainly: Callable[[Command, int], Time] | None = None,
+    ) -> None:
+        self._executor = executor
+        self._timer = timer
+        self._tokens = tokens
+        self._variables = variables
+        """the counters of loops as they are when the code is executed"""
+        self._plainly = plainly
+        self._binding = timer if isinstance(timer, Binding) else None
+        self._identify = getattr(timer, "identity", None)
+        self._start = dict(variables)
+        self._code: list[Instruction] = []
+
+    def compiled(self) -> list[Instruction]:
+        self._items(self._executor.items)
+        self._code.append(Instruction(STOP))
+        return self._code
+
+    def _items(self, items: tuple[Item, ...]) -> Body:
+        body = Body()
+        for item in items:
+            if not isinstance(item, Loop):
+                self._step(item, body)
+            elif item.count > 0 and item.body:
+                head = Instruction(LOOP, variable=item.variable, count=item.count)
+                self._code.append(head)
+                start = len(self._code)
+                self._start[item.variable] = 0
+                inner = self._items(item.body)
+                head.target, head.body = len(self._code), inner
+                alike = self._plainly is None and item.variable not in inner.moved
+                skips = alike and item.count >= LEAST_TURNS and item.count * inner.commands >= LEAST_COMMANDS
+                self._code.append(
+                    Instruction(END, variable=item.variable, count=item.count, target=start, body=inner,
+                                alike=alike, skips=skips)
+                )  # fmt: skip
+                body.add(inner, item.variable, item.count)
+        return body
+
+    def _step(self, step: Step, body: Body) -> None:
+        command = step.command
+        body.ops.add(step.op)
+        if isinstance(command, Signal | Wait):
+            what = SIGNAL if isinstance(command, Signal) else WAIT
+            number = command.semaphore
+            known = self._tokens.of(self._executor, number) if isinstance(number, int) else None
+            self._code.append(Instruction(what, step.op, semaphore=known, number=number))
+            body.alone = False
+            body.moved.update(_variables(number))
+            return
+        body.commands += 1
+        if isinstance(command, Exchange):
+            self._code.append(Instruction(EXCHANGE, step.op, command))
+            body.alone = False
+            body.moved |= moved_by(self._timer, command)
+        elif self._plainly is not None:
+            self._code.append(Instruction(COMMAND, step.op, command, self._plainly(command, step.op)))
+        else:
+            moved = moved_by(self._timer, command)
+            body.moved |= moved
+            self._identified(command, body)
+            self._code.append(Instruction(COMMAND, step.op, command, self._time(command, moved)))
+
+    def _identified(self, command: Command, body: Body) -> None:
+        identity = self._identify(command) if self._identify is not None else None
+        if identity is not None:
+            body.families.setdefault(Family(identity if isinstance(identity, Affine) else Affine(identity, ())))
+
+    def _time(self, command: Command, moved: frozenset[int]) -> Time:
+        timer, variables = self._timer, self._variables
+        own = {DEVICE, INSTANCE}
+        if moved <= own:
+            if not identified_by(timer, command) <= own:
+                bound = self._binding.bind(command, variables) if self._binding is not None and not moved else None
+                return bound or _resolving(command, timer, variables)
+            command = command.resolved(self._start)
+            bound = self._binding.bind(command, variables) if self._binding is not None else None
+            return bound or (lambda ready: timer.issue(command, ready))
+        return _resolving(command, timer, variables)
 
 
-def _compile(
-    items: tuple[Item, ...], code: list[Instruction], timer: Timer, variables: dict[int, int], plain: bool
-) -> None:
-    for item in items:
-        if not isinstance(item, Loop):
-            code.append(_instruction(item, timer, variables, plain))
-        elif item.count > 0 and item.body:
-            head = Instruction(What.LOOP, variable=item.variable, count=item.count)
-            code.append(head)
-            start = len(code)
-            _compile(item.body, code, timer, {**variables, item.variable: 0}, plain)
-            head.target = len(code)
-            if not plain:
-                head.alone = not any(isinstance(s.command, Signal | Wait | Exchange) for s in steps(item.body))
-                head.alike = not any(item.variable in moved_by(timer, s.command) for s in steps(item.body))
-                identify = getattr(timer, "identity", None)
-                if identify is not None:
-                    head.families = tuple(dict.fromkeys(_families(item.body, identify, {})))
-            head.ops = frozenset(s.op for s in steps(item.body))
-            code.append(
-                Instruction(What.END, variable=item.variable, count=item.count, target=start,
-                            alike=head.alike, alone=head.alone, ops=head.ops, families=head.families)
-            )  # fmt: skip
-
-
-def _instruction(step: Step, timer: Timer, variables: Mapping[int, int], plain: bool) -> Instruction:
-    match step.command:
-        case Signal(semaphore=semaphore):
-            return Instruction(What.SIGNAL, op=step.op, semaphore=semaphore)
-        case Wait(semaphore=semaphore):
-            return Instruction(What.WAIT, op=step.op, semaphore=semaphore)
-    command = step.command
-    what = What.EXCHANGE if isinstance(command, Exchange) else What.COMMAND
-    if plain or what is What.EXCHANGE:
-        return Instruction(what, command, resolver(command), step.op)
-    if command.is_affine and not (moved_by(timer, command) | identified_by(timer, command)) - {DEVICE, INSTANCE}:
-        command = command.resolved(variables)
-    return Instruction(what, command, resolver(command), step.op)
+def _resolving(command: Command, timer: Timer, variables: Mapping[int, int]) -> Time:
+    resolve = resolver(command)
+    if resolve is None:
+        return lambda ready: timer.issue(command, ready)
+    return lambda ready: timer.issue(resolve(variables), ready)
 
 
 def resolver(command: Command) -> Resolver | None:
@@ -141,11 +232,10 @@ def resolver(command: Command) -> Resolver | None:
 
 def moved_by(timer: Timer, command: Command) -> frozenset[int]:
     """The variables that the time of a command depends on."""
-    match command:
-        case Signal(semaphore=semaphore) | Wait(semaphore=semaphore):
-            return frozenset(_variables(semaphore))
     if not command.is_affine:
         return frozenset()
+    if isinstance(command, Signal | Wait):
+        return frozenset(_variables(command.semaphore))
     declared = operands_of(type(command))
     if isinstance(command, Exchange):  # whom it meets may depend on anything but addresses
         return frozenset(v for n, d in declared.items() if not d.address for v in _variables(getattr(command, n)))
@@ -159,22 +249,6 @@ def identified_by(timer: Timer, command: Command) -> frozenset[int]:
     """The variables that the identity of a command depends on."""
     identity = getattr(timer, "identity", None)
     return frozenset() if identity is None else frozenset(_variables(identity(command)))
-
-
-def _families(items: tuple[Item, ...], identify: Identify, inner: dict[int, int]) -> Iterator[Family]:
-    """The identities in a loop's body; `inner`: turns of the loops inside, by variable."""
-    for item in items:
-        if isinstance(item, Loop):
-            yield from _families(item.body, identify, {**inner, item.variable: item.count})
-            continue
-        identity = identify(item.command)
-        if identity is None:
-            continue
-        terms = identity.terms if isinstance(identity, Affine) else ()
-        base = identity.base if isinstance(identity, Affine) else identity
-        spans = [factor * (inner[v] - 1) for v, factor in terms if v in inner]
-        outer = tuple((v, factor) for v, factor in terms if v not in inner)
-        yield Family(Affine(base, outer), sum(min(0, s) for s in spans), sum(max(0, s) for s in spans))
 
 
 def _variables(value: object) -> Iterator[int]:

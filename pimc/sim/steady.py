@@ -30,8 +30,6 @@ MOST_JOINT_STATES = 24
 """The same where the state is that of the whole machine."""
 MOST_FAILURES = 4
 """Runs of a loop without success before it is not tried again."""
-LEAST_TURNS = 4
-"""Loops with fewer turns are not worth it."""
 FEW_TURNS = 64
 """Loops with no more turns than this are given up after one run."""
 
@@ -123,12 +121,13 @@ class Steady:
     def at_end(self, runner: Runner, end: Instruction) -> None:
         """Called when a turn of a loop is over and more are to come; may advance everything by whole periods."""
         frame = runner.frames[-1]
-        if frame.hopeless or end.count < LEAST_TURNS:
+        assert end.body is not None
+        if frame.hopeless:
             return
         allowed = MOST_FAILURES if end.count > FEW_TURNS else 1
         if self._failures[runner.index, frame.end] >= allowed:
             return
-        scope = [runner] if end.alone and self._is_alone(runner) else self._clockwork.runners
+        scope = [runner] if end.body.alone and self._is_alone(runner) else self._clockwork.runners
         now = _own_state(runner) if len(scope) == 1 else self._joint_state(runner)
         if now is None:
             self._give_up(runner, frame)
@@ -187,6 +186,9 @@ class Steady:
         period = _period(trial, now, scope)
         if not all(_is_lasting(*each) for each in zip(scope, period.moves, steps, strict=True)):
             return
+        if not all(_unmistaken(*each, since=1) for each in zip(scope, period.moves, steps, strict=True)):
+            frame.trial = _trial(now, steps, scope)
+            return
         if all(r.code[f.end].alike for r in scope for f in r.frames):
             self._periods[runner.index, frame.end][now.key] = period
         self._skip(scope, period, now)
@@ -221,7 +223,6 @@ class Steady:
                 runner.variables[runner.code[frame.end].variable] += by * times
         for meter, (busy, by_op) in zip(_meters(scope), period.meters, strict=True):
             meter.busy += busy * times
-            meter.seen = meter.busy
             _add(meter.by_op, by_op, times)
             if meter.free_at > now.base:
                 meter.free_at += total
@@ -308,16 +309,21 @@ def _before_deadlines(scope: Sequence[Runner], period: Period) -> int:
     return room
 
 
-def _unmistaken(runner: Runner, move: tuple[int, ...], step: tuple[int, ...]) -> int:
-    """How many periods go by before an identity may meet another one that moves at a different speed."""
+def _unmistaken(runner: Runner, move: tuple[int, ...], step: tuple[int, ...], since: int = 0) -> int:
+    """How many periods go by before an identity may meet another one that moves at a different speed.
+
+    since: counted from so many periods ago.
+    """
     if runner.identifying is None or not any(step):
         return FOREVER
     variable, by, families = _moved(runner, step)
-    spans = {(at, at, speed) for at, speed in zip(runner.identifying.identities(), move, strict=True)}
+    spans: set[tuple[int, int, int]] = set()
+    for at, speed in zip(runner.identifying.identities(), move, strict=True):
+        spans.add((at - speed * since, at - speed * since, speed))
     for family in families:
         low, high = family.around(runner.variables)
         speed = family.slope(variable) * by
-        spans.add((low - abs(speed), high + abs(speed), speed))
+        spans.add((low - abs(speed) - speed * since, high + abs(speed) - speed * since, speed))
     if len({speed for _, _, speed in spans}) <= 1:
         return FOREVER
     ordered = sorted(spans)
@@ -365,7 +371,7 @@ def _arrangement(runner: Runner, step: tuple[int, ...]) -> Arrangement:
 def _moved(runner: Runner, step: tuple[int, ...]) -> tuple[int, int, tuple[Family, ...]]:
     """The counter that goes on, how far, and the identities in its loop."""
     return next(
-        (runner.code[f.end].variable, by, runner.code[f.end].families)
+        (runner.code[f.end].variable, by, tuple(runner.code[f.end].body.families))
         for f, by in zip(runner.frames, step, strict=True)
         if by
     )
@@ -388,7 +394,7 @@ def _trial(begin: Sighting, steps: Turns, scope: Sequence[Runner]) -> Trial:
         counters=[r.counters() for r in scope],
         meters=[(m.busy, Counter(m.by_op)) for m in _meters(scope)],
         identities=[_identities(r) for r in scope],
-        deadline=_deadline(scope),
+        deadline=_deadline(scope, steps),
     )
 
 
@@ -422,18 +428,19 @@ def _due(runner: Runner) -> int | None:
     return None if runner.refreshing is None else runner.refreshing.deadline()
 
 
-def _deadline(scope: Sequence[Runner]) -> int | None:
-    """The next time at which something happens to a timer that its state does not tell."""
-    return min((due for due in map(_due, scope) if due is not None), default=None)
+def _deadline(scope: Sequence[Runner], steps: Turns) -> int | None:
+    """The next time at which something happens to a timer at work that its state does not tell."""
+    times = (_due(runner) for runner, step in zip(scope, steps, strict=True) if any(step))
+    return min((due for due in times if due is not None), default=None)
 
 
 def _is_over(trial: Trial, scope: Sequence[Runner]) -> bool:
     """Whether something was due while the sums were taken, or is since."""
     due = trial.deadline
     if due is None:
-        return _deadline(scope) is not None
+        return _deadline(scope, trial.steps) is not None
     begun = max(max(r.done, r.ready) for r, step in zip(scope, trial.steps, strict=True) if any(step))
-    return due <= begun or _deadline(scope) != due
+    return due <= begun or _deadline(scope, trial.steps) != due
 
 
 def _fronts(scope: Sequence[Runner], base: int, steps: Turns) -> tuple[int, ...]:

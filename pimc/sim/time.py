@@ -12,9 +12,10 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
-from pimc.backends.affine import DEVICE, INSTANCE, Scalar
+from pimc.backends.affine import DEVICE, INSTANCE, value
 from pimc.backends.engines import Platform, platform_of
 from pimc.backends.executors import Executor, Meetings, representatives
 from pimc.backends.isa import Command
@@ -23,15 +24,30 @@ from pimc.backends.pim.issues import TellsIssues
 from pimc.backends.program import Program, Stream, steps
 from pimc.backends.timing import Ending, Identifying, Issued, Refreshing, Resource, Stepping, Timer
 from pimc.ir.diagnostics import CompileError, Diagnostic, InternalError, Kind, fail
-from pimc.sim.accounts import Account
-from pimc.sim.code import Instruction, What, compiled, identified_by, moved_by
+from pimc.sim.accounts import HELD, Account
+from pimc.sim.code import (
+    COMMAND,
+    END,
+    EXCHANGE,
+    LOOP,
+    SIGNAL,
+    WAIT,
+    Compiler,
+    Instruction,
+    Time,
+    identified_by,
+    moved_by,
+    resolver,
+)
 from pimc.sim.issue_trace import IssueLog
 from pimc.sim.steady import Frame, Steady
 from pimc.sim.timing import EngineTiming, ResourceTiming, Timing
-from pimc.sim.tokens import Tokens
+from pimc.sim.tokens import Semaphore, Tokens
 
 Engine = Literal["fast", "plain"]
 
+TIMER_ERRORS = (ValueError, KeyError, IndexError, ZeroDivisionError, OverflowError)
+"""What timers raise for operands that make no sense."""
 
 Watch = Callable[[Executor, Command, int, Issued], None]
 """Sees a command as it is executed, the row of its op, and when it runs."""
@@ -53,34 +69,42 @@ def simulate(
     return clockwork.run()
 
 
+class Work:
+    """The op that is being worked for."""
+
+    __slots__ = ("op",)
+
+    def __init__(self) -> None:
+        self.op = -1
+
+
 class Meter(Resource):
     """A resource that knows for which op it was held."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, work: Work) -> None:
         super().__init__(name)
+        self.work = work
         self.by_op: Counter[int] = Counter()
         self.users: set[int] = set()
-        self.seen = 0
 
-    def charge(self, op: int) -> None:
-        """What was added since last time was for this op."""
-        if self.busy != self.seen:
-            self.by_op[op] += self.busy - self.seen
-            self.seen = self.busy
+    def acquire(self, at: int, duration: int) -> int:
+        self.by_op[self.work.op] += duration
+        return super().acquire(at, duration)
 
 
 class Pool(dict[str, Resource]):
     """The resources of one class of devices, made when a timer first asks for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: Work) -> None:
         super().__init__()
+        self.work = work
         self.asker: int | None = None
         self.meters: dict[str, Meter] = {}
 
     def __missing__(self, name: str) -> Resource:
         if self.asker is None:
             raise InternalError(f"a timer asks for resource '{name}' after it was made")
-        return self.meters.setdefault(name, Meter(name))
+        return self.meters.setdefault(name, Meter(name, self.work))
 
     def __getitem__(self, name: str) -> Resource:
         meter = self.__missing__(name) if name not in self.meters else self.meters[name]
@@ -90,15 +114,16 @@ class Pool(dict[str, Resource]):
         return meter
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Runner:
     """One executor at work."""
 
     executor: Executor
     timer: Timer
-    code: list[Instruction]
     meters: list[Meter]
     variables: dict[int, int]
+    index: int
+    code: list[Instruction] = field(default_factory=list)
     coupled: bool = False
     """It shares a resource with another executor, so that who comes first matters."""
     pc: int = 0
@@ -123,12 +148,11 @@ class Runner:
         total.update(self.skipped)
         return total
 
-    @property
-    def index(self) -> int:
-        return self.executor.index
-
-    def value(self, scalar: Scalar) -> int:
-        return scalar if isinstance(scalar, int) else scalar.at(self.variables)
+    def semaphore(self, instruction: Instruction, tokens: Tokens) -> Semaphore:
+        """The one that a SIGNAL or WAIT means in this turn."""
+        if instruction.semaphore is not None:
+            return instruction.semaphore
+        return tokens.of(self.executor, value(instruction.number, self.variables))
 
 
 class Clockwork:
@@ -149,25 +173,34 @@ class Clockwork:
         self.plain = engine == "plain" or issues is not None or watch is not None
         self.issues = issues
         self.watch = watch
-        probes: dict[str, Timer] = {}
-
-        def alike(stream: Stream, variable: int) -> bool:
-            if stream.engine not in probes:
-                probes[stream.engine] = self._timer(stream.engine, Pool(), 0)
-            own = (s.command for s in steps(stream.items) if not isinstance(s.command, Exchange))
-            timer = probes[stream.engine]
-            return not any(variable in moved_by(timer, c) | identified_by(timer, c) for c in own)
-
-        self.executors = representatives(program, alike)
-        self.pools: dict[int, Pool] = {e.rank: Pool() for e in self.executors}
+        self.work = Work()
+        self.executors = representatives(program, self._alike())
+        self.pools: dict[int, Pool] = {e.rank: Pool(self.work) for e in self.executors}
+        self.tokens = Tokens(self.executors)
         self.runners = [self._runner(e) for e in self.executors]
         for runner in self.runners:
             runner.coupled = any(len(m.users) > 1 for m in runner.meters)
-        self.tokens = Tokens(self.executors)
         self.meetings = Meetings(self.executors)
         self.met: dict[int, Command] = {}
         self.heap: list[tuple[int, int]] = []
         self.steady = Steady(self)
+
+    def _alike(self) -> Callable[[Stream, int], bool]:
+        """Whether the time of a stream does not depend on a variable."""
+        probes: dict[str, Timer] = {}
+        found: dict[int, set[int]] = {}
+
+        def alike(stream: Stream, variable: int) -> bool:
+            if id(stream) not in found:
+                if stream.engine not in probes:
+                    probes[stream.engine] = self._timer(stream.engine, Pool(self.work), 0)
+                timer = probes[stream.engine]
+                moving = {c: None for s in steps(stream.items) if (c := s.command).is_affine}
+                own = [c for c in moving if not isinstance(c, Exchange)]
+                found[id(stream)] = {v for c in own for v in moved_by(timer, c) | identified_by(timer, c)}
+            return variable not in found[id(stream)]
+
+        return alike
 
     def _timer(self, engine: str, pool: Pool, index: int) -> Timer:
         decl = self.platform.engines.get(engine)
@@ -186,12 +219,27 @@ class Clockwork:
             width = self.platform.geometry.channels
             own = (device * width + i for device in executor.devices for i in executor.instances)
             timer.issues = self.issues.sink(own)
-        variables = {DEVICE: executor.rank, INSTANCE: executor.instance}
         if self.engine == "plain" and isinstance(timer, Stepping):
             timer.step()
-        code = compiled(executor.items, timer, variables, plain=self.plain)
         meters = [m for m in pool.meters.values() if executor.index in m.users]
-        return Runner(executor, timer, code, meters, variables)
+        variables = {DEVICE: executor.rank, INSTANCE: executor.instance}
+        runner = Runner(executor, timer, meters, variables, executor.index)
+        plainly = partial(self._plainly, runner) if self.plain else None
+        runner.code = Compiler(executor, timer, self.tokens, variables, plainly).compiled()
+        return runner
+
+    def _plainly(self, runner: Runner, command: Command, op: int) -> Time:
+        """What times a command of a stream with nothing prepared."""
+        resolve = resolver(command)
+
+        def time(ready: int) -> Issued:
+            resolved = command if resolve is None else resolve(runner.variables)
+            issued = runner.timer.issue(resolved, ready)
+            if self.watch is not None:
+                self.watch(runner.executor, resolved, op, issued)
+            return issued
+
+        return time
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -200,7 +248,15 @@ class Clockwork:
             self._offer(runner)
         while self.heap:
             _, index = heapq.heappop(self.heap)
-            self._advance(self.runners[index])
+            runner = self.runners[index]
+            try:
+                self._advance(runner)
+            except TIMER_ERRORS as error:
+                command = runner.code[runner.pc].command
+                if command is None:
+                    raise
+                text = f"{command.mnemonic} ({runner.executor}) cannot be timed: {error}"
+                raise fail(Kind.PROGRAM_BAD, text) from error
         stuck = [r for r in self.runners if not r.finished]
         if stuck:
             raise CompileError(self._deadlock(stuck))
@@ -212,87 +268,72 @@ class Clockwork:
 
     def _advance(self, runner: Runner) -> None:
         """Execute until the stream ends or is held, or until an executor that it may collide with is due."""
-        code = runner.code
+        code, variables, index = runner.code, runner.variables, runner.index
         while True:
-            if runner.coupled and self.heap and self.heap[0] < (runner.ready, runner.index):
-                self._offer(runner)
-                return
             instruction = code[runner.pc]
-            match instruction.what:
-                case What.COMMAND:
-                    command = instruction.command
-                    assert command is not None
-                    if instruction.resolve is not None:
-                        command = instruction.resolve(runner.variables)
-                    self.issue(runner, command, instruction.op)
-                    runner.pc += 1
-                case What.SIGNAL:
-                    number = runner.value(instruction.semaphore)
-                    time = runner.done if runner.done > runner.ready else runner.ready
-                    for index in self.tokens.post(runner.executor, number, time):
-                        self._offer(self.runners[index])
-                    runner.pc += 1
-                case What.WAIT:
-                    if not self._wait(runner, runner.value(instruction.semaphore)):
-                        runner.blocked = True
-                        return
-                    runner.pc += 1
-                case What.LOOP:
-                    runner.variables[instruction.variable] = 0
-                    runner.frames.append(Frame(instruction.target))
-                    runner.pc += 1
-                case What.END:
-                    self._end(runner, instruction)
-                case What.EXCHANGE:
-                    if not self._exchange(runner, instruction):
-                        runner.blocked = True
-                        return
-                case What.STOP:
-                    runner.finished = True
-                    if isinstance(runner.timer, Ending) and runner.account.commands:
-                        runner.done = runner.timer.finish(runner.ready)
+            what = instruction.what
+            if what == COMMAND:
+                if runner.coupled and self.heap and self.heap[0] < (runner.ready, index):
+                    self._offer(runner)
                     return
-
-    def issue(self, runner: Runner, command: Command, op: int) -> None:
-        """Time one command."""
-        ready = runner.ready
-        try:
-            issued = runner.timer.issue(command, ready)
-        except (ValueError, KeyError, IndexError, ZeroDivisionError, OverflowError) as error:
-            raise fail(Kind.PROGRAM_BAD, f"{command.mnemonic} ({runner.executor}) cannot be timed: {error}") from error
-        if self.watch is not None:
-            self.watch(runner.executor, command, op, issued)
-        runner.account.work(op, ready, issued)
-        runner.ready = issued.free
-        if issued.done > runner.done:
-            runner.done = issued.done
-        for meter in runner.meters:
-            meter.charge(op)
-
-    def _wait(self, runner: Runner, number: int) -> bool:
-        token = self.tokens.take(runner.executor, number)
-        if token is None:
-            return False
-        if token > runner.ready:
-            runner.account.hold(self._cause(runner, number), runner.ready, token)
-            runner.ready = token
-        return True
-
-    def _cause(self, runner: Runner, number: int) -> str:
-        givers = self.tokens.semaphores[runner.executor.rank, number].signallers
-        return "wait:" + ",".join(dict.fromkeys(self.executors[i].engine for i in givers))
-
-    def _end(self, runner: Runner, end: Instruction) -> None:
-        turn = runner.variables[end.variable] + 1
-        runner.variables[end.variable] = turn
-        if turn < end.count and not self.plain and end.alike:
-            self.steady.at_end(runner, end)
-            turn = runner.variables[end.variable]
-        if turn < end.count:
-            runner.pc = end.target
-        else:
-            self.steady.left(runner, runner.frames.pop())
+                assert instruction.time is not None
+                self._issue(runner, instruction.op, instruction.time)
+            elif what == SIGNAL:
+                semaphore = instruction.semaphore or runner.semaphore(instruction, self.tokens)
+                for freed in semaphore.post(index, max(runner.done, runner.ready)):
+                    self._offer(self.runners[freed])
+            elif what == WAIT:
+                semaphore = instruction.semaphore or runner.semaphore(instruction, self.tokens)
+                token = semaphore.take(index)
+                if token is None:
+                    runner.blocked = True
+                    return
+                if token > runner.ready:
+                    self._hold(runner, token, semaphore.cause)
+            elif what == END:
+                variables[instruction.variable] += 1
+                if instruction.skips and variables[instruction.variable] < instruction.count:
+                    self.steady.at_end(runner, instruction)
+                if variables[instruction.variable] < instruction.count:
+                    runner.pc = instruction.target
+                    continue
+                frame = runner.frames.pop()
+                if instruction.skips:
+                    self.steady.left(runner, frame)
+            elif what == LOOP:
+                variables[instruction.variable] = 0
+                runner.frames.append(Frame(instruction.target))
+            elif what == EXCHANGE:
+                if not self._exchange(runner, instruction):
+                    runner.blocked = True
+                    return
+                continue
+            else:
+                self._stop(runner)
+                return
             runner.pc += 1
+
+    def _issue(self, runner: Runner, op: int, time: Time) -> None:
+        """Time one command."""
+        self.work.op = op
+        ready = runner.ready
+        start, free, done, busy, cause = time(ready)
+        account = runner.account
+        account.entries.append((op, ready, start, busy, done, cause))
+        if start + busy > account.frontier:
+            account.frontier = start + busy
+        runner.ready = free
+        if done > runner.done:
+            runner.done = done
+
+    @staticmethod
+    def _hold(runner: Runner, until: int, cause: str) -> None:
+        """The stream cannot go on before a time."""
+        account = runner.account
+        account.entries.append((HELD, runner.ready, until, 0, 0, cause))
+        if until > account.frontier:
+            account.frontier = until
+        runner.ready = until
 
     def _exchange(self, runner: Runner, instruction: Instruction) -> bool:
         """Come to an exchange; the last to come executes it for all. False: others are still to come."""
@@ -308,13 +349,17 @@ class Clockwork:
         for member in runners:
             op = member.code[member.pc].op
             if start > member.ready:
-                member.account.hold("wait:devices", member.ready, start)
-                member.ready = start
-            self.issue(member, self.met.pop(member.index), op)
+                self._hold(member, start, "wait:devices")
+            self._issue(member, op, self._plainly(member, self.met.pop(member.index), op))
             member.pc += 1
             if member is not runner:
                 self._offer(member)
         return True
+
+    def _stop(self, runner: Runner) -> None:
+        runner.finished = True
+        if isinstance(runner.timer, Ending) and runner.account.has_worked:
+            runner.done = runner.timer.finish(runner.ready)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
@@ -323,8 +368,8 @@ class Clockwork:
         for runner in stuck[:12]:
             instruction = runner.code[runner.pc]
             row = self.program.ops[instruction.op].name if 0 <= instruction.op < len(self.program.ops) else "?"
-            number = runner.value(instruction.semaphore)
-            what = "an exchange" if instruction.what is What.EXCHANGE else f"semaphore {number}"
+            number = value(instruction.number, runner.variables)
+            what = "an exchange" if instruction.what == EXCHANGE else f"semaphore {number}"
             notes.append(f"{runner.executor} waits for {what} (op '{row}')")
         return Diagnostic(Kind.DEADLOCK, f"{len(stuck)} streams wait for ever", notes=tuple(notes))
 
@@ -334,22 +379,22 @@ class Clockwork:
 
     def _engines(self, total: int) -> Iterator[EngineTiming]:
         for runner in self.runners:
-            account, executor = runner.account, runner.executor
+            sums, executor = runner.account.sums(), runner.executor
             decl = self.platform.engines[executor.engine]
-            stalled = {cause: time for cause, time in sorted(account.stalled.items()) if time}
+            stalled = {cause: time for cause, time in sorted(sums.stalled.items()) if time}
             yield EngineTiming(
                 name=decl.name,
                 kind=decl.kind,
                 devices=executor.devices,
                 instances=executor.instances,
                 clock_ps=decl.clock_ps,
-                end=max(runner.done, account.frontier),
-                commands=account.commands,
-                busy=account.busy,
+                end=max(runner.done, runner.account.frontier),
+                commands=sums.commands,
+                busy=sums.busy,
                 stalled=stalled,
-                idle=total - account.busy - sum(stalled.values()),
+                idle=total - sums.busy - sum(stalled.values()),
                 counters=dict(sorted(runner.counters().items())),
-                segments=account.segments(),
+                segments=sums.segments,
             )
 
     def _resources(self) -> Iterator[ResourceTiming]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from pimc.backends.affine import DEVICE, INSTANCE
 from pimc.backends.executors import Executor, reached_values
@@ -15,73 +14,101 @@ Key = tuple[int, int]
 """Device and semaphore."""
 
 
-@dataclass
 class Semaphore:
     """Who signals, who waits, and the tokens between them."""
 
-    signallers: dict[int, deque[int]] = field(default_factory=dict)
-    """Tokens that still lack those of the other signallers."""
-    waiters: dict[int, deque[int]] = field(default_factory=dict)
-    blocked: list[int] = field(default_factory=list)
+    __slots__ = ("_filled", "_only", "blocked", "cause", "key", "signallers", "waiters")
+
+    def __init__(self, key: Key, filled: set[Semaphore]) -> None:
+        self.key = key
+        self.signallers: dict[int, deque[int]] = {}
+        """Tokens that still lack those of the other signallers."""
+        self.waiters: dict[int, deque[int]] = {}
+        self.blocked: list[int] = []
+        self.cause = ""
+        """what a stream that waits is said to wait for"""
+        self._filled = filled
+        self._only: deque[int] | None = None
+        """the tokens of the one that waits, for the one that signals"""
+
+    def close(self, executors: Sequence[Executor]) -> None:
+        """All that signal and wait are known."""
+        self.cause = "wait:" + ",".join(dict.fromkeys(executors[i].engine for i in self.signallers))
+        if len(self.signallers) == len(self.waiters) == 1:
+            (self._only,) = self.waiters.values()
+
+    def post(self, index: int, time: int) -> Sequence[int]:
+        """Add a token; returns the executors that it may set free."""
+        self._filled.add(self)
+        if self._only is not None:
+            self._only.append(time)
+        else:
+            self.signallers[index].append(time)
+            if not all(self.signallers.values()):
+                return ()
+            token = max(queue.popleft() for queue in self.signallers.values())
+            for queue in self.waiters.values():
+                queue.append(token)
+        if not self.blocked:
+            return ()
+        freed, self.blocked = self.blocked, []
+        return freed
+
+    def take(self, index: int) -> int | None:
+        """The next token's time; None, and the executor is remembered as blocked, while there is none."""
+        queue = self.waiters[index]
+        if not queue:
+            self.blocked.append(index)
+            return None
+        token = queue.popleft()
+        if not queue and not any(self.waiters.values()) and not any(self.signallers.values()):
+            self._filled.discard(self)
+        return token
+
+    def queues(self) -> Iterator[tuple[int, deque[int]]]:
+        """All that hold tokens, and whose they are."""
+        for queues in (self.signallers, self.waiters):
+            for index, queue in queues.items():
+                if queue:
+                    yield index, queue
 
 
 class Tokens:
     """All semaphores of a program, filled by the executors that stand for it."""
 
     def __init__(self, executors: Sequence[Executor]) -> None:
-        self.semaphores: dict[Key, Semaphore] = defaultdict(Semaphore)
-        self._filled: set[Key] = set()
+        self.semaphores: dict[Key, Semaphore] = {}
+        self._filled: set[Semaphore] = set()
         """Semaphores that hold a token for somebody."""
         for executor in executors:
             ranges: dict[int, Iterable[int]] = {DEVICE: (executor.rank,), INSTANCE: (executor.instance,)}
             for signals, number in _used(executor.items, ranges):
-                semaphore = self.semaphores[executor.rank, number]
+                semaphore = self.of(executor, number)
                 (semaphore.signallers if signals else semaphore.waiters)[executor.index] = deque()
+        for semaphore in self.semaphores.values():
+            semaphore.close(executors)
 
-    def post(self, executor: Executor, number: int, time: int) -> list[int]:
-        """Add a token; returns the executors that it may set free."""
-        semaphore = self.semaphores[executor.rank, number]
-        semaphore.signallers[executor.index].append(time)
-        self._filled.add((executor.rank, number))
-        complete = False
-        while all(semaphore.signallers.values()):
-            token = max(queue.popleft() for queue in semaphore.signallers.values())
-            for queue in semaphore.waiters.values():
-                queue.append(token)
-            complete = True
-        if not complete:
-            return []
-        freed, semaphore.blocked = semaphore.blocked, []
-        return freed
-
-    def take(self, executor: Executor, number: int) -> int | None:
-        """The next token's time; None, and the executor is remembered as blocked, while there is none."""
-        semaphore = self.semaphores[executor.rank, number]
-        queue = semaphore.waiters[executor.index]
-        if queue:
-            token = queue.popleft()
-            if not any(semaphore.waiters.values()) and not any(semaphore.signallers.values()):
-                self._filled.discard((executor.rank, number))
-            return token
-        semaphore.blocked.append(executor.index)
-        return None
+    def of(self, executor: Executor, number: int) -> Semaphore:
+        """The semaphore that an executor means by a number."""
+        key = executor.rank, number
+        found = self.semaphores.get(key)
+        if found is None:
+            found = self.semaphores[key] = Semaphore(key, self._filled)
+        return found
 
     def pending(self, base: int) -> Iterator[tuple[Key, int, tuple[int, ...]]]:
         """Tokens on their way, with times as seen from `base`; those before it count as at it."""
-        for key in sorted(self._filled):
-            semaphore = self.semaphores[key]
-            for queues in (semaphore.signallers, semaphore.waiters):
-                for index, queue in queues.items():
-                    if queue:
-                        yield key, index, tuple(max(0, time - base) for time in queue)
+        for semaphore in sorted(self._filled, key=lambda s: s.key):
+            for index, queue in semaphore.queues():
+                yield semaphore.key, index, tuple(max(0, time - base) for time in queue)
 
     def shift(self, base: int, by: int) -> None:
         """Move the tokens that lie in the future of `base`."""
-        for key in self._filled:
-            semaphore = self.semaphores[key]
-            for queues in (semaphore.signallers, semaphore.waiters):
-                for index, queue in queues.items():
-                    queues[index] = deque(time + by if time > base else time for time in queue)
+        for semaphore in self._filled:
+            for _, queue in semaphore.queues():
+                for place, time in enumerate(queue):
+                    if time > base:
+                        queue[place] = time + by
 
 
 def _used(items: tuple[Item, ...], ranges: dict[int, Iterable[int]]) -> Iterator[tuple[bool, int]]:
@@ -92,5 +119,9 @@ def _used(items: tuple[Item, ...], ranges: dict[int, Iterable[int]]) -> Iterator
                 yield from _used(item.body, {**ranges, item.variable: range(item.count)})
         elif isinstance(item.command, Signal | Wait):
             signals = isinstance(item.command, Signal)
-            for number in reached_values(item.command.semaphore, ranges):
+            number = item.command.semaphore
+            if isinstance(number, int):
                 yield signals, number
+                continue
+            for each in reached_values(number, ranges):
+                yield signals, each
