@@ -84,24 +84,22 @@ class AimTimer:
             return None
         if isinstance(command, Activate) or self.issues is not None or self.skipping.stalls_channels:
             return None
-        line = plan.lines[0]
-        at_row = evaluated(self.identity(command)) if line.row == OWN else None
-        mask, number, bank, fixed, count = line
-        device, clock, period = self.skipping, self.clock_ps, self.rules.period[line.command]
-        memory, take = self.memory, self.skipping.take
+        mask, number, bank, fixed, count = plan.lines[0]
+        at_row = evaluated(self.identity(command)) if fixed == OWN else None
+        device, clock, period = self.skipping, self.clock_ps, self.rules.period[number]
+        take, begin, end = self.skipping.take, self.memory.begin, self.memory.end
         lead = (plan.requests - 1) * period
 
         def issue(ready: int) -> Issued:
-            if memory.is_disturbed:
-                ready, _ = memory.begin(ready)
+            ready, disturbed = begin(ready)
+            if disturbed:
                 device.lose_rows(-(-ready // clock) + 1)
             at = -(-ready // clock) + 1
-            row = fixed if at_row is None else at_row(variables)
-            issued, done, cause = take(mask, number, bank, row, count, at)
-            free = (device.clock - 1) * clock
-            start = max(at, issued - lead)
-            memory.end((issued - 1 + period) * clock)
-            return Issued((start - 1) * clock, free, done * clock, (issued - start + period) * clock, cause)
+            issued, done, cause = take(mask, number, bank, at_row(variables) if at_row else fixed, count, at)
+            start = issued - lead if issued - lead > at else at
+            end((issued - 1 + period) * clock)
+            busy = (issued - start + period) * clock
+            return Issued((start - 1) * clock, (device.clock - 1) * clock, done * clock, busy, cause)
 
         return issue
 

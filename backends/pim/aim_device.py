@@ -220,9 +220,9 @@ class AimDevice:
             lane.last = lane.base + found.issues[-1].last
         lane.base = t
         lane.log.append(found.number)
-        if t > self.clock:
-            self.clock, self.decoded = t, 0
-        self._decoded()
+        decoded = 1 if t > self.clock else self.decoded + 1
+        more = decoded < self.lines_per_clock
+        self.clock, self.decoded = (t, decoded) if more else (t + 1, 0)
         if state.is_full or state.is_held:
             lane.blocked = t + max(outlook.accepted, outlook.released)
             self._wait(lane.blocked + 1)

@@ -1,4 +1,5 @@
-"""Streams as flat code for the time engine: commands, loop heads and ends, signals, waits, exchanges.
+"""Streams as flat code for the time engine: commands, loop heads and ends, signals, waits, exchanges. A short loop of one
+command is one step (RUN).
 
 Most operands that move with loops (addresses) do not matter for time. What does matter is the timer's business: its
 `signature(command)` gives what the command's time depends on, moving operands left as they are. A timer without it
@@ -30,6 +31,7 @@ LOOP: Final = 3
 END: Final = 4
 EXCHANGE: Final = 5
 STOP: Final = 6
+RUN: Final = 7
 
 LEAST_TURNS = 4
 """Loops with fewer turns are not worth skipping."""
@@ -45,7 +47,7 @@ class Instruction:
     op: int = -1
     command: Command | None = None
     time: Time | None = None
-    """COMMAND: what times it, with its operands as they are then"""
+    """COMMAND, RUN: what times it, with its operands as they are then"""
     semaphore: Semaphore | None = None
     """SIGNAL, WAIT: which; None: `number` moves with loops"""
     number: Scalar = 0
@@ -147,19 +149,26 @@ class Compiler:
             if not isinstance(item, Loop):
                 self._step(item, body)
             elif item.count > 0 and item.body:
-                head = Instruction(LOOP, variable=item.variable, count=item.count)
-                self._code.append(head)
-                start = len(self._code)
-                self._start[item.variable] = 0
-                inner = self._items(item.body)
-                head.target, head.body = len(self._code), inner
-                alike = self._plainly is None and item.variable not in inner.moved
-                skips = alike and item.count >= LEAST_TURNS and item.count * inner.commands >= LEAST_COMMANDS
-                self._code.append(
-                    Instruction(END, variable=item.variable, count=item.count, target=start, body=inner,
-                                alike=alike, skips=skips)
-                )  # fmt: skip
-                body.add(inner, item.variable, item.count)
+                body.add(self._loop(item), item.variable, item.count)
+        return body
+
+    def _loop(self, loop: Loop) -> Body:
+        head = Instruction(LOOP, variable=loop.variable, count=loop.count)
+        self._code.append(head)
+        start = len(self._code)
+        self._start[loop.variable] = 0
+        body = self._items(loop.body)
+        head.target, head.body = len(self._code), body
+        alike = self._plainly is None and loop.variable not in body.moved
+        skips = alike and loop.count >= LEAST_TURNS and loop.count * body.commands >= LEAST_COMMANDS
+        if len(loop.body) == 1 and self._code[-1].what == COMMAND and not skips:
+            only = self._code.pop()
+            head.what, head.op, head.command, head.time = RUN, only.op, only.command, only.time
+            return body
+        self._code.append(
+            Instruction(END, variable=loop.variable, count=loop.count, target=start, body=body,
+                        alike=alike, skips=skips)
+        )  # fmt: skip
         return body
 
     def _step(self, step: Step, body: Body) -> None:

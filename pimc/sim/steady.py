@@ -41,7 +41,7 @@ Turns = tuple[tuple[int, ...], ...]
 """The counters of the loops that each runner is in, outermost first."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Frame:
     """A loop being executed: what is known of its turns."""
 
@@ -242,7 +242,7 @@ class Steady:
             state = None if other.finished else _state(other, base)
             if state is None and not other.finished and not other.blocked:
                 return None
-            moving.append((other.pc, other.blocked, None if other.blocked else state))
+            moving.append((other.pc, other.turns, other.blocked, None if other.blocked else state))
             resting.append(state if other.blocked else None)
         held = tuple(_held(list(pool.meters.values()), base) for pool in clockwork.pools.values())
         key = (tuple(moving), held, tuple(clockwork.tokens.pending(base)))

@@ -30,6 +30,7 @@ from pimc.sim.code import (
     END,
     EXCHANGE,
     LOOP,
+    RUN,
     SIGNAL,
     WAIT,
     Compiler,
@@ -127,6 +128,8 @@ class Runner:
     coupled: bool = False
     """It shares a resource with another executor, so that who comes first matters."""
     pc: int = 0
+    turns: int = 0
+    """how many turns of a RUN are done"""
     ready: int = 0
     done: int = 0
     blocked: bool = False
@@ -273,8 +276,7 @@ class Clockwork:
             instruction = code[runner.pc]
             what = instruction.what
             if what == COMMAND:
-                if runner.coupled and self.heap and self.heap[0] < (runner.ready, index):
-                    self._offer(runner)
+                if runner.coupled and self._is_early(runner):
                     return
                 assert instruction.time is not None
                 self._issue(runner, instruction.op, instruction.time)
@@ -300,6 +302,9 @@ class Clockwork:
                 frame = runner.frames.pop()
                 if instruction.skips:
                     self.steady.left(runner, frame)
+            elif what == RUN:
+                if not self._run(runner, instruction):
+                    return
             elif what == LOOP:
                 variables[instruction.variable] = 0
                 runner.frames.append(Frame(instruction.target))
@@ -312,6 +317,26 @@ class Clockwork:
                 self._stop(runner)
                 return
             runner.pc += 1
+
+    def _is_early(self, runner: Runner) -> bool:
+        """Whether somebody else's turn comes first."""
+        if self.heap and self.heap[0] < (runner.ready, runner.index):
+            self._offer(runner)
+            return True
+        return False
+
+    def _run(self, runner: Runner, instruction: Instruction) -> bool:
+        """All turns of a loop of one command. False: somebody else's turn comes first."""
+        time, op, variable = instruction.time, instruction.op, instruction.variable
+        assert time is not None
+        while runner.turns < instruction.count:
+            if runner.coupled and self._is_early(runner):
+                return False
+            runner.variables[variable] = runner.turns
+            self._issue(runner, op, time)
+            runner.turns += 1
+        runner.turns = 0
+        return True
 
     def _issue(self, runner: Runner, op: int, time: Time) -> None:
         """Time one command."""
