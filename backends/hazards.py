@@ -7,7 +7,7 @@ terms of its start; loops that lie inside have been spread out into its length.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pimc.backends.affine import Affine, Scalar
 from pimc.backends.isa import Region
@@ -37,7 +37,13 @@ class Access:
         reach = coefficient * (count - 1)
         terms = tuple(t for t in self.start.terms if t[0] != variable)
         base = self.start.base + min(0, reach)
-        return replace(self, start=Affine(base, terms) if terms else base, length=self.length + abs(reach))
+        start = Affine(base, terms) if terms else base
+        return Access(self.space, start, self.length + abs(reach), self.write, self.channels)
+
+    def within(self, ranges: Ranges) -> tuple[int, int]:
+        """First byte and the byte after the last, over all turns."""
+        low, high = bounds(self.start, ranges)
+        return low, high + self.length
 
 
 Ranges = Mapping[int, int]
@@ -56,15 +62,13 @@ def conflict(first: Access, second: Access, ranges: Ranges) -> bool:
 
 def carried(first: Access, second: Access, variable: int, count: int, ranges: Ranges) -> bool:
     """Whether `first` in some turn of a loop and `second` in a later turn may touch the same byte."""
-    if count < 2:
+    if count < 2 or not (first.write or second.write) or first.space != second.space:
+        return False
+    if first.channels is not None and second.channels is not None and not first.channels & second.channels:
         return False
     mine = coefficient(first.start, variable)
     if mine != coefficient(second.start, variable):
         return conflict(first.spread(variable, count), second.spread(variable, count), ranges)
-    if not (first.write or second.write) or first.space != second.space:
-        return False
-    if first.channels is not None and second.channels is not None and not first.channels & second.channels:
-        return False
     low, high = bounds(difference(second.start, first.start), {**ranges, variable: 1})
     if mine == 0:
         return low < first.length and high > -second.length
@@ -81,7 +85,7 @@ def difference(left: Scalar, right: Scalar) -> Scalar:
 
 
 def coefficient(start: Scalar, variable: int) -> int:
-    return dict(start.terms).get(variable, 0) if isinstance(start, Affine) else 0
+    return next((c for v, c in start.terms if v == variable), 0) if isinstance(start, Affine) else 0
 
 
 def bounds(start: Scalar, ranges: Ranges) -> tuple[int, int]:

@@ -76,10 +76,7 @@ class Command:
 
     @property
     def is_affine(self) -> bool:
-        for name in _SCALARS[type(self)]:
-            if isinstance(getattr(self, name), Affine):
-                return True
-        return False
+        return any(isinstance(getattr(self, name), Affine) for name in _SCALARS[type(self)])
 
 
 CommandT = TypeVar("CommandT", bound=Command)

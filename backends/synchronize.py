@@ -39,6 +39,8 @@ class _Unit:
     engine: str
     op: int
     accesses: list[Access]
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    """First byte and the byte after the last of each access, over all turns of the loops around."""
     before: list[Step] = field(default_factory=list)
     after: list[Step] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
@@ -67,6 +69,8 @@ class _Splitter:
     def split(self, items: Sequence[Item], carrier: Loop | None = None) -> dict[str, list[Item]]:
         levels = [self._units(position, item) for position, item in enumerate(items)]
         units = [unit for level in levels for unit in level]
+        for unit in units:
+            unit.spans = [access.within(self._ranges) for access in unit.accesses]
         if carrier is not None:
             self._carry(units, carrier)
         self._order(levels)
@@ -109,7 +113,7 @@ class _Splitter:
     # -- orders within a turn -------------------------------------------------------------------------------------
 
     def _order(self, levels: Sequence[Sequence[_Unit]]) -> None:
-        live: dict[str, list[tuple[_Unit, Access]]] = defaultdict(list)
+        live: dict[str, list[_Live]] = defaultdict(list)
         known: dict[str, dict[str, int]] = defaultdict(dict)
         at: dict[tuple[int, str], _Unit] = {}
         for level in levels:
@@ -118,21 +122,23 @@ class _Splitter:
                 self._wait_for_earlier(unit, live, known[unit.engine], at)
             for unit in level:
                 unit.known = dict(known[unit.engine])
-                for access in unit.accesses:
-                    _enter(live[access.space], unit, access)
+                for access, span in zip(unit.accesses, unit.spans, strict=True):
+                    _enter(live[access.space], (unit, access, *span))
 
     def _wait_for_earlier(
         self,
         unit: _Unit,
-        live: dict[str, list[tuple[_Unit, Access]]],
+        live: dict[str, list[_Live]],
         known: dict[str, int],
         at: dict[tuple[int, str], _Unit],
     ) -> None:
         needed: dict[str, int] = {}
-        for access in unit.accesses:
-            for other, earlier in live[access.space]:
+        for access, (low, high) in zip(unit.accesses, unit.spans, strict=True):
+            for other, earlier, bottom, top in live[access.space]:
+                if low >= top or bottom >= high or other.engine == unit.engine:
+                    continue
                 reached = max(known.get(other.engine, -1), needed.get(other.engine, -1))
-                if other.engine != unit.engine and other.position > reached and conflict(earlier, access, self._ranges):
+                if other.position > reached and conflict(earlier, access, self._ranges):
                     needed[other.engine] = other.position
         for engine, position in sorted(needed.items(), key=lambda e: -e[1]):
             if known.get(engine, -1) >= position:
@@ -154,7 +160,7 @@ class _Splitter:
         for first in units:
             for second in units:
                 if first.engine != second.engine and any(
-                    carried(a, b, loop.variable, loop.count, ranges) for a in first.accesses for b in second.accesses
+                    carried(a, b, loop.variable, loop.count, ranges) for a, b in _near(first, second)
                 ):
                     pairs[first.engine, second.engine].append((first, second))
         for between in pairs.values():
@@ -197,29 +203,45 @@ def _accesses(step: Step, row_stride: int) -> list[Access]:
     return [Access.of(region.flat(row_stride)) for region in step.command.regions() if region.length > 0]
 
 
-def _enter(live: list[tuple[_Unit, Access]], unit: _Unit, access: Access) -> None:
+_Live = tuple[_Unit, Access, int, int]
+"""An access that later ones may have to wait for, and its span."""
+
+
+def _near(first: _Unit, second: _Unit) -> Iterator[tuple[Access, Access]]:
+    """Accesses of the two whose spans meet."""
+    for a, (low, high) in zip(first.accesses, first.spans, strict=True):
+        for b, (bottom, top) in zip(second.accesses, second.spans, strict=True):
+            if low < top and bottom < high and a.space == b.space:
+                yield a, b
+
+
+def _enter(live: list[_Live], new: _Live) -> None:
     """Remember an access; forget those that it stands for from now on.
 
     A write stands for everything that it covers, since it has waited for it; a read for earlier reads of its engine.
     """
+    unit, access, low, high = new
     live[:] = [
-        (other, earlier)
-        for other, earlier in live
+        old
+        for old in live
         if not (
-            _covers(access, earlier)
-            and (access.write or (other.engine == unit.engine and not earlier.write))
-            and other.position < unit.position
+            low <= old[2]
+            and old[3] <= high
+            and old[0].position < unit.position
+            and (access.write or (old[0].engine == unit.engine and not old[1].write))
+            and _covers(access, old[1])
         )
     ]
-    live.append((unit, access))
+    live.append(new)
 
 
 def _covers(access: Access, earlier: Access) -> bool:
+    """Whether everything that was touched earlier is touched now, given that the one's span lies in the other's."""
     if access.channels != earlier.channels and access.channels is not None:
         return False
-    if not isinstance(access.start, int) or not isinstance(earlier.start, int):
-        return access.start == earlier.start and access.length >= earlier.length
-    return access.start <= earlier.start and earlier.start + earlier.length <= access.start + access.length
+    if isinstance(access.start, int) and isinstance(earlier.start, int):
+        return True
+    return access.start == earlier.start and access.length >= earlier.length
 
 
 def _strongest(pairs: Sequence[tuple[_Unit, _Unit]]) -> list[tuple[_Unit, _Unit]]:

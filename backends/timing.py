@@ -88,6 +88,15 @@ class Binding(Protocol):
 
 
 @runtime_checkable
+class Costing(Protocol):
+    """A timer that makes less of a command than its operands."""
+
+    def cost(self, command: Command) -> Hashable:
+        """What its time depends on besides the timer's state. Its operands may move, but not in what matters."""
+        ...
+
+
+@runtime_checkable
 class Identifying(Protocol):
     """A timer for which an operand matters by being equal to that of earlier commands only (the row of a bank)."""
 

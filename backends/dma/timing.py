@@ -50,6 +50,8 @@ class DmaCosts:
         self.access_ps = spec.dram.burst_cycles * clock
         self.activation_ps = max(cycles["nRRDS"] * clock, -(-cycles["nFAW"] * clock // 4))
         self.port = _port_bandwidth(spec, dma)
+        self.slot = spec.pnm.lanes * spec.element_bytes if spec.pnm is not None else 1
+        """bytes that pass the on-chip port together"""
 
     def of(self, command: Command) -> tuple[TransferTime, Traffic | None]:
         """A command's time, and what it asks of the memory."""
@@ -90,8 +92,8 @@ class DmaCosts:
         return TransferTime(found.latency, max(found.duration, issue), found.held), asked
 
     def _on_chip(self, size: int) -> int:
-        """As long as the on-chip side of a transfer takes."""
-        return -(-size * PS_PER_S // self.port)
+        """As long as the on-chip side of a transfer takes: whole slots of a shared buffer."""
+        return -(-(-(-size // self.slot) * self.slot) * PS_PER_S // self.port)
 
     def _derated(self, duration: int) -> int:
         """With the part of the time that refresh takes."""
@@ -132,6 +134,10 @@ class DmaTimer:
 
     def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
         return partial(self._issue, command, *self.costs.of(command)) if not command.is_affine else None
+
+    def cost(self, command: Command) -> Hashable:
+        time, _ = self.costs.of(command)
+        return time.latency, time.duration, time.held, isinstance(command, Indexed | MapRows)
 
     def _issue(self, command: Command, time: TransferTime, asked: Traffic | None, ready: int) -> Issued:
         issued = max(ready, self.slot_at)

@@ -175,10 +175,15 @@ def _common(digits: list[list[Digit]], extent: int, dim: int) -> list[Axis] | No
 
 
 @lru_cache(maxsize=4096)
-def chunk_of(count: int, most: int) -> int:
-    """The size of the pieces into which to cut `count`: at most `most`, without a small rest if possible."""
+def chunk_of(count: int, most: int, align: int = 1) -> int:
+    """The size of the pieces into which to cut `count`: at most `most`, without a small rest if possible.
+
+    align: rather a multiple of it, and whatever is left.
+    """
     if count <= most:
         return count
+    if 1 < align <= most:
+        return chunk_of(-(-count // align), most // align) * align
     best = max(1, most)
     fewest = -(-count // best)
     for pieces_needed in range(fewest, min(2 * fewest, fewest + _PIECES_TRIED)):
@@ -230,16 +235,16 @@ class Tiling:
         return all(axis.strides[operand] == 0 for axis in self.outer.axes)
 
 
-def tilings(nest: Nest, limit: int) -> list[Tiling]:
+def tilings(nest: Nest, limit: int, align: int = 1) -> list[Tiling]:
     """Cut a nest so that tiles have at most `limit` elements: inner axes stay whole, one is cut, the others loop.
 
-    Gives one tiling, and another for the rest of the axis that was cut.
+    align: of what the innermost axis, where that is the one to be cut, gives pieces of whole multiples. Gives one tiling, and another for the rest of the axis that was cut.
     """
     inside = 1
     for position in range(len(nest.axes) - 1, -1, -1):
         axis = nest.axes[position]
         if inside * axis.count > limit:
-            return _cut(nest, position, chunk_of(axis.count, max(1, limit // inside)))
+            return _cut(nest, position, chunk_of(axis.count, max(1, limit // inside), align if inside == 1 else 1))
         inside *= axis.count
     return [Tiling(replace(nest, axes=()), nest.axes)]
 

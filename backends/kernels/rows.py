@@ -199,7 +199,7 @@ class Block:
                 self._chunk = Chunk(self, whole, self.starts, self.slot, dict(self.shared))
             yield self._chunk
             return
-        for tiling in tilings(columns, self.blocks.chunk):
+        for tiling in tilings(columns, self.blocks.chunk, self.blocks.kernel.machine.wide_enough):
             for moved, slot in walk(self.blocks.emit, tiling.outer, SLOTS):
                 mark = self.blocks.arena.mark()
                 starts = [start + move for start, move in zip(self.starts, moved, strict=True)]

@@ -80,9 +80,9 @@ class AimTimer:
         """A command of one line, prepared: what is known of the channels' states gives its time."""
         moves = isinstance(self.identity(command), Affine)
         plan = self.lines.plan(command.resolved(defaultdict(int)) if moves else command)
-        if len(plan.lines) != 1 or not plan.mask or plan.mask >> self.rules.channels or self.device is not self.skipping:
+        if len(plan.lines) != 1 or not plan.mask or plan.mask >> self.rules.channels or isinstance(command, Activate):
             return None
-        if isinstance(command, Activate) or self.issues is not None or self.skipping.stalls_channels:
+        if self.device is not self.skipping or self.issues is not None or self.skipping.stalls_channels:
             return None
         mask, number, bank, fixed, count = plan.lines[0]
         at_row = evaluated(self.identity(command)) if fixed == OWN else None

@@ -20,7 +20,7 @@ from pimc.backends.pim.aim_rules import CAUSES, COMMANDS, AimRules
 Rows = tuple[int, ...]
 """The rows that a state knows, by their numbers in it."""
 Key = tuple[Any, ...]
-LOOK = 64
+LOOK = 4096
 """Clocks in one go when looking ahead."""
 Step = tuple[int, int, int, int, int]
 """Clocks that pass, then what comes: command, bank, row by its number in the state, how many requests (0: nothing)."""

@@ -77,6 +77,9 @@ class PnmTimer:
             return None
         return partial(self._issue, command.mnemonic, cycles_of(command, self.pnm) * self.clock_ps)
 
+    def cost(self, command: Command) -> Hashable:
+        return cycles_of(command, self.pnm)
+
     def _issue(self, mnemonic: str, duration: int, ready: int) -> Issued:
         start = max(ready, self.free_at)
         self.free_at = start + duration

@@ -103,12 +103,14 @@ def _parser() -> tuple[Lark, Newlines]:
     return lark, newlines
 
 
+@functools.lru_cache(maxsize=8)
 def parse_model(text: str, file: str) -> Model:
     """Parse a whole model. Raises CompileError (SYNTAX) at the first place that does not follow the grammar."""
     tree, builder = _parse(text, file, "start")
     return builder.model(tree)
 
 
+@functools.lru_cache(maxsize=8)
 def parse_library(text: str, file: str) -> tuple[Statement, ...]:
     """Parse a file that has no `model` line and is meant to be included."""
     tree, builder = _parse(text, file, "library")

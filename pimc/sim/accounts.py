@@ -173,7 +173,8 @@ def _merged(log: Sequence[Chunk]) -> Iterator[Chunk]:
 
 def _sums_of(entries: list[Entry], frontier: int) -> tuple[int, Sums]:
     """The sums of entries, and how far they bring the frontier."""
-    op, ready, start, busy, done = np.array([e[:5] for e in entries], np.int64).T
+    *numbers, causes = zip(*entries, strict=True)
+    op, ready, start, busy, done = (np.array(column, np.int64) for column in numbers)
     reached = np.maximum.accumulate(np.concatenate(([frontier], start + busy)))
     before = reached[:-1]
     begun = np.maximum(before, start)
@@ -181,8 +182,9 @@ def _sums_of(entries: list[Entry], frontier: int) -> tuple[int, Sums]:
     late = np.maximum(before, np.minimum(ready, begun))
     waited = begun - late
     stalled = Counter({LATENCY: int((late - before).sum())})
-    for place in np.flatnonzero(waited):
-        stalled[entries[place][5] or LATENCY] += int(waited[place])
+    for cause, time in zip(causes, waited.tolist(), strict=True):
+        if time:
+            stalled[cause or LATENCY] += time
     segments = _segments(op, start, np.maximum(start + busy, done), taken)
     return int(reached[-1]), Sums(int(taken.sum()), int((op != HELD).sum()), stalled, segments)
 
@@ -194,7 +196,8 @@ def _segments(op: Segments, start: Segments, end: Segments, busy: Segments) -> S
     first = np.flatnonzero(fresh)
     joined = [op[first], np.minimum.reduceat(start, first), np.maximum.reduceat(end, first)]
     segments = np.stack([*joined, np.add.reduceat(busy, first)], axis=1)
-    return segments[segments[:, OP] != HELD]
+    worked: Segments = segments[segments[:, OP] != HELD]
+    return worked
 
 
 def _repeated(segments: Segments, repeat: Repeat) -> Segments:

@@ -1,5 +1,5 @@
-"""Streams as flat code for the time engine: commands, loop heads and ends, signals, waits, exchanges. A short loop of one
-command is one step (RUN).
+"""Streams as flat code for the time engine: commands, loop heads and ends, signals, waits, exchanges. A short loop of
+one command is one step (RUN).
 
 Most operands that move with loops (addresses) do not matter for time. What does matter is the timer's business: its
 `signature(command)` gives what the command's time depends on, moving operands left as they are. A timer without it
@@ -8,7 +8,7 @@ depends on every operand but addresses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -55,8 +55,10 @@ class Instruction:
     count: int = 0
     target: int = 0
     """LOOP: where its END is. END: the first instruction of the body."""
-    body: Body | None = None
-    """LOOP, END: what is known of the body"""
+    alone: bool = False
+    """END: nothing in the body waits, signals or meets"""
+    families: tuple[Family, ...] = ()
+    """END: the identities that commands of the body have (`Identifying`)"""
     alike: bool = False
     """END: the time of a turn does not depend on its number"""
     skips: bool = False
@@ -136,6 +138,7 @@ class Compiler:
         self._binding = timer if isinstance(timer, Binding) else None
         self._identify = getattr(timer, "identity", None)
         self._start = dict(variables)
+        self._ranges: dict[int, Iterable[int]] = {v: (at,) for v, at in variables.items()}
         self._code: list[Instruction] = []
 
     def compiled(self) -> list[Instruction]:
@@ -157,8 +160,9 @@ class Compiler:
         self._code.append(head)
         start = len(self._code)
         self._start[loop.variable] = 0
+        self._ranges[loop.variable] = range(loop.count)
         body = self._items(loop.body)
-        head.target, head.body = len(self._code), body
+        head.target = len(self._code)
         alike = self._plainly is None and loop.variable not in body.moved
         skips = alike and loop.count >= LEAST_TURNS and loop.count * body.commands >= LEAST_COMMANDS
         if len(loop.body) == 1 and self._code[-1].what == COMMAND and not skips:
@@ -166,8 +170,8 @@ class Compiler:
             head.what, head.op, head.command, head.time = RUN, only.op, only.command, only.time
             return body
         self._code.append(
-            Instruction(END, variable=loop.variable, count=loop.count, target=start, body=body,
-                        alike=alike, skips=skips)
+            Instruction(END, variable=loop.variable, count=loop.count, target=start, alone=body.alone,
+                        families=tuple(body.families), alike=alike, skips=skips)
         )  # fmt: skip
         return body
 
@@ -175,10 +179,9 @@ class Compiler:
         command = step.command
         body.ops.add(step.op)
         if isinstance(command, Signal | Wait):
-            what = SIGNAL if isinstance(command, Signal) else WAIT
-            number = command.semaphore
-            known = self._tokens.of(self._executor, number) if isinstance(number, int) else None
-            self._code.append(Instruction(what, step.op, semaphore=known, number=number))
+            signals, number = isinstance(command, Signal), command.semaphore
+            known = self._tokens.used(self._executor, number, self._ranges, signals=signals)
+            self._code.append(Instruction(SIGNAL if signals else WAIT, step.op, semaphore=known, number=number))
             body.alone = False
             body.moved.update(_variables(number))
             return

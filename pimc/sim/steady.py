@@ -121,13 +121,12 @@ class Steady:
     def at_end(self, runner: Runner, end: Instruction) -> None:
         """Called when a turn of a loop is over and more are to come; may advance everything by whole periods."""
         frame = runner.frames[-1]
-        assert end.body is not None
         if frame.hopeless:
             return
         allowed = MOST_FAILURES if end.count > FEW_TURNS else 1
         if self._failures[runner.index, frame.end] >= allowed:
             return
-        scope = [runner] if end.body.alone and self._is_alone(runner) else self._clockwork.runners
+        scope = [runner] if end.alone and self._is_alone(runner) else self._clockwork.runners
         now = _own_state(runner) if len(scope) == 1 else self._joint_state(runner)
         if now is None:
             self._give_up(runner, frame)
@@ -371,7 +370,7 @@ def _arrangement(runner: Runner, step: tuple[int, ...]) -> Arrangement:
 def _moved(runner: Runner, step: tuple[int, ...]) -> tuple[int, int, tuple[Family, ...]]:
     """The counter that goes on, how far, and the identities in its loop."""
     return next(
-        (runner.code[f.end].variable, by, tuple(runner.code[f.end].body.families))
+        (runner.code[f.end].variable, by, runner.code[f.end].families)
         for f, by in zip(runner.frames, step, strict=True)
         if by
     )
@@ -391,7 +390,7 @@ def _trial(begin: Sighting, steps: Turns, scope: Sequence[Runner]) -> Trial:
         steps=steps,
         marks=[r.account.mark() for r in scope],
         fronts=_fronts(scope, begin.base, steps),
-        counters=[r.counters() for r in scope],
+        counters=[r.counters() if any(step) else Counter() for r, step in zip(scope, steps, strict=True)],
         meters=[(m.busy, Counter(m.by_op)) for m in _meters(scope)],
         identities=[_identities(r) for r in scope],
         deadline=_deadline(scope, steps),
@@ -407,7 +406,10 @@ def _period(trial: Trial, now: Sighting, scope: Sequence[Runner]) -> Period:
         shift=now.base - base,
         fronts=trial.fronts,
         stretches=[r.account.since(mark, base) for r, mark in zip(scope, trial.marks, strict=True)],
-        counters=[_difference(old, r.counters()) for r, old in zip(scope, trial.counters, strict=True)],
+        counters=[
+            _difference(old, r.counters()) if any(step) else Counter()
+            for r, old, step in zip(scope, trial.counters, trial.steps, strict=True)
+        ],
         meters=[
             (m.busy - busy, _difference(by_op, m.by_op))
             for m, (busy, by_op) in zip(_meters(scope), trial.meters, strict=True)

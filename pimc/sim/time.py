@@ -179,8 +179,9 @@ class Clockwork:
         self.work = Work()
         self.executors = representatives(program, self._alike())
         self.pools: dict[int, Pool] = {e.rank: Pool(self.work) for e in self.executors}
-        self.tokens = Tokens(self.executors)
+        self.tokens = Tokens()
         self.runners = [self._runner(e) for e in self.executors]
+        self.tokens.close(self.executors)
         for runner in self.runners:
             runner.coupled = any(len(m.users) > 1 for m in runner.meters)
         self.meetings = Meetings(self.executors)
@@ -404,9 +405,8 @@ class Clockwork:
 
     def _engines(self, total: int) -> Iterator[EngineTiming]:
         for runner in self.runners:
-            sums, executor = runner.account.sums(), runner.executor
+            executor = runner.executor
             decl = self.platform.engines[executor.engine]
-            stalled = {cause: time for cause, time in sorted(sums.stalled.items()) if time}
             yield EngineTiming(
                 name=decl.name,
                 kind=decl.kind,
@@ -414,12 +414,9 @@ class Clockwork:
                 instances=executor.instances,
                 clock_ps=decl.clock_ps,
                 end=max(runner.done, runner.account.frontier),
-                commands=sums.commands,
-                busy=sums.busy,
-                stalled=stalled,
-                idle=total - sums.busy - sum(stalled.values()),
+                run=total,
+                account=runner.account,
                 counters=dict(sorted(runner.counters().items())),
-                segments=sums.segments,
             )
 
     def _resources(self) -> Iterator[ResourceTiming]:

@@ -9,14 +9,14 @@ from functools import cached_property
 
 import numpy as np
 
-from pimc.sim.accounts import BUSY, END, OP, START, Segments
+from pimc.sim.accounts import BUSY, END, OP, START, Account, Segments, Sums
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EngineTiming:
     """One engine of a class of devices (or of a class of instances). Times in picoseconds.
 
-    busy + stalled + idle is the time of the whole run.
+    busy + stalled + idle is the time of the whole run. Sums are taken when they are asked for.
     """
 
     name: str
@@ -26,13 +26,46 @@ class EngineTiming:
     clock_ps: int
     end: int
     """when its last command completed"""
-    commands: int
-    """as executed, of one instance of one device"""
-    busy: int
-    stalled: Mapping[str, int]
-    idle: int
+    run: int
+    """the time of the whole run"""
+    account: Account = field(repr=False)
     counters: Mapping[str, int]
-    segments: Segments = field(compare=False, repr=False)
+
+    @cached_property
+    def sums(self) -> Sums:
+        return self.account.sums()
+
+    @property
+    def commands(self) -> int:
+        """As executed, of one instance of one device."""
+        return self.sums.commands
+
+    @property
+    def busy(self) -> int:
+        return self.sums.busy
+
+    @property
+    def stalled(self) -> Mapping[str, int]:
+        return {cause: time for cause, time in sorted(self.sums.stalled.items()) if time}
+
+    @property
+    def idle(self) -> int:
+        return self.run - self.busy - sum(self.stalled.values())
+
+    @property
+    def segments(self) -> Segments:
+        return self.sums.segments
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EngineTiming) and self._told() == other._told()
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.devices, self.instances, self.end))
+
+    def _told(self) -> tuple[object, ...]:
+        """All that a report tells of it."""
+        unit = self.name, self.kind, self.devices, self.instances, self.clock_ps
+        return *unit, self.end, self.run, self.commands, self.busy, self.stalled, dict(self.counters)
 
     @property
     def cycles(self) -> int:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from pimc.backends.affine import DEVICE, INSTANCE
+from pimc.backends.affine import Scalar
 from pimc.backends.executors import Executor, reached_values
-from pimc.backends.isa import Signal, Wait
-from pimc.backends.program import Item, Loop
 
 Key = tuple[int, int]
 """Device and semaphore."""
@@ -74,17 +72,27 @@ class Semaphore:
 
 
 class Tokens:
-    """All semaphores of a program, filled by the executors that stand for it."""
+    """All semaphores of a program."""
 
-    def __init__(self, executors: Sequence[Executor]) -> None:
+    def __init__(self) -> None:
         self.semaphores: dict[Key, Semaphore] = {}
         self._filled: set[Semaphore] = set()
         """Semaphores that hold a token for somebody."""
-        for executor in executors:
-            ranges: dict[int, Iterable[int]] = {DEVICE: (executor.rank,), INSTANCE: (executor.instance,)}
-            for signals, number in _used(executor.items, ranges):
-                semaphore = self.of(executor, number)
-                (semaphore.signallers if signals else semaphore.waiters)[executor.index] = deque()
+
+    def used(
+        self, executor: Executor, number: Scalar, ranges: Mapping[int, Iterable[int]], *, signals: bool
+    ) -> Semaphore | None:
+        """Executor signals or waits; returns the semaphore, if it is always the same."""
+        numbers = (number,) if isinstance(number, int) else reached_values(number, ranges)
+        for each in numbers:
+            semaphore = self.of(executor, each)
+            queues = semaphore.signallers if signals else semaphore.waiters
+            if executor.index not in queues:
+                queues[executor.index] = deque()
+        return semaphore if isinstance(number, int) else None
+
+    def close(self, executors: Sequence[Executor]) -> None:
+        """All that signal and wait are known."""
         for semaphore in self.semaphores.values():
             semaphore.close(executors)
 
@@ -109,19 +117,3 @@ class Tokens:
                 for place, time in enumerate(queue):
                     if time > base:
                         queue[place] = time + by
-
-
-def _used(items: tuple[Item, ...], ranges: dict[int, Iterable[int]]) -> Iterator[tuple[bool, int]]:
-    """(signals, semaphore) of every signal and wait."""
-    for item in items:
-        if isinstance(item, Loop):
-            if item.count > 0:
-                yield from _used(item.body, {**ranges, item.variable: range(item.count)})
-        elif isinstance(item.command, Signal | Wait):
-            signals = isinstance(item.command, Signal)
-            number = item.command.semaphore
-            if isinstance(number, int):
-                yield signals, number
-                continue
-            for each in reached_values(number, ranges):
-                yield signals, each
