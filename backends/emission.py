@@ -11,6 +11,7 @@ from functools import cache
 from pimc.backends.emitter import Emitter, Scratch
 from pimc.backends.engines import packages
 from pimc.backends.lowering import RULES, Lowering
+from pimc.backends.lowering_memory import LoweringMemory
 from pimc.backends.planning import BufferSplit, Plan
 from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.roll import roll
@@ -42,26 +43,50 @@ class Part:
     stage: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Sequential:
+    """What the devices of each pipeline stage do, one command after another."""
+
+    parts: tuple[Part, ...]
+    items: tuple[tuple[Item, ...], ...]
+    """of each part"""
+    shared: Mapping[int, int]
+    """for ops of layers that were folded into a loop, the op that stands for each"""
+
+
 def emit(graph: Graph, spec: TargetSpec, plans: Mapping[int, Plan], dims: Mapping[str, int]) -> Program:
     """The program of a placed graph. `plans` are the memory plans by pipeline stage."""
+    return program_of(graph, spec, sequential(graph, spec, plans), dims)
+
+
+def sequential(
+    graph: Graph, spec: TargetSpec, plans: Mapping[int, Plan], memory: LoweringMemory | None = None
+) -> Sequential:
+    """Lower a placed graph. memory: of nodes that were lowered before."""
     load_rules()
-    stages = sorted(plans)
     ranks = _ranks(graph)
-    parts = []
-    for position, stage in enumerate(stages):
+    parts: list[Part] = []
+    for position, stage in enumerate(sorted(plans)):
         nodes = tuple(n for n in graph.scheduled() if stage_of(n) == stage)
         parts.append(Part(nodes, tuple(range(position * ranks, (position + 1) * ranks)), plans[stage], position))
-    rows = [row for part in parts for row in _op_rows(part)]
-    streams: list[Stream] = []
+    items: list[tuple[Item, ...]] = []
+    shared: dict[int, int] = {}
     offset = 0
     for part in parts:
-        lowered = list(_lowered(part, spec, offset))
-        items, shared = _folded(lowered)
-        streams += _streams(items, part.devices, spec)
-        for op, first in shared.items():
-            rows[op] = replace(rows[op], shares=first)
+        own, folded = _folded(list(_lowered(part, spec, offset, memory)))
+        items.append(tuple(own))
+        shared |= folded
         offset += len(part.nodes)
-    memory = tuple(entry for part in parts for entry in _memory_map(part, graph))
+    return Sequential(tuple(parts), tuple(items), shared)
+
+
+def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[str, int]) -> Program:
+    """Split what was lowered into streams."""
+    parts = order.parts
+    rows = [row for part in parts for row in _op_rows(part)]
+    for op, first in order.shared.items():
+        rows[op] = replace(rows[op], shares=first)
+    streams = [s for part, items in zip(parts, order.items, strict=True) for s in _streams(items, part.devices, spec)]
     extent: dict[str, int] = {}
     for part in parts:
         for space, used in part.plan.used.items():
@@ -73,9 +98,9 @@ def emit(graph: Graph, spec: TargetSpec, plans: Mapping[int, Plan], dims: Mappin
         target=describe(spec),
         target_name=spec.name,
         target_hash=target_hash(spec),
-        devices=ranks * len(parts),
+        devices=len(parts[0].devices) * len(parts) if parts else 1,
         streams=tuple(streams),
-        memory=memory,
+        memory=tuple(entry for part in parts for entry in _memory_map(part, graph)),
         ops=tuple(rows),
         inputs=tuple(v.name for v in graph.inputs),
         outputs=tuple(name for name, _ in graph.outputs),
@@ -138,7 +163,9 @@ class _Stretch:
     ops: range
 
 
-def _lowered(part: Part, spec: TargetSpec, first_op: int) -> Iterator[_Stretch]:
+def _lowered(
+    part: Part, spec: TargetSpec, first_op: int, memory: LoweringMemory | None = None
+) -> Iterator[_Stretch]:
     split = BufferSplit.of(spec)
     emitter = Emitter()
     at = Lowering(
@@ -161,7 +188,10 @@ def _lowered(part: Part, spec: TargetSpec, first_op: int) -> Iterator[_Stretch]:
             begin = first_op + offset
         current = key
         emitter.op = first_op + offset
-        lower(node, at)
+        if memory is None:
+            lower(node, at)
+        else:
+            memory.lower(node, at, lower)
     if current is not None:
         yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)))
 

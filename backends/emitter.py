@@ -57,6 +57,20 @@ class Emitter:
         for turn in range(start, count):
             yield turn, turn % slots
 
+    @property
+    def level(self) -> tuple[int, int]:
+        """How many items there are outside of loops, and the number of the next loop's variable."""
+        return len(self._stack[0]), self._next_variable
+
+    def since(self, level: tuple[int, int]) -> tuple[Item, ...]:
+        """The items that have come since then."""
+        return tuple(self._stack[0][level[0] :])
+
+    def again(self, items: tuple[Item, ...], next_variable: int) -> None:
+        """Append what was emitted before from the same level on."""
+        self._stack[0] += items
+        self._next_variable = next_variable
+
     def take(self) -> tuple[Item, ...]:
         """The items so far; the emitter starts anew."""
         items = tuple(self._stack[0])
@@ -87,6 +101,15 @@ class Scratch:
         address = self.base + self._next
         self._next += rounded
         return address
+
+    @property
+    def position(self) -> int:
+        """Where the next bytes are looked for."""
+        return self._next
+
+    def resume(self, position: int) -> None:
+        """Go on from there."""
+        self._next = position
 
     def restart(self) -> None:
         """Begin again at the base, so that equal layers get equal addresses."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pimc.backends import emission
 from pimc.backends.legality import why_not
 from pimc.backends.lowering import RULES
+from pimc.backends.lowering_memory import LoweringMemory
 from pimc.backends.pim.tiles import tile_of as pim_tile
 from pimc.backends.planning import Plan, make_plan, plan_node
 from pimc.backends.program import Program
@@ -103,6 +104,14 @@ class Machine:
         if len(plans) == 1 and graph.homes:  # a pass may have moved values
             plans = {stage: replace(plan, homes={**plan.homes, **graph.homes}) for stage, plan in plans.items()}
         return emission.emit(graph, self.spec, plans, dims)
+
+    def sequential(self, graph: Graph, memory: LoweringMemory) -> emission.Sequential:
+        """What the program of a placed graph does, before it is split into streams."""
+        return emission.sequential(graph, self.spec, self.plans(graph), memory)
+
+    def program(self, graph: Graph, order: emission.Sequential, dims: Mapping[str, int]) -> Program:
+        """The program of such a sequence."""
+        return emission.program_of(graph, self.spec, order, dims)
 
     def pass_options(self) -> Mapping[str, Mapping[str, Attribute]]:
         return self.spec.passes

@@ -61,6 +61,8 @@ def storage_type(spec: TargetSpec, dtype: DType) -> DType:
     return spec.storage_dtype if dtype.is_float else _BYTES.get(dtype, dtype)
 
 
+ALIGNED_ROWS = frozenset({"attention_scores", "attention_softmax"})
+"""Ops whose results are read and written row by row, and never seen in another shape: rows begin with whole accesses."""
 _BYTES = {DType.I4: DType.I8, DType.U4: DType.U8}
 
 
@@ -227,7 +229,7 @@ class _Planner:
         chip = self.chip
         dram = FreeList(start, max(0, geometry.bytes - start), self.spec.dram.access_bytes)
         ends = _last_uses(self.outputs, self.nodes)
-        leaving: dict[int, list[Value]] = {}
+        leaving: dict[int, list[tuple[Value, int]]] = {}
         for value in self._foreign():
             self._place_result(value, chip, dram, permanent=_is_cache(value))
         for position, node in enumerate(self.nodes):
@@ -235,11 +237,13 @@ class _Planner:
             for result in node.results:
                 if result not in self.homes:
                     end = ends[result]
-                    self._place_result(result, chip, dram, permanent=end >= len(self.nodes))
-                    leaving.setdefault(end, []).append(result)
-            for value in leaving.pop(position, ()):
+                    permanent = end >= len(self.nodes)
+                    align = self.spec.dram.access_bytes if node.op.name in ALIGNED_ROWS and not permanent else 1
+                    size = self._place_result(result, chip, dram, permanent=permanent, align=align)
+                    leaving.setdefault(end, []).append((result, size))
+            for value, size in leaving.pop(position, ()):
                 home = self.homes[value]
-                (chip if home.on_chip else dram).give_back(home.layout.offset, home.bytes)
+                (chip if home.on_chip else dram).give_back(home.layout.offset, size)
         self.plan_.used = {"dram": start + dram.high, "buffer": self.split.resident + self.split.scratch}
 
     def _foreign(self) -> list[Value]:
@@ -270,23 +274,30 @@ class _Planner:
                 self.claimed.add(root)
             self.homes[result], self.roots[result] = replace(home, layout=layout), root
 
-    def _place_result(self, value: Value, chip: FreeList, dram: FreeList, *, permanent: bool) -> None:
+    def _place_result(
+        self, value: Value, chip: FreeList, dram: FreeList, *, permanent: bool, align: int = 1
+    ) -> int:
+        """Find room, on chip if it is small; the bytes that it takes. align: of rows in DRAM."""
         dtype = storage_type(self.spec, value.type.dtype)
         shape = value.type.static_shape
-        size = dtype.bits // 8 * _product(shape)
+        cell = dtype.bits // 8
+        size = cell * _product(shape)
         if self.spec.dma is None:
             self._place_on_chip(value, shape, dtype)
-            return
+            return self.homes[value].bytes
         if not permanent and size <= self.split.resident // LARGEST_RESIDENT:
             address = chip.take(size)
             if address is not None:
-                self.homes[value] = Home("buffer", Layout.dense(shape, dtype.bits // 8, address), dtype)
-                return
+                self.homes[value] = Home("buffer", Layout.dense(shape, cell, address), dtype)
+                return size
+        if align > 1 and shape:
+            size = _product(shape[:-1]) * -(-cell * shape[-1] // align) * align
         address = dram.take(size)
         if address is None:
             raise self._too_small(size)
-        self.homes[value] = Home("dram", Layout.dense(shape, dtype.bits // 8, address), dtype)
+        self.homes[value] = Home("dram", Layout.dense(shape, cell, address, align), dtype)
         self.plan_.by_role["results"] = self.plan_.by_role.get("results", 0) + size
+        return size
 
     def _place_on_chip(self, value: Value, shape: tuple[int, ...], dtype: DType) -> None:
         """Where there is no other way to reach it, with room for whole columns. Raises CompileError: CAPACITY."""

@@ -28,13 +28,15 @@ class Layout:
     dims: tuple[tuple[Digit, ...], ...]
 
     @staticmethod
-    def dense(shape: Sequence[int], element_bytes: int, offset: int = 0) -> Layout:
-        """Row-major, without gaps."""
+    def dense(shape: Sequence[int], element_bytes: int, offset: int = 0, align: int = 1) -> Layout:
+        """Row-major, without gaps but for those that let rows begin at multiples of `align` bytes."""
         dims: list[tuple[Digit, ...]] = []
         stride = element_bytes
         for extent in reversed(shape):
             dims.append(((extent, stride),))
             stride *= extent
+            if len(dims) == 1:
+                stride = -(-stride // align) * align
         return Layout(offset, tuple(reversed(dims)))
 
     @property

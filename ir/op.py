@@ -103,6 +103,10 @@ class OpDef:
     kinds: Mapping[str, str] = field(default_factory=dict)
     """The annotations of attributes."""
 
+    def __reduce__(self) -> tuple[Callable[[str], OpDef], tuple[str]]:
+        """An op is declared once, and a copy of it is itself."""
+        return _declared, (self.name,)
+
     def reference(self, function: Callable[..., Array | tuple[Array, ...]]) -> OpDef:
         """Declare the numpy meaning: same operands as arrays, same attributes, arrays out."""
         self.meaning = function
@@ -219,6 +223,10 @@ def is_of(value: Attribute, annotation: str) -> bool:
 
 
 REGISTRY: dict[str, OpDef] = {}
+
+
+def _declared(name: str) -> OpDef:
+    return REGISTRY[name]
 
 
 def op(name: str, *, cls: OpClass) -> Callable[[Callable[..., TensorType | tuple[TensorType, ...]]], OpDef]:

@@ -140,10 +140,11 @@ def run_passes(
     machine: Machine | None,
     *,
     change: Callable[[Pipeline], Pipeline] | None = None,
+    verify: bool = True,
 ) -> Program | None:
     """Run the default pipeline, as options say, on a graph in place; the program that it emits, if it comes so far.
 
-    change: makes another pipeline of it, with passes of our own.
+    change: makes another pipeline of it, with passes of our own. verify: look at the graph after every pass.
     """
     programs: list[object] = []
     registry = registry_for(options)
@@ -153,7 +154,7 @@ def run_passes(
         given = {p.name for p in pipeline}
         pipeline = change(pipeline)
         trusted |= {p.name for p in pipeline} - given
-    manager = PassManager(observers=options.observers, trusted=trusted)
+    manager = PassManager(verify=verify, observers=options.observers, trusted=trusted)
     context = PassContext(
         dims=options.dims,
         target=machine,

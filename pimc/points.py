@@ -1,13 +1,15 @@
 """Times a model at many values of its dimensions: `--dim past=0:4095`.
 
 Every point is compiled by itself, with one difference: the engine of an op and the order of ops are not decided again
-where both ends of the ranges agree on them. Points are shared out among processes; their
-order and their times do not depend on that.
+where both ends of the ranges agree on them. Programs that differ in nothing that time depends on (`sim/key.py`) are
+simulated once. Points are shared out among processes; their order and their times do not depend on that.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -17,6 +19,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
+from pimc.backends.engines import platform_of
+from pimc.backends.lowering_memory import LoweringMemory
 from pimc.backends.machine import Machine
 from pimc.backends.target import target_hash
 from pimc.backends.target_registry import load_target
@@ -27,6 +33,8 @@ from pimc.ir.graph import Graph, Rewriter
 from pimc.ir.stage import GraphStage
 from pimc.passes.bind import resolve_dims
 from pimc.passes.manager import Pass, PassContext, Pipeline
+from pimc.sim.key import Key, KeyMaker
+from pimc.sim.timing import Timing
 
 FEW_POINTS = 24
 """So many are not worth processes of their own."""
@@ -122,27 +130,74 @@ class PointTimer:
     """Compiles and simulates one model at point after point."""
 
     def __init__(self, model: str | Path, target: str | Path, options: Options) -> None:
-        self.model, self.options = model, options
+        self.options = options
         self.spec = load_target(target, options.overrides)
         self.machine = Machine(self.spec, seconds_of(options.sim_engine))
+        self.original = Original(read_model(model, options))
+        self.memory = LoweringMemory()
+        self.known: dict[Key, Timing] = {}
+        """Timings by what they depend on."""
+        self.keys: KeyMaker | None = None
 
     def time(self, dims: Mapping[str, int], decided: Decided) -> tuple[Point, Decided]:
         """The point, and what was decided for it. Raises CompileError."""
-        graph = read_model(self.model, self.options)
+        graph = self.original.copy()
         bound = resolve_dims(graph, {**self.options.dims, **dims})
         options = replace(self.options, dims=bound, observers=())
-        program = run_passes(graph, options, self.machine, change=partial(_with_decisions, decided=decided))
-        timing = time_program(emitted(program), options.sim_engine)
+        if decided.order:
+            run_passes(graph, options, self.machine, change=partial(_as_decided, decided=decided), verify=False)
+            timing = self._timing(graph, bound)
+        else:
+            timing = time_program(emitted(run_passes(graph, options, self.machine)), options.sim_engine)
         return Point(bound, timing.cycles, timing.time * 1e-12), Decided.of(graph)
 
+    def _timing(self, graph: Graph, dims: Mapping[str, int]) -> Timing:
+        """The time of a scheduled graph, from an earlier one where nothing that matters is different."""
+        order = self.machine.sequential(graph, self.memory)
+        if self.keys is None:
+            self.keys = KeyMaker(platform_of(self.machine.program(graph, order, dims)))
+        key = self.keys.key(order)
+        if key not in self.known:
+            self.known[key] = time_program(self.machine.program(graph, order, dims), self.options.sim_engine)
+        return self.known[key]
 
-def _with_decisions(pipeline: Pipeline, decided: Decided) -> Pipeline:
-    """The passes, with those that decide replaced as far as the decision is known."""
+
+class Original:
+    """A graph that is copied again and again. Weights and other arrays are shared by all copies."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._shared: list[Any] = []
+        written = io.BytesIO()
+        pickler = pickle.Pickler(written, pickle.HIGHEST_PROTOCOL)
+        pickler.persistent_id = self._number_of  # type: ignore[method-assign]  # documented, but typed as a method
+        pickler.dump(graph)
+        self._written = written.getvalue()
+
+    def _number_of(self, each: Any) -> int | None:
+        if not isinstance(each, np.ndarray):
+            return None
+        self._shared.append(each)
+        return len(self._shared) - 1
+
+    def copy(self) -> Graph:
+        unpickler = pickle.Unpickler(io.BytesIO(self._written))
+        unpickler.persistent_load = self._shared.__getitem__  # type: ignore[method-assign]  # as above
+        found: Graph = unpickler.load()
+        return found
+
+
+LAYING_OUT = frozenset({"layout", "tile", "emit"})
+"""Passes whose work is done here, in a shorter way."""
+
+
+def _as_decided(pipeline: Pipeline, decided: Decided) -> Pipeline:
+    """The passes up to a scheduled graph, with those that decide replaced as far as the decision is known."""
     passes: list[Pass] = []
     for each in pipeline:
         if each.name == "place":
             passes.append(KeepPlaces(decided))
-        passes.append(KeepOrder(decided) if each.name == "schedule" and decided.order else each)
+        if each.name not in LAYING_OUT:
+            passes.append(KeepOrder(decided) if each.name == "schedule" else each)
     return Pipeline(tuple(passes))
 
 

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, MapRows, Move
-from pimc.backends.dma.traffic import Memory, Traffic, traffic
+from pimc.backends.dma.traffic import Memory, Traffic, slots, traffic
 from pimc.backends.isa import Command
 from pimc.backends.quantity import PS_PER_S, period_ps
 from pimc.backends.target import DmaSpec, DramSpec, TargetSpec
 from pimc.backends.timing import EngineDecl, Issued, Resource, Resources
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import InternalError
+from pimc.ir.layout import Digit
 
 DATA_BUS = "dram.bus"
 
@@ -51,49 +52,55 @@ class DmaCosts:
         self.activation_ps = max(cycles["nRRDS"] * clock, -(-cycles["nFAW"] * clock // 4))
         self.port = _port_bandwidth(spec, dma)
         self.slot = spec.pnm.lanes * spec.element_bytes if spec.pnm is not None else 1
-        """bytes that pass the on-chip port together"""
+        """Bytes that pass the on-chip port together: a slot of the shared buffer where there is one."""
 
     def of(self, command: Command) -> tuple[TransferTime, Traffic | None]:
         """A command's time, and what it asks of the memory."""
         if isinstance(command, Move):
-            return TransferTime(0, self._on_chip(2 * command.elements * command.dtype.bits // 8), 0), None
+            size = command.dtype.bits // 8
+            moved = self._slots(command.src_digits, size) + self._slots(command.dst_digits, size)
+            return TransferTime(0, self._on_chip(moved), 0), None
         if isinstance(command, Copy):
             reads = isinstance(command, Load)
-            digits = command.src_digits if reads else command.dst_digits
+            ends = command.src_digits, command.dst_digits
+            far, near = ends if reads else ends[::-1]
             size = command.dtype.bits // 8
-            asked = traffic(self.memory, digits, size)
-            return self._transfer(asked, command.elements * size, reads), asked
+            asked = traffic(self.memory, far, size)
+            return self._transfer(asked, self._slots(near, size), reads), asked
         if isinstance(command, Indexed):
             return self._indexed(command)
         if isinstance(command, MapRows):  # an index out of the buffer, and a register of the controller
-            return TransferTime(0, self._on_chip(command.index_type.bits // 8), 0), None
+            return TransferTime(0, self._on_chip(self._slots((), command.index_type.bits // 8)), 0), None
         raise InternalError(f"the copy engines have no time for {command.mnemonic}")
 
-    def _transfer(self, asked: Traffic, chip_bytes: int, reads: bool) -> TransferTime:
+    def _transfer(self, asked: Traffic, chip_slots: int, reads: bool) -> TransferTime:
         duration = max(asked.busiest * self.access_ps, asked.rows * self.activation_ps)
         held = -(-asked.accesses * self.access_ps // self.dram.channels)
         duration, held = self._derated(duration), self._derated(held)
         latency = self.read_latency if reads else self.write_latency
-        return TransferTime(latency, max(duration, held, self._on_chip(chip_bytes)), held)
+        return TransferTime(latency, max(duration, held, self._on_chip(chip_slots)), held)
 
     def _indexed(self, command: Indexed) -> tuple[TransferTime, Traffic | None]:
         """Each index is a transfer of its own; rows are taken to fall on all channels alike."""
         count, size = plain(command.count), command.dtype.bits // 8
         issue = count * self.dma.issue * period_ps(self.dma.clock)
-        chip_bytes = count * command.row_elements * size
+        chip_slots = count * self._slots(((command.row_elements, size),), size)
         if command.space != "dram":
-            return TransferTime(0, max(issue, self._on_chip(2 * chip_bytes)), 0), None
+            return TransferTime(0, max(issue, self._on_chip(2 * chip_slots)), 0), None
         row = traffic(self.memory, command.row_digits, size)
         accesses = row.accesses * count
         busiest = max(row.busiest, -(-accesses // self.dram.channels))
         rows = max(row.rows, -(-row.rows * row.accesses * count // max(1, row.busiest) // self.dram.channels))
         asked = Traffic(accesses, busiest, rows)
-        found = self._transfer(asked, chip_bytes, isinstance(command, Gather))
+        found = self._transfer(asked, chip_slots, isinstance(command, Gather))
         return TransferTime(found.latency, max(found.duration, issue), found.held), asked
 
-    def _on_chip(self, size: int) -> int:
-        """As long as the on-chip side of a transfer takes: whole slots of a shared buffer."""
-        return -(-(-(-size // self.slot) * self.slot) * PS_PER_S // self.port)
+    def _slots(self, digits: tuple[Digit, ...], element_bytes: int) -> int:
+        return slots(digits, element_bytes, self.slot)
+
+    def _on_chip(self, count: int) -> int:
+        """As long as the on-chip side of a transfer takes for so many slots."""
+        return -(-count * self.slot * PS_PER_S // self.port)
 
     def _derated(self, duration: int) -> int:
         """With the part of the time that refresh takes."""

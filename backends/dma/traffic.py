@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import gcd
+from math import gcd, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,13 @@ def traffic(memory: Memory, digits: tuple[Digit, ...], element_bytes: int) -> Tr
     total, busiest = int(per_channel.sum()), int(per_channel.max())
     rows = _row_stretches(run, rest, memory.row_bytes)
     return Traffic(total, busiest, -(-rows * busiest // max(1, total)))
+
+
+@lru_cache(maxsize=65536)
+def slots(digits: tuple[Digit, ...], element_bytes: int, slot_bytes: int) -> int:
+    """Slots of an on-chip buffer that a loop nest of elements takes, each stretch its own."""
+    run, rest = _run(digits, element_bytes, slot_bytes)
+    return -(-run // slot_bytes) * prod(count for count, _ in rest)
 
 
 def _run(digits: Sequence[Digit], element_bytes: int, access_bytes: int) -> tuple[int, list[Digit]]:

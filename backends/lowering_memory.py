@@ -1,0 +1,60 @@
+"""Remembers how nodes were lowered, for graphs that differ in little (the same model at many positions)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+from pimc.backends.lowering import Lowering
+from pimc.backends.program import Item
+from pimc.ir.facts import Placement, Tile
+from pimc.ir.graph import Node, Value
+
+MOST_CONTENTS = 1 << 12
+"""Elements of a constant beyond which a node that reads it is lowered anew each time."""
+MOST_NODES = 1 << 14
+
+
+@dataclass
+class LoweringMemory:
+    """Items by all that a lowering rule may look at."""
+
+    known: dict[Hashable, tuple[tuple[Item, ...], int, int]] = field(default_factory=dict)
+
+    def lower(self, node: Node, at: Lowering, rule: Callable[[Node, Lowering], None]) -> None:
+        """Emit a node by its rule, or as before."""
+        key = _key(node, at)
+        if key is None:
+            rule(node, at)
+            return
+        found = self.known.get(key)
+        if found is not None:
+            items, variable, position = found
+            at.emit.again(items, variable)
+            at.scratch.resume(position)
+            return
+        if len(self.known) >= MOST_NODES:
+            self.known.clear()
+        level = at.emit.level
+        rule(node, at)
+        self.known[key] = at.emit.since(level), at.emit.level[1], at.scratch.position
+
+
+def _key(node: Node, at: Lowering) -> Hashable | None:
+    values = [*node.operands, *node.results]
+    seen = tuple(None if v is None else _seen(v, at) for v in values)
+    if any(part is None and v is not None for part, v in zip(seen, values, strict=True)):
+        return None
+    state = at.emit.op, at.emit.level[1], at.scratch.position, at.staging, at.stage, at.ranks
+    attributes = tuple(sorted(node.attributes.items()))
+    return node.op.name, attributes, node.fact(Placement), node.fact(Tile), seen, state
+
+
+def _seen(value: Value, at: Lowering) -> Hashable | None:
+    """What matters of a value; None where that is too much."""
+    array = value.type.array
+    if array is not None and array.size > MOST_CONTENTS:
+        return None
+    contents = None if array is None else array.tobytes()
+    home = at.places.get(value)
+    return value.type.dtype, value.type.shape, value.role, value.shard, contents, home
