@@ -13,6 +13,8 @@ from pimc.ir.graph import Node, Value
 MOST_CONTENTS = 1 << 12
 """Elements of a constant beyond which a node that reads it is lowered anew each time."""
 MOST_NODES = 1 << 14
+READING_TABLES = frozenset({"dequantize_linear", "quantize_linear", "quantized_matmul"})
+"""Ops whose rules look into constants of several floats (are all zero points alike?); others do not."""
 
 
 @dataclass
@@ -42,7 +44,7 @@ class LoweringMemory:
 
 def _key(node: Node, at: Lowering) -> Hashable | None:
     values = [*node.operands, *node.results]
-    seen = tuple(None if v is None else _seen(v, at) for v in values)
+    seen = tuple(None if v is None else _seen(node, v, at) for v in values)
     if any(part is None and v is not None for part, v in zip(seen, values, strict=True)):
         return None
     state = at.emit.op, at.emit.level[1], at.scratch.position, at.staging, at.stage, at.ranks
@@ -50,9 +52,11 @@ def _key(node: Node, at: Lowering) -> Hashable | None:
     return node.op.name, attributes, node.fact(Placement), node.fact(Tile), seen, state
 
 
-def _seen(value: Value, at: Lowering) -> Hashable | None:
+def _seen(node: Node, value: Value, at: Lowering) -> Hashable | None:
     """What matters of a value; None where that is too much."""
     array = value.type.array
+    if array is not None and array.size > 1 and value.type.dtype.is_float and node.op.name not in READING_TABLES:
+        array = None
     if array is not None and array.size > MOST_CONTENTS:
         return None
     contents = None if array is None else array.tobytes()

@@ -62,7 +62,7 @@ def storage_type(spec: TargetSpec, dtype: DType) -> DType:
 
 
 ALIGNED_ROWS = frozenset({"attention_scores", "attention_softmax"})
-"""Ops whose results are read and written row by row, and never seen in another shape: rows begin with whole accesses."""
+"""Ops whose results are worked on row by row, and never seen in another shape: rows begin with whole accesses."""
 _BYTES = {DType.I4: DType.I8, DType.U4: DType.U8}
 
 
@@ -274,9 +274,7 @@ class _Planner:
                 self.claimed.add(root)
             self.homes[result], self.roots[result] = replace(home, layout=layout), root
 
-    def _place_result(
-        self, value: Value, chip: FreeList, dram: FreeList, *, permanent: bool, align: int = 1
-    ) -> int:
+    def _place_result(self, value: Value, chip: FreeList, dram: FreeList, *, permanent: bool, align: int = 1) -> int:
         """Find room, on chip if it is small; the bytes that it takes. align: of rows in DRAM."""
         dtype = storage_type(self.spec, value.type.dtype)
         shape = value.type.static_shape

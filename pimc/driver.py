@@ -138,22 +138,24 @@ def run_passes(
     graph: Graph,
     options: Options,
     machine: Machine | None,
-    *,
-    change: Callable[[Pipeline], Pipeline] | None = None,
-    verify: bool = True,
 ) -> Program | None:
-    """Run the default pipeline, as options say, on a graph in place; the program that it emits, if it comes so far.
-
-    change: makes another pipeline of it, with passes of our own. verify: look at the graph after every pass.
-    """
-    programs: list[object] = []
+    """Run the default pipeline, as options say, on a graph in place; the program that it emits, if it comes so far."""
     registry = registry_for(options)
     pipeline = pipeline_for(options, machine, registry)
-    trusted = registry.builtin()
-    if change is not None:
-        given = {p.name for p in pipeline}
-        pipeline = change(pipeline)
-        trusted |= {p.name for p in pipeline} - given
+    return run_pipeline(pipeline, graph, options, machine, registry.builtin())
+
+
+def run_pipeline(
+    pipeline: Pipeline,
+    graph: Graph,
+    options: Options,
+    machine: Machine | None,
+    trusted: frozenset[str],
+    *,
+    verify: bool = True,
+) -> Program | None:
+    """Run passes on a graph in place. trusted: those whose failures are ours. verify: look at the graph after each."""
+    programs: list[object] = []
     manager = PassManager(verify=verify, observers=options.observers, trusted=trusted)
     context = PassContext(
         dims=options.dims,

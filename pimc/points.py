@@ -13,7 +13,7 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,7 +26,17 @@ from pimc.backends.lowering_memory import LoweringMemory
 from pimc.backends.machine import Machine
 from pimc.backends.target import target_hash
 from pimc.backends.target_registry import load_target
-from pimc.driver import Options, emitted, read_model, run_passes, seconds_of, time_program
+from pimc.driver import (
+    Options,
+    emitted,
+    pipeline_for,
+    read_model,
+    registry_for,
+    run_passes,
+    run_pipeline,
+    seconds_of,
+    time_program,
+)
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Placement, Position
 from pimc.ir.graph import Graph, Rewriter
@@ -39,6 +49,8 @@ from pimc.sim.timing import Timing
 FEW_POINTS = 24
 """So many are not worth processes of their own."""
 MOST_POINTS = 1_000_000
+NEIGHBOURS = 32
+"""Points that one process takes at a time, as they come: they have most in common."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +150,7 @@ class PointTimer:
         self.known: dict[Key, Timing] = {}
         """Timings by what they depend on."""
         self.keys: KeyMaker | None = None
+        self.shorter: tuple[Decided, Pipeline, frozenset[str]] | None = None
 
     def time(self, dims: Mapping[str, int], decided: Decided) -> tuple[Point, Decided]:
         """The point, and what was decided for it. Raises CompileError."""
@@ -145,11 +158,20 @@ class PointTimer:
         bound = resolve_dims(graph, {**self.options.dims, **dims})
         options = replace(self.options, dims=bound, observers=())
         if decided.order:
-            run_passes(graph, options, self.machine, change=partial(_as_decided, decided=decided), verify=False)
+            pipeline, trusted = self._shorter(decided)
+            run_pipeline(pipeline, graph, options, self.machine, trusted, verify=False)
             timing = self._timing(graph, bound)
         else:
             timing = time_program(emitted(run_passes(graph, options, self.machine)), options.sim_engine)
         return Point(bound, timing.cycles, timing.time * 1e-12), Decided.of(graph)
+
+    def _shorter(self, decided: Decided) -> tuple[Pipeline, frozenset[str]]:
+        """The passes up to a scheduled graph, with those that decide replaced by what was decided."""
+        if self.shorter is None or self.shorter[0] is not decided:
+            registry = registry_for(self.options)
+            pipeline = _as_decided(pipeline_for(self.options, self.machine, registry), decided)
+            self.shorter = decided, pipeline, registry.builtin() | {KeepPlaces.name, KeepOrder.name}
+        return self.shorter[1:]
 
     def _timing(self, graph: Graph, dims: Mapping[str, int]) -> Timing:
         """The time of a scheduled graph, from an earlier one where nothing that matters is different."""
@@ -191,7 +213,6 @@ LAYING_OUT = frozenset({"layout", "tile", "emit"})
 
 
 def _as_decided(pipeline: Pipeline, decided: Decided) -> Pipeline:
-    """The passes up to a scheduled graph, with those that decide replaced as far as the decision is known."""
     passes: list[Pass] = []
     for each in pipeline:
         if each.name == "place":
@@ -246,7 +267,7 @@ def _shared(
     """The same with processes. A mistake in one of them is raised here."""
     quiet = replace(work[2], observers=())
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin, ((work[0], work[1], quiet), decided)) as pool:
-        for point in pool.map(_point, wanted, chunksize=8):
+        for point in pool.map(_point, wanted, chunksize=NEIGHBOURS):
             if isinstance(point, CompileError):
                 raise point
             yield point

@@ -238,7 +238,8 @@ class Tiling:
 def tilings(nest: Nest, limit: int, align: int = 1) -> list[Tiling]:
     """Cut a nest so that tiles have at most `limit` elements: inner axes stay whole, one is cut, the others loop.
 
-    align: of what the innermost axis, where that is the one to be cut, gives pieces of whole multiples. Gives one tiling, and another for the rest of the axis that was cut.
+    align: the innermost axis, where that is the one to be cut, gives pieces of whole multiples of it. Gives one tiling,
+    and another for the rest of the axis that was cut.
     """
     inside = 1
     for position in range(len(nest.axes) - 1, -1, -1):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -51,7 +51,8 @@ class KeyMaker:
     def __init__(self, platform: Platform) -> None:
         resources: Resources = _Anything()
         self._row_stride = platform.geometry.stride_row
-        self._timers = {name: platform.timer(engine, resources) for name, engine in platform.engines.items()}
+        timers = {name: platform.timer(engine, resources) for name, engine in platform.engines.items()}
+        self._costs = {name: _cost_of(timer) for name, timer in timers.items()}
         self._parts: dict[int, _Part] = {}
 
     def key(self, order: Sequential) -> Key:
@@ -100,7 +101,7 @@ class KeyMaker:
                 yield from self._texts(item.body, {**ranges, item.variable: item.count})
                 yield "end", ranges
             else:
-                yield (item.engine, item.instances, _cost(item.command, self._timers[item.engine])), ranges
+                yield (item.engine, item.instances, self._costs[item.engine](item.command)), ranges
                 yield item.command, ranges
 
 
@@ -148,17 +149,19 @@ def _taken_apart(scalar: Scalar) -> tuple[int, tuple[tuple[int, int], ...]]:
     return (scalar.base, scalar.terms) if isinstance(scalar, Affine) else (scalar, ())
 
 
-def _cost(command: Command, timer: Timer) -> Hashable:
-    """All that a timer makes of a command."""
-    operands = {name: getattr(command, name) for name in operands_of(type(command))}
-    if isinstance(command, Exchange) or moved_by(timer, command):
-        return command.mnemonic, tuple(operands.values())
-    if isinstance(timer, Costing):
-        cost = timer.cost(command)
-    elif (signature := getattr(timer, "signature", None)) is not None:
-        cost = signature(command)
-    else:
+def _cost_of(timer: Timer) -> Callable[[Command], Hashable]:
+    """What gives all that a timer makes of a command."""
+    costing = timer.cost if isinstance(timer, Costing) else getattr(timer, "signature", None)
+    identity = timer.identity if isinstance(timer, Identifying) else lambda _: None
+
+    def cost(command: Command) -> Hashable:
         declared = operands_of(type(command))
-        cost = tuple(value for name, value in operands.items() if not declared[name].address)
-    identity = timer.identity(command) if isinstance(timer, Identifying) else None
-    return command.mnemonic, cost, identity
+        if isinstance(command, Exchange) or moved_by(timer, command):
+            return command.mnemonic, tuple(getattr(command, name) for name in declared)
+        if costing is not None:
+            made = costing(command)
+        else:
+            made = tuple(getattr(command, name) for name, operand in declared.items() if not operand.address)
+        return command.mnemonic, made, identity(command)
+
+    return cost

@@ -89,7 +89,7 @@ class Tokens:
             queues = semaphore.signallers if signals else semaphore.waiters
             if executor.index not in queues:
                 queues[executor.index] = deque()
-        return semaphore if isinstance(number, int) else None
+        return self.of(executor, number) if isinstance(number, int) else None
 
     def close(self, executors: Sequence[Executor]) -> None:
         """All that signal and wait are known."""
