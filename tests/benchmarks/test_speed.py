@@ -1,6 +1,7 @@
 """How long commands take as a user sees them, from a cold start: `make benchmark`. Nothing here is asserted on time.
 
-Budgets: `replay-70b`, a trace of 362,386 lines, 2.5 s.
+Budgets: `replay-70b`, a trace of 362,386 lines, 2.5 s; `block-range`, all 4,096 positions of a layer of Llama 2 70B, 90 s;
+the simulation of that layer at the last position, 50 ms (`test_simulation`).
 
 The peak memory of each command, at least that of pytest itself, is in its `extra_info` (`--benchmark-json`).
 """
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from pimc.driver import Options, compile_model, time_program
+
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = {
     "help": "--help",
@@ -22,6 +25,7 @@ COMMANDS = {
     "7b-prefill": "compile models/llama2-7b.pimc -t npu --dim seq=2048",
     "175b-decode": "compile models/gpt3-175b.pimc -t neupims --set system.devices=32 --parallel tp=8,pp=4 "
     "--dim batch=64 --dim past=2047",
+    "block-range": "compile models/bench/llama2-70b-block.pimc -t cent --dim past=0:4095 --json",
     "replay-70b": "replay tests/data/aim/cent/pp_Llama2-70B_s4096.trace.gz --trace-format aim -t aim-pinned",
 }
 
@@ -44,6 +48,13 @@ def test_command(benchmark: BenchmarkFixture, arguments: str) -> None:
         assert process.returncode == 0
         peak = max(peak, usage.ru_maxrss)
 
-    benchmark.pedantic(run, rounds=1 if "b.pimc" in arguments else 3)
+    benchmark.pedantic(run, rounds=1 if "b.pimc" in arguments or ":" in arguments else 3)
     benchmark.extra_info["peak_kib"] = peak
     assert peak < MOST_KIB.get(arguments.split()[0], peak + 1)
+
+
+def test_simulation(benchmark: BenchmarkFixture) -> None:
+    """Loading and compiling not counted; the first round finds out about the channels' states."""
+    options = Options(dims={"past": 4095}, simulate=False)
+    program = compile_model(ROOT / "models/bench/llama2-70b-block.pimc", "cent", options).program
+    benchmark.pedantic(time_program, (program,), rounds=10)

@@ -161,3 +161,14 @@ def test_fast_equals_plain(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_fast_equals_plain_often(data: st.DataObject) -> None:
     compare(data)
+
+
+def test_a_period_in_which_rows_met_is_none() -> None:
+    """Row 3 is open when the third turn begins with it, and never again are two turns' rows the same."""
+    rows = variable(0) + 1, variable(0) * 3
+    first, second = (Step("pim", aim.MacAllBanks(count=1, mask=1, row=row), 0) for row in rows)
+    read = Step("pim", aim.ReadMac(register=0, mask=1, address=8192, stride=32, share=1), 0)
+    for turns in (9, 50):
+        program = program_of((Loop(0, turns, (Loop(1, 5, (first, second, read)),)),), machine("cent"))
+        fast, plain = (simulate(program, engine=engine) for engine in ("fast", "plain"))
+        assert fast.time == plain.time

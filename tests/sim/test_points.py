@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pimc.driver import Options, compile_model
 from pimc.points import time_points
 
@@ -26,3 +28,15 @@ def test_processes_change_nothing() -> None:
     assert [tuple(p.dims[d] for d in ("past", "batch")) for p in shared.points] == [
         (p, b) for p in range(30) for b in (1, 2)
     ]
+
+
+@pytest.mark.parametrize("target", ["cent", "neupims", "npu"])
+def test_neighbours_are_what_single_compilations_give(target: str) -> None:
+    """Every point of a stretch in which pieces of rows fill up, and one more bank comes into use."""
+    found = time_points(MODEL, target, Options(), {"past": range(120, 136)}, processes=1)
+    for point in found.points:
+        alone = compile_model(MODEL, target, Options(dims={**point.dims}))
+        assert alone.timing is not None
+        assert point.cycles == alone.timing.cycles, point.dims
+    times = [p.cycles for p in found.points]
+    assert len(set(times)) > 1
