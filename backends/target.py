@@ -348,6 +348,26 @@ class NewtonTiming(Sourced):
 
     tGWRITE: Timing
     """one row from a bank's row buffer into the global buffer"""
+    tRETURN: Timing
+    """from the last data of a result, or the end of a GWRITE, until whoever waits for it sees that"""
+
+
+class NewtonSwitches(Sourced):
+    """What a controller of such a memory keeps to; the published simulator leaves all of it out but the last."""
+
+    precharge_waits_for_macs: StrictBool
+    """tRTP counts from the last MAC of a COMPS_READRES; else from its issue, so that rows close under their MACs"""
+    results_wait_for_macs: StrictBool
+    """results come a read's latency after the last MAC of a COMPS_READRES; else after its issue"""
+    gwrite_waits_for_macs: StrictBool
+    """the global buffer is filled anew after the last MAC that reads it; else right after the issue of COMPS_READRES"""
+    keeps_row_times: StrictBool
+    """single row buffers: tRAS and tRP hold between G_ACT and the precharges of its banks"""
+    counts_activates: StrictBool
+    """the banks that ACTIVATE opens count for the tFAW of G_ACT, which opens as many banks as tFAW allows"""
+    refresh_guard: StrictBool
+    """a tile or a GWRITE starts only if it is estimated to end before the next refresh of a rank"""
+
 
 
 class NewtonPim(PimBase):
@@ -360,10 +380,7 @@ class NewtonPim(PimBase):
     """banks that one G_ACT opens"""
     least_macs: Count
     """MAC commands that one result takes at least (the adder tree's fill)"""
-    precharge_waits_for_macs: StrictBool
-    """tRTP counts from the last MAC of a composite command; the published simulator counts from its issue"""
-    refresh_guard: StrictBool
-    """a tile starts only if it fits before the next refresh of a rank"""
+    switches: NewtonSwitches
     timing: NewtonTiming
 
 

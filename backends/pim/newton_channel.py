@@ -122,7 +122,7 @@ class NewtonChannel:
         self.vector_free = self.gwrite_free = t + rules.gwrite
         if not rules.is_dual and inside not in rank.normal:
             self.precharge_free = max(self.precharge_free, self.vector_free)
-        return Done(t, t + 1, t + rules.gwrite, rules.gwrite, cause)
+        return Done(t, t + 1, t + rules.gwrite + rules.answer, rules.gwrite, cause)
 
     def header(self, row: int, comps: int, results: int, at: int) -> Done:
         """Close other rows, if the tile fits before the next refresh."""
@@ -138,7 +138,7 @@ class NewtonChannel:
             estimate += rules.twindow * (groups // 2 - 1) if groups else 0
             estimate += 2 * (_below(results) - 1)
             # checked while the header is at the head of the queue, which it still is one clock after `start`
-            if not self._refresh_first(start + 1, estimate if rules.guard else 0):
+            if not self._refresh_first(start + 1, estimate if rules.switches.refresh_guard else 0):
                 break
             cause, t = "refresh", max(t, self.now + 1)
         if waiting:
@@ -177,7 +177,7 @@ class NewtonChannel:
         self.compute_free = self.read_free = t + rules.comp
         self.precharge_free = max(self.precharge_free, t + rules.trtp)
         self.gwrite_free = max(self.gwrite_free, t + rules.turn)
-        return Done(t, t + 1, t + rules.read, rules.comp)
+        return Done(t, t + 1, t + rules.read + rules.answer, rules.comp)
 
     def compute_and_read(self, row: int, count: int, at: int) -> Done:
         """COMPS_READRES (dual row buffers)."""
@@ -191,10 +191,14 @@ class NewtonChannel:
             self.issues(t + work, 0, "READRES")
         self.now = t
         self.compute_free = t + work + rules.comp
-        hidden = work if rules.waits_for_macs else 0
-        self.precharge_free = max(self.precharge_free, t + hidden + rules.trtp)
-        self.gwrite_free = max(self.gwrite_free, t + hidden + rules.turn)
-        return Done(t, t + 1, t + hidden + rules.read, work, cause)
+        switches = rules.switches
+        macs = t + work if switches.precharge_waits_for_macs else t
+        self.precharge_free = max(self.precharge_free, macs + rules.trtp)
+        macs = t + work if switches.gwrite_waits_for_macs else t
+        self.gwrite_free = max(self.gwrite_free, macs + rules.turn)
+        macs = t + work if switches.results_wait_for_macs else t
+        done = macs + rules.read + rules.answer
+        return Done(t, t + 1, done, min(work, done - t), cause)
 
     def rows_lost(self) -> None:
         """Normal traffic has used the only row buffers, and closed them again."""
@@ -210,7 +214,7 @@ class NewtonChannel:
         """Row buffers to close before `row` can be opened for PIM (None: all of them), in order."""
         rules = self.rules
         found: list[Closing] = []
-        holds = rules.tras if rules.is_dual or rules.keeps_row_times else LONG_AGO
+        holds = rules.tras if rules.is_dual or rules.switches.keeps_row_times else LONG_AGO
         size = rules.group_banks
         for rank in ranks:
             begin = len(found)
@@ -273,7 +277,7 @@ class NewtonChannel:
         if self.issues is not None:
             for i in range(count):
                 self.issues(last - count + 1 + i, 0, name, rank.first + bank + i)
-        if rules.is_dual or rules.keeps_row_times:
+        if rules.is_dual or rules.switches.keeps_row_times:
             rank.precharged[bank // rules.group_banks] = last
         self.now = last
 
@@ -327,7 +331,7 @@ class NewtonChannel:
             apart = rules.trrd_same if rules.is_dual else rules.tras + rules.trp
             same = rank.normal_bank // rules.group_banks == group
             apart = apart if same else rules.trrd_other
-            if rules.keeps_row_times:  # a G_ACT alone opens as many banks as tFAW allows
+            if rules.switches.counts_activates:  # a G_ACT alone opens as many banks as tFAW allows
                 apart = max(apart, rules.twindow)
             ready = max(ready, rank.normal_act + apart)
         return ready
@@ -343,7 +347,7 @@ class NewtonChannel:
         t = max(at, self.now + 1)
         if open_row is not None:
             t = max(t, self.precharge_free if not rules.is_dual else t, rank.normal_act + rules.tras, self.vector_free)
-            if not rules.is_dual and rules.keeps_row_times:
+            if not rules.is_dual and rules.switches.keeps_row_times:
                 t = max(t, rank.acts[group] + rules.tras)
             self._issued("PRECHARGE", t, rank.first + bank)
             self.now = t

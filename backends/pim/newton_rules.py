@@ -1,15 +1,15 @@
-"""What a channel of Newton-style PIM obeys: clocks and choices of the part, and of the strategy that drives it."""
+"""What a channel of Newton-style PIM obeys: clocks of the part, and what its controller keeps to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pimc.backends.target import NewtonPim, TargetSpec
+from pimc.backends.target import NewtonPim, NewtonSwitches, TargetSpec
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Clocks and choices of one part, and of the strategy that drives it."""
+    """Clocks of one part, and the switches of its controller."""
 
     ranks: int
     groups: int
@@ -26,6 +26,8 @@ class Rules:
     trtp: int
     read: int
     """READRES to its values"""
+    answer: int
+    """from then, or from the end of a GWRITE, until that is seen"""
     comp: int
     """COMP to COMP"""
     turn: int
@@ -35,13 +37,10 @@ class Rules:
     refresh: int
     interval: int
     """from one rank's refresh to the next rank's; 0: none"""
-    guard: bool
-    waits_for_macs: bool
-    keeps_row_times: bool
-    """tRAS and tRP hold between G_ACT and the precharges of a single row buffer, and tFAW from ACTIVATE to G_ACT"""
+    switches: NewtonSwitches
 
     @staticmethod
-    def of(spec: TargetSpec, pim: NewtonPim, *, keeps_row_times: bool) -> Rules:
+    def of(spec: TargetSpec, pim: NewtonPim) -> Rules:
         n = spec.cycles
         ranks = spec.dram.ranks
         return Rules(
@@ -49,7 +48,7 @@ class Rules:
             group_banks=pim.banks_per_activation,
             is_dual=pim.row_buffers == "dual", trp=n["nRP"], tras=n["nRAS"], trcd=n["nRCDRD"], twindow=n["nFAW"],
             trrd_same=n["nRRDL"], trrd_other=n["nRRDS"], trtp=n["nRTP"], read=n["nCL"] + n["nBL"],
+            answer=n["nRETURN"],
             comp=max(n["nBL"], n["nCCDS"]), turn=max(n["nBL"], n["nCCDS"]), least=pim.least_macs, gwrite=n["nGWRITE"],
-            refresh=n["nRFC"], interval=n["nREFI"] // ranks if spec.dram.refresh else 0, guard=pim.refresh_guard,
-            waits_for_macs=pim.precharge_waits_for_macs, keeps_row_times=keeps_row_times,
+            refresh=n["nRFC"], interval=n["nREFI"] // ranks if spec.dram.refresh else 0, switches=pim.switches,
         )  # fmt: skip
