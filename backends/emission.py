@@ -11,6 +11,7 @@ from functools import cache
 from pimc.backends.emitter import Emitter, Scratch
 from pimc.backends.engines import packages
 from pimc.backends.lowering import RULES, Lowering
+from pimc.backends.pim.mapping import why_no_values
 from pimc.backends.planning import BufferSplit, Plan
 from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.roll import roll
@@ -80,6 +81,7 @@ def emit(graph: Graph, spec: TargetSpec, plans: Mapping[int, Plan], dims: Mappin
         inputs=tuple(v.name for v in graph.inputs),
         outputs=tuple(name for name, _ in graph.outputs),
         extent=extent,
+        no_values=why_no_values(spec, streams),
     )
 
 

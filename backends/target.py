@@ -369,7 +369,6 @@ class NewtonSwitches(Sourced):
     """a tile or a GWRITE starts only if it is estimated to end before the next refresh of a rank"""
 
 
-
 class NewtonPim(PimBase):
     """Newton and NeuPIMs in HBM: one stream of commands a channel."""
 

@@ -108,6 +108,7 @@ def compile_model(
     timing = time_program(program, options.sim_engine) if options.simulate else None
     comparison, outputs = None, None
     if values is not None:
+        check_program_computes(program)
         inputs, expected = inputs_and_expected(lowered, values, options.seed, wide=wide)
         outputs = run_program(program, inputs, wide=wide)
         comparison = compared(outputs, expected, lowered.machine.spec, wide=wide) if expected else None
@@ -243,6 +244,13 @@ def inputs_and_expected(
     run_passes(reference, Options(dims=lowered.dims, until="fold"), None)
     inputs = random_inputs(reference, seed)
     return inputs, interp.run(reference, inputs, wide=wide)
+
+
+def check_program_computes(program: Program) -> None:
+    """Raises CompileError (UNAVAILABLE) for a program that has a time alone."""
+    from pimc.sim.values import check_computes
+
+    check_computes(program)
 
 
 def run_program(program: Program, inputs: Mapping[str, Array], *, wide: bool) -> dict[str, Array]:
