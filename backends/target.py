@@ -365,8 +365,23 @@ class NewtonSwitches(Sourced):
     """single row buffers: tRAS and tRP hold between G_ACT and the precharges of its banks"""
     counts_activates: StrictBool
     """the banks that ACTIVATE opens count for the tFAW of G_ACT, which opens as many banks as tFAW allows"""
+    gwrite_spans_ranks: StrictBool
+    """GWRITE and reads of another rank keep the data bus's burst apart"""
     refresh_guard: StrictBool
     """a tile or a GWRITE starts only if it is estimated to end before the next refresh of a rank"""
+
+
+class SharingSpec(Sourced):
+    """How normal reads share a channel with PIM work, where a bank has a row buffer for each (`--background`)."""
+
+    transactions: Count
+    """reads that wait until their commands are queued, one a clock"""
+    bank_commands: Count
+    """commands that wait for one bank"""
+    row_hits: Count
+    """reads of an open row that may go before older ones of the same bank"""
+    least_slack: Cycles
+    """clocks between the estimated end of PIM work and the next refresh without which PIM does not let others go first"""
 
 
 class NewtonPim(PimBase):
@@ -380,6 +395,7 @@ class NewtonPim(PimBase):
     least_macs: Count
     """MAC commands that one result takes at least (the adder tree's fill)"""
     switches: NewtonSwitches
+    sharing: SharingSpec
     timing: NewtonTiming
 
 

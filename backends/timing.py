@@ -103,6 +103,15 @@ class Refreshing(Protocol):
 
 
 @runtime_checkable
+class Serving(Protocol):
+    """A timer whose memory can serve normal reads beside its stream."""
+
+    def serving(self, reads: int) -> Timer:
+        """A timer at the start of its stream that is offered so many reads of one access each in every clock."""
+        ...
+
+
+@runtime_checkable
 class Ending(Protocol):
     """A timer whose stream ends with something of its own."""
 

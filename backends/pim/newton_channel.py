@@ -133,10 +133,10 @@ class NewtonChannel:
             start = max(t, min(c[0] for c in waiting)) if waiting else t
             groups = rules.ranks * rules.groups if any(r.row != row for r in self.ranks) else 0
             estimate = (
-                rules.trtp * sum(c[3] for c in waiting) + rules.trcd + rules.comp * max(_above(comps), rules.least)
+                rules.trtp * sum(c[3] for c in waiting) + rules.trcd + rules.comp * max(power_above(comps), rules.least)
             )
             estimate += rules.twindow * (groups // 2 - 1) if groups else 0
-            estimate += 2 * (_below(results) - 1)
+            estimate += 2 * (power_below(results) - 1)
             # checked while the header is at the head of the queue, which it still is one clock after `start`
             if not self._refresh_first(start + 1, estimate if rules.switches.refresh_guard else 0):
                 break
@@ -423,11 +423,11 @@ class NewtonChannel:
             rank.shift(by)
 
 
-def _above(count: int) -> int:
+def power_above(count: int) -> int:
     """The power of two at or above a count, as a header's field holds it."""
     return 1 << max(0, count - 1).bit_length()
 
 
-def _below(count: int) -> int:
+def power_below(count: int) -> int:
     """The power of two at or below a count."""
     return 1 << (max(1, count).bit_length() - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pimc.backends.target import NewtonPim, NewtonSwitches, TargetSpec
+from pimc.backends.target import NewtonPim, NewtonSwitches, SharingSpec, TargetSpec
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,20 @@ class Rules:
     interval: int
     """from one rank's refresh to the next rank's; 0: none"""
     switches: NewtonSwitches
+    bank_group: int
+    """banks of one bank group"""
+    rows: int
+    row_accesses: int
+    """reads that take a whole row"""
+    sharing: SharingSpec
+    column_same: int
+    """READ to READ of one bank group"""
+    column_other: int
+    """READ to READ of another bank group"""
+    column_rank: int
+    """READ to READ of another rank"""
+    burst: int
+    """clocks of the data bus for one read"""
 
     @staticmethod
     def of(spec: TargetSpec, pim: NewtonPim) -> Rules:
@@ -51,4 +65,7 @@ class Rules:
             answer=n["nRETURN"],
             comp=max(n["nBL"], n["nCCDS"]), turn=max(n["nBL"], n["nCCDS"]), least=pim.least_macs, gwrite=n["nGWRITE"],
             refresh=n["nRFC"], interval=n["nREFI"] // ranks if spec.dram.refresh else 0, switches=pim.switches,
+            bank_group=spec.dram.banks_per_group, rows=spec.dram.rows, row_accesses=spec.dram.accesses_per_row,
+            sharing=pim.sharing, burst=n["nBL"], column_same=max(n["nBL"], n["nCCDL"]),
+            column_other=max(n["nBL"], n["nCCDS"]), column_rank=n["nBL"] + n["nRTRS"],
         )  # fmt: skip
