@@ -102,9 +102,13 @@ class Refreshing(Protocol):
         ...
 
 
+SERVED = "reads served"
+"""The counter of normal reads whose data came while a stream lasted."""
+
+
 @runtime_checkable
 class Serving(Protocol):
-    """A timer whose memory can serve normal reads beside its stream."""
+    """A timer whose memory can serve normal reads beside its stream; its counters then have SERVED."""
 
     def serving(self, reads: int) -> Timer:
         """A timer at the start of its stream that is offered so many reads of one access each in every clock."""

@@ -54,6 +54,8 @@ class Options:
     shapes_only: bool = False
     simulate: bool = True
     sim_engine: SimEngine = "fast"
+    background: int | None = None
+    """normal reads that every channel with PIM work is offered in a clock"""
     observers: Sequence[Observer] = ()
     seed: int = 0
     cache_tokens: int | None = None
@@ -105,7 +107,8 @@ def compile_model(
     options = options or Options()
     lowered = lower_model(model, target, options, given_inputs(values))
     program = checked_program(lowered)
-    timing = time_program(program, options.sim_engine) if options.simulate else None
+    background = options.background
+    timing = time_program(program, options.sim_engine, background=background) if options.simulate else None
     comparison, outputs = None, None
     if values is not None:
         check_program_computes(program)
@@ -215,10 +218,12 @@ def seconds_of(engine: SimEngine) -> Callable[[Program], float]:
     return lambda program: time_program(program, engine).time * 1e-12
 
 
-def time_program(program: Program, engine: SimEngine = "fast", issues: IssueLog | None = None) -> Timing:
+def time_program(
+    program: Program, engine: SimEngine = "fast", issues: IssueLog | None = None, background: int | None = None
+) -> Timing:
     from pimc.sim.time import simulate
 
-    return simulate(program, engine=engine, issues=issues)
+    return simulate(program, engine=engine, issues=issues, background=background)
 
 
 # -- values -----------------------------------------------------------------------------------------------------------

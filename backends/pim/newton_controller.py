@@ -12,7 +12,7 @@ from pimc.backends.pim.newton_channel import Done, NewtonChannel
 from pimc.backends.pim.newton_isa import Comp, CompsReadResult, GlobalWrite, Header, ReadResult
 from pimc.backends.pim.newton_rules import Rules
 from pimc.backends.pim.newton_shared import SharedChannel
-from pimc.backends.timing import EngineDecl, Issued, Timer
+from pimc.backends.timing import SERVED, EngineDecl, Issued, Timer
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import InternalError, Kind, fail
 
@@ -79,10 +79,6 @@ class NewtonTimer:
         if part:
             raise ValueError(f"{by} ps are not whole clocks of {self.clock_ps} ps")
         self.channel.shift(clocks)
-
-
-SERVED = "reads served"
-"""Counts normal reads whose data came while the stream lasted."""
 
 
 class SharedTimer:

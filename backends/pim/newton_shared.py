@@ -341,7 +341,9 @@ class SharedChannel:
         if row == self.reserved:
             return False
         if opened is None:
-            return self._affords(self.rules.trcd, 1, work) and self._activate(t, bank, row) and self._pay(self.rules.trcd)
+            return (
+                self._affords(self.rules.trcd, 1, work) and self._activate(t, bank, row) and self._pay(self.rules.trcd)
+            )
         if row != opened:
             if self.hits[bank] >= self.rules.sharing.row_hits or opened not in queue:
                 return self._affords(self.rules.trp, 2, work) and self._precharge(t, bank) and self._pay(self.rules.trp)
