@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pimc.backends.pim.issues import TRAFFIC, IssueSink
 from pimc.backends.pim.newton_rules import Rules
@@ -107,7 +107,7 @@ class NewtonChannel:
         while True:
             open_row = rank.normal.get(inside, None if rules.is_dual else rank.row)
             extra = 0 if open_row == row else rules.trp + rules.trcd + (rules.trtp if open_row is not None else 0)
-            if not self._refresh_first(t, rules.gwrite + extra):
+            if not self._refresh_first(t + 1, rules.gwrite + extra if rules.switches.refresh_guard else 0):
                 break
             cause, t = "refresh", max(t, self.now + 1)
         if rules.is_dual and rank.row == row:  # a row is open in one of the two row buffers only
@@ -151,8 +151,15 @@ class NewtonChannel:
     def compute(self, row: int, count: int, at: int) -> Done:
         """A run of COMPs (single row buffer)."""
         rules = self.rules
-        cause = self._activate(row, at)
-        first = max(at, self.now + 1, self.compute_free, self.vector_free, self._opened())
+        cause, first = self._ready_to_compute(row, at)
+        if self.rules.interval and first + rules.comp * (count - 1) >= self.due:  # a refresh comes in between
+            before = -(-(self.due - first) // rules.comp)
+            done = self._comps(row, first, before, cause)
+            return replace(self.compute(row, count - before, done.free), first=first)
+        return self._comps(row, first, count, cause)
+
+    def _comps(self, row: int, first: int, count: int, cause: str) -> Done:
+        rules = self.rules
         last = first + rules.comp * (count - 1)
         self._issued("COMP", first, None, row, count, rules.comp)
         self.now = last
@@ -168,9 +175,9 @@ class NewtonChannel:
     def read_result(self, at: int) -> Done:
         """READRES (single row buffer)."""
         rules = self.rules
-        while self._refresh_first(max(at, self.now + 1), 0):
-            pass
         t = max(at, self.now + 1, self.read_free)
+        while self._refresh_first(t, 0):
+            t = max(t, self.now + 1)
         self._issued("READRES", t)
         self.now = t
         self.is_filling = True
@@ -182,8 +189,7 @@ class NewtonChannel:
     def compute_and_read(self, row: int, count: int, at: int) -> Done:
         """COMPS_READRES (dual row buffers)."""
         rules = self.rules
-        cause = self._activate(row, at)
-        t = max(at, self.now + 1, self.compute_free, self.vector_free, self._opened())
+        cause, t = self._ready_to_compute(row, at)
         work = rules.comp * max(count, rules.least)
         self._issued("COMPS_READRES", t, None, row)
         self._issued("COMP", t, None, row, count, rules.comp)  # what the banks execute for it
@@ -280,6 +286,15 @@ class NewtonChannel:
         if rules.is_dual or rules.switches.keeps_row_times:
             rank.precharged[bank // rules.group_banks] = last
         self.now = last
+
+    def _ready_to_compute(self, row: int, at: int) -> tuple[str, int]:
+        """Open a row where it is not open; what that had to wait for, and when the next COMP may be issued."""
+        cause = ""
+        while True:
+            cause = self._activate(row, at) or cause
+            t = max(at, self.now + 1, self.compute_free, self.vector_free, self._opened())
+            if not self._refresh_first(t, 0):
+                return cause, t
 
     def _activate(self, row: int, at: int) -> str:
         """Open a row in the PIM row buffers where it is not open."""

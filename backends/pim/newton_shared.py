@@ -258,7 +258,7 @@ class SharedChannel:
     def _fits(self, t: int, estimate: int) -> bool:
         """Whether work that begins now is over before the next refresh; what is left is slack for normal commands."""
         interval = self.rules.interval
-        left = interval - (t + 1) % interval if interval else 1 << 40
+        left = self.due - (t + 1) if interval else 1 << 40
         self.slack = max(0, left - estimate)
         if self.rules.switches.refresh_guard and interval and left <= estimate < interval:
             self.is_skipping = True
