@@ -381,7 +381,7 @@ class SharingSpec(Sourced):
     row_hits: Count
     """reads of an open row that may go before older ones of the same bank"""
     least_slack: Cycles
-    """clocks between the estimated end of PIM work and the next refresh without which PIM does not let others go first"""
+    """clocks between the estimated end of PIM work and the next refresh: with fewer, PIM lets nothing else go"""
 
 
 class NewtonPim(PimBase):

@@ -67,7 +67,8 @@ def compile(
     `pass.option=value`. load: Python files with passes. values: arrays `in:<input>` and `out:<output>`, or "random":
     run the streams on them and compare the outputs. Dimensions follow from the shapes of arrays, and where shapes
     depend on what an input holds (the target of a reshape), the program is made for the contents of its array.
-    background: normal reads that every channel with PIM work is offered in a clock, and serves beside it. Raises CompileError for what cannot be done.
+    background: normal reads that every channel with PIM work is offered in a clock, and serves beside it.
+    Raises CompileError for what cannot be done.
     """
     if phase not in (None, "prefill", "decode"):
         raise UsageError(f"the phase is prefill or decode, not '{phase}'; compile_phases compiles both")

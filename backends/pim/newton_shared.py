@@ -1,9 +1,10 @@
 """One channel with dual row buffers on which normal reads share the command bus with PIM work, clock by clock.
 
 PIM work comes first. In clocks in which its next command cannot be issued, a normal one may go, as long as there is
-slack: clocks between the end of the PIM work, as estimated when it was announced, and the next refresh. Banks take turns;
-of one bank the oldest read goes first, but for a few of the row that is open. The rules are those of `newton_channel.py`
-(which looks at PIM work alone, and jumps), written down per bank: without reads both give the same clocks.
+slack: clocks between the end of the PIM work, as estimated when it was announced, and the next refresh. Banks take
+turns; of one bank the oldest read goes first, but for a few of the row that is open. The rules are those of
+`newton_channel.py` (which looks at PIM work alone, and jumps), written down per bank: without reads both give the same
+clocks.
 """
 
 from __future__ import annotations
@@ -321,7 +322,7 @@ class SharedChannel:
         self._later(self.refresh_from, t + self.rules.trp, [bank])
         return True
 
-    # -- normal commands ------------------------------------------------------------------------------------------------
+    # -- normal commands -----------------------------------------------------------------------------------------------
 
     def _read(self, t: int, work: Work | None) -> bool:
         """Let one normal command go: a read, or what it needs. Banks take turns."""

@@ -169,9 +169,9 @@ class Memory:
     def refresh(self, clk: int) -> None:
         rank = self.rank_of(self.pending[0] * RANK_BANKS)
         for bank in rank:
-            if bank.normal is not None or bank.pim is not None:
-                if self.close(clk, bank, pim=bank.normal is None):
-                    return
+            is_open = bank.normal is not None or bank.pim is not None
+            if is_open and self.close(clk, bank, pim=bank.normal is None):
+                return
         if all(b.normal is None and b.pim is None and b.may("REFRESH", clk) for b in rank):
             for bank in rank:
                 bank.impose(clk, ACTIVATE=TRFC, G_ACT=TRFC)
