@@ -21,6 +21,8 @@ FIRST_ROW = 20000
 """Reads count through the accesses of a row, banks and rows, from this row on."""
 MOST_ACTIVATES = 4
 """Banks that may be opened within tFAW."""
+MOST_ON_THEIR_WAY = 256
+"""More reads than can be issued between a PIM command and its completion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class SharedChannel:
         self.comps_from = LONG_AGO
         self.activated: list[deque[int]] = [deque(maxlen=MOST_ACTIVATES) for _ in range(rules.ranks)]
         """clocks of the last ACTIVATEs of each rank"""
-        self.returning: deque[int] = deque(maxlen=MOST_ACTIVATES)
+        self.returning: deque[int] = deque(maxlen=2)
         """clocks of the last READRES that the banks execute for a composite command"""
         self.now = 0
         self.turn = self.banks - 1
@@ -102,8 +104,8 @@ class SharedChannel:
         self.taken = 2
         """PIM commands that are queued before the next read is"""
         self.cause = ""
-        self.read_clocks: deque[int] = deque()
-        """issues of reads that may still be on their way"""
+        self.read_clocks: deque[int] = deque(maxlen=MOST_ON_THEIR_WAY)
+        """when the last reads were issued"""
         self.counts: Counter[str] = Counter()
         self.issues: IssueSink | None = None
 
@@ -357,8 +359,6 @@ class SharedChannel:
         self._after_column(t, bank, self.rules.column_rank)
         self._later(self.pre_from, t + self.rules.trtp, [bank])
         self.read_clocks.append(t)
-        while self.read_clocks[0] < t - self.rules.read - self.rules.answer - 2 * self.rules.gwrite:
-            self.read_clocks.popleft()
         return True
 
     def _affords(self, clocks: int, times: int, work: Work | None) -> bool:

@@ -11,10 +11,16 @@ from pathlib import Path
 import pytest
 
 import pimc
+from pimc.backends.assembler import assemble
+from pimc.backends.assembly import disassemble
 from pimc.backends.isa import Command
 from pimc.backends.pim.newton_controller import NewtonTimer
 from pimc.backends.pim.newton_isa import CompsReadResult, GlobalWrite, Header
+from pimc.backends.pim.newton_shared import SharedChannel
 from pimc.backends.pim.timing import make_timer
+from pimc.backends.program import unrolled
+from pimc.backends.races import check_races
+from pimc.backends.storage import from_bytes, to_bytes
 from pimc.backends.target_registry import load_target
 from pimc.backends.timing import Issued, Resource
 from pimc.driver import Options, compile_model
@@ -101,8 +107,6 @@ def test_the_independent_model_meets_the_measured_rows(case: Case, row: dict[str
 
 @pytest.mark.parametrize("op", DIMS)
 def test_the_driver_takes_vectors_from_one_row_and_tiles_from_1024_up(op: str) -> None:
-    from pimc.backends.program import unrolled
-
     dims = dict(zip(DIMS[op], (700, 100) if op == "gemv" else (5, 80, 600), strict=True))
     program = compile_model(BENCH / f"{op}.pimc", "neupims-faithful", Options(dims=dims, simulate=False)).program
     (stream,) = (s for s in program.streams if s.engine == "pim")
@@ -166,6 +170,20 @@ def test_whole_models_keep_their_order_with_the_drivers_addresses() -> None:
     assert 0.5 < found.report.seconds / plain.report.seconds < 2
 
 
+@pytest.mark.parametrize("target", FAITHFUL.values())
+def test_programs_without_values_are_stored_checked_and_timed_like_others(target: str) -> None:
+    options = Options(dims={"batch": 2, "past": 40}, simulate=False)
+    program = compile_model(ROOT / "models/tiny-llama.pimc", target, options).program
+    assert program.no_values
+    stored = to_bytes(program)
+    assert to_bytes(assemble(disassemble(program))) == stored
+    assert from_bytes(stored).no_values == program.no_values
+    check_races(program)
+    fast, plain = (simulate(program, engine=engine) for engine in ("fast", "plain"))
+    assert fast.time == plain.time
+    assert engines_of(fast) == engines_of(plain)
+
+
 def test_a_mapping_that_does_not_exist_or_fit_is_refused() -> None:
     with pytest.raises(CompileError, match="no mapping 'newtonsin'") as unknown:
         pimc.compile(BENCH / "gemv.pimc", "neupims", overrides=["mapping=newtonsin"])
@@ -187,8 +205,6 @@ def test_reads_beside_pim_are_served_as_measured(case: Case, row: dict[str, str]
 
 @pytest.mark.parametrize(("reads", "cycles"), [(1024, 2387), (8192, 16596), (65536, 132567)])
 def test_reads_alone_get_the_measured_bandwidth(reads: int, cycles: int) -> None:
-    from pimc.backends.pim.newton_shared import SharedChannel
-
     timer = timer_of("neupims-faithful")
     channel = SharedChannel(timer.rules, 2)
     while channel.counts["READ"] < reads:
