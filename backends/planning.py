@@ -308,9 +308,10 @@ class _Planner:
         self.plan_.by_role["results"] = self.plan_.by_role.get("results", 0) + size
 
     def _place_returned(self, value: Value, chip: FreeList, dtype: DType) -> bool:
-        """A place on chip with room for a value of every bank in each row, if there is one left."""
-        shape = value.type.static_shape
-        room = (*shape[:-1], -(-shape[-1] // self.spec.dram.banks) * self.spec.dram.banks)
+        """A place on chip with room for a value of every bank that takes part in each row, if there is one left."""
+        shape, banks = value.type.static_shape, self.spec.dram.banks
+        turns = max(1, -(-shape[-1] // (banks * self.spec.dram.channels)))
+        room = (*shape[:-1], (-(-shape[-1] // banks) + turns - 1) * banks)
         size = dtype.bits // 8 * _product(room)
         address = chip.take(size)
         if address is None:

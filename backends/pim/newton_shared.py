@@ -277,9 +277,10 @@ class SharedChannel:
                 continue
             waits = True
             other = [b for b in banks if self.pim[b] is not None]
-            if any(self._pim_precharge(t, b) for b in other):
+            same = [b for b in banks if self.normal[b] == work.row]
+            if any(self._pim_precharge(t, b) for b in other) or any(self._precharge(t, b) for b in same):
                 return False
-            if not other and self._group_activate(t, first, work.row):
+            if not other and not same and self._group_activate(t, first, work.row):
                 return False
         if waits or t < self.comps_from:
             return False
@@ -302,7 +303,7 @@ class SharedChannel:
     def _group_activate(self, t: int, first: int, row: int) -> bool:
         rules = self.rules
         banks = range(first, first + rules.group_banks)
-        if any(t < self.gact_from[b] or self.normal[b] == row for b in banks):
+        if any(t < self.gact_from[b] for b in banks):
             return False
         self._tell(t, "G_ACT", first, row)
         rank = self._rank_of(first)

@@ -262,14 +262,15 @@ def test_reads_beside_pim_keep_the_rules_of_the_part(op: str, reads: int) -> Non
     assert engines_of(plain) == engines_of(fast)
 
 
-def test_reads_of_rows_that_pim_works_on_wait() -> None:
+@pytest.mark.parametrize("is_announced", [True, False])
+def test_reads_of_rows_that_pim_works_on_wait(*, is_announced: bool) -> None:
     """Rows from 20000 on are read; PIM works there as well, and no row is open in both buffers of a bank."""
     timer = timer_of("neupims").serving(2)
     log = IssueLog()
     timer.issues = log.sink([0])  # type: ignore[attr-defined]
     ready = timer.issue(GlobalWrite(0, 20003, 32), 0).free
     for row in [*range(20000, 20006)] * 3:
-        for command in (Header(row, 32, 1), CompsReadResult(row, 32)):
+        for command in (*[Header(row, 32, 1)] * is_announced, CompsReadResult(row, 32)):
             ready = timer.issue(command, ready).free
     verdict = check(log.issued(), part_of(load_target("neupims")))
     assert verdict.ok, verdict.counts
