@@ -150,13 +150,19 @@ class NewtonChannel:
 
     def compute(self, row: int, count: int, at: int) -> Done:
         """A run of COMPs (single row buffer)."""
-        rules = self.rules
-        cause, first = self._ready_to_compute(row, at)
-        if self.rules.interval and first + rules.comp * (count - 1) >= self.due:  # a refresh comes in between
-            before = -(-(self.due - first) // rules.comp)
-            done = self._comps(row, first, before, cause)
-            return replace(self.compute(row, count - before, done.free), first=first)
-        return self._comps(row, first, count, cause)
+        whole: Done | None = None
+        while True:
+            cause, first = self._ready_to_compute(row, at)
+            now = count
+            if self.rules.interval:  # those before the next refresh
+                now = min(count, -(-(self.due - first) // self.rules.comp))
+            done = self._comps(row, first, now, cause)
+            if whole is not None:
+                done = replace(done, first=whole.first, busy=whole.busy + done.busy, cause=whole.cause)
+            whole, at = done, done.free
+            count -= now
+            if not count:
+                return whole
 
     def _comps(self, row: int, first: int, count: int, cause: str) -> Done:
         rules = self.rules
