@@ -135,11 +135,13 @@ def switch_table() -> str:
     return "\n" + head + "\n".join(rows) + "\n\n"
 
 
-NEWTON_RUNS = (
-    ("`gemv`, dual", "gemv", "dual"),
-    ("`mha`, dual", "mha", "dual"),
-    ("`gemv`, single", "gemv", "single"),
-    ("`mha`, single", "mha", "single"),
+NEWTON_RUNS: tuple[tuple[str, str, str, int | None], ...] = (
+    # model, row buffers, reads offered in a clock
+    ("`gemv`, dual", "gemv", "dual", None),
+    ("`mha`, dual", "mha", "dual", None),
+    ("with reads", "mha", "dual", 2),
+    ("`gemv`, single", "gemv", "single", None),
+    ("`mha`, single", "mha", "single", None),
 )
 NEWTON_TARGETS = {"dual": "neupims", "single": "newton"}
 NEWTON_STRICT = ("precharge_waits_for_macs", "results_wait_for_macs", "gwrite_waits_for_macs", "keeps_row_times")
@@ -160,22 +162,22 @@ def test_the_table_of_newton_switches_is_what_runs_give(request: pytest.FixtureR
 
 
 def newton_table() -> str:
-    """Cycles of the PIM engine with one thing changed at a time, and the differences to the first row."""
+    """Cycles of the PIM engine with one thing changed at a time, differences to the first row, and reads served."""
     lines: list[str] = []
     bases: list[int] = []
     for what, suffix, overrides in NEWTON_CHANGES:
         cells = [what]
-        for column, (_, model, mode) in enumerate(NEWTON_RUNS):
-            target = NEWTON_TARGETS[mode] + suffix
-            report = pimc.compile(ROOT / f"models/bench/{model}.pimc", target, overrides=overrides).report
+        for column, (_, model, mode, reads) in enumerate(NEWTON_RUNS):
+            target, path = NEWTON_TARGETS[mode] + suffix, ROOT / f"models/bench/{model}.pimc"
+            report = pimc.compile(path, target, overrides=overrides, background=reads).report
             assert report is not None
             (cycles,) = (e.cycles for e in report.engines if e.kind == "pim")
             bases += [cycles] if len(bases) <= column else []
             cells += [f"{cycles:,}", f"{cycles - bases[column]:+,}" if lines else ""]
+            cells += [f"{report.background.reads_served:,}"] if report.background is not None else []
         lines.append(f"| {' | '.join(cells)} |")
-    head = (
-        f"| | {' | '.join(f'{name} | change' for name, _, _ in NEWTON_RUNS)} |\n|---|{'---:|' * 2 * len(NEWTON_RUNS)}\n"
-    )
+    columns = [c for name, *_, reads in NEWTON_RUNS for c in (name, "change", *["served"] * (reads is not None))]
+    head = f"| | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}\n"
     return "\n" + head + "\n".join(lines) + "\n\n"
 
 
