@@ -117,6 +117,7 @@ class _Assembler:
             ".inputs": lambda r: self._set("inputs", tuple(_strings(r))),
             ".outputs": lambda r: self._set("outputs", tuple(_strings(r))),
             ".note": lambda r: self._set("notes", (*self._fields["notes"], string(r))),
+            ".no-values": lambda r: self._set("no_values", string(r)),
             ".extent": lambda r: self._set("extent", dict(_numbers(r))),
             ".target": self._target,
             ".description": self._description,

@@ -127,6 +127,7 @@ def _header(program: Program) -> str:
         ".inputs" + "".join(f" {quoted(n)}" for n in program.inputs),
         ".outputs" + "".join(f" {quoted(n)}" for n in program.outputs),
         *(f".note {quoted(n)}" for n in program.notes),
+        *([f".no-values {quoted(program.no_values)}"] if program.no_values else []),
         ".extent" + "".join(f" {quoted(k)}={v}" for k, v in program.extent.items()),
         f".target {quoted(program.target_name)} {program.target_hash or '-'}",
         ".description",

@@ -12,6 +12,7 @@ from pimc.backends.emitter import Emitter, Scratch
 from pimc.backends.engines import packages
 from pimc.backends.lowering import RULES, Lowering
 from pimc.backends.lowering_memory import LoweringMemory
+from pimc.backends.pim.mapping import why_no_values
 from pimc.backends.planning import BufferSplit, Plan
 from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.roll import roll
@@ -105,6 +106,7 @@ def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[
         inputs=tuple(v.name for v in graph.inputs),
         outputs=tuple(name for name, _ in graph.outputs),
         extent=extent,
+        no_values=why_no_values(spec, streams),
     )
 
 

@@ -7,6 +7,7 @@ from pimc.backends.kernels.quantized import why_not as why_not_expand
 from pimc.backends.pim.legality import why_not as pim_why_not
 from pimc.backends.planning import BufferSplit
 from pimc.backends.target import TargetSpec
+from pimc.ir.facts import Placement
 from pimc.ir.graph import Node, Role, Value
 from pimc.ir.op import OpClass
 from pimc.ir.quantized import PACKED
@@ -18,8 +19,9 @@ def why_not(node: Node, engine: Engine, spec: TargetSpec) -> str:
     collective = node.op.cls is OpClass.COLLECTIVE
     if collective != (engine.kind == "link"):
         return "only the link joins devices" if collective else f"{engine.name} only moves values between devices"
-    if engine.kind == "pim":
-        return _why_not_pim(node) or pim_why_not(node, spec)
+    channels = _why_not_channels(node, engine, spec)
+    if engine.kind == "pim" or channels:
+        return channels or _why_not_pim(node) or pim_why_not(node, spec)
     budget = BufferSplit.of(spec).scratch // 2
     if node.op.name == "quantized_matmul":
         return why_not_expand(node, budget, spec.element_bytes)
@@ -27,6 +29,18 @@ def why_not(node: Node, engine: Engine, spec: TargetSpec) -> str:
         return why_not_choose(node, engine.kind, budget, spec.element_bytes)
     if node.op.name in ("cast", "quantize_linear", "dequantize_linear"):
         return _why_not_levels(node)
+    return ""
+
+
+def _why_not_channels(node: Node, engine: Engine, spec: TargetSpec) -> str:
+    """The model may ask for channels, where its operand shall lie."""
+    placement = node.fact(Placement)
+    if placement is None or not placement.channels or placement.engine != engine.name:
+        return ""
+    if engine.kind != "pim":
+        return f"{engine.name} does not work channel by channel"
+    if placement.channels[-1] >= spec.dram.channels:
+        return f"there is no channel {placement.channels[-1]}: its memory has {spec.dram.channels}"
     return ""
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from pimc.backends.arena import Bump, FreeList
 from pimc.backends.pim import layouts as pim_layouts
+from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.target import TargetSpec
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Placement, Stage
@@ -133,7 +134,9 @@ class _Planner:
         self.homes = self.plan_.homes
         self.nodes = nodes
         self.topological = topological
+        self.mapping = mapping_of(spec)
         self.bank = _bank_operands(self.nodes, banked)
+        self.vectors = _vectors(self.nodes) if self.mapping.one_vector_row else {}
         self.packed = _packed_operands(self.nodes)
         self.linear = Bump()
         self.split = BufferSplit.of(spec)
@@ -155,14 +158,16 @@ class _Planner:
         self.plan_.banked = frozenset(v.name for v in self.bank if v.role is Role.WEIGHT)
         lasting, passing = self._permanent(appended)
         geometry = self.spec.dram.geometry
-        rows = Bump(0)
+        rows = Bump(self.mapping.first_row)
         for value in lasting:
             if value in self.bank:
                 self._place_in_banks(value, self.bank[value], rows)
         self.plan_.staging = rows.take(pim_layouts.staging_rows(self.spec), 1) * geometry.stride_row
         self.linear = Bump(rows.next * geometry.stride_row)
         for value in (*lasting, *passing):
-            if value not in self.bank:
+            if value in self.vectors:
+                self._place_vector(value, self.vectors[value])
+            elif value not in self.bank:
                 self._place_linear(value)
         rows = Bump(-(-self.linear.next // geometry.stride_row))
         for value in self.bank:
@@ -206,10 +211,18 @@ class _Planner:
 
     def _place_in_banks(self, value: Value, demand: Demand, rows: Bump) -> None:
         shape = demand.shape(self._capacity_shape(value))
-        layout, taken = pim_layouts.bank_layout(self.spec, demand.kind, rows.next, shape)
+        layout, taken = pim_layouts.bank_layout(self.spec, demand.kind, rows.next, shape, demand.channels)
         rows.take(taken, 1)
         self.homes[value] = Home("dram", demand.layout(layout), storage_type(self.spec, value.type.dtype))
         self._count(value, taken * self.spec.dram.geometry.stride_row)
+
+    def _place_vector(self, value: Value, node: Node) -> None:
+        placement, operand = node.fact(Placement), node.operands[1]
+        assert placement is not None and operand is not None
+        shape, kind = value.type.static_shape, _PIM_OPERANDS[node.op.name]
+        layout = pim_layouts.vector_layout(self.spec, kind, shape, operand.type.static_shape, placement.channels)
+        self.homes[value] = Home("dram", layout, storage_type(self.spec, value.type.dtype))
+        self._count(value, value.type.elements * self.spec.element_bytes)
 
     def _capacity_shape(self, value: Value) -> tuple[int, ...]:
         shape = value.type.static_shape
@@ -283,7 +296,11 @@ class _Planner:
         if self.spec.dma is None:
             self._place_on_chip(value, shape, dtype)
             return self.homes[value].bytes
-        if not permanent and size <= self.split.resident // LARGEST_RESIDENT:
+        if self.mapping.results_on_chip and value.owner is not None and _is_on_pim(value.owner):
+            size = self._place_returned(value, chip, dtype)
+            if size:
+                return size
+        elif not permanent and size <= self.split.resident // LARGEST_RESIDENT:
             address = chip.take(size)
             if address is not None:
                 self.homes[value] = Home("buffer", Layout.dense(shape, cell, address), dtype)
@@ -295,6 +312,21 @@ class _Planner:
             raise self._too_small(size)
         self.homes[value] = Home("dram", Layout.dense(shape, cell, address, align), dtype)
         self.plan_.by_role["results"] = self.plan_.by_role.get("results", 0) + size
+        return size
+
+    def _place_returned(self, value: Value, chip: FreeList, dtype: DType) -> int:
+        """A place on chip with room for a value of every bank that takes part in each row; its bytes, 0: there is none.
+        """
+        shape, banks = value.type.static_shape, self.spec.dram.banks
+        turns = max(1, -(-shape[-1] // (banks * self.spec.dram.channels)))
+        room = (*shape[:-1], (-(-shape[-1] // banks) + turns - 1) * banks)
+        size = dtype.bits // 8 * _product(room)
+        address = chip.take(size)
+        if address is None:
+            return 0
+        layout = Layout.dense(room, dtype.bits // 8, address)
+        *outer, ((_, step),) = layout.dims
+        self.homes[value] = Home("buffer", Layout(address, (*outer, ((shape[-1], step),))), dtype)
         return size
 
     def _place_on_chip(self, value: Value, shape: tuple[int, ...], dtype: DType) -> None:
@@ -369,6 +401,8 @@ class Demand:
     """weight, experts, key or value"""
     order: tuple[int, ...] = ()
     """axis i of the operand is axis order[i] of the value; empty: as it is"""
+    channels: tuple[int, ...] = ()
+    """where it must lie; empty: anywhere"""
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(shape[i] for i in self.order) if self.order else tuple(shape)
@@ -391,12 +425,13 @@ def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value,
     demands: dict[Value, Demand] = {}
     for node in nodes:
         placement = node.fact(Placement)
+        channels = placement.channels if placement is not None else ()
         kind = _PIM_OPERANDS.get(node.op.name)
         value = node.operands[1] if kind is not None else None
         if kind is None or value is None:
             continue
         order: tuple[int, ...] = ()
-        on_pim = placement is not None and placement.engine == "pim"
+        on_pim = _is_on_pim(node)
         while (owner := value.owner) is not None and owner.op.name == "transpose" and owner.operands[0] is not None:
             perm = owner.attribute("perm")
             given = [int(i) for i in perm] if isinstance(perm, tuple) else []
@@ -406,8 +441,24 @@ def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value,
         if value.role is Role.RESULT and order:
             value, order = node.operands[1] or value, ()
         if on_pim or value.name in banked:
-            demands.setdefault(value, Demand(kind, order))
+            demands.setdefault(value, Demand(kind, order, channels))
     return demands
+
+
+def _vectors(nodes: Iterable[Node]) -> dict[Value, Node]:
+    """Inputs that PIM engines multiply as they are with what lies in their banks, and for what."""
+    found: dict[Value, Node] = {}
+    for node in nodes:
+        value = node.operands[0] if node.op.name in _PIM_OPERANDS and _is_on_pim(node) else None
+        scaled = node.attributes.get("scale", 1.0) != 1.0 or node.op.name == "expert_matmul"
+        if value is not None and value.role is Role.INPUT and not scaled:
+            found.setdefault(value, node)
+    return found
+
+
+def _is_on_pim(node: Node) -> bool:
+    placement = node.fact(Placement)
+    return placement is not None and placement.engine == "pim"
 
 
 def _packed_operands(nodes: Iterable[Node]) -> set[Value]:

@@ -127,6 +127,8 @@ class Program:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    no_values: str = ""
+    """why it has a time and computes nothing; empty: it computes"""
     extent: Mapping[str, int] = field(default_factory=dict)
     """Bytes of each space that the program uses, from address 0."""
 

@@ -111,6 +111,7 @@ def _manifest(program: Program, tables: Tables, encoded: list[bytes], blobs: Blo
         "inputs": list(program.inputs),
         "outputs": list(program.outputs),
         "notes": list(program.notes),
+        **({"no_values": program.no_values} if program.no_values else {}),
         "extent": dict(program.extent),
         "memory": [_entry(entry, blobs) for entry in program.memory],
         "ops": [_op(row) for row in program.ops],
@@ -225,6 +226,7 @@ def _program(manifest: dict[str, Any], streams: bytes, constants: bytes, beside:
         inputs=tuple(_text(n) for n in manifest["inputs"]),
         outputs=tuple(_text(n) for n in manifest["outputs"]),
         notes=tuple(_text(n) for n in manifest["notes"]),
+        no_values=_text(manifest.get("no_values", "")),
         extent={_text(k): _number(v) for k, v in manifest["extent"].items()},
     )
 

@@ -348,6 +348,40 @@ class NewtonTiming(Sourced):
 
     tGWRITE: Timing
     """one row from a bank's row buffer into the global buffer"""
+    tRETURN: Timing
+    """from the last data of a result, or the end of a GWRITE, until whoever waits for it sees that"""
+
+
+class NewtonSwitches(Sourced):
+    """What a controller of such a memory keeps to; the published simulator leaves all of it out but the last."""
+
+    precharge_waits_for_macs: StrictBool
+    """tRTP counts from the last MAC of a COMPS_READRES; else from its issue, so that rows close under their MACs"""
+    results_wait_for_macs: StrictBool
+    """results come a read's latency after the last MAC of a COMPS_READRES; else after its issue"""
+    gwrite_waits_for_macs: StrictBool
+    """the global buffer is filled anew after the last MAC that reads it; else right after the issue of COMPS_READRES"""
+    keeps_row_times: StrictBool
+    """single row buffers: tRAS and tRP hold between G_ACT and the precharges of its banks"""
+    counts_activates: StrictBool
+    """the banks that ACTIVATE opens count for the tFAW of G_ACT, which opens as many banks as tFAW allows"""
+    gwrite_spans_ranks: StrictBool
+    """GWRITE and reads of another rank keep the data bus's burst apart"""
+    refresh_guard: StrictBool
+    """a tile or a GWRITE starts only if it is estimated to end before the next refresh of a rank"""
+
+
+class SharingSpec(Sourced):
+    """How normal reads share a channel with PIM work, where a bank has a row buffer for each (`--background`)."""
+
+    transactions: Count
+    """reads that wait until their commands are queued, one a clock"""
+    bank_commands: Count
+    """commands that wait for one bank"""
+    row_hits: Count
+    """reads of an open row that may go before older ones of the same bank"""
+    least_slack: Cycles
+    """clocks between the estimated end of PIM work and the next refresh: with fewer, PIM lets nothing else go"""
 
 
 class NewtonPim(PimBase):
@@ -360,10 +394,8 @@ class NewtonPim(PimBase):
     """banks that one G_ACT opens"""
     least_macs: Count
     """MAC commands that one result takes at least (the adder tree's fill)"""
-    precharge_waits_for_macs: StrictBool
-    """tRTP counts from the last MAC of a composite command; the published simulator counts from its issue"""
-    refresh_guard: StrictBool
-    """a tile starts only if it fits before the next refresh of a rank"""
+    switches: NewtonSwitches
+    sharing: SharingSpec
     timing: NewtonTiming
 
 

@@ -25,7 +25,9 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("aim-pinned", "pimc.backends.targets:aim_pinned"),
     ("cent", "pimc.backends.targets:cent"),
     ("neupims", "pimc.backends.targets:neupims"),
+    ("neupims-faithful", "pimc.backends.targets:neupims_faithful"),
     ("newton", "pimc.backends.targets:newton"),
+    ("newton-faithful", "pimc.backends.targets:newton_faithful"),
     ("npu", "pimc.backends.targets:npu"),
 )
 """Name and place of each target of pimc, as the entry points of its distribution declare them."""

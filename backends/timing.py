@@ -122,6 +122,19 @@ class Refreshing(Protocol):
         ...
 
 
+SERVED = "reads served"
+"""The counter of normal reads whose data came while a stream lasted."""
+
+
+@runtime_checkable
+class Serving(Protocol):
+    """A timer whose memory can serve normal reads beside its stream; its counters then have SERVED."""
+
+    def serving(self, reads: int) -> Timer:
+        """A timer at the start of its stream that is offered so many reads of one access each in every clock."""
+        ...
+
+
 @runtime_checkable
 class Ending(Protocol):
     """A timer whose stream ends with something of its own."""

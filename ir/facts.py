@@ -66,11 +66,16 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The engine that runs a node, and why."""
+    """The engine that runs a node, and why.
+
+    channels: of an engine that has an instance a channel, those that hold the operand and work on it, where the model
+    asks for some (empty: as the target likes).
+    """
 
     engine: str
     reason: str
     alternatives: tuple[Alternative, ...] = ()
+    channels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ def compile(
     values: Values | None = None,
     form: ValueForm = "wide",
     seed: int = 0,
+    background: int | None = None,
 ) -> Result:
     """Compile a model for a target and simulate the program.
 
@@ -66,6 +67,7 @@ def compile(
     `pass.option=value`. load: Python files with passes. values: arrays `in:<input>` and `out:<output>`, or "random":
     run the streams on them and compare the outputs. Dimensions follow from the shapes of arrays, and where shapes
     depend on what an input holds (the target of a reshape), the program is made for the contents of its array.
+    background: normal reads that every channel with PIM work is offered in a clock, and serves beside it.
     Raises CompileError for what cannot be done.
     """
     if phase not in (None, "prefill", "decode"):
@@ -83,6 +85,7 @@ def compile(
         sim_engine=sim_engine,
         observers=tuple(observers),
         seed=seed,
+        background=background,
     )
     return compile_model(model, target, options, values=values, wide=is_wide(form))
 
@@ -97,13 +100,14 @@ def simulate(
     seed: int = 0,
     progress: Progress | None = None,
     issues: IssueLog | None = None,
+    background: int | None = None,
 ) -> Run:
     """Execute a program (or a `.pimprog` file) for its time, and on `values` if given.
 
     values: arrays `in:<input>`, and `out:<output>` to compare with; or "random" inputs, with nothing to compare with.
     weights: arrays that take the place of the program's own, by name; or the file that the program's weights are in, if
-    that is no longer where it was. issues: takes every DRAM command of the PIM engines; nothing is skipped then. Raises
-    CompileError for what cannot be done.
+    that is no longer where it was. issues: takes every DRAM command of the PIM engines; nothing is skipped then.
+    background: as for `compile`. Raises CompileError for what cannot be done.
     """
     from pimc.sim.report import build_report
 
@@ -111,7 +115,7 @@ def simulate(
     if isinstance(weights, str | Path):
         loaded, weights = relocated(loaded, Path(weights)), None
     verify_program(loaded)
-    timing = time_program(loaded, sim_engine, issues)
+    timing = time_program(loaded, sim_engine, issues, background)
     comparison, outputs = None, None
     if values is not None:
         outputs = _execute(loaded, values, weights or {}, form, seed, progress)

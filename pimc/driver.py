@@ -54,6 +54,8 @@ class Options:
     shapes_only: bool = False
     simulate: bool = True
     sim_engine: SimEngine = "fast"
+    background: int | None = None
+    """normal reads that every channel with PIM work is offered in a clock"""
     observers: Sequence[Observer] = ()
     seed: int = 0
     cache_tokens: int | None = None
@@ -105,9 +107,11 @@ def compile_model(
     options = options or Options()
     lowered = lower_model(model, target, options, given_inputs(values))
     program = checked_program(lowered)
-    timing = time_program(program, options.sim_engine) if options.simulate else None
+    background = options.background
+    timing = time_program(program, options.sim_engine, background=background) if options.simulate else None
     comparison, outputs = None, None
     if values is not None:
+        check_program_computes(program)
         inputs, expected = inputs_and_expected(lowered, values, options.seed, wide=wide)
         outputs = run_program(program, inputs, wide=wide)
         comparison = compared(outputs, expected, lowered.machine.spec, wide=wide) if expected else None
@@ -217,10 +221,12 @@ def seconds_of(engine: SimEngine) -> Callable[[Program], float]:
     return lambda program: time_program(program, engine).time * 1e-12
 
 
-def time_program(program: Program, engine: SimEngine = "fast", issues: IssueLog | None = None) -> Timing:
+def time_program(
+    program: Program, engine: SimEngine = "fast", issues: IssueLog | None = None, background: int | None = None
+) -> Timing:
     from pimc.sim.time import simulate
 
-    return simulate(program, engine=engine, issues=issues)
+    return simulate(program, engine=engine, issues=issues, background=background)
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
@@ -246,6 +252,13 @@ def inputs_and_expected(
     run_passes(reference, Options(dims=lowered.dims, until="fold"), None)
     inputs = random_inputs(reference, seed)
     return inputs, interp.run(reference, inputs, wide=wide)
+
+
+def check_program_computes(program: Program) -> None:
+    """Raises CompileError (UNAVAILABLE) for a program that has a time alone."""
+    from pimc.sim.values import check_computes
+
+    check_computes(program)
 
 
 def run_program(program: Program, inputs: Mapping[str, Array], *, wide: bool) -> dict[str, Array]:

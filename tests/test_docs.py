@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import pimc
 from pimc.backends.engines import commands
 from pimc.backends.target_registry import load_target
 from pimc.cli.files import read_lines
@@ -132,6 +133,52 @@ def switch_table() -> str:
     names = [Path(trace).name.split(".")[0] for trace in AIM_TRACES]
     head = f"| | {' | '.join(f'`{name}` | change' for name in names)} |\n|---|{'---:|' * 2 * len(names)}\n"
     return "\n" + head + "\n".join(rows) + "\n\n"
+
+
+NEWTON_RUNS: tuple[tuple[str, str, str, int | None], ...] = (
+    # model, row buffers, reads offered in a clock
+    ("`gemv`, dual", "gemv", "dual", None),
+    ("`mha`, dual", "mha", "dual", None),
+    ("with reads", "mha", "dual", 2),
+    ("`gemv`, single", "gemv", "single", None),
+    ("`mha`, single", "mha", "single", None),
+)
+NEWTON_TARGETS = {"dual": "neupims", "single": "newton"}
+NEWTON_STRICT = ("precharge_waits_for_macs", "results_wait_for_macs", "gwrite_waits_for_macs", "keeps_row_times")
+NEWTON_STRICT += ("counts_activates", "gwrite_spans_ranks")
+NEWTON_CHANGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("faithful", "-faithful", ()),
+    *((f"`{name}: true`", "-faithful", (f"pim.switches.{name}=true",)) for name in NEWTON_STRICT),
+    ("`tRTP: 6ns`", "-faithful", ("dram.timing.tRTP=6ns",)),
+    ("all of these", "-faithful", (*(f"pim.switches.{n}=true" for n in NEWTON_STRICT), "dram.timing.tRTP=6ns")),
+    ("strict (`mapping: default`)", "", ()),
+    ("strict, `refresh_guard: false`", "", ("pim.switches.refresh_guard=false",)),
+    ("strict, no refresh", "", ("dram.refresh=false",)),
+)
+
+
+def test_the_table_of_newton_switches_is_what_runs_give(request: pytest.FixtureRequest) -> None:
+    check_table(ROOT / "docs/neupims.md", "switches", newton_table, request)
+
+
+def newton_table() -> str:
+    """Cycles of the PIM engine with one thing changed at a time, differences to the first row, and reads served."""
+    lines: list[str] = []
+    bases: list[int] = []
+    for what, suffix, overrides in NEWTON_CHANGES:
+        cells = [what]
+        for column, (_, model, mode, reads) in enumerate(NEWTON_RUNS):
+            target, path = NEWTON_TARGETS[mode] + suffix, ROOT / f"models/bench/{model}.pimc"
+            report = pimc.compile(path, target, overrides=overrides, background=reads).report
+            assert report is not None
+            (cycles,) = (e.cycles for e in report.engines if e.kind == "pim")
+            bases += [cycles] if len(bases) <= column else []
+            cells += [f"{cycles:,}", f"{cycles - bases[column]:+,}" if lines else ""]
+            cells += [f"{report.background.reads_served:,}"] if report.background is not None else []
+        lines.append(f"| {' | '.join(cells)} |")
+    columns = [c for name, *_, reads in NEWTON_RUNS for c in (name, "change", *["served"] * (reads is not None))]
+    head = f"| | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}\n"
+    return "\n" + head + "\n".join(lines) + "\n\n"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

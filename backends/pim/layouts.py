@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from math import prod
 
 from pimc.backends.pim.cells import CELL_BYTES, LANES
+from pimc.backends.pim.mapping import MAPPINGS, PimMapping, mapping_of
 from pimc.backends.state import DramGeometry
 from pimc.backends.target import TargetSpec
 from pimc.ir.layout import Digit, Layout
@@ -37,35 +38,54 @@ def up(count: int, size: int) -> int:
     return max(1, -(-count // size))
 
 
-def bank_matrix(
-    geometry: DramGeometry, first_row: int, n: int, k: int, element_bytes: int, channels: range | None = None
-) -> Layout:
+@dataclass(frozen=True, slots=True)
+class Banks:
+    """Where in the banks of a device an operand goes, and by which of the target's strategies."""
+
+    geometry: DramGeometry
+    channels: range
+    """those that may take part"""
+    first_row: int
+    mapping: PimMapping = MAPPINGS["default"]
+
+    @property
+    def start(self) -> int:
+        return self.geometry.address(self.channels.start, 0, self.first_row)
+
+    def steps(self, outer: int, inner: int) -> tuple[int, int]:
+        """Row strides of two digits of `outer` and `inner` values; work goes through the inner one's values outside."""
+        row = self.geometry.stride_row
+        return (row, outer * row) if self.mapping.follows_work else (inner * row, row)
+
+
+def bank_matrix(banks: Banks, n: int, k: int, element_bytes: int) -> Layout:
     """[N, K] with n over (groups, channels, banks) and k over (rows of a group, elements of a row).
 
     No more channels take part than the groups need.
     """
-    usable = channels if channels is not None else range(geometry.channels)
+    geometry, usable = banks.geometry, banks.channels
     elements = geometry.row_bytes // element_bytes
     chunks = up(k, elements)
     groups = up(n, len(usable) * geometry.banks)
     used = up(n, groups * geometry.banks)
+    group_step, chunk_step = banks.steps(groups, chunks)
     rows: tuple[Digit, ...] = (
-        (groups, chunks * geometry.stride_row),
+        (groups, group_step),
         (used, geometry.stride_channel),
         (geometry.banks, geometry.stride_bank),
     )
     within = min(elements, up(k, LANES) * LANES) if chunks == 1 else elements
-    along: tuple[Digit, ...] = ((chunks, geometry.stride_row), (within, element_bytes))
-    return Layout(geometry.address(usable.start, 0, first_row), (rows, along))
+    along: tuple[Digit, ...] = ((chunks, chunk_step), (within, element_bytes))
+    return Layout(banks.start, (rows, along))
 
 
-def bank_matrices(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> Layout:
+def bank_matrices(banks: Banks, shape: Sequence[int]) -> Layout:
     """[E, N, K]: bank matrices that follow each other, all alike."""
     experts, n, k = shape
-    one = bank_matrix(geometry, first_row, n, k, CELL_BYTES)
+    one = bank_matrix(banks, n, k, CELL_BYTES)
     _, end = one.span(CELL_BYTES)
-    rows = up(end, geometry.stride_row) - first_row
-    return Layout(one.offset, (((experts, rows * geometry.stride_row),), *one.dims))
+    rows = up(end, banks.geometry.stride_row) - banks.first_row
+    return Layout(one.offset, (((experts, rows * banks.geometry.stride_row),), *one.dims))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +116,13 @@ class Pairs:
         )
 
 
-def aim_keys(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> Layout:
+def aim_keys(space: Banks, shape: Sequence[int]) -> Layout:
     """[B, KV, T, D]: a token's D elements lie in one bank; neighbouring tokens in neighbouring banks."""
+    geometry = space.geometry
     batch, heads, tokens, depth = shape
     slot = up(depth, LANES) * LANES * CELL_BYTES
     slots = geometry.row_bytes // slot
-    pairs = Pairs.of(batch, heads, geometry.channels)
+    pairs = Pairs.of(batch, heads, len(space.channels))
     at_once = pairs.spare * geometry.banks
     slots = min(slots, up(tokens, at_once))
     rows = up(tokens, slots * at_once)
@@ -112,16 +133,17 @@ def aim_keys(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> La
         (geometry.banks, geometry.stride_bank),
     )
     outer = pairs.dims(geometry, rows)
-    return Layout(geometry.address(0, 0, first_row), (*outer, token, ((depth, CELL_BYTES),)))
+    return Layout(space.start, (*outer, token, ((depth, CELL_BYTES),)))
 
 
-def aim_values(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> Layout:
+def aim_values(space: Banks, shape: Sequence[int]) -> Layout:
     """[B, KV, T, D]: a dim's tokens lie along the rows of one bank; neighbouring dims in neighbouring banks."""
+    geometry = space.geometry
     batch, heads, tokens, depth = shape
     elements = geometry.row_bytes // CELL_BYTES
     rows = up(tokens, elements)
     along = elements if rows > 1 else up(tokens, LANES) * LANES
-    pairs = Pairs.of(batch, heads, geometry.channels)
+    pairs = Pairs.of(batch, heads, len(space.channels))
     parts = up(depth, geometry.banks)
     spare = up(parts, up(parts, pairs.spare))
     slots = min(elements // along, up(parts, spare), MOST_SLOTS)
@@ -134,64 +156,79 @@ def aim_values(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> 
     )
     token: tuple[Digit, ...] = ((rows, geometry.stride_row), (along, CELL_BYTES))
     outer = pairs.dims(geometry, turns * rows)
-    return Layout(geometry.address(0, 0, first_row), (*outer, token, dim))
+    return Layout(space.start, (*outer, token, dim))
 
 
-def newton_keys(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> Layout:
+def newton_keys(banks: Banks, shape: Sequence[int]) -> Layout:
     """[B, KV, T, D]: token t in bank t mod banks; its kv heads side by side in as many rows as they need."""
     batch, heads, tokens, depth = shape
-    slot = up(depth, LANES) * LANES * CELL_BYTES
-    packed = min(heads, geometry.row_bytes // slot)
+    geometry = banks.geometry
+    packed, slot = packing(banks, depth)
+    packed = min(heads, packed)
     chunks = up(heads, packed)
     rows = up(tokens, geometry.banks)
+    row_step, chunk_step = banks.steps(rows, chunks)
     return Layout(
-        geometry.address(0, 0, first_row),
+        banks.start,
         (
-            _over_channels(geometry, batch, rows * chunks),
-            ((chunks, geometry.stride_row), (packed, slot)),
-            ((rows, chunks * geometry.stride_row), (geometry.banks, geometry.stride_bank)),
+            _over_channels(banks, batch, rows * chunks),
+            ((chunks, chunk_step), (packed, slot)),
+            ((rows, row_step), (geometry.banks, geometry.stride_bank)),
             ((depth, CELL_BYTES),),
         ),
     )
 
 
-def newton_values(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> Layout:
+def packing(banks: Banks, depth: int) -> tuple[int, int]:
+    """How many keys of `depth` elements share a row, and the bytes from one to the next."""
+    row, slot = banks.geometry.row_bytes, up(depth, LANES) * LANES * CELL_BYTES
+    packed = row // (depth * CELL_BYTES) if banks.mapping.packs_by_size else row // slot
+    return packed, slot if packed * slot <= row else depth * CELL_BYTES
+
+
+def newton_values(banks: Banks, shape: Sequence[int]) -> Layout:
     """[B, KV, T, D]: dim d in bank d mod banks; its tokens along rows."""
     batch, heads, tokens, depth = shape
+    geometry = banks.geometry
     elements = geometry.row_bytes // CELL_BYTES
     rows = up(tokens, elements)
     parts = up(depth, geometry.banks)
     along = elements if rows > 1 else up(tokens, LANES) * LANES
+    part_step, row_step = banks.steps(parts, rows)
     return Layout(
-        geometry.address(0, 0, first_row),
+        banks.start,
         (
-            _over_channels(geometry, batch, heads * parts * rows),
+            _over_channels(banks, batch, heads * parts * rows),
             ((heads, parts * rows * geometry.stride_row),),
-            ((rows, geometry.stride_row), (along, CELL_BYTES)),
-            ((parts, rows * geometry.stride_row), (geometry.banks, geometry.stride_bank)),
+            ((rows, row_step), (along, CELL_BYTES)),
+            ((parts, part_step), (geometry.banks, geometry.stride_bank)),
         ),
     )
 
 
-def _over_channels(geometry: DramGeometry, batch: int, request_rows: int) -> tuple[Digit, ...]:
+def _over_channels(banks: Banks, batch: int, request_rows: int) -> tuple[Digit, ...]:
     """Requests over channels in turns (round robin), each in one channel."""
-    turns = up(batch, geometry.channels)
-    together = min(batch, geometry.channels)
-    return ((turns, request_rows * geometry.stride_row), (together, geometry.stride_channel))
+    turns = up(batch, len(banks.channels))
+    together = min(batch, len(banks.channels))
+    return ((turns, request_rows * banks.geometry.stride_row), (together, banks.geometry.stride_channel))
 
 
-def bank_layout(spec: TargetSpec, kind: str, first_row: int, shape: Sequence[int]) -> tuple[Layout, int]:
+def bank_layout(
+    spec: TargetSpec, kind: str, first_row: int, shape: Sequence[int], channels: Sequence[int] = ()
+) -> tuple[Layout, int]:
     """The layout of a PIM operand from a row index on, and how many row indices it takes.
 
-    kind: weight ([K, N]), experts ([E, N, K]), key or value ([B, KV, T, D]).
+    kind: weight ([K, N]), experts ([E, N, K]), key or value ([B, KV, T, D]). channels: neighbours; none: all.
     """
     assert spec.pim is not None
     geometry = spec.dram.geometry
+    usable = range(channels[0], channels[-1] + 1) if channels else range(geometry.channels)
+    banks = Banks(geometry, usable, first_row, mapping_of(spec))
     if kind == "weight":
         k, n = shape
-        layout = bank_matrix(geometry, first_row, n, k, CELL_BYTES).permuted((1, 0))
+        layout = bank_matrix(banks, n, k, CELL_BYTES).permuted((1, 0))
     elif kind == "experts":
-        layout = bank_matrices(geometry, first_row, shape)
+        layout = bank_matrices(banks, shape)
     else:
         make = {
             ("aim", "key"): aim_keys,
@@ -199,14 +236,35 @@ def bank_layout(spec: TargetSpec, kind: str, first_row: int, shape: Sequence[int
             ("newton", "key"): newton_keys,
             ("newton", "value"): newton_values,
         }[spec.pim.style, kind]
-        layout = make(geometry, first_row, shape)
+        layout = make(banks, shape)
     _, end = layout.span(CELL_BYTES)
     return layout, up(end, geometry.stride_row) - first_row
 
 
 def staging_rows(spec: TargetSpec) -> int:
     """Row indices that lowering needs for vectors on their way into global buffers."""
-    return STAGING_SLOTS * STAGING_ROWS if spec.pim is not None and spec.pim.style == "newton" else 0
+    is_newton = spec.pim is not None and spec.pim.style == "newton"
+    return STAGING_SLOTS * STAGING_ROWS if is_newton and not mapping_of(spec).one_vector_row else 0
+
+
+def vector_layout(
+    spec: TargetSpec, kind: str, shape: Sequence[int], operand: Sequence[int], channels: Sequence[int] = ()
+) -> Layout:
+    """The vectors of a product, all in row 0 of bank 0 (of the first channel), part by part as GWRITE takes them.
+
+    kind, operand and channels: what the vectors are multiplied with, its shape and channels.
+    """
+    geometry = spec.dram.geometry
+    row = geometry.row_bytes // CELL_BYTES
+    parts = up(shape[-1], row)
+    vector: tuple[Digit, ...] = ((parts, 0), (row, CELL_BYTES)) if parts > 1 else ((shape[-1], CELL_BYTES),)
+    outer: list[tuple[Digit, ...]] = [((extent, 0),) for extent in shape[:-1]]
+    if kind == "key":  # queries [B, H, S, D]: those of the keys in a row lie side by side
+        banks = Banks(geometry, range(geometry.channels), 0, mapping_of(spec))
+        packed, slot = packing(banks, shape[-1])
+        heads = min(packed, operand[1])
+        outer[1] = ((up(operand[1], heads), 0), (heads, slot), (shape[1] // operand[1], heads * slot))
+    return Layout(geometry.address(channels[0] if channels else 0, 0, 0), (*outer, vector))
 
 
 # -- reading layouts --------------------------------------------------------------------------------------------------

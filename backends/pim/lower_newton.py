@@ -18,7 +18,18 @@ from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.pim.cells import CELL_BYTES, COLUMN_BYTES, LANES
 from pimc.backends.pim.experts import ChosenExperts
 from pimc.backends.pim.layouts import STAGING_ROWS, STAGING_SLOTS, BankPattern
-from pimc.backends.pim.newton_transfer import Move, Results, Source, Stage, Sums, Tiles
+from pimc.backends.pim.mapping import mapping_of
+from pimc.backends.pim.newton_transfer import (
+    Move,
+    Results,
+    Source,
+    Stage,
+    Sums,
+    Tiles,
+    filling_stride,
+    is_returned,
+    vector_operand,
+)
 from pimc.backends.pim.products import Range, bank_pattern, element_stride, gather_vector, part, ranges, rows_of, single
 from pimc.ir.graph import Node
 from pimc.ir.layout import Layout
@@ -51,6 +62,8 @@ def fillings(elements: int, size: int, banks: int) -> list[Filling]:
 def staging(at: Lowering, slot: int, filling: Filling) -> int:
     """The DRAM address of a filling, in channel 0."""
     geometry = at.spec.dram.geometry
+    if mapping_of(at.spec).one_vector_row:
+        return 0
     over, bank = divmod(filling.first, geometry.banks)
     row = slot % STAGING_SLOTS * STAGING_ROWS + over
     return at.staging + row * geometry.stride_row + bank * geometry.stride_bank
@@ -61,11 +74,11 @@ def staging(at: Lowering, slot: int, filling: Filling) -> int:
 
 def lower_matmul(node: Node, at: Lowering) -> None:
     """x[..., K] times W[K, N] in a bank matrix: vector by vector."""
-    x, w = (at.tensor(v) for v in node.inputs())
+    (x, in_place), w = vector_operand(node, at), at.tensor(list(node.inputs())[1])
     y = at.tensor(node.result)
     shape = node.result.type.static_shape
     depth = next(iter(node.inputs())).type.static_shape[-1]
-    kernel = _Gemv(node, at, x, y, bank_pattern(node, at, w), depth, shape[-1])
+    kernel = _Gemv(node, at, x, y, bank_pattern(node, at, w), depth, shape[-1], in_place=in_place)
     for nest in rows_of(x, y, shape=shape[:-1]):
         for (source, target), slot in walk(at.emit, nest, STAGING_SLOTS):
             kernel.run(source, target, slot)
@@ -83,7 +96,16 @@ class _Gemv:
     """One vector of K elements times a bank matrix."""
 
     def __init__(
-        self, node: Node, at: Lowering, x: Tensor, y: Tensor, weights: BankPattern, depth: int, outputs: int
+        self,
+        node: Node,
+        at: Lowering,
+        x: Tensor,
+        y: Tensor,
+        weights: BankPattern,
+        depth: int,
+        outputs: int,
+        *,
+        in_place: bool = False,
     ) -> None:
         self.at, self.x, self.weights, self.depth, self.outputs = at, x, weights, depth, outputs
         geometry = at.spec.dram.geometry
@@ -98,7 +120,7 @@ class _Gemv:
         self.arena = Arena(at)
         stride = single(x.layout.dims[-1])
         self.row = None if stride is not None else self.arena.take(depth * CELL_BYTES)
-        self.source = Source(x.space, x.dtype, stride or x.element_bytes)
+        self.source = Source(x.space, x.dtype, stride or x.element_bytes, in_place)
         if self.row is not None:
             self.source = Source("buffer", x.dtype, CELL_BYTES)
         self.stages = [self._stage(f) for f in self.fillings]
@@ -106,13 +128,16 @@ class _Gemv:
         group_bytes = self.parts * self.unit * CELL_BYTES
         sums_bytes = self.unit * 6 if self.parts > 1 else 0
         self.most = max(1, min(self.groups[0], (self.arena.left - 512) // (STAGING_SLOTS * (group_bytes + sums_bytes))))
-        self.near = [self.arena.take(self.most * group_bytes) for _ in range(STAGING_SLOTS)]
+        self.is_direct = self.parts == 1 and is_returned(at, y) and self.target.element == CELL_BYTES
+        self.near: list[int] = []
+        if not self.is_direct:
+            self.near = [self.arena.take(self.most * group_bytes) for _ in range(STAGING_SLOTS)]
 
     def _stage(self, filling: Filling) -> Stage:
         geometry = self.at.spec.dram.geometry
         moves: list[Move] = [
             (self.used, 0, geometry.stride_channel),
-            (filling.count, filling.elements * self.source.element, geometry.stride_bank),
+            (filling.count, filling.elements * self.source.element, filling_stride(self.at)),
         ]
         return Stage(self.at, self.arena, self.source, moves, filling.elements)
 
@@ -143,8 +168,8 @@ class _Gemv:
 
     def _batch(self, target: Scalar, first: Scalar, groups: int, outputs: int, slot: int, sums: Sums) -> None:
         banks = self.tiles.banks
-        results = Results(self.weights.channel, banks * CELL_BYTES)
-        near = self.near[slot % STAGING_SLOTS]
+        results = Results(self.weights.channel, banks * CELL_BYTES, self.used)
+        near = target if self.is_direct else self.near[slot % STAGING_SLOTS]
         for filling in self.fillings:
             over, bank = divmod(filling.first, banks)
             with self.at.emit.loop(filling.count) as c:
@@ -155,7 +180,8 @@ class _Gemv:
                     self.tiles.header(row, filling.columns, 1)
                     there = results.address(part_of + g * (self.unit * CELL_BYTES))
                     self.tiles.result(row, filling.columns, 0, 0, there)
-        sums.move(near, (CELL_BYTES,), self.target, target, (self.target.element,))
+        if not self.is_direct:
+            sums.move(near, (CELL_BYTES,), self.target, target, (self.target.element,))
 
 
 # -- attention --------------------------------------------------------------------------------------------------------
@@ -171,6 +197,8 @@ class _Wave:
     source_strides: tuple[int, int]
     """bytes from request to request and from head to head"""
     target_strides: tuple[int, int]
+    is_returned: bool
+    """results stay where they are returned"""
     turns: Iterator[tuple[tuple[Scalar, ...], int]]
     """(first vector, first result, first row of the cache) of every turn"""
 
@@ -192,7 +220,7 @@ class _Wave:
 
 
 def _waves(node: Node, at: Lowering, cache: BankPattern) -> Iterator[_Wave]:
-    x, y = at.tensor(next(node.inputs())), at.tensor(node.result)
+    (x, in_place), y = vector_operand(node, at), at.tensor(node.result)
     batch, heads, steps, _ = node.result.type.static_shape
     requests = cache.dims[0]
     for b in ranges(batch, requests.channel[0]):
@@ -202,10 +230,13 @@ def _waves(node: Node, at: Lowering, cache: BankPattern) -> Iterator[_Wave]:
         outer = [Layout(v.offset, (v.dims[0], v.dims[3])) for v in views]
         by_request = [single(v.dims[1]) or 0 for v in views]
         by_head = [single(v.dims[2]) or 0 for v in views]
-        source, target = (Source(t.space, t.dtype, element_stride(node, t)) for t in (x, y))
+        source = Source(x.space, x.dtype, element_stride(node, x), in_place)
+        target = Source(y.space, y.dtype, element_stride(node, y))
         for nest in nests([*outer, rows], (b.turns, steps)):
             turns = walk(at.emit, nest.merged(), STAGING_SLOTS)
-            yield _Wave(b.together, source, target, (by_request[0], by_head[0]), (by_request[1], by_head[1]), turns)
+            stays = is_returned(at, y) and target.element == CELL_BYTES
+            strides = ((by_request[0], by_head[0]), (by_request[1], by_head[1]))
+            yield _Wave(b.together, source, target, *strides, stays, turns)
 
 
 def _five(node: Node, layout: Layout, b: Range, heads: int, steps: int) -> Layout:
@@ -224,11 +255,27 @@ def lower_scores(node: Node, at: Lowering) -> None:
         packed = cache.dims[1].byte[0]
         kernels = [
             (heads, _Scores(at, wave, cache, q[1] // k[1], heads.together, q[3], k[2], float(scale)))
-            for heads in ranges(k[1], packed)
+            for heads in rows_of_heads(at, k[1], packed, q[3])
         ]
         for (source, target, row), slot in wave.turns:
             for heads, kernel in kernels:
                 kernel.run(source, target, row, slot, heads)
+
+
+def rows_of_heads(at: Lowering, heads: int, packed: int, depth: int) -> Iterator[Range]:
+    """The heads of each row of keys: `packed` in each, and what is left over.
+
+    The published driver counts rows by elements instead, as if heads lay without gaps: where they do not fit rows
+    evenly, its rows hold fewer than all.
+    """
+    row = at.spec.dram.row_bytes // CELL_BYTES
+    if not mapping_of(at.spec).packs_by_size or heads <= packed:
+        yield from ranges(heads, packed)
+        return
+    whole, rest = divmod(heads * depth, row)
+    yield from ranges(whole * packed, packed)
+    if rest:
+        yield Range(whole * packed, 1, -(-rest // depth))
 
 
 class _Scores:
@@ -247,11 +294,17 @@ class _Scores:
         held = geometry.row_bytes // COLUMN_BYTES
         self.queries = max(1, min(group, held // (kv * self.columns)))
         self.count = -(-tokens // geometry.banks)
-        self.results = Results(cache.channel, self.queries * kv * self.count * geometry.banks * CELL_BYTES)
+        head_bytes = self.count * geometry.banks * CELL_BYTES
+        self.strides = (self.queries * kv * head_bytes, kv * head_bytes, head_bytes)
+        """bytes between results of channels, queries and kv heads"""
+        if wave.is_returned:
+            self.strides = (wave.target_request, wave.target_head, wave.target_head * group)
+        self.results = Results(cache.channel, self.strides[0], wave.channels)
         arena = Arena(at)
         self.first = cache.channel * geometry.stride_channel
         self.stages = {n: self._stage(arena, n, depth, scale) for n in {self.queries, group % self.queries} if n}
-        self.near = [arena.take(wave.channels * self.results.channel) for _ in range(STAGING_SLOTS)]
+        slots = 0 if wave.is_returned else STAGING_SLOTS
+        self.near = [arena.take(wave.channels * self.results.channel) for _ in range(slots)]
         self.arena = arena
 
     def _stage(self, arena: Arena, queries: int, depth: int, scale: float) -> Stage:
@@ -279,18 +332,20 @@ class _Scores:
         filling = Filling(0, 1, queries * self.kv * self.columns * LANES)
         self.stages[queries].put(source, staging(self.at, slot, filling) + self.first, slot)
         self.tiles.global_write(0, slot, filling.columns)
-        near = self.near[slot % STAGING_SLOTS]
-        head_bytes = self.count * self.tiles.banks * CELL_BYTES
+        near = target if self.wave.is_returned else self.near[slot % STAGING_SLOTS]
         with self.at.emit.loop(self.count) as r:
             tile_row = row + r * self.tile_rows
             self.tiles.header(tile_row, filling.columns, queries * self.kv)
             with self.at.emit.loop(queries) as g, self.at.emit.loop(self.kv) as h:
                 number = g * self.kv + h
-                there = self.results.address(near + number * head_bytes + r * (self.tiles.banks * CELL_BYTES))
+                head = near + g * self.strides[1] + h * self.strides[2]
+                there = self.results.address(head + r * (self.tiles.banks * CELL_BYTES))
                 self.tiles.result(tile_row, self.columns, h * self.slot_columns, number * self.columns, there)
-        counts = (self.wave.channels, queries, self.kv, self.tokens)
-        strides = (self.results.channel, self.kv * head_bytes, head_bytes, CELL_BYTES)
         wave = self.wave
+        if wave.is_returned:
+            return
+        counts = (wave.channels, queries, self.kv, self.tokens)
+        strides = (*self.strides, CELL_BYTES)
         out = (wave.target_request, wave.target_head, wave.target_head * self.group, wave.target.element)
         Sums(self.at, self.arena, counts, 1, 0).move(near, strides, wave.target, target, out)
 
@@ -327,10 +382,18 @@ class _Context:
         self.stages = {
             n: [self._stage(arena, n, f) for f in self.fillings] for n in {self.queries, group % self.queries} if n
         }
-        self.head_bytes = self.dims * geometry.banks * CELL_BYTES
-        self.results = Results(cache.channel, self.queries * self.head_bytes)
+        self.is_direct = wave.is_returned and self.parts == 1
+        self.head_bytes = wave.target_head if self.is_direct else self.dims * geometry.banks * CELL_BYTES
+        step = wave.target_request if self.is_direct else self.queries * self.head_bytes
+        self.results = Results(cache.channel, step, wave.channels)
         self.part_bytes = wave.channels * self.results.channel
-        self.near = [arena.take(self.parts * self.part_bytes) for _ in range(STAGING_SLOTS)]
+        self.size = self.parts * self.part_bytes
+        self.has_places = wave.is_returned and group == self.queries and kv * self.size <= arena.left // 2
+        """each head has a place of its own for its parts, so that none waits for the sums of one before"""
+        self.near: list[int] = []
+        if not self.is_direct:
+            sizes = [kv * self.size] if self.has_places else [self.size] * STAGING_SLOTS
+            self.near = [arena.take(size) for size in sizes]
         self.sums = {n: Sums(at, arena, (wave.channels, n, depth), self.parts, self.part_bytes) for n in self.stages}
 
     def _stage(self, arena: Arena, queries: int, filling: Filling) -> Stage:
@@ -338,7 +401,7 @@ class _Context:
         moves: list[Move] = [
             (wave.channels, wave.source_request or 1, geometry.stride_channel),
             (queries, wave.source_head or 1, filling.columns * COLUMN_BYTES),
-            (filling.count, filling.elements * wave.source.element, geometry.stride_bank),
+            (filling.count, filling.elements * wave.source.element, filling_stride(self.at)),
         ]
         return Stage(self.at, arena, wave.source, moves, filling.elements)
 
@@ -347,18 +410,19 @@ class _Context:
         for h, other in self.at.emit.tiles(self.kv, STAGING_SLOTS):
             here, there = source + h * (self.group * wave.source_head), target + h * (self.group * wave.target_head)
             for query, count, turn in chunks(self.at.emit, self.group, self.queries, STAGING_SLOTS):
-                self._queries(
-                    here + query * wave.source_head, there + query * wave.target_head, row + h * self.head_rows, count,
-                    slot + other + turn,
-                )  # fmt: skip
+                to, number = there + query * wave.target_head, slot + other + turn
+                near = to if self.is_direct else self._near(h, number)
+                self._queries(here + query * wave.source_head, to, near, row + h * self.head_rows, count, number)
 
-    def _queries(self, source: Scalar, target: Scalar, row: Scalar, queries: int, slot: int) -> None:
+    def _near(self, head: Scalar, slot: int) -> Scalar:
+        return self.near[0] + head * self.size if self.has_places else self.near[slot % STAGING_SLOTS]
+
+    def _queries(self, source: Scalar, target: Scalar, near: Scalar, row: Scalar, queries: int, slot: int) -> None:
         """Some query heads of one kv head, which are in the global buffer together."""
         wave, banks = self.wave, self.tiles.banks
         for filling, stage in zip(self.fillings, self.stages[queries], strict=True):
             start = filling.first * self.fillings[0].elements * wave.source.element
             stage.put(source + start, staging(self.at, slot, filling) + self.first, slot)
-        near = self.near[slot % STAGING_SLOTS]
         for filling in self.fillings:
             over, bank = divmod(filling.first, banks)
             with self.at.emit.loop(filling.count) as c:
@@ -370,6 +434,8 @@ class _Context:
                     with self.at.emit.loop(queries) as g:
                         there = self.results.address(part_of + g * self.head_bytes + d * (banks * CELL_BYTES))
                         self.tiles.result(tile_row, filling.columns, 0, g * filling.columns, there)
+        if self.is_direct:
+            return
         strides = (self.results.channel, self.head_bytes, CELL_BYTES)
         out = (wave.target_request, wave.target_head, wave.target.element)
         self.sums[queries].move(near, strides, wave.target, target, out)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pimc.backends.pim.issues import TRAFFIC, IssueSink
 from pimc.backends.pim.newton_rules import Rules
@@ -107,7 +107,7 @@ class NewtonChannel:
         while True:
             open_row = rank.normal.get(inside, None if rules.is_dual else rank.row)
             extra = 0 if open_row == row else rules.trp + rules.trcd + (rules.trtp if open_row is not None else 0)
-            if not self._refresh_first(t, rules.gwrite + extra):
+            if not self._refresh_first(t + 1, rules.gwrite + extra if rules.switches.refresh_guard else 0):
                 break
             cause, t = "refresh", max(t, self.now + 1)
         if rules.is_dual and rank.row == row:  # a row is open in one of the two row buffers only
@@ -122,7 +122,7 @@ class NewtonChannel:
         self.vector_free = self.gwrite_free = t + rules.gwrite
         if not rules.is_dual and inside not in rank.normal:
             self.precharge_free = max(self.precharge_free, self.vector_free)
-        return Done(t, t + 1, t + rules.gwrite, rules.gwrite, cause)
+        return Done(t, t + 1, t + rules.gwrite + rules.answer, rules.gwrite, cause)
 
     def header(self, row: int, comps: int, results: int, at: int) -> Done:
         """Close other rows, if the tile fits before the next refresh."""
@@ -133,12 +133,12 @@ class NewtonChannel:
             start = max(t, min(c[0] for c in waiting)) if waiting else t
             groups = rules.ranks * rules.groups if any(r.row != row for r in self.ranks) else 0
             estimate = (
-                rules.trtp * sum(c[3] for c in waiting) + rules.trcd + rules.comp * max(_above(comps), rules.least)
+                rules.trtp * sum(c[3] for c in waiting) + rules.trcd + rules.comp * max(power_above(comps), rules.least)
             )
             estimate += rules.twindow * (groups // 2 - 1) if groups else 0
-            estimate += 2 * (_below(results) - 1)
+            estimate += 2 * (power_below(results) - 1)
             # checked while the header is at the head of the queue, which it still is one clock after `start`
-            if not self._refresh_first(start + 1, estimate if rules.guard else 0):
+            if not self._refresh_first(start + 1, estimate if rules.switches.refresh_guard else 0):
                 break
             cause, t = "refresh", max(t, self.now + 1)
         if waiting:
@@ -150,9 +150,22 @@ class NewtonChannel:
 
     def compute(self, row: int, count: int, at: int) -> Done:
         """A run of COMPs (single row buffer)."""
+        whole: Done | None = None
+        while True:
+            cause, first = self._ready_to_compute(row, at)
+            now = count
+            if self.rules.interval:  # those before the next refresh
+                now = min(count, -(-(self.due - first) // self.rules.comp))
+            done = self._comps(row, first, now, cause)
+            if whole is not None:
+                done = replace(done, first=whole.first, busy=whole.busy + done.busy, cause=whole.cause)
+            whole, at = done, done.free
+            count -= now
+            if not count:
+                return whole
+
+    def _comps(self, row: int, first: int, count: int, cause: str) -> Done:
         rules = self.rules
-        cause = self._activate(row, at)
-        first = max(at, self.now + 1, self.compute_free, self.vector_free, self._opened())
         last = first + rules.comp * (count - 1)
         self._issued("COMP", first, None, row, count, rules.comp)
         self.now = last
@@ -168,22 +181,21 @@ class NewtonChannel:
     def read_result(self, at: int) -> Done:
         """READRES (single row buffer)."""
         rules = self.rules
-        while self._refresh_first(max(at, self.now + 1), 0):
-            pass
         t = max(at, self.now + 1, self.read_free)
+        while self._refresh_first(t, 0):
+            t = max(t, self.now + 1)
         self._issued("READRES", t)
         self.now = t
         self.is_filling = True
         self.compute_free = self.read_free = t + rules.comp
         self.precharge_free = max(self.precharge_free, t + rules.trtp)
         self.gwrite_free = max(self.gwrite_free, t + rules.turn)
-        return Done(t, t + 1, t + rules.read, rules.comp)
+        return Done(t, t + 1, t + rules.read + rules.answer, rules.comp)
 
     def compute_and_read(self, row: int, count: int, at: int) -> Done:
         """COMPS_READRES (dual row buffers)."""
         rules = self.rules
-        cause = self._activate(row, at)
-        t = max(at, self.now + 1, self.compute_free, self.vector_free, self._opened())
+        cause, t = self._ready_to_compute(row, at)
         work = rules.comp * max(count, rules.least)
         self._issued("COMPS_READRES", t, None, row)
         self._issued("COMP", t, None, row, count, rules.comp)  # what the banks execute for it
@@ -191,10 +203,14 @@ class NewtonChannel:
             self.issues(t + work, 0, "READRES")
         self.now = t
         self.compute_free = t + work + rules.comp
-        hidden = work if rules.waits_for_macs else 0
-        self.precharge_free = max(self.precharge_free, t + hidden + rules.trtp)
-        self.gwrite_free = max(self.gwrite_free, t + hidden + rules.turn)
-        return Done(t, t + 1, t + hidden + rules.read, work, cause)
+        switches = rules.switches
+        macs = t + work if switches.precharge_waits_for_macs else t
+        self.precharge_free = max(self.precharge_free, macs + rules.trtp)
+        macs = t + work if switches.gwrite_waits_for_macs else t
+        self.gwrite_free = max(self.gwrite_free, macs + rules.turn)
+        macs = t + work if switches.results_wait_for_macs else t
+        done = macs + rules.read + rules.answer
+        return Done(t, t + 1, done, min(work, done - t), cause)
 
     def rows_lost(self) -> None:
         """Normal traffic has used the only row buffers, and closed them again."""
@@ -210,7 +226,7 @@ class NewtonChannel:
         """Row buffers to close before `row` can be opened for PIM (None: all of them), in order."""
         rules = self.rules
         found: list[Closing] = []
-        holds = rules.tras if rules.is_dual or rules.keeps_row_times else LONG_AGO
+        holds = rules.tras if rules.is_dual or rules.switches.keeps_row_times else LONG_AGO
         size = rules.group_banks
         for rank in ranks:
             begin = len(found)
@@ -273,9 +289,18 @@ class NewtonChannel:
         if self.issues is not None:
             for i in range(count):
                 self.issues(last - count + 1 + i, 0, name, rank.first + bank + i)
-        if rules.is_dual or rules.keeps_row_times:
+        if rules.is_dual or rules.switches.keeps_row_times:
             rank.precharged[bank // rules.group_banks] = last
         self.now = last
+
+    def _ready_to_compute(self, row: int, at: int) -> tuple[str, int]:
+        """Open a row where it is not open; what that had to wait for, and when the next COMP may be issued."""
+        cause = ""
+        while True:
+            cause = self._activate(row, at) or cause
+            t = max(at, self.now + 1, self.compute_free, self.vector_free, self._opened())
+            if not self._refresh_first(t, 0):
+                return cause, t
 
     def _activate(self, row: int, at: int) -> str:
         """Open a row in the PIM row buffers where it is not open."""
@@ -327,7 +352,7 @@ class NewtonChannel:
             apart = rules.trrd_same if rules.is_dual else rules.tras + rules.trp
             same = rank.normal_bank // rules.group_banks == group
             apart = apart if same else rules.trrd_other
-            if rules.keeps_row_times:  # a G_ACT alone opens as many banks as tFAW allows
+            if rules.switches.counts_activates:  # a G_ACT alone opens as many banks as tFAW allows
                 apart = max(apart, rules.twindow)
             ready = max(ready, rank.normal_act + apart)
         return ready
@@ -343,7 +368,7 @@ class NewtonChannel:
         t = max(at, self.now + 1)
         if open_row is not None:
             t = max(t, self.precharge_free if not rules.is_dual else t, rank.normal_act + rules.tras, self.vector_free)
-            if not rules.is_dual and rules.keeps_row_times:
+            if not rules.is_dual and rules.switches.keeps_row_times:
                 t = max(t, rank.acts[group] + rules.tras)
             self._issued("PRECHARGE", t, rank.first + bank)
             self.now = t
@@ -419,11 +444,11 @@ class NewtonChannel:
             rank.shift(by)
 
 
-def _above(count: int) -> int:
+def power_above(count: int) -> int:
     """The power of two at or above a count, as a header's field holds it."""
     return 1 << max(0, count - 1).bit_length()
 
 
-def _below(count: int) -> int:
+def power_below(count: int) -> int:
     """The power of two at or below a count."""
     return 1 << (max(1, count).bit_length() - 1)

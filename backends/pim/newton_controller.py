@@ -11,9 +11,10 @@ from pimc.backends.pim.memory_share import MemoryShare
 from pimc.backends.pim.newton_channel import Done, NewtonChannel
 from pimc.backends.pim.newton_isa import Comp, CompsReadResult, GlobalWrite, Header, ReadResult
 from pimc.backends.pim.newton_rules import Rules
-from pimc.backends.timing import EngineDecl, Issued
+from pimc.backends.pim.newton_shared import SharedChannel
+from pimc.backends.timing import SERVED, EngineDecl, Issued, Timer
 from pimc.backends.vector import plain
-from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.diagnostics import InternalError, Kind, fail
 
 
 class NewtonTimer:
@@ -65,6 +66,10 @@ class NewtonTimer:
         kind = "dual" if self.rules.is_dual else "single"
         raise fail(Kind.PROGRAM_BAD, f"a PIM channel with {kind} row buffers does not take {command.mnemonic}")
 
+    def serving(self, reads: int) -> Timer:
+        """Single row buffers serve no reads as long as there is PIM work."""
+        return SharedTimer(self.rules, self.clock_ps, reads) if self.rules.is_dual else self
+
     def relative(self, now: int) -> Hashable:
         clocks, part = divmod(now, self.clock_ps)
         return part, self.channel.relative(clocks)
@@ -74,3 +79,55 @@ class NewtonTimer:
         if part:
             raise ValueError(f"{by} ps are not whole clocks of {self.clock_ps} ps")
         self.channel.shift(clocks)
+
+
+class SharedTimer:
+    """Keeps the time of one channel's stream, whose dual row buffers serve normal reads beside it."""
+
+    def __init__(self, rules: Rules, clock_ps: int, reads: int) -> None:
+        self.clock_ps = clock_ps
+        self.channel = SharedChannel(rules, reads)
+        self.done = 0
+        """the clock at which all is complete"""
+
+    @property
+    def counters(self) -> Counter[str]:
+        """DRAM commands of the channel, and how many reads it has served."""
+        return self.channel.counts + Counter({SERVED: self.channel.served(self.done)})
+
+    @property
+    def issues(self) -> IssueSink | None:
+        """Who is told of the DRAM commands."""
+        return self.channel.issues
+
+    @issues.setter
+    def issues(self, sink: IssueSink | None) -> None:
+        self.channel.issues = sink
+
+    def issue(self, command: Command, ready: int) -> Issued:
+        clock = self.clock_ps
+        done = self._issue(command, -(-ready // clock))
+        self.done = max(self.done, done.done)
+        return Issued(done.first * clock, done.free * clock, done.done * clock, done.busy * clock, done.cause)
+
+    def _issue(self, command: Command, at: int) -> Done:
+        channel = self.channel
+        if isinstance(command, CompsReadResult):
+            return channel.compute_and_read(plain(command.row), plain(command.count), at)
+        if isinstance(command, Header):
+            return channel.header(plain(command.row), plain(command.comps), plain(command.results), at)
+        if isinstance(command, GlobalWrite):
+            return channel.global_write(plain(command.bank), plain(command.row), at)
+        raise fail(Kind.PROGRAM_BAD, f"a PIM channel with dual row buffers does not take {command.mnemonic}")
+
+    def finish(self, ready: int) -> int:
+        """Reads are served until the last result is there."""
+        self.channel.idle_until(self.done)
+        return self.done * self.clock_ps
+
+    def relative(self, now: int) -> Hashable | None:
+        """Nothing repeats: reads count through rows."""
+        return None
+
+    def shift(self, by: int, since: int) -> None:
+        raise InternalError("a channel that serves reads is stepped through, and never moved")

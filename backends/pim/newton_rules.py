@@ -1,15 +1,15 @@
-"""What a channel of Newton-style PIM obeys: clocks and choices of the part, and of the strategy that drives it."""
+"""What a channel of Newton-style PIM obeys: clocks of the part, and what its controller keeps to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pimc.backends.target import NewtonPim, TargetSpec
+from pimc.backends.target import NewtonPim, NewtonSwitches, SharingSpec, TargetSpec
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Clocks and choices of one part, and of the strategy that drives it."""
+    """Clocks of one part, and the switches of its controller."""
 
     ranks: int
     groups: int
@@ -26,6 +26,8 @@ class Rules:
     trtp: int
     read: int
     """READRES to its values"""
+    answer: int
+    """from then, or from the end of a GWRITE, until that is seen"""
     comp: int
     """COMP to COMP"""
     turn: int
@@ -35,13 +37,24 @@ class Rules:
     refresh: int
     interval: int
     """from one rank's refresh to the next rank's; 0: none"""
-    guard: bool
-    waits_for_macs: bool
-    keeps_row_times: bool
-    """tRAS and tRP hold between G_ACT and the precharges of a single row buffer, and tFAW from ACTIVATE to G_ACT"""
+    switches: NewtonSwitches
+    bank_group: int
+    """banks of one bank group"""
+    rows: int
+    row_accesses: int
+    """reads that take a whole row"""
+    sharing: SharingSpec
+    column_same: int
+    """READ to READ of one bank group"""
+    column_other: int
+    """READ to READ of another bank group"""
+    column_rank: int
+    """READ to READ of another rank"""
+    burst: int
+    """clocks of the data bus for one read"""
 
     @staticmethod
-    def of(spec: TargetSpec, pim: NewtonPim, *, keeps_row_times: bool) -> Rules:
+    def of(spec: TargetSpec, pim: NewtonPim) -> Rules:
         n = spec.cycles
         ranks = spec.dram.ranks
         return Rules(
@@ -49,7 +62,10 @@ class Rules:
             group_banks=pim.banks_per_activation,
             is_dual=pim.row_buffers == "dual", trp=n["nRP"], tras=n["nRAS"], trcd=n["nRCDRD"], twindow=n["nFAW"],
             trrd_same=n["nRRDL"], trrd_other=n["nRRDS"], trtp=n["nRTP"], read=n["nCL"] + n["nBL"],
+            answer=n["nRETURN"],
             comp=max(n["nBL"], n["nCCDS"]), turn=max(n["nBL"], n["nCCDS"]), least=pim.least_macs, gwrite=n["nGWRITE"],
-            refresh=n["nRFC"], interval=n["nREFI"] // ranks if spec.dram.refresh else 0, guard=pim.refresh_guard,
-            waits_for_macs=pim.precharge_waits_for_macs, keeps_row_times=keeps_row_times,
+            refresh=n["nRFC"], interval=n["nREFI"] // ranks if spec.dram.refresh else 0, switches=pim.switches,
+            bank_group=spec.dram.banks_per_group, rows=spec.dram.rows, row_accesses=spec.dram.accesses_per_row,
+            sharing=pim.sharing, burst=n["nBL"], column_same=max(n["nBL"], n["nCCDL"]),
+            column_other=max(n["nBL"], n["nCCDS"]), column_rank=n["nBL"] + n["nRTRS"],
         )  # fmt: skip

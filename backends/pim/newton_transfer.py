@@ -7,7 +7,7 @@ in bank f mod banks of the staging row f div banks. Two stretches of staging row
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from pimc.backends.affine import INSTANCE, Scalar, variable
@@ -15,12 +15,15 @@ from pimc.backends.dma.copy import issue_copy
 from pimc.backends.kernels.arena import Arena
 from pimc.backends.kernels.lanes import Lanes, Ref
 from pimc.backends.kernels.nest import dense_strides
-from pimc.backends.lowering import Lowering
+from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.pim.cells import CELL_BYTES, LANES
 from pimc.backends.pim.layouts import STAGING_ROWS, STAGING_SLOTS
+from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.pim.newton_isa import Comp, CompsReadResult, GlobalWrite, Header, ReadResult
 from pimc.backends.pim.products import vector_machine
 from pimc.backends.target import NewtonPim
+from pimc.ir.graph import Node
+from pimc.ir.layout import Layout
 from pimc.ir.types import DType
 
 
@@ -31,10 +34,34 @@ class Source:
     space: str
     dtype: DType
     element: int
+    in_place: bool = False
+    """GWRITE takes them from where they lie"""
 
 
 Move = tuple[int, int, int]
 """One axis of what is staged: count, bytes moved on in the source (0: the same for all), bytes moved on in DRAM."""
+
+
+def vector_operand(node: Node, at: Lowering) -> tuple[Tensor, bool]:
+    """The operand that GWRITE takes, and whether it takes it from where it lies (seen as dense then): the rows before
+    the first tile hold nothing else."""
+    value = next(iter(node.inputs()))
+    tensor = at.tensor(value)
+    if not mapping_of(at.spec).one_vector_row or tensor.space != "dram":
+        return tensor, False
+    if tensor.layout.offset >= at.spec.dram.geometry.stride_row:
+        return tensor, False
+    return replace(tensor, layout=Layout.dense(value.type.static_shape, tensor.element_bytes)), True
+
+
+def is_returned(at: Lowering, tensor: Tensor) -> bool:
+    """Whether results that need no sums stay where they are returned."""
+    return mapping_of(at.spec).results_on_chip and tensor.space == "buffer"
+
+
+def filling_stride(at: Lowering) -> int:
+    """Bytes in DRAM from one filling of a vector to the next, within a staging row."""
+    return 0 if mapping_of(at.spec).one_vector_row else at.spec.dram.geometry.stride_bank
 
 
 class Stage:
@@ -47,7 +74,7 @@ class Stage:
         self.whole = -(-elements // LANES) * LANES
         self.is_direct = source.space == "buffer" and self.whole == elements and scale == 1.0
         self.slots: list[int] = []
-        if not self.is_direct:
+        if not self.is_direct and not source.in_place:
             counts = [c for c, s, _ in moves if s]
             size = prod(counts) * self.whole * CELL_BYTES
             self.near = self._near_strides()
@@ -57,6 +84,8 @@ class Stage:
 
     def put(self, address: Scalar, to: Scalar, slot: int) -> None:
         """Stage from `address` (in the source's space) to the DRAM address `to`, by way of scratch number `slot`."""
+        if self.source.in_place:
+            return
         emit, dtype = self.at.emit, self.source.dtype
         counts, far, there = ([m[i] for m in self.moves] for i in range(3))
         if self.is_direct:
@@ -99,12 +128,15 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Where results of tiles go: bytes from channel to channel, and the first channel that takes part."""
+    """Where results of tiles go: bytes from channel to channel, the first channel that takes part, and how many do."""
 
     first: int
     channel: int
+    channels: int
 
     def address(self, base: Scalar) -> Scalar:
+        if self.channels == 1:
+            return base
         return base + variable(INSTANCE) * self.channel - self.first * self.channel
 
 
@@ -120,12 +152,14 @@ class Tiles:
         self.banks = at.spec.dram.banks
         self.dtype = at.spec.storage_dtype
         self.sums = DType.parse(at.spec.accumulator)
+        self.one_row = mapping_of(at.spec).one_vector_row
         self.staging_row = at.staging // at.spec.dram.geometry.stride_row
 
     def global_write(self, filling: Scalar, slot: int, count: int, *, over: int = 0) -> None:
         """GWRITE of a filling; `over`: staging rows before the one that it lies in (its bank is `filling`)."""
         row = self.staging_row + slot % STAGING_SLOTS * STAGING_ROWS + over
-        self._issue(GlobalWrite(filling, row, count, dtype=self.dtype))
+        bank, row = (0, 0) if self.one_row else (filling, row)
+        self._issue(GlobalWrite(bank, row, count, dtype=self.dtype))
 
     def header(self, row: Scalar, comps: int, results: int) -> None:
         self._issue(Header(row, comps, results))

@@ -36,21 +36,17 @@ def _states(spec: TargetSpec) -> States:
     return found[1]
 
 
-def _newton(*, keeps_row_times: bool) -> Controller:
-    def make(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Timer:
-        assert isinstance(spec.pim, NewtonPim)
-        rules = Rules.of(spec, spec.pim, keeps_row_times=keeps_row_times)
-        return NewtonTimer(rules, engine, None if rules.is_dual else MemoryShare(resources))
-
-    return make
+def _newton(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Timer:
+    assert isinstance(spec.pim, NewtonPim)
+    rules = Rules.of(spec, spec.pim)
+    return NewtonTimer(rules, engine, None if rules.is_dual else MemoryShare(resources))
 
 
 CONTROLLERS: dict[str, Controller] = {
     "aim": _aim,
-    "newton-strict": _newton(keeps_row_times=True),
-    "newton-faithful": _newton(keeps_row_times=False),
+    "newton": _newton,
 }
-"""Strategies by name. Of Newton's, the faithful one leaves out tRAS and tRP of single row buffers, as published."""
+"""Strategies by name. What the published ones do otherwise are switches of the target."""
 
 
 def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Timer:

@@ -6,7 +6,9 @@ _HERE = Path(__file__).parent
 
 npu = _HERE / "npu.yaml"
 neupims = _HERE / "neupims.yaml"
+neupims_faithful = _HERE / "neupims-faithful.yaml"
 newton = _HERE / "newton.yaml"
+newton_faithful = _HERE / "newton-faithful.yaml"
 cent = _HERE / "cent.yaml"
 aim_pinned = _HERE / "aim-pinned.yaml"
 aim_head = _HERE / "aim-head.yaml"

@@ -37,6 +37,7 @@ pimc check issued.csv.gz -t cent --kind timing --kind refresh
     help="The machine of ISSUED.csv (see `pimc targets`).",
 )
 @o.set_option
+@o.background_option
 @option(
     o.OUTPUT,
     "--kind",
@@ -65,6 +66,8 @@ def check(**given: Any) -> int:
     from pimc.sim.check import check as checked
     from pimc.sim.check import part_of
 
+    if given["background"] is not None and given["target"]:
+        raise click.UsageError("--background goes with the simulation of a program; a file of commands is as it is")
     if given["overrides"] and not given["target"]:
         raise click.UsageError("--set changes the machine of -t; a program carries its own")
     spec, issued = _of_file(given) if given["target"] else _of_program(given)
@@ -109,7 +112,7 @@ def _of_program(given: dict[str, Any]) -> tuple[TargetSpec, Issued]:
     log = IssueLog()
     with Progress(name, quiet=given["quiet"]) as progress:
         progress.say("simulating")
-        simulate(program, issues=log)
+        simulate(program, issues=log, background=given["background"])
     return spec, log.issued()
 
 

@@ -32,6 +32,7 @@ pimc compile merged.onnx -t cent --phase both --dim batch=1 --dim past=127
 @o.set_option
 @o.parallel_option
 @o.engine_option
+@o.background_option
 @option(o.MACHINE, "--no-sim", is_flag=True, help="Compile only, do not simulate.")
 @o.dims_option
 @o.both_phases_option
@@ -84,6 +85,8 @@ def _check_usage(given: dict[str, Any]) -> None:
                 raise click.UsageError(f"--emit prints instead of a report: it does not go with {spelling}")
         if given["output"] and given["emit"] != "asm":
             raise click.UsageError(f"--emit {given['emit']} stops before there is a program that -o could store")
+    if given["background"] is not None:
+        _check_background(given)
     if given["no_sim"] and given["trace"]:
         raise click.UsageError("--trace needs the simulation that --no-sim leaves out")
     if given["no_sim"] and given["generate"]:
@@ -96,6 +99,17 @@ def _check_usage(given: dict[str, Any]) -> None:
         _check_both(given)
     if o.ranges_of(given["dims"]):
         _check_ranges(given)
+
+
+def _check_background(given: dict[str, Any]) -> None:
+    """Traffic is offered to one simulated program."""
+    for name, spelling in {"no_sim": "--no-sim", "generate": "--generate", "emit": "--emit"}.items():
+        if given[name]:
+            raise click.UsageError(f"--background goes with the simulation of one program, not with {spelling}")
+    if given["phase"] == o.BOTH:
+        raise click.UsageError("--background goes with the simulation of one program, not with --phase both")
+    if o.ranges_of(given["dims"]):
+        raise click.UsageError("--background goes with the simulation of one program, not with a range of a dimension")
 
 
 def _check_both(given: dict[str, Any]) -> None:
@@ -136,5 +150,6 @@ def options_of(given: dict[str, Any]) -> Options:
         shapes_only=given.get("shapes_only", False),
         simulate=not given.get("no_sim", False),
         sim_engine=given.get("sim_engine", "fast"),
+        background=given.get("background"),
         seed=given.get("seed", 0),
     )

@@ -100,6 +100,22 @@ class WordType(ParamType):
         return str(value)
 
 
+class BackgroundType(ParamType):
+    """`reads=N`: traffic beside the program's own."""
+
+    name = "reads=N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"\s*reads\s*=\s*(\d{1,3})\s*", str(value))
+        if found is None:
+            self.fail(
+                f"'{value}' is no traffic; write reads=N with a whole number below 1000, as in reads=2", param, ctx
+            )
+        return int(found[1])
+
+
 class TextPairType(ParamType):
     """`K=V` that is passed on as text."""
 
@@ -195,6 +211,12 @@ engine_option = option(
     type=WordType("simulator", ("fast", "plain")),
     default="fast",
     help="fast skips what repeats, plain executes every command; both give the same cycles.",
+)
+background_option = option(
+    MACHINE,
+    "--background",
+    type=BackgroundType(),
+    help="Offer N normal 64-byte reads a cycle to every channel with PIM work, and say how many it serves.",
 )
 format_option = option(
     VALUES,

@@ -20,6 +20,7 @@ pimc sim model.pimprog --values io.npz --out results.npz --json
 )
 @click.argument("program", metavar="PROGRAM")
 @o.engine_option
+@o.background_option
 @option(o.VALUES, "--values", metavar="IN.npz|random", help="Execute on in:<input>; compare with out:<output>.")
 @option(o.VALUES, "--out", metavar="OUT.npz", help="Write the outputs, as out:<output>.")
 @option(o.VALUES, "--weights", metavar="FILE", help="The file of the weights, if it has moved, or an .npz by name.")
@@ -66,6 +67,7 @@ def sim(**given: Any) -> int:
             seed=given["seed"],
             progress=progress.commands,
             issues=log,
+            background=given["background"],
         )
     if given["trace"]:
         write_trace(given["trace"], program, run.timing)

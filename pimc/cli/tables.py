@@ -226,6 +226,12 @@ def traffic_lines(found: Report) -> Iterator[Line]:
         said = ", ".join(f"{p.phase or 'none'} {time_text(p.seconds)}" for p in found.phases)
         yield [("  phases     ", "dim"), (said, "")]
     named = {name.replace("bytes", "").strip(): number for name, number in found.bytes_moved.items() if number}
+    if found.background is not None:
+        reads = found.background
+        several = "s" * (reads.channels != 1)
+        offered = f"{reads.reads_per_cycle} reads a cycle offered to {reads.channels} channel{several}"
+        served = f"{grouped(reads.reads_served)} served, {reads.bytes_per_cycle:.1f} B a cycle and channel"
+        yield [("  background ", "dim"), (f"{offered}: ", ""), (served, "bold")]
     moved = [f"{name} {size_text(number)}" for name, number in named.items()]
     if moved:
         yield [("  moved      ", "dim"), (", ".join(moved), "")]

@@ -39,10 +39,12 @@ _WHOLE = frozenset(
 
 @dataclass
 class Calls:
-    """Adds nodes to a graph on behalf of the elaboration. `engine` is the placement asked for, where there is one."""
+    """Adds nodes to a graph on behalf of the elaboration. `engine` and `channels` are the placement asked for, where
+    there is one."""
 
     rewriter: Rewriter
     engine: str | None = None
+    channels: tuple[int, ...] = ()
     fresh: set[Value] = field(default_factory=set)
     """Results that no name of the text has been given to."""
     _constants: dict[tuple[DType, tuple[int, ...], bytes], Value] = field(default_factory=dict)
@@ -66,7 +68,8 @@ class Calls:
             raise fail(Kind.GRAPH, f"the model has more than {NODE_LIMIT} nodes", span, help="check the repeat counts")
         node = self.rewriter.add(op, operands, attributes, source=span, types=types)
         if self.engine is not None:
-            self.rewriter.set_fact(node, Placement(self.engine, f"the model asks for it ({span})"))
+            reason = f"the model asks for it ({span})"
+            self.rewriter.set_fact(node, Placement(self.engine, reason, channels=self.channels))
         self.fresh.update(node.results)
         return node
 

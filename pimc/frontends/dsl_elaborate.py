@@ -155,11 +155,11 @@ class Elaboration:
                     Kind.GRAPH, f"the model takes more than {_STEP_LIMIT} steps", statement.plain.span,
                     help="check the repeat counts",
                 )  # fmt: skip
-            engine = self.calls.engine
+            outer = self.calls.engine, self.calls.channels
             for annotation in statement.annotations:
                 self.annotation(annotation)
             returned = self.statement(statement)
-            self.calls.engine = engine
+            self.calls.engine, self.calls.channels = outer
             if returned is not None:
                 return returned
         return None
@@ -172,10 +172,34 @@ class Elaboration:
                 annotation.span,
                 help=did_you_mean(annotation.name, ["engine"]),
             )
-        values = [self.value(a.value) for a in annotation.arguments]
-        if len(values) != 1 or not isinstance(values[0], str) or annotation.arguments[0].name:
-            raise fail(Kind.ATTRIBUTE, '@engine takes the name of an engine, as in @engine("pim")', annotation.span)
-        self.calls.engine = values[0]
+        given = {a.name or "": self.value(a.value) for a in annotation.arguments}
+        engine, channels = given.pop("", None), given.pop("channels", [])
+        if (
+            not isinstance(engine, str)
+            or given
+            or len({a.name for a in annotation.arguments}) < len(annotation.arguments)
+        ):
+            raise fail(
+                Kind.ATTRIBUTE,
+                "@engine takes the name of an engine, and channels of its memory by name",
+                annotation.span,
+                help='as in @engine("pim") or @engine("pim", channels = [0])',
+            )
+        self.calls.engine, self.calls.channels = engine, self.channels(channels, annotation)
+
+    @staticmethod
+    def channels(given: Datum, annotation: Annotation) -> tuple[int, ...]:
+        """Neighbouring channels, in order."""
+        if isinstance(given, list) and all(isinstance(c, int) and not isinstance(c, bool) for c in given):
+            numbers = tuple(c for c in given if isinstance(c, int))
+            if not numbers or (numbers[0] >= 0 and numbers == tuple(range(numbers[0], numbers[0] + len(numbers)))):
+                return numbers
+        raise fail(
+            Kind.ATTRIBUTE,
+            f"channels is a list of neighbouring numbers from 0, not {described(given)}",
+            annotation.span,
+            help="as in channels = [0] or channels = [0, 1, 2, 3]",
+        )
 
     def statement(self, statement: Statement) -> Datum:
         match statement.plain:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pimc.backends.assembly import ranks
 from pimc.backends.program import OpRow, Program
+from pimc.backends.target import from_description
+from pimc.backends.timing import SERVED
 from pimc.sim.timing import EngineTiming, Timing
 
 if TYPE_CHECKING:
@@ -79,6 +81,20 @@ class PhaseReport:
 
 
 @dataclass(frozen=True, slots=True)
+class BackgroundReport:
+    """Normal reads (one access each) that channels with PIM work were offered, and served meanwhile."""
+
+    reads_per_cycle: int
+    """offered to each channel, in its own clock"""
+    reads_served: int
+    """over all channels of all devices"""
+    channels: int
+    """that have PIM work"""
+    bytes_per_cycle: float
+    """served by a channel, their mean over the time of its stream"""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The whole run."""
 
@@ -99,13 +115,16 @@ class Report:
     phases: Sequence[PhaseReport]
     bytes_moved: Mapping[str, int]
     """over all devices, by what moved them"""
+    background: BackgroundReport | None = None
+    """of normal reads beside PIM work, where those were asked for"""
     values: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         plain = asdict(self)
-        if self.values is None:
-            del plain["values"]
+        for name in ("background", "values"):
+            if plain[name] is None:
+                del plain[name]
         return plain
 
 
@@ -137,6 +156,7 @@ def build_report(
         ops=tuple(_ops(program, timing)),
         phases=tuple(_phases(program, timing)),
         bytes_moved=_bytes_moved(timing),
+        background=_background(program, timing),
         values=None if comparison is None else comparison.to_json(form),
     )
 
@@ -213,6 +233,20 @@ def _bytes_moved(timing: Timing) -> dict[str, int]:
             if "bytes" in name:
                 total[name] += number * len(engine.devices) * len(engine.instances)
     return dict(sorted(total.items()))
+
+
+def _background(program: Program, timing: Timing) -> BackgroundReport | None:
+    """The reads that PIM engines count as served."""
+    if timing.background is None:
+        return None
+    access_bytes = from_description(program.target).dram.access_bytes
+    served = channels = cycles = 0
+    for engine in (e for e in timing.engines if e.kind == "pim"):
+        number = len(engine.devices) * len(engine.instances)
+        served += engine.counters.get(SERVED, 0) * number
+        cycles += engine.cycles * number
+        channels += number
+    return BackgroundReport(timing.background, served, channels, served * access_bytes / cycles if cycles else 0.0)
 
 
 def _leader(index: int, row: OpRow) -> int:

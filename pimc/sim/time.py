@@ -22,7 +22,7 @@ from pimc.backends.isa import Command
 from pimc.backends.link.isa import Exchange
 from pimc.backends.pim.issues import TellsIssues
 from pimc.backends.program import Program, Stream, steps
-from pimc.backends.timing import Ending, Identifying, Issued, Refreshing, Resource, Stepping, Timer
+from pimc.backends.timing import Ending, Identifying, Issued, Refreshing, Resource, Serving, Stepping, Timer
 from pimc.ir.diagnostics import CompileError, Diagnostic, InternalError, Kind, fail
 from pimc.sim.accounts import HELD, Account
 from pimc.sim.code import (
@@ -61,12 +61,15 @@ def simulate(
     platform: Platform | None = None,
     issues: IssueLog | None = None,
     watch: Watch | None = None,
+    background: int | None = None,
 ) -> Timing:
-    """The time of a program. Raises CompileError: PROGRAM_BAD, DEADLOCK.
+    """The time of a program. Raises CompileError: PROGRAM_BAD, DEADLOCK, UNAVAILABLE.
 
     issues: takes every DRAM command of the PIM engines. watch: sees every command. Nothing is skipped with either.
+    background: normal reads that every channel with PIM work is offered in a clock; None: there are no such reads.
     """
-    clockwork = Clockwork(program, platform or platform_of(program), engine=engine, issues=issues, watch=watch)
+    machine = platform or platform_of(program)
+    clockwork = Clockwork(program, machine, engine=engine, issues=issues, watch=watch, background=background)
     return clockwork.run()
 
 
@@ -169,8 +172,11 @@ class Clockwork:
         engine: Engine = "fast",
         issues: IssueLog | None = None,
         watch: Watch | None = None,
+        background: int | None = None,
     ) -> None:
         self.program = program
+        self.background = background
+        self.is_serving = False
         self.platform = platform
         self.engine = engine
         self.plain = engine == "plain" or issues is not None or watch is not None
@@ -182,6 +188,12 @@ class Clockwork:
         self.tokens = Tokens()
         self.runners = [self._runner(e) for e in self.executors]
         self.tokens.close(self.executors)
+        if background is not None and not self.is_serving:
+            raise fail(
+                Kind.UNAVAILABLE,
+                f"there is no PIM work on {program.target_name} beside which a channel could serve normal reads",
+                help="a channel of HBM with PIM could (targets neupims and newton), where the program has work for it",
+            )
         for runner in self.runners:
             runner.coupled = any(len(m.users) > 1 for m in runner.meters)
         self.meetings = Meetings(self.executors)
@@ -219,6 +231,9 @@ class Clockwork:
     def _runner(self, executor: Executor) -> Runner:
         pool = self.pools[executor.rank]
         timer = self._timer(executor.engine, pool, executor.index)
+        if self.background is not None and isinstance(timer, Serving):
+            self.is_serving = True
+            timer = timer.serving(self.background) if self.background else timer
         if self.issues is not None and isinstance(timer, TellsIssues):
             width = self.platform.geometry.channels
             own = (device * width + i for device in executor.devices for i in executor.instances)
@@ -401,7 +416,8 @@ class Clockwork:
 
     def _result(self) -> Timing:
         total = max((max(r.done, r.account.frontier) for r in self.runners), default=0)
-        return Timing(total, self.platform.clock_ps, tuple(self._engines(total)), tuple(self._resources()))
+        engines, resources = tuple(self._engines(total)), tuple(self._resources())
+        return Timing(total, self.platform.clock_ps, engines, resources, self.background)
 
     def _engines(self, total: int) -> Iterator[EngineTiming]:
         for runner in self.runners:

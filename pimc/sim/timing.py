@@ -105,6 +105,8 @@ class Timing:
     """period of the main clock"""
     engines: tuple[EngineTiming, ...]
     resources: tuple[ResourceTiming, ...]
+    background: int | None = None
+    """normal reads that each channel with PIM work was offered in a clock; None: none were asked for"""
 
     @property
     def cycles(self) -> int:

@@ -62,8 +62,9 @@ def execute(
 
     weights: arrays that take the place of the program's own. state: memories to go on with, into which only the given
     inputs and whatever weights are not there yet are written.
-    Raises CompileError: INPUT_BAD, WEIGHT_MISSING, PROGRAM_BAD, DEADLOCK.
+    Raises CompileError: UNAVAILABLE, INPUT_BAD, WEIGHT_MISSING, PROGRAM_BAD, DEADLOCK.
     """
+    check_computes(program)
     machine = platform or platform_of(program)
     checked = check_inputs(program, inputs, partial=state is not None)
     run = _grown(state, program, machine) if state is not None else _fresh(program, machine, ValueFormat(wide))
@@ -75,6 +76,16 @@ def execute(
     with np.errstate(all="ignore"):
         _Runner(program, run, order, progress).run()
     return {name: read_output(program, run, name) for name in program.outputs}, run
+
+
+def check_computes(program: Program) -> None:
+    """Raises CompileError (UNAVAILABLE) for a program that has a time alone."""
+    if program.no_values:
+        raise fail(
+            Kind.UNAVAILABLE,
+            f"'{program.graph}' computes no values on {program.target_name}: {program.no_values}",
+            help="leave out --values, or compile for a target with another mapping",
+        )
 
 
 # -- memories ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pimc.backends.pim.layouts import bank_layout, bank_matrix, pattern_of
+from pimc.backends.pim.layouts import Banks, bank_layout, bank_matrix, pattern_of
 from pimc.backends.state import DramGeometry
 from pimc.backends.target_registry import load_target
 from pimc.ir.layout import Layout
@@ -14,7 +14,7 @@ AIM = DramGeometry(channels=4, banks=16, rows=64, row_bytes=2048)
 
 
 def test_outputs_count_banks_then_channels_then_groups() -> None:
-    layout = bank_matrix(AIM, 3, 200, 1500, 2)
+    layout = bank_matrix(Banks(AIM, range(AIM.channels), 3), 200, 1500, 2)
     at = layout.addresses()
     assert at[0, 0] == AIM.address(0, 0, 3)
     assert at[17, 5] == AIM.address(1, 1, 3, 10)
@@ -23,7 +23,7 @@ def test_outputs_count_banks_then_channels_then_groups() -> None:
 
 
 def test_few_outputs_take_few_channels() -> None:
-    layout = bank_matrix(AIM, 0, 33, 64, 2)
+    layout = bank_matrix(Banks(AIM, range(AIM.channels), 0), 33, 64, 2)
     assert layout.shape == (48, 64)
     pattern = pattern_of(layout.permuted((1, 0)), AIM)
     assert pattern is not None

@@ -23,9 +23,8 @@ CLOCK = 1000
 @cache
 def spec_of(mode: str, profile: str, *overrides: str) -> TargetSpec:
     """Profiles: published (the simulator's shortcuts) and strict."""
-    changes = [f"pim.controller=newton-{'faithful' if profile == 'published' else 'strict'}"]
-    changes += ["pim.precharge_waits_for_macs=false"] if profile == "published" else []
-    return load_target("neupims" if mode == "dual" else "newton", [*changes, *overrides])
+    name = "neupims" if mode == "dual" else "newton"
+    return load_target(f"{name}-faithful" if profile == "published" else name, overrides)
 
 
 def machine(mode: str, profile: str, *overrides: str) -> tuple[NewtonTimer, dict[str, Resource]]:
@@ -99,18 +98,18 @@ PUBLISHED = [
 @pytest.mark.parametrize(("mode", "op", "sizes", "cycles"), PUBLISHED)
 def test_published_profile_takes_the_published_cycles(mode: str, op: str, sizes: tuple[int, ...], cycles: int) -> None:
     found = timed(machine(mode, "published")[0], job(mode, op, sizes))
-    assert max(i.done for i in found) // CLOCK + 1 == cycles
+    assert max(i.done for i in found) // CLOCK == cycles
 
 
 @pytest.mark.parametrize(("mode", "op", "sizes", "cycles"), PUBLISHED)
 def test_strict_profile_is_never_faster(mode: str, op: str, sizes: tuple[int, ...], cycles: int) -> None:
     found = timed(machine(mode, "strict")[0], job(mode, op, sizes))
-    assert max(i.done for i in found) // CLOCK + 1 >= cycles
+    assert max(i.done for i in found) // CLOCK >= cycles
 
 
-def period(mode: str, profile: str, results: int, comps: int) -> int:
+def period(mode: str, profile: str, results: int, comps: int, *overrides: str) -> int:
     """Clocks from a tile to the next."""
-    timer, _ = machine(mode, profile, "dram.refresh=false")
+    timer, _ = machine(mode, profile, "dram.refresh=false", *overrides)
     found = timed(timer, (c for row in range(1, 4) for c in tile(mode, row, results, comps)))
     size = len(list(tile(mode, 0, results, comps)))
     return (found[2 * size + 1].start - found[size + 1].start) // CLOCK
@@ -118,16 +117,17 @@ def period(mode: str, profile: str, results: int, comps: int) -> int:
 
 @pytest.mark.parametrize(("results", "comps"), [(1, 32), (4, 8), (2, 3)])
 def test_tile_periods(results: int, comps: int) -> None:
-    between = 143
+    between, trtp = 143, 6 - 5  # the part's tRTP, and that of the simulator's code
     work = 2 * max(comps, 6)
     assert period("dual", "published", results, comps) == between + (results - 1) * (work + 2)
-    assert period("dual", "strict", results, comps) == between + (results - 1) * (work + 2) + work
+    assert period("dual", "strict", results, comps) == between + (results - 1) * (work + 2) + work + trtp
     single = max(2 * comps, 6)
     assert period("single", "published", results, comps) == between + single * results + 2 * (results - 1)
 
 
 def test_precharge_waits_for_the_macs_of_a_composite_command() -> None:
-    assert period("dual", "strict", 1, 32) - period("dual", "published", 1, 32) == 2 * 32
+    waits = period("dual", "strict", 1, 32)
+    assert waits - period("dual", "strict", 1, 32, "pim.switches.precharge_waits_for_macs=false") == 2 * 32
 
 
 def test_comp_is_first_allowed_trcd_after_the_last_activation() -> None:

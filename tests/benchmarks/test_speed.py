@@ -1,7 +1,7 @@
 """How long commands take as a user sees them, from a cold start: `make benchmark`. Nothing here is asserted on time.
 
-Budgets: `replay-70b`, a trace of 362,386 lines, 2.5 s; `block-range`, all 4,096 positions of a layer of Llama 2 70B, 90 s;
-the simulation of that layer at the last position, 50 ms (`test_simulation`).
+Budgets: `replay-70b`, a trace of 362,386 lines, 2.5 s; `block-range`, all 4,096 positions of a layer of Llama 2 70B,
+90 s; the simulation of that layer at the last position, 50 ms (`test_simulation`).
 
 The peak memory of each command, at least that of pytest itself, is in its `extra_info` (`--benchmark-json`).
 """

@@ -99,6 +99,9 @@ def _external(path: Path, location: str) -> None:
 def _texts(folder: Path) -> None:
     texts = {
         "syntax.pimc": DSL + "let y = 2 *\n",
+        "channels.pimc": DSL
+        + "input x: f16[batch, 4]\nweight w: f16[4, 5]\n"
+        + '@engine("pim", channels = [31, 32])\noutput y = x @ w\n',
         "name.pimc": DSL + "input x: f16[batch, 4]\noutput y = relu(z)\n",
         "types.pimc": DSL + "input x: f16[batch, 4]\nweight w: f16[5, 4]\noutput y = x @ w\n",
         "syntax.pimir": "graph g(%x: f32[4]) {\n  %y = relu(%x : f32[4]\n  return %y\n}\n",

@@ -14,6 +14,7 @@ from pimc.cli import main
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "models"
 TINY = str(MODELS / "tiny-llama.pimc")
+GEMV = str(MODELS / "bench/gemv.pimc")
 TINY_ONNX = str(MODELS / "tiny-llama.onnx")
 DECODE = str(MODELS / "tiny-llama.decode.npz")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import bad_inputs
-from tests.cli.harness import DECODE, TINY, TINY_ONNX, CommandLine
+from tests.cli.harness import DECODE, GEMV, TINY, TINY_ONNX, CommandLine
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,21 @@ CASES = [
     tiny("-o - --json", "", "stdout"),
     tiny("--generate 0", "", "x>=1"),
     Case("compile TINY TINY -t npu", "", "--generate"),
+    tiny("--background 2", "", "write reads=N"),
+    tiny("--background writes=2", "", "write reads=N"),
+    tiny("--background reads=2 --no-sim", "", "--no-sim"),
+    tiny("--background reads=2 --generate 2", "", "--generate"),
+    tiny("--background reads=2 --emit asm", "", "--emit"),
+    tiny("--background reads=2 --phase both", "", "--phase both"),
+    tiny("--background reads=2 --dim past=0:4", "", "a range of a dimension"),
+    Case("check issued.csv -t neupims --background reads=2", "", "a file of commands is as it is"),
+    # what a machine cannot do
+    tiny("--background reads=2", "P1001", "no PIM work"),
+    tiny("--set mapping=newtonsin", "P0302", "did you mean 'newtonsim'?", target="neupims"),
+    tiny("--set mapping=newtonsim", "P1001", "of the style 'newton'", target="cent"),
+    model("channels.pimc", "P0604", "no channel 32", "-t neupims"),
+    model("channels.pimc", "P0604", "'npu' has no such engine", "-t npu"),
+    Case("compile GEMV -t neupims-faithful --dim K=513 --values random", "P1001", "2 GWRITEs take row 0 of bank 0"),
     # the lists
     Case("targets nup", "P0601", "did you mean 'npu'?"),
     Case("passes plaec", "P0701", "did you mean 'place'?"),
@@ -186,7 +201,7 @@ CASES = [
     Case("explain TINY -t npu --op nothing_like_it", "P0302"),
 ]
 
-NAMES = {"TINY": TINY, "ONNX": TINY_ONNX, "DECODE": DECODE}
+NAMES = {"TINY": TINY, "ONNX": TINY_ONNX, "DECODE": DECODE, "GEMV": GEMV}
 
 
 @pytest.fixture(scope="module")

@@ -248,7 +248,9 @@ def test_targets(run: CommandLine) -> None:
         "aim-pinned",
         "cent",
         "neupims",
+        "neupims-faithful",
         "newton",
+        "newton-faithful",
         "npu",
     ]
 

@@ -264,6 +264,15 @@ def test_engine_annotations_become_placements() -> None:
     assert placed[0][1].reason == "the model asks for it (m.pimc:4:9)"
 
 
+def test_channels_are_part_of_a_placement_and_survive_as_text() -> None:
+    graph = build('@engine("pim", channels = [i for i in 2..5])\nlet a = relu(x)\noutput y = exp(a)\n')
+    for each in (graph, parse(show(graph))):
+        first, second = (n.fact(Placement) for n in each.order())
+        assert first is not None
+        assert first.channels == (2, 3, 4)
+        assert second is None
+
+
 def test_results_caches_and_several_outputs() -> None:
     graph = build(
         'cache k "past.k" -> "present.k": f32[batch, 2, past, 2]\n'

@@ -12,7 +12,7 @@ from pimc.driver import Options, compile_model
 from pimc.ir.diagnostics import CompileError
 from pimc.sim.replay import replay
 
-GEMV = Path(__file__).parents[2] / "models" / "bench" / "gemv.pimc"
+GEMV = Path(__file__).parents[1] / "data" / "gemv.pimc"
 SHAPES = [(512, 4096), (16, 16), (1024, 512), (1000, 300), (4096, 600), (2048, 20000), (3, 7)]
 
 

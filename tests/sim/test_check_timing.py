@@ -126,7 +126,7 @@ def test_rows_stay_open_until_the_work_of_a_composite_command_is_done() -> None:
     composite = Entry(400, "COMPS_READRES", None, 5)
     entries = [*work(400, 32, 464), composite]
     entries.sort(key=lambda e: (e.cycle, e.command != "COMPS_READRES"))
-    assert told([*entries, Entry(469, "PIM_PRECHARGE", 3)], "neupims") == {}
-    assert told([*entries, Entry(468, "PIM_PRECHARGE", 3)], "neupims") == {
-        "PIM_PRECHARGE comes 5 after READRES (channel)": 1
+    assert told([*entries, Entry(470, "PIM_PRECHARGE", 3)], "neupims") == {}
+    assert told([*entries, Entry(469, "PIM_PRECHARGE", 3)], "neupims") == {
+        "PIM_PRECHARGE comes 6 after READRES (channel)": 1
     }

@@ -78,6 +78,8 @@ _DUAL = (
     (CHANNEL, "READRES", "COMPS_READRES", "nBL"),
     (CHANNEL, "COMP", "PIM_PRECHARGE", "nRTP"),
     (CHANNEL, "READRES", "PIM_PRECHARGE", "nRTP"),
+    (CHANNEL, "READRES", "READ", "nBL"),
+    (CHANNEL, "READ", "READRES", "nBL"),
 )  # fmt: skip
 
 _SINGLE = (

@@ -1,0 +1,76 @@
+"""How operands of PIM products lie in the banks and how vectors get to where GWRITE takes them: strategies by name.
+
+A target file names its strategy (`mapping:`). `newtonsim` keeps the addresses of the driver that the published
+measurements of NeuPIMs' memory were made with: every GWRITE takes row 0 of bank 0, whatever vector and part of it is
+meant; tiles take one row index after the other, from 1024 up, in the order in which they are worked on; results stay
+where they are returned. Two parts of a vector then lie in the same place: such a program has a time, and no values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pimc.backends.pim.cells import COLUMN_BYTES
+from pimc.backends.pim.newton_isa import GlobalWrite
+from pimc.backends.program import Item, Loop, Stream
+from pimc.backends.target import TargetSpec
+from pimc.backends.vector import plain
+from pimc.ir.diagnostics import Kind, did_you_mean, fail
+
+
+@dataclass(frozen=True, slots=True)
+class PimMapping:
+    """One strategy."""
+
+    first_row: int = 0
+    """row index of the first tile"""
+    follows_work: bool = False
+    """tiles that are worked on one after the other have neighbouring row indices; else those of one output have"""
+    packs_by_size: bool = False
+    """as many heads share a row of keys as their elements fit it, even if they then do not begin at columns"""
+    one_vector_row: bool = False
+    """row 0 of bank 0 holds every part of every vector"""
+    results_on_chip: bool = False
+    """results of products stay where they are returned, in the on-chip buffer, also outputs of the program; there is
+    room for a value of every bank"""
+
+
+MAPPINGS: dict[str, PimMapping] = {
+    "default": PimMapping(),
+    "newtonsim": PimMapping(1024, follows_work=True, packs_by_size=True, one_vector_row=True, results_on_chip=True),
+}
+
+
+def mapping_of(spec: TargetSpec) -> PimMapping:
+    """The strategy of a target. Raises CompileError (NAME_UNKNOWN, UNAVAILABLE)."""
+    found = MAPPINGS.get(spec.mapping)
+    if found is None:
+        raise fail(Kind.NAME_UNKNOWN, f"no mapping '{spec.mapping}'", help=did_you_mean(spec.mapping, MAPPINGS))
+    if found.one_vector_row and (spec.pim is None or spec.pim.style != "newton"):
+        raise fail(Kind.UNAVAILABLE, f"the mapping '{spec.mapping}' is for PIM of the style 'newton'")
+    return found
+
+
+def why_no_values(spec: TargetSpec, streams: Iterable[Stream]) -> str:
+    """Why a program computes nothing, by the mapping of its target; empty where it does."""
+    if not mapping_of(spec).one_vector_row:
+        return ""
+    writes = [
+        found for stream in streams for found in _writes(stream.items, len(stream.instances) * len(stream.devices))
+    ]
+    total = sum(times for times, _ in writes)
+    if total > 1:
+        return f"with the mapping '{spec.mapping}', {total} GWRITEs take row 0 of bank 0, whatever vector they mean"
+    if any(columns * COLUMN_BYTES > spec.dram.row_bytes for _, columns in writes):
+        return f"with the mapping '{spec.mapping}', its heads share a row without beginning at columns"
+    return ""
+
+
+def _writes(items: tuple[Item, ...], times: int) -> Iterator[tuple[int, int]]:
+    """How often each GWRITE is executed, and how many columns it takes."""
+    for item in items:
+        if isinstance(item, Loop):
+            yield from _writes(item.body, times * item.count)
+        elif isinstance(item.command, GlobalWrite):
+            yield times, plain(item.command.count)
