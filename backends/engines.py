@@ -91,7 +91,7 @@ def platform_for(spec: TargetSpec) -> Platform:
     """The machine of a target."""
     spaces = {"dram": spec.dram.bytes, "buffer": spec.buffer.bytes}
     if spec.npu is not None:
-        spaces["acc"] = spec.npu.accumulator_bytes
+        spaces["acc"] = spec.npu.device_accumulator_bytes
     return Platform(
         engines={engine.name: engine for engine in spec.engines()},
         timer=lambda engine, resources: timer_maker(engine.kind)(spec, engine, resources),

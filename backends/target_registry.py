@@ -27,6 +27,8 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("neupims", "pimc.backends.targets:neupims"),
     ("newton", "pimc.backends.targets:newton"),
     ("npu", "pimc.backends.targets:npu"),
+    ("npu-onnxim", "pimc.backends.targets:npu_onnxim"),
+    ("npu-scalesim", "pimc.backends.targets:npu_scalesim"),
 )
 """Name and place of each target of pimc, as the entry points of its distribution declare them."""
 

@@ -21,6 +21,7 @@ from pimc.backends.target import DmaSpec, DramSpec, TargetSpec
 from pimc.backends.timing import EngineDecl, Issued, Resource, Resources
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import InternalError
+from pimc.ir.layout import Digit
 
 DATA_BUS = "dram.bus"
 
@@ -41,7 +42,7 @@ class DmaCosts:
         self.dram: DramSpec = spec.dram
         self.dma = dma
         self.spec = spec
-        self.memory = Memory(spec.dram.channels, spec.dram.row_bytes, spec.dram.access_bytes)
+        self.memory = memory_of(spec)
         cycles = spec.dram.cycles
         clock = spec.dram.clock_ps
         self.read_latency = (cycles["nRCDRD"] + cycles["nCL"] + cycles["nBL"]) * clock + 2 * dma.latency
@@ -52,6 +53,10 @@ class DmaCosts:
 
     def of(self, command: Command) -> tuple[TransferTime, Traffic | None]:
         """A command's time, and what it asks of the memory."""
+        time, asked = self._timed(command)
+        return (TransferTime(0, 0, 0) if self.dma.transfers == "free" else time), asked
+
+    def _timed(self, command: Command) -> tuple[TransferTime, Traffic | None]:
         if isinstance(command, Move):
             return TransferTime(0, self._on_chip(2 * command.elements * command.dtype.bits // 8), 0), None
         if isinstance(command, Copy):
@@ -69,7 +74,7 @@ class DmaCosts:
     def _transfer(self, asked: Traffic, chip_bytes: int, reads: bool) -> TransferTime:
         duration = max(asked.busiest * self.access_ps, asked.rows * self.activation_ps)
         held = -(-asked.accesses * self.access_ps // self.dram.channels)
-        duration, held = self._derated(duration), self._derated(held)
+        duration, held = self.derated(duration), self.derated(held)
         latency = self.read_latency if reads else self.write_latency
         return TransferTime(latency, max(duration, held, self._on_chip(chip_bytes)), held)
 
@@ -92,7 +97,7 @@ class DmaCosts:
         """As long as the on-chip side of a transfer takes."""
         return -(-size * PS_PER_S // self.port)
 
-    def _derated(self, duration: int) -> int:
+    def derated(self, duration: int) -> int:
         """With the part of the time that refresh takes."""
         if not self.dram.refresh:
             return duration
@@ -100,11 +105,50 @@ class DmaCosts:
         return -(-duration * interval // (interval - refresh))
 
 
+def memory_of(spec: TargetSpec) -> Memory:
+    """What transfers see of a target's memory."""
+    hashed = spec.dma is not None and spec.dma.channels == "hashed"
+    return Memory(spec.dram.channels, spec.dram.row_bytes, spec.dram.access_bytes, hashed)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTime:
+    """What a search over tiles needs of `DmaCosts`: times in seconds, refresh included."""
+
+    memory: Memory
+    access: float
+    """how long an access holds a channel"""
+    activation: float
+    """the least between two activations of a channel"""
+    port: float
+    """seconds for a byte on the on-chip side"""
+    latency: float
+    """of a read"""
+
+    def of(self, digits: tuple[Digit, ...], element_bytes: int, elements: int) -> float:
+        """How long a copy of a loop nest takes."""
+        if not self.access:
+            return 0.0
+        asked = traffic(self.memory, digits, element_bytes)
+        moving = max(asked.busiest * self.access, asked.rows * self.activation)
+        return max(moving, elements * element_bytes * self.port)
+
+
+def copy_time(spec: TargetSpec) -> CopyTime:
+    """How long copies take on a target that has DMA."""
+    assert spec.dma is not None
+    costs = DmaCosts(spec, spec.dma)
+    if spec.dma.transfers == "free":
+        return CopyTime(costs.memory, 0.0, 0.0, 0.0, 0.0)
+    access, activation = (costs.derated(1000 * t) / (1000 * PS_PER_S) for t in (costs.access_ps, costs.activation_ps))
+    return CopyTime(costs.memory, access, activation, 1 / costs.port, costs.read_latency / PS_PER_S)
+
+
 def _port_bandwidth(spec: TargetSpec, dma: DmaSpec) -> int:
     """Bytes a second that the queue, or the port of the buffer, lets through."""
     limits = []
     if dma.bandwidth is not None:
-        limits.append(dma.bandwidth)
+        limits.append(dma.bandwidth * (spec.npu.cores if spec.npu is not None else 1))
     if spec.pnm is not None:
         slot = spec.pnm.lanes * spec.element_bytes
         limits.append(slot * spec.pnm.clock // max(spec.pnm.buffer_read, spec.pnm.buffer_write))

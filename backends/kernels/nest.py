@@ -230,16 +230,18 @@ class Tiling:
         return all(axis.strides[operand] == 0 for axis in self.outer.axes)
 
 
-def tilings(nest: Nest, limit: int) -> list[Tiling]:
+def tilings(nest: Nest, limit: int, *, even: bool = True) -> list[Tiling]:
     """Cut a nest so that tiles have at most `limit` elements: inner axes stay whole, one is cut, the others loop.
 
-    Gives one tiling, and another for the rest of the axis that was cut.
+    Gives one tiling, and another for the rest of the axis that was cut. even: tiles may be smaller than they could be,
+    so that there is no small rest.
     """
     inside = 1
     for position in range(len(nest.axes) - 1, -1, -1):
         axis = nest.axes[position]
         if inside * axis.count > limit:
-            return _cut(nest, position, chunk_of(axis.count, max(1, limit // inside)))
+            most = max(1, limit // inside)
+            return _cut(nest, position, chunk_of(axis.count, most) if even else most)
         inside *= axis.count
     return [Tiling(replace(nest, axes=()), nest.axes)]
 

@@ -1,7 +1,7 @@
-"""Matrix products on the systolic array.
+"""Matrix products on the systolic arrays.
 
-Either operand may be the stationary one; the cheaper is chosen. Tiles of both come from memory while those before are
-multiplied, and their products gather in the accumulators.
+Which operand is stationary, and in which tiles both come from memory while those before are multiplied, is searched
+(`tiles.py`); where sums stay, both stream. Products gather in the accumulators.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from math import prod
 
 from pimc.backends.affine import Scalar
 from pimc.backends.dma.copy import issue_copy
-from pimc.backends.dma.traffic import Memory
+from pimc.backends.dma.timing import copy_time
 from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.nest import (
@@ -27,10 +27,14 @@ from pimc.backends.kernels.nest import (
 )
 from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest, product_nests
 from pimc.backends.lowering import Lowering, Tensor
-from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence, Matmul, Preload
-from pimc.backends.npu.tiles import DEEP, Array, Extents, Limits, Side, Tiles, best_tiles
+from pimc.backends.npu.array import array_time
+from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence, Matmul, MatmulOs, Preload
+from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles, best_tiles
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Tile
+
+_STREAMED_FIRST = {"ws": (False,), "is": (True,), "os": (False,), "either": (False, True)}
+"""By dataflow: whether operands may be swapped, so that the activation stays and the weight streams."""
 
 
 def contract(
@@ -42,7 +46,19 @@ def contract(
     moved: how far the first addresses of a, b and the result move with loops around the product.
     """
     for nest in product_nests(a, b, out, batch, m, n, k, moved):
-        _Contraction(at, (a, b, out), nest, scale).run()
+        Contraction(at, (a, b, out), nest, scale).run()
+
+
+def machine_of(at: Lowering) -> Machine:
+    """What the tile search knows of a target."""
+    npu = at.spec.npu
+    assert npu is not None
+    vector = npu.vector
+    drained = vector.width * npu.cores // vector.cycles("copy") if npu.drain == "vector" else 0
+    return Machine(
+        array_time(npu.array, npu.arrays), npu.array.dataflow == "os", npu.tiling == "panels", npu.clock,
+        npu.device_accumulator_bytes, drained, copy_time(at.spec),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +70,17 @@ class _Matrix:
     column: int
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a product is cut: whether its operands are swapped, and the tiles of the streamed and the other operand."""
+
+    swap: bool
+    extents: Extents
+    tiles: Tiles
+
+
 @dataclass
-class _Contraction:
+class Contraction:
     """One regular nest of a product. After `run` has chosen, operand T is streamed and operand S stationary."""
 
     at: Lowering
@@ -63,28 +88,47 @@ class _Contraction:
     nest: ProductNest
     scale: float
 
-    def run(self) -> None:
-        rows, columns, batch = self.nest.rows, self.nest.columns, self.nest.batch
-        m, n = _count(rows), _count(columns)
-        array = self.array()
-        swap = -(-m // array.columns) * array.visit(n) < -(-n // array.columns) * array.visit(m)
-        streamed, stationary = (B, A) if swap else (A, B)
-        t_axes, s_axes = (columns, rows) if swap else (rows, columns)
-        extents = Extents(
-            _count(t_axes), _count(s_axes), self.nest.depth, self.tensors[A].element_bytes,
-            self._side(streamed, t_axes), self._side(stationary, s_axes), self._side(OUT, t_axes, s_axes),
-            _count(batch) > 1,
-        )  # fmt: skip
+    def run(self, choice: Choice | None = None) -> None:
+        choice = choice or self.choice()
+        swap, extents, tiles = choice.swap, choice.extents, choice.tiles
         arena = Arena(self.at, self._want(extents))
-        tiles = best_tiles(array, extents, arena.size, self._limits(swap))
-        if tiles is None:
-            raise fail(Kind.CAPACITY, f"not even single products fit {arena.size} bytes of on-chip scratch")
         if any(t.on_chip for t in self.tensors[:OUT]):  # an operand on chip may come from the vector unit
             self.at.emit.issue("npu", Fence())
-        self._report(tiles, extents, swap, _count(batch))
+        self._report(tiles, extents, swap, _count(self.nest.batch))
+        streamed, stationary = (B, A) if swap else (A, B)
+        t_axes, s_axes = self._axes(swap)
         work = _Tiled(self, arena, tiles, extents, streamed, stationary, t_axes, s_axes)
-        for starts, slot in walk(self.at.emit, Nest(self.nest.starts, batch), tiles.slots):
+        for starts, slot in walk(self.at.emit, Nest(self.nest.starts, self.nest.batch), tiles.slots):
             work.run(starts, slot)
+
+    def choice(self) -> Choice:
+        """The fastest way to stream one operand past the other. Raises CompileError: CAPACITY."""
+        npu = self.at.spec.npu
+        assert npu is not None
+        found: list[Choice] = []
+        room = 0
+        for swap in _STREAMED_FIRST[npu.array.dataflow]:
+            extents = self._extents(swap)
+            room = Arena.room(self.at, self._want(extents))
+            tiles = best_tiles(machine_of(self.at), extents, room, self._limits(swap))
+            if tiles is not None:
+                found.append(Choice(swap, extents, tiles))
+        if not found:
+            raise fail(Kind.CAPACITY, f"not even single products fit {room} bytes of on-chip scratch")
+        return min(found, key=lambda c: c.tiles.seconds)
+
+    def _axes(self, swap: bool) -> tuple[Sequence[Axis], Sequence[Axis]]:
+        rows, columns = self.nest.rows, self.nest.columns
+        return (columns, rows) if swap else (rows, columns)
+
+    def _extents(self, swap: bool) -> Extents:
+        t_axes, s_axes = self._axes(swap)
+        streamed, stationary = (B, A) if swap else (A, B)
+        return Extents(
+            _count(t_axes), _count(s_axes), self.nest.depth, self.tensors[A].element_bytes,
+            self._side(streamed, t_axes), self._side(stationary, s_axes), self._side(OUT, t_axes, s_axes),
+            _count(self.nest.batch) > 1,
+        )  # fmt: skip
 
     def _limits(self, swap: bool) -> Limits | None:
         tile = self.at.tile
@@ -106,18 +150,6 @@ class _Contraction:
             columns = max((axes for _, axes in self.nest.contracted), key=_count)
         return Side(*(tuple((x.count, x.strides[operand]) for x in axes) for axes in (rows, columns)))
 
-    def array(self) -> Array:
-        npu, dram = self.at.spec.npu, self.at.spec.dram
-        assert npu is not None
-        access = dram.burst_cycles / dram.clock
-        activation = max(dram.cycles["nRRDS"], dram.cycles["nFAW"] / 4) / dram.clock
-        latency = (dram.cycles["nRCDRD"] + dram.cycles["nCL"]) / dram.clock
-        memory = Memory(dram.channels, dram.row_bytes, dram.access_bytes)
-        return Array(
-            npu.rows, npu.columns, npu.arrays, npu.minimum_stream, npu.accumulator_bytes, npu.clock, memory, access,
-            activation, latency,
-        )  # fmt: skip
-
     @staticmethod
     def _want(e: Extents) -> int:
         slots = DEEP if e.repeated else SLOTS
@@ -129,7 +161,7 @@ class _Tiled:
 
     def __init__(
         self,
-        whole: _Contraction,
+        whole: Contraction,
         arena: Arena,
         tiles: Tiles,
         extents: Extents,
@@ -141,7 +173,8 @@ class _Tiled:
         self.at, self.scale = whole.at, whole.scale
         self.emit = whole.at.emit
         self.tiles = tiles
-        self.array = whole.array()
+        self.machine = machine_of(whole.at)
+        self.high, self.wide = self.machine.block(tiles.down, tiles.across)
         self.operands = {"t": whole.tensors[streamed], "s": whole.tensors[stationary]}
         self.out = whole.tensors[OUT]
         self.dtype = whole.tensors[A].dtype
@@ -159,50 +192,134 @@ class _Tiled:
             for moves, axes in whole.nest.contracted
         ]  # fmt: skip
         self.k = extents.k
+        self.panels = tiles.piece > 0
+        inner = tiles.s if tiles.t_outside else tiles.t
+        micro = tiles.piece * inner if self.panels else tiles.t * tiles.s
+        self.acc_bytes = micro * ACCUMULATOR_BYTES
+        self.acc_slots = min(tiles.slots, self.machine.accumulator_bytes // self.acc_bytes)
         self.slots = self._take(arena, extents)
-        tile_bytes = tiles.t * tiles.s * ACCUMULATOR_BYTES
-        self.acc_slots = min(tiles.slots, self.array.accumulator_bytes // tile_bytes)
 
     def _take(self, arena: Arena, e: Extents) -> dict[str, list[int]]:
-        t, s, k, size = self.tiles.t, self.tiles.s, self.tiles.k, e.element_bytes
-        counts = {"t": SLOTS, "s": SLOTS}
-        counts[self.order[0]] = self.tiles.slots_outer
+        tiles, size = self.tiles, e.element_bytes
+        t, s, k = tiles.t, tiles.s, tiles.k
+        counts = dict.fromkeys(self.order, SLOTS)
+        counts[self.order[0]] = tiles.slots_outer
         if t >= e.t and s >= e.s and k >= e.k:
-            counts = dict.fromkeys(counts, self.tiles.slots if e.repeated else 1)
-        return {
-            "t": [arena.take(t * k * size) for _ in range(counts["t"])],
-            "s": [arena.take(s * k * size) for _ in range(counts["s"])],
-            "out": [arena.take(t * s * size) for _ in range(self.tiles.slots)],
-        }
+            counts = dict.fromkeys(counts, tiles.slots if e.repeated else 1)
+        sizes = {"t": padded(t * k * size), "s": padded(s * k * size), "out": t * s * size}
+        if self.panels:
+            outer, inner = (t, s) if tiles.t_outside else (s, t)
+            sizes[self.order[0]] = -(-outer // tiles.piece) * padded(tiles.piece * k * size)
+            sizes["out"] = tiles.piece * inner * size
+        counts["out"] = tiles.slots
+        return {name: [arena.take(sizes[name]) for _ in range(n)] for name, n in counts.items()}
 
     # -- loops ----------------------------------------------------------------------------------------------------
 
     def run(self, starts: Sequence[Scalar], turn: int) -> None:
         """One turn of the batch; `turn` alternates, so that neighbouring turns use different slots."""
-        first, second = self.order
         base = {"t": starts[self.streamed], "s": starts[self.stationary], "out": starts[OUT]}
-        resident = self.tiles.k >= self.k
+        first, second = self.order
         for outer, outer_at, slot in self._tiles(first, len(self.slots[first])):
-            held = self._resident(first, outer, base[first] + outer_at[0], slot + turn) if resident else None
+            if self.panels:
+                self._panel(outer, outer_at, base, slot + turn, turn)
+                continue
+            resident = self.tiles.k >= self.k
+            room = self.slots[first][(slot + turn) % len(self.slots[first])]
+            held = self._resident(first, outer, base[first] + outer_at[0], room) if resident else None
             for inner, inner_at, turn_slot in self._tiles(second, SLOTS):
                 inner_slot = (turn_slot + turn) % self.tiles.slots
                 tile = {first: (outer, outer_at), second: (inner, inner_at)}
                 address = {name: base[name] + tile[name][1][0] for name in ("t", "s")}
-                if self.acc_slots == 1:
-                    self.emit.issue("npu", Fence())
-                acc = inner_slot % self.acc_slots * self.tiles.t * self.tiles.s * ACCUMULATOR_BYTES
+                acc = self._accumulators(inner_slot)
                 rows, columns = tile["t"][0], tile["s"][0]
                 if held is not None:
-                    other = self._resident(second, inner, address[second], inner_slot)
+                    room = self.slots[second][inner_slot % len(self.slots[second])]
+                    other = self._resident(second, inner, address[second], room)
                     pair = (held, other) if first == "t" else (other, held)
                     self._blocks(*pair, rows.elements, columns.elements, self.k, acc, 0)
                 else:
                     self._over_k(rows, columns, address, acc)
                 self._finish(rows, columns, base["out"] + outer_at[1] + inner_at[1], acc, inner_slot)
 
+    def _accumulators(self, slot: int) -> int:
+        if self.acc_slots == 1:
+            self.emit.issue("npu", Fence())
+        return slot % self.acc_slots * self.acc_bytes
+
+    # -- panels ---------------------------------------------------------------------------------------------------
+
+    def _panel(self, outer: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar], slot: int, turn: int) -> None:
+        """A tile of the outer operand stays; pieces of the inner one pass by, the first while the tile arrives."""
+        second = self.order[1]
+        pieces = self._pieces(outer)
+        held = self.slots[self.order[0]][slot % len(self.slots[self.order[0]])]
+        limit = self.tiles.s if self.tiles.t_outside else self.tiles.t
+        inner = tilings(self.groups[second], limit, even=False)
+        loops = inner[0].outer.axes
+        arriving = len(loops) <= 1  # else the first turn is not a turn of one loop, and all pieces are brought before
+        if not arriving:
+            self._arrive(pieces, at, base, held)
+        for position, tiling in enumerate(inner):
+            nest = tiling.outer
+            if arriving and position == 0:
+                self._pass(pieces, tiling, nest.starts, at, base, held, turn, arrives=True)
+                if not loops:
+                    continue
+                nest = Nest(nest.moved(loops[0].strides).starts, (replace(loops[0], count=loops[0].count - 1),))
+            for starts, inner_slot in walk(self.emit, nest, SLOTS):
+                shifted = inner_slot + turn + (arriving and position == 0)
+                self._pass(pieces, tiling, starts, at, base, held, shifted, arrives=False)
+
+    def _pieces(self, outer: Tiling) -> list[tuple[int, Tiling]]:
+        """The pieces of an outer tile, with the number of the first of each kind."""
+        zero = Nest((0, 0), outer.tile)
+        found: list[tuple[int, Tiling]] = []
+        number = 0
+        for tiling in tilings(zero, self.tiles.piece, even=False):
+            found.append((number, tiling))
+            number += prod(a.count for a in tiling.outer.axes)
+        return found
+
+    def _each(
+        self, pieces: list[tuple[int, Tiling]], held: int
+    ) -> Iterator[tuple[Tiling, tuple[Scalar, ...], int, Scalar]]:
+        """Every piece: its addresses in memory and in the result, a slot that alternates, and where it is on chip."""
+        size = padded(self.tiles.piece * self.k * self.dtype.bits // 8)
+        for number, tiling in pieces:
+            for turn, starts, slot in _counted(self.emit, tiling.outer, self.tiles.slots):
+                yield tiling, starts, number + slot, held + (turn + number) * size
+
+    def _arrive(
+        self, pieces: list[tuple[int, Tiling]], at: tuple[Scalar, ...], base: dict[str, Scalar], held: int
+    ) -> None:
+        first = self.order[0]
+        for tiling, starts, _, chip in self._each(pieces, held):
+            self._resident(first, tiling, base[first] + at[0] + starts[0], chip)
+
+    def _pass(
+        self, pieces: list[tuple[int, Tiling]], inner: Tiling, inner_at: tuple[Scalar, ...], at: tuple[Scalar, ...],
+        base: dict[str, Scalar], held: int, slot: int, *, arrives: bool,
+    ) -> None:  # fmt: skip
+        """One piece of the inner operand with every piece of the outer tile."""
+        first, second = self.order
+        room = self.slots[second]
+        other = self._resident(second, inner, base[second] + inner_at[0], room[slot % len(room)])
+        for tiling, starts, turn, chip in self._each(pieces, held):
+            source = base[first] + at[0] + starts[0]
+            own = self._resident(first, tiling, source, chip, moves=arrives)
+            pair = (own, other) if first == "t" else (other, own)
+            rows, columns = (tiling, inner) if first == "t" else (inner, tiling)
+            alternating = (slot + turn) % self.tiles.slots
+            acc = self._accumulators(alternating)
+            self._blocks(*pair, rows.elements, columns.elements, self.k, acc, 0)
+            self._finish(rows, columns, base["out"] + at[1] + inner_at[1] + starts[1], acc, alternating)
+
+    # -- parts ----------------------------------------------------------------------------------------------------
+
     def _tiles(self, name: str, slots: int) -> Iterator[tuple[Tiling, tuple[Scalar, ...], int]]:
         limit = self.tiles.t if name == "t" else self.tiles.s
-        for tiling in tilings(self.groups[name], limit):
+        for tiling in tilings(self.groups[name], limit, even=False):
             for starts, slot in walk(self.emit, tiling.outer, slots):
                 yield tiling, starts, slot
 
@@ -210,21 +327,22 @@ class _Tiled:
         """Tiles of k pass by, and their products are added up in the accumulators."""
         added: Scalar = 0
         for part in self.parts:
-            for tiling in tilings(part, self.tiles.k):
+            for tiling in tilings(part, self.tiles.k, even=False):
                 turns = prod(a.count for a in tiling.outer.axes)
                 for turn, starts, slot in _counted(self.emit, tiling.outer, SLOTS):
                     pair = []
                     for i, (name, tile) in enumerate((("t", rows), ("s", columns))):
                         start = address[name] + starts[i]
-                        pair.append(self._bring(name, tile, [tiling.tile], i, [start], slot))
+                        held = self.slots[name][slot % len(self.slots[name])]
+                        pair.append(self._bring(name, tile, [tiling.tile], i, [start], held))
                     self._blocks(pair[0], pair[1], rows.elements, columns.elements, tiling.elements, acc, added + turn)
                 added = added + turns
 
-    def _resident(self, name: str, tile: Tiling, start: Scalar, slot: int) -> _Matrix:
+    def _resident(self, name: str, tile: Tiling, start: Scalar, held: Scalar, *, moves: bool = True) -> _Matrix:
         """A tile with all of k."""
         operand = 0 if name == "t" else 1
         starts = [start + part.starts[operand] for part in self.parts]
-        return self._bring(name, tile, [part.axes for part in self.parts], operand, starts, slot)
+        return self._bring(name, tile, [part.axes for part in self.parts], operand, starts, held, moves=moves)
 
     def _bring(
         self,
@@ -233,9 +351,12 @@ class _Tiled:
         parts: Sequence[Sequence[Axis]],
         operand: int,
         starts: Sequence[Scalar],
-        slot: int,
+        held: Scalar,
+        *,
+        moves: bool = True,
     ) -> _Matrix:
-        """A tile [rows, k] on chip: where it is, if commands can address it there, else copied."""
+        """A tile [rows, k] on chip: where it is, if commands can address it there, else copied to `held` (or not
+        `moves`: it has been)."""
         tensor = self.operands[name]
         if tensor.on_chip and len(tile.tile) <= 1 and len(parts) == 1 and len(parts[0]) <= 1:
             row = tile.tile[0].strides[0] if tile.tile else 0
@@ -243,10 +364,9 @@ class _Tiled:
         size, rows = tensor.element_bytes, tile.elements
         depth = sum(_count(axes) for axes in parts)
         by_row = not (tile.tile and tile.tile[-1].strides[0] == size)
-        held = self.slots[name][slot % len(self.slots[name])]
         matrix = _Matrix(held, depth * size, size) if by_row else _Matrix(held, size, rows * size)
         done = 0
-        for axes, start in zip(parts, starts, strict=True):
+        for axes, start in zip(parts, starts, strict=True) if moves else ():
             inside = [*_scaled(tile.tile, matrix.row), *_scaled(axes, matrix.column)]
             outside = [*(a.strides[0] for a in tile.tile), *(a.strides[operand] for a in axes)]
             counts = [*(a.count for a in tile.tile), *(a.count for a in axes)]
@@ -267,7 +387,7 @@ class _Tiled:
             held = self.slots["out"][slot]
             by_row = not (t and t[-1].strides[1] == size)
             tile = _Matrix(held, columns.elements * size, size) if by_row else _Matrix(held, size, rows.elements * size)
-        for first, width, _ in chunks(self.emit, columns.elements, self.array.columns):
+        for first, width, _ in chunks(self.emit, columns.elements, self.wide):
             drain = Drain(
                 acc=acc + first * rows.elements * ACCUMULATOR_BYTES, rows=rows.elements, columns=width,
                 acc_row=width * ACCUMULATOR_BYTES, dst=tile.address + first * tile.column, dst_type=self.out.dtype,
@@ -284,19 +404,42 @@ class _Tiled:
 
     def _blocks(self, t: _Matrix, s: _Matrix, rows: int, columns: int, k: int, acc: int, added: Scalar) -> None:
         """All blocks of a pair of tiles. Accumulators of one block of columns are adjacent, row by row."""
-        for first, width, _ in chunks(self.emit, columns, self.array.columns):
-            for start, depth, _ in chunks(self.emit, k, self.array.rows):
-                preload = Preload(
-                    src=s.address + first * s.row + start * s.column, dtype=self.dtype, k=depth, columns=width,
-                    k_stride=s.column, column_stride=s.row,
-                )  # fmt: skip
-                self.emit.issue("npu", preload)
+        block = self._sums_of_block if self.machine.sums_stay else self._stream_past
+        for first, width, _ in chunks(self.emit, columns, self.wide):
+            right = _Matrix(s.address + first * s.row, s.row, s.column)
+            block(t, right, rows, width, k, acc + first * rows * ACCUMULATOR_BYTES, added)
+
+    def _stream_past(
+        self, t: _Matrix, s: _Matrix, rows: int, width: int, k: int, acc: Scalar, added: Scalar
+    ) -> None:
+        """Blocks of the stationary operand, one k after the other, and all rows past each."""
+        array = self.machine.array
+        for start, depth, _ in chunks(self.emit, k, self.high):
+            preload = Preload(
+                src=s.address + start * s.column, dtype=self.dtype, k=depth, columns=width, k_stride=s.column,
+                column_stride=s.row,
+            )  # fmt: skip
+            self.emit.issue("npu", preload)
+            longest = array.longest * max(1, array.arrays // array.side_by_side(depth, width)) or rows
+            for row, length, _ in chunks(self.emit, rows, longest):
                 matmul = Matmul(
-                    src=t.address + start * t.column, dtype=self.dtype, rows=rows, k=depth, row_stride=t.row,
-                    k_stride=t.column, acc=acc + first * rows * ACCUMULATOR_BYTES, columns=width,
+                    src=t.address + row * t.row + start * t.column, dtype=self.dtype, rows=length, k=depth,
+                    row_stride=t.row, k_stride=t.column, acc=acc + row * (width * ACCUMULATOR_BYTES), columns=width,
                     acc_row=width * ACCUMULATOR_BYTES, accumulate=added + start,
                 )  # fmt: skip
                 self.emit.issue("npu", matmul)
+
+    def _sums_of_block(
+        self, t: _Matrix, s: _Matrix, rows: int, width: int, k: int, acc: Scalar, added: Scalar
+    ) -> None:
+        """Blocks of sums, one after the other, and all k past each."""
+        for row, height, _ in chunks(self.emit, rows, self.high):
+            matmul = MatmulOs(
+                a=t.address + row * t.row, b=s.address, dtype=self.dtype, rows=height, columns=width, k=k, a_row=t.row,
+                a_k=t.column, b_column=s.row, b_k=s.column, acc=acc + row * (width * ACCUMULATOR_BYTES),
+                acc_row=width * ACCUMULATOR_BYTES, accumulate=added,
+            )  # fmt: skip
+            self.emit.issue("npu", matmul)
 
 
 def _count(axes: Sequence[Axis]) -> int:

@@ -1,6 +1,11 @@
 """How large the tiles of a matrix product are: a small search over what fits, scored by time.
 
-One operand is streamed through the array (`t` rows), the other is stationary (`s` columns); both share `k`.
+One operand is streamed through the arrays (`t` rows), the other is stationary (`s` columns); both share `k`. Where sums
+stay, both stream. Two schedules are tried:
+
+    panels  whole k. A tile of the outer operand stays on chip while pieces of the inner one pass by; the outer tile
+            comes in pieces too, which the first inner piece is multiplied with as they arrive
+    slabs   tiles [t, k] and [s, k] of any depth; the products of all k gather in the accumulators
 """
 
 from __future__ import annotations
@@ -9,9 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pimc.backends.dma.traffic import Memory, traffic
+from pimc.backends.dma.timing import CopyTime
 from pimc.backends.kernels.arena import padded
 from pimc.backends.kernels.nest import SLOTS, chunk_of
+from pimc.backends.npu.array import ArrayTime
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES
 from pimc.ir.layout import Digit
 
@@ -20,31 +26,51 @@ DEEP = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Array:
-    """What the search knows of the machine. Times of the memory in seconds."""
+class Machine:
+    """What the search knows of the machine."""
 
-    rows: int
-    columns: int
-    arrays: int
-    minimum_stream: int
-    accumulator_bytes: int
+    array: ArrayTime
+    sums_stay: bool
+    panels_only: bool
+    """slabs only where no panel fits"""
     clock: int
-    memory: Memory
-    access: float
-    """how long an access holds a channel"""
-    activation: float
-    """the least between two activations of a channel"""
-    latency: float
-    """of a read"""
+    accumulator_bytes: int
+    drained: int
+    """accumulators that the vector unit brings away in a clock; 0: they have a port of their own"""
+    copies: CopyTime
 
     @property
     def turnaround(self) -> float:
         """Seconds from the last row that enters the array until its products are out and more operands can come."""
-        return (2 * self.rows + self.rows + self.columns) / self.clock + self.latency
+        return (self.array.first_load + self.array.skew) / self.clock + self.copies.latency
 
-    def visit(self, stream: int) -> int:
-        """Clocks that a block of the stationary operand takes up when `stream` rows pass it."""
-        return max(self.rows, -(-stream // self.arrays), self.minimum_stream)
+    def block(self, down: int, across: int) -> tuple[int, int]:
+        """Rows and columns of a block on a grid of arrays."""
+        return self.array.rows * down, self.array.columns * across
+
+    def piece(self, down: int, across: int) -> int:
+        """Rows of the streamed operand that hide the loading of the next block; 0: all of them, where nothing does."""
+        array = self.array
+        if array.serial:
+            return 0
+        sharing = array.arrays // (down * across)
+        return min(array.load, array.longest or array.load) * sharing
+
+    def compute(self, t: int, s: int, k: int, down: int, across: int) -> int:
+        """Clocks of the arrays for a product."""
+        high, wide = self.block(down, across)
+        if self.sums_stay:
+            return -(-t // high) * -(-s // wide) * self.array.round(k, min(t, high), min(s, wide))
+        blocks = -(-s // wide) * -(-k // high)
+        return blocks * self._streams(t, min(k, high), min(s, wide))
+
+    def _streams(self, t: int, high: int, wide: int) -> int:
+        """A stream past a block, cut where it is too long for one command."""
+        array = self.array
+        most = array.longest * max(1, array.arrays // array.side_by_side(high, wide)) or t
+        whole, rest = divmod(t, most)
+        streams = whole * array.stream(most, high, wide) + (array.stream(rest, high, wide) if rest else 0)
+        return array.visit(t, high, wide) if whole + bool(rest) == 1 else max(array.load, streams)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +111,14 @@ class Tiles:
     slots: int
     """tiles of the inner operand and of the result that are on chip at a time"""
     seconds: float
+    down: int = 1
+    across: int = 1
+    """arrays of a block, one under the other and side by side"""
+    piece: int = 0
+    """panels: rows (or columns) of the pieces in which the outer tile comes; 0: slabs"""
+    compute: float = 0.0
+    memory: float = 0.0
+    """seconds of the arrays and of the transfers alone"""
 
 
 Limits = tuple[int, int, int]
@@ -92,18 +126,12 @@ Limits = tuple[int, int, int]
 
 
 @lru_cache(maxsize=4096)
-def best_tiles(array: Array, product: Extents, room: int, most: Limits | None = None) -> Tiles | None:
+def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | None = None) -> Tiles | None:
     """The fastest tiles that fit `room` bytes of the buffer, or None."""
-    best: Tiles | None = None
-    most_t, most_s, most_k = most or (product.t, product.s, product.k)
-    for k in _sizes(product.k, array.rows, most_k):
-        for s in _sizes(product.s, array.columns, most_s):
-            for t in _sizes(product.t, array.columns, most_t):
-                for t_outside in (True, False):
-                    found = _scored(array, product, room, t, s, k, t_outside)
-                    if found is not None and (best is None or found.seconds < best.seconds):
-                        best = found
-    return best
+    limits = most or (product.t, product.s, product.k)
+    panels = [] if limits[2] < product.k else list(_panels(machine, product, room, limits))
+    tried = panels if panels and machine.panels_only else [*panels, *_slabs(machine, product, room, limits)]
+    return min(tried, key=lambda tiles: tiles.seconds, default=None)
 
 
 def _sizes(extent: int, block: int, most: int) -> Iterator[int]:
@@ -118,45 +146,144 @@ def _sizes(extent: int, block: int, most: int) -> Iterator[int]:
         size = -(-half // block) * block if half > block else chunk_of(extent, half)
 
 
-def _scored(array: Array, product: Extents, room: int, t: int, s: int, k: int, t_outside: bool) -> Tiles | None:
-    turns_t, turns_s, turns_k = -(-product.t // t), -(-product.s // s), -(-product.k // k)
+# -- panels -----------------------------------------------------------------------------------------------------------
+
+
+def _panels(machine: Machine, product: Extents, room: int, most: Limits) -> Iterator[Tiles]:
+    for down, across in _grids(machine, product):
+        high, wide = machine.block(down, across)
+        piece_t = high if machine.sums_stay else machine.piece(down, across) or product.t
+        for t_outside in (True, False):
+            outer, inner = (product.t, product.s) if t_outside else (product.s, product.t)
+            most_outer, most_inner = (most[0], most[1]) if t_outside else (most[1], most[0])
+            piece_outer, piece_inner = (piece_t, wide) if t_outside else (wide, piece_t)
+            for times in (1, 4, 0):  # pieces as small as they may be, and larger ones, which memory may like better
+                piece_o = min(outer, most_outer, piece_outer * times or outer)
+                piece_i = min(inner, most_inner, piece_inner * times or inner)
+                for tile in _sizes(outer, piece_o, most_outer):
+                    found = _panel(machine, product, room, (down, across), t_outside, tile, min(piece_o, tile), piece_i)
+                    if found is not None:
+                        yield found
+
+
+def _grids(machine: Machine, product: Extents) -> Iterator[tuple[int, int]]:
+    """Grids of which no row or column of arrays is left without work."""
+    depth = product.t if machine.sums_stay else product.k
+    for down, across in machine.array.grids():
+        high, wide = machine.block(down, across)
+        if depth > high - machine.array.rows and product.s > wide - machine.array.columns:
+            yield down, across
+
+
+def _panel(
+    machine: Machine, e: Extents, room: int, grid: tuple[int, int], t_outside: bool, tile: int, piece: int, inner: int
+) -> Tiles | None:
+    size, clock = e.element_bytes, machine.clock
+    whole_outer, whole_inner = (e.t, e.s) if t_outside else (e.s, e.t)
+    turns_outer, turns_inner = -(-whole_outer // tile), -(-whole_inner // inner)
+    alone = turns_outer == 1 and turns_inner == 1 and piece >= tile
+    one = padded(tile * e.k * size) + padded(inner * e.k * size) + padded(piece * inner * size)
+    deep = alone and e.repeated and one * DEEP <= room
+    slots = DEEP if deep else SLOTS
+    slots_outer = slots if alone and e.repeated else SLOTS if turns_outer > 1 else 1
+    slots_inner = slots if e.repeated or turns_inner > 1 else 1
+    held = -(-tile // piece) * padded(piece * e.k * size) * slots_outer + padded(inner * e.k * size) * slots_inner
+    if held + padded(piece * inner * size) * slots > room:
+        return None
+    if piece * inner * ACCUMULATOR_BYTES > machine.accumulator_bytes:
+        return None
+
+    def clocks(outer: int, inner: int) -> float:
+        t, s = (outer, inner) if t_outside else (inner, outer)
+        return machine.compute(t, s, e.k, *grid) / clock
+
+    def moving(side: Side | None, rows: int, columns: int) -> float:
+        return move_seconds(machine.copies, side, rows, columns, size)
+
+    sides = (e.streamed, e.stationary) if t_outside else (e.stationary, e.streamed)
+    outer_piece, inner_piece = moving(sides[0], piece, e.k), moving(sides[1], inner, e.k)
+    micro = (piece, inner) if t_outside else (inner, piece)
+    out_piece = moving(e.out, *micro)
+    pieces = -(-tile // piece)
+    loading = turns_outer * (pieces * outer_piece + turns_inner * inner_piece)
+    storing = turns_outer * pieces * turns_inner * out_piece
+    whole, rest = divmod(tile, piece)
+    turn = whole * clocks(piece, inner) + (clocks(rest, inner) if rest else 0)
+    compute = turns_outer * turns_inner * turn
+    first = outer_piece + inner_piece
+    filling = max(0.0, pieces * outer_piece + inner_piece - first - turn)
+    drained = micro[0] * micro[1] / machine.drained / clock if machine.drained else 0.0
+    after = out_piece + drained
+    turns = turns_outer * turns_inner
+    around = turn + inner_piece + machine.turnaround  # from loading a slot until it may be loaded again
+    steady = max(compute + (0 if e.repeated else first + filling), loading + storing + (0 if e.repeated else turn))
+    steady = max(steady, turns * around / slots)
+    ends = 0.0 if e.repeated else machine.turnaround + after
+    t, s = (tile, inner) if t_outside else (inner, tile)
+    return Tiles(
+        t, s, e.k, t_outside, slots_outer, slots, steady + ends, *grid, piece, compute, loading + storing
+    )  # fmt: skip
+
+
+# -- slabs ------------------------------------------------------------------------------------------------------------
+
+
+def _slabs(machine: Machine, product: Extents, room: int, most: Limits) -> Iterator[Tiles]:
+    for down, across in _grids(machine, product):
+        high, wide = machine.block(down, across)
+        deep = machine.array.rows if machine.sums_stay else high
+        for k in _sizes(product.k, deep, most[2]):
+            for s in _sizes(product.s, wide, most[1]):
+                for t in _sizes(product.t, machine.array.columns, most[0]):
+                    if machine.sums_stay and k < product.k and (t > high or s > wide):
+                        continue  # sums of several blocks cannot stay from slab to slab
+                    for t_outside in (True, False):
+                        found = _slab(machine, product, room, (down, across), t, s, k, t_outside)
+                        if found is not None:
+                            yield found
+
+
+def _slab(
+    machine: Machine, e: Extents, room: int, grid: tuple[int, int], t: int, s: int, k: int, t_outside: bool
+) -> Tiles | None:
+    turns_t, turns_s, turns_k = -(-e.t // t), -(-e.s // s), -(-e.k // k)
     if turns_k > 1 and not t_outside:
         return None  # both orders are the same then
     outer = SLOTS if turns_k > 1 or (turns_t if t_outside else turns_s) > 1 else 1
     slots_t, slots_s = (outer, SLOTS) if t_outside else (SLOTS, outer)
     turns = turns_t * turns_s * turns_k
-    if t * s * ACCUMULATOR_BYTES > array.accumulator_bytes:
+    if t * s * ACCUMULATOR_BYTES > machine.accumulator_bytes:
         return None
-    size = product.element_bytes
+    size = e.element_bytes
     one = padded(t * k * size) + padded(s * k * size) + padded(t * s * size)
-    slots = DEEP if turns == 1 and product.repeated and one * DEEP <= room else SLOTS
+    slots = DEEP if turns == 1 and e.repeated and one * DEEP <= room else SLOTS
     if turns == 1:
-        slots_t = slots_s = slots if product.repeated else 1
+        slots_t = slots_s = slots if e.repeated else 1
     if padded(t * k * size) * slots_t + padded(s * k * size) * slots_s + padded(t * s * size) * slots > room:
         return None
-    one_t = move_seconds(array, product.streamed, t, k, size)
-    one_s = move_seconds(array, product.stationary, s, k, size)
-    one_out = move_seconds(array, product.out, t, s, size)
+    one_t = move_seconds(machine.copies, e.streamed, t, k, size)
+    one_s = move_seconds(machine.copies, e.stationary, s, k, size)
+    one_out = move_seconds(machine.copies, e.out, t, s, size)
     loads_t = turns if turns_k > 1 or not t_outside else turns_t
     loads_s = turns if turns_k > 1 or t_outside else turns_s
     loading, storing = one_t * loads_t + one_s * loads_s, one_out * turns_t * turns_s
-    visits = turns * -(-s // array.columns) * -(-k // array.rows)
-    compute = visits * array.visit(t) / array.clock
-    around = (compute + loading) / turns + array.turnaround  # from loading a slot until it may be loaded again
-    steady = max(compute, loading + storing, turns * around / slots)
+    compute = turns * machine.compute(t, s, k, *grid) / machine.clock
+    around = (compute + loading) / turns + machine.turnaround  # from loading a slot until it may be loaded again
     # the beginning and the end of one product overlap with its neighbours in a row of them
-    seconds = steady if product.repeated else steady + min(one_t + one_s, compute / turns)
-    return Tiles(t, s, k, t_outside, outer, slots, seconds)
+    begin, end = (0.0, 0.0) if e.repeated else (one_t + one_s, compute / turns)
+    steady = max(compute + begin, loading + storing + end, turns * around / slots)
+    drained = t * s / machine.drained / machine.clock if machine.drained else 0.0
+    seconds = steady if e.repeated else steady + machine.turnaround + drained + one_out
+    return Tiles(t, s, k, t_outside, outer, slots, seconds, *grid, 0, compute, loading + storing)
 
 
 @lru_cache(maxsize=65536)
-def move_seconds(array: Array, side: Side | None, rows: int, columns: int, element_bytes: int) -> float:
+def move_seconds(copies: CopyTime, side: Side | None, rows: int, columns: int, element_bytes: int) -> float:
     """How long a tile [rows, columns] takes from or to memory."""
     if side is None:
         return 0.0
     digits = (*_inner(side.rows, rows), *_inner(side.columns, columns))
-    asked = traffic(array.memory, digits, element_bytes)
-    return max(asked.busiest * array.access, asked.rows * array.activation)
+    return copies.of(digits, element_bytes, rows * columns)
 
 
 def _inner(digits: tuple[Digit, ...], extent: int) -> Iterator[Digit]:

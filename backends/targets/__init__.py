@@ -5,6 +5,8 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 
 npu = _HERE / "npu.yaml"
+npu_onnxim = _HERE / "npu-onnxim.yaml"
+npu_scalesim = _HERE / "npu-scalesim.yaml"
 neupims = _HERE / "neupims.yaml"
 newton = _HERE / "newton.yaml"
 cent = _HERE / "cent.yaml"

@@ -76,7 +76,7 @@ def test_tiles_avoid_busy_channels() -> None:
 
 
 def one_array(arrays: int = 1) -> NpuTimer:
-    spec = load_target("npu", [f"npu.arrays={arrays}"])
+    spec = load_target("npu", [f"npu.array.count={arrays}"])
     engine = next(e for e in spec.engines() if e.kind == "npu")
     return make_timer(spec, engine, {})
 
