@@ -2,8 +2,9 @@
 
 Two commands of different engines are ordered when they touch the same memory and one writes: the earlier engine signals
 after its command, the later one waits before its own. Inside a loop, an order between one turn and the next is kept by
-a token that is put down before the loop and taken up after it. Orders that follow from others are left out. Every wait
-is for something earlier in program order, so the streams cannot deadlock.
+a token that is put down at the beginning of the program and taken up at its end, so that nobody is held up where the
+loop begins or ends. Orders that follow from others are left out. Every wait is for something earlier in program order,
+so the streams cannot deadlock.
 """
 
 from __future__ import annotations
@@ -43,8 +44,6 @@ class _Unit:
     after: list[Step] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
     """How far other engines are known to have come when this unit has completed."""
-    outer_before: list[Step] = field(default_factory=list)
-    outer_after: list[Step] = field(default_factory=list)
 
     def signal(self, semaphore: int) -> Step:
         return self._step(Signal(semaphore))
@@ -61,24 +60,26 @@ class _Splitter:
         self._ranges = ranges
         self._row_stride = row_stride
         self._semaphores = 0
+        self._first: dict[str, list[Step]] = defaultdict(list)
+        self._last: dict[str, list[Step]] = defaultdict(list)
         self._cache: dict[int, list[Access]] = {}
         self._written = _written_spans(items, ranges, row_stride)
 
-    def split(self, items: Sequence[Item], carrier: Loop | None = None) -> dict[str, list[Item]]:
+    def split(self, items: Sequence[Item]) -> dict[str, list[Item]]:
+        streams = self._level(items, None)
+        return {engine: [*self._first[engine], *stream, *self._last[engine]] for engine, stream in streams.items()}
+
+    def _level(self, items: Sequence[Item], carrier: Loop | None) -> dict[str, list[Item]]:
+        """The streams of the whole program, or of the body of a loop."""
         levels = [self._units(position, item) for position, item in enumerate(items)]
-        units = [unit for level in levels for unit in level]
         if carrier is not None:
-            self._carry(units, carrier)
+            self._carry([unit for level in levels for unit in level], carrier)
         self._order(levels)
-        streams: dict[str, list[Item]] = {}
-        for unit in units:  # what the carried orders put around the whole loop goes to the caller's streams
-            streams.setdefault(unit.engine, [])
+        streams: dict[str, list[Item]] = defaultdict(list)
         for item, level in zip(items, levels, strict=True):
             parts = self._parts(item)
             for unit in level:
                 streams[unit.engine] += [*unit.before, *parts[unit.engine], *unit.after]
-        if carrier is not None:
-            return {engine: self._wrapped(engine, stream, units, carrier) for engine, stream in streams.items()}
         return streams
 
     def _parts(self, item: Item) -> dict[str, list[Item]]:
@@ -86,16 +87,9 @@ class _Splitter:
         if isinstance(item, Step):
             return {item.engine: [item]}
         self._ranges[item.variable] = item.count
-        parts = self.split(item.body, item)
+        parts = self._level(item.body, item)
         del self._ranges[item.variable]
-        return parts
-
-    @staticmethod
-    def _wrapped(engine: str, body: list[Item], units: list[_Unit], loop: Loop) -> list[Item]:
-        mine = [u for u in units if u.engine == engine]
-        first = [step for u in mine for step in u.outer_before]
-        last = [step for u in mine for step in u.outer_after]
-        return [*first, Loop(loop.variable, loop.count, tuple(body)), *last]
+        return {engine: [Loop(item.variable, item.count, tuple(body))] for engine, body in parts.items()}
 
     def _units(self, position: int, item: Item) -> list[_Unit]:
         if isinstance(item, Step):
@@ -162,8 +156,8 @@ class _Splitter:
                 semaphore = self._semaphore()
                 first.after.append(first.signal(semaphore))
                 second.before.append(second.wait(semaphore))
-                first.outer_before.append(first.signal(semaphore))
-                second.outer_after.append(second.wait(semaphore))
+                self._first[first.engine].append(first.signal(semaphore))
+                self._last[second.engine].append(second.wait(semaphore))
 
     # -- accesses -------------------------------------------------------------------------------------------------
 

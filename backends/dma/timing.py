@@ -175,7 +175,6 @@ class DmaTimer:
         issued = max(ready, self.slot_at)
         if isinstance(command, Indexed | MapRows):  # its indices may be what this queue has just loaded
             issued = max(issued, self.done_at)
-        self.slot_at = issued + self.issue_ps
         begin = max(issued + time.latency, self.free_at)
         cause = "queue" if begin > issued + time.latency else ""
         if time.held:
@@ -187,6 +186,7 @@ class DmaTimer:
         if asked is not None:
             self._count(command, asked)
         start = begin - time.latency
+        self.slot_at = max(issued + self.issue_ps, start)  # one waits: the buses are asked for no earlier than needed
         return Issued(start, self.slot_at, self.done_at, self.free_at - begin, cause)
 
     def _count(self, command: Command, asked: Traffic) -> None:

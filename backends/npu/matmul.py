@@ -197,6 +197,8 @@ class _Tiled:
         micro = tiles.piece * inner if self.panels else tiles.t * tiles.s
         self.acc_bytes = micro * ACCUMULATOR_BYTES
         self.acc_slots = min(tiles.slots, self.machine.accumulator_bytes // self.acc_bytes)
+        self.arena = arena
+        self.places: dict[tuple[str, object], int] = {}
         self.slots = self._take(arena, extents)
 
     def _take(self, arena: Arena, e: Extents) -> dict[str, list[int]]:
@@ -204,15 +206,16 @@ class _Tiled:
         t, s, k = tiles.t, tiles.s, tiles.k
         counts = dict.fromkeys(self.order, SLOTS)
         counts[self.order[0]] = tiles.slots_outer
-        if t >= e.t and s >= e.s and k >= e.k:
-            counts = dict.fromkeys(counts, tiles.slots if e.repeated else 1)
-        sizes = {"t": padded(t * k * size), "s": padded(s * k * size), "out": t * s * size}
+        self.sizes = {"t": t * k * size, "s": s * k * size, "out": t * s * size}
         if self.panels:
             outer, inner = (t, s) if tiles.t_outside else (s, t)
-            sizes[self.order[0]] = -(-outer // tiles.piece) * padded(tiles.piece * k * size)
-            sizes["out"] = tiles.piece * inner * size
+            self.sizes[self.order[0]] = -(-outer // tiles.piece) * padded(tiles.piece * k * size)
+            self.sizes["out"] = tiles.piece * inner * size
+            return {self.order[0]: [arena.take(self.sizes[self.order[0]]) for _ in range(tiles.slots_outer)]}
+        if t >= e.t and s >= e.s and k >= e.k:
+            counts = dict.fromkeys(counts, tiles.slots if e.repeated else 1)
         counts["out"] = tiles.slots
-        return {name: [arena.take(sizes[name]) for _ in range(n)] for name, n in counts.items()}
+        return {name: [arena.take(self.sizes[name]) for _ in range(n)] for name, n in counts.items()}
 
     # -- loops ----------------------------------------------------------------------------------------------------
 
@@ -221,11 +224,11 @@ class _Tiled:
         base = {"t": starts[self.streamed], "s": starts[self.stationary], "out": starts[OUT]}
         first, second = self.order
         for outer, outer_at, slot in self._tiles(first, len(self.slots[first])):
+            room = self.slots[first][(slot + turn) % len(self.slots[first])]
             if self.panels:
-                self._panel(outer, outer_at, base, slot + turn, turn)
+                self._panel(outer, outer_at, base, room, turn)
                 continue
             resident = self.tiles.k >= self.k
-            room = self.slots[first][(slot + turn) % len(self.slots[first])]
             held = self._resident(first, outer, base[first] + outer_at[0], room) if resident else None
             for inner, inner_at, turn_slot in self._tiles(second, SLOTS):
                 inner_slot = (turn_slot + turn) % self.tiles.slots
@@ -240,7 +243,8 @@ class _Tiled:
                     self._blocks(*pair, rows.elements, columns.elements, self.k, acc, 0)
                 else:
                     self._over_k(rows, columns, address, acc)
-                self._finish(rows, columns, base["out"] + outer_at[1] + inner_at[1], acc, inner_slot)
+                out = self.slots["out"][inner_slot]
+                self._finish(rows, columns, base["out"] + outer_at[1] + inner_at[1], acc, out)
 
     def _accumulators(self, slot: int) -> int:
         if self.acc_slots == 1:
@@ -249,71 +253,59 @@ class _Tiled:
 
     # -- panels ---------------------------------------------------------------------------------------------------
 
-    def _panel(self, outer: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar], slot: int, turn: int) -> None:
+    def _panel(self, outer: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar], held: int, turn: int) -> None:
         """A tile of the outer operand stays; pieces of the inner one pass by, the first while the tile arrives."""
-        second = self.order[1]
-        pieces = self._pieces(outer)
-        held = self.slots[self.order[0]][slot % len(self.slots[self.order[0]])]
+        pieces = tilings(Nest((0, 0), outer.tile), self.tiles.piece, even=False)
         limit = self.tiles.s if self.tiles.t_outside else self.tiles.t
-        inner = tilings(self.groups[second], limit, even=False)
-        loops = inner[0].outer.axes
-        arriving = len(loops) <= 1  # else the first turn is not a turn of one loop, and all pieces are brought before
-        if not arriving:
-            self._arrive(pieces, at, base, held)
-        for position, tiling in enumerate(inner):
-            nest = tiling.outer
-            if arriving and position == 0:
-                self._pass(pieces, tiling, nest.starts, at, base, held, turn, arrives=True)
-                if not loops:
-                    continue
-                nest = Nest(nest.moved(loops[0].strides).starts, (replace(loops[0], count=loops[0].count - 1),))
-            for starts, inner_slot in walk(self.emit, nest, SLOTS):
-                shifted = inner_slot + turn + (arriving and position == 0)
-                self._pass(pieces, tiling, starts, at, base, held, shifted, arrives=False)
+        whole, *rest = tilings(self.groups[self.order[1]], limit, even=False)
+        loops = whole.outer.axes
+        moved = {**base, self.order[0]: base[self.order[0]] + at[0], "out": base["out"] + at[1]}
+        arrives = len(loops) <= 1
+        if arrives:
+            self._pass(pieces, whole, whole.outer.starts, moved, held, (turn, "first"), arrives=True)
+            after = [replace(x, count=x.count - 1) for x in loops]
+            turns = Nest(whole.outer.moved(loops[0].strides).starts, tuple(after)) if loops else None
+        else:  # the first turn is not a turn of one loop: all pieces are brought before
+            for piece, starts, _, chip in self._each(pieces, held):
+                self._resident(self.order[0], piece, moved[self.order[0]] + starts[0], chip)
+            turns = whole.outer
+        for starts, slot in _rotating(self.emit, turns, SLOTS) if turns is not None else ():
+            self._pass(pieces, whole, starts, moved, held, (turn, slot), arrives=False)
+        for tiling in rest:
+            for starts, _ in walk(self.emit, tiling.outer):
+                self._pass(pieces, tiling, starts, moved, held, (turn, "rest"), arrives=False)
 
-    def _pieces(self, outer: Tiling) -> list[tuple[int, Tiling]]:
-        """The pieces of an outer tile, with the number of the first of each kind."""
-        zero = Nest((0, 0), outer.tile)
-        found: list[tuple[int, Tiling]] = []
-        number = 0
-        for tiling in tilings(zero, self.tiles.piece, even=False):
-            found.append((number, tiling))
-            number += prod(a.count for a in tiling.outer.axes)
-        return found
-
-    def _each(
-        self, pieces: list[tuple[int, Tiling]], held: int
-    ) -> Iterator[tuple[Tiling, tuple[Scalar, ...], int, Scalar]]:
-        """Every piece: its addresses in memory and in the result, a slot that alternates, and where it is on chip."""
+    def _each(self, pieces: Sequence[Tiling], held: int) -> Iterator[tuple[Tiling, tuple[Scalar, ...], object, Scalar]]:
+        """Every piece: its addresses in memory and in the result, its slot, and where it is on chip."""
         size = padded(self.tiles.piece * self.k * self.dtype.bits // 8)
-        for number, tiling in pieces:
-            for turn, starts, slot in _counted(self.emit, tiling.outer, self.tiles.slots):
-                yield tiling, starts, number + slot, held + (turn + number) * size
-
-    def _arrive(
-        self, pieces: list[tuple[int, Tiling]], at: tuple[Scalar, ...], base: dict[str, Scalar], held: int
-    ) -> None:
-        first = self.order[0]
-        for tiling, starts, _, chip in self._each(pieces, held):
-            self._resident(first, tiling, base[first] + at[0] + starts[0], chip)
+        before = 0
+        for position, piece in enumerate(pieces):
+            for turn, starts, slot in _counted(self.emit, piece.outer, self.tiles.slots):
+                yield piece, starts, (position, slot), held + (turn + before) * size
+            before += _count(piece.outer.axes)
 
     def _pass(
-        self, pieces: list[tuple[int, Tiling]], inner: Tiling, inner_at: tuple[Scalar, ...], at: tuple[Scalar, ...],
-        base: dict[str, Scalar], held: int, slot: int, *, arrives: bool,
+        self, pieces: Sequence[Tiling], inner: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar], held: int,
+        slot: object, *, arrives: bool,
     ) -> None:  # fmt: skip
         """One piece of the inner operand with every piece of the outer tile."""
         first, second = self.order
-        room = self.slots[second]
-        other = self._resident(second, inner, base[second] + inner_at[0], room[slot % len(room)])
-        for tiling, starts, turn, chip in self._each(pieces, held):
-            source = base[first] + at[0] + starts[0]
-            own = self._resident(first, tiling, source, chip, moves=arrives)
+        other = self._resident(second, inner, base[second] + at[0], self._place(second, slot))
+        for number, (piece, starts, turn, chip) in enumerate(self._each(pieces, held)):
+            own = self._resident(first, piece, base[first] + starts[0], chip, moves=arrives)
             pair = (own, other) if first == "t" else (other, own)
-            rows, columns = (tiling, inner) if first == "t" else (inner, tiling)
-            alternating = (slot + turn) % self.tiles.slots
-            acc = self._accumulators(alternating)
+            rows, columns = (piece, inner) if first == "t" else (inner, piece)
+            acc = self._accumulators(number)
             self._blocks(*pair, rows.elements, columns.elements, self.k, acc, 0)
-            self._finish(rows, columns, base["out"] + at[1] + inner_at[1] + starts[1], acc, alternating)
+            out = self._place("out", (slot, turn))
+            self._finish(rows, columns, base["out"] + at[1] + starts[1], acc, out)
+
+    def _place(self, name: str, slot: object) -> int:
+        """Where the piece of a slot lies on chip. Turns around a loop have slots of their own, so that they need not
+        wait for all of it."""
+        if (name, slot) not in self.places:
+            self.places[name, slot] = self.arena.take(self.sizes[name])
+        return self.places[name, slot]
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
@@ -376,7 +368,7 @@ class _Tiled:
             done += _count(axes)
         return matrix
 
-    def _finish(self, rows: Tiling, columns: Tiling, start: Scalar, acc: int, slot: int) -> None:
+    def _finish(self, rows: Tiling, columns: Tiling, start: Scalar, acc: int, held: int) -> None:
         """Accumulators to the result's place."""
         t, s = rows.tile, columns.tile
         direct = self.out.on_chip and len(t) <= 1 and len(s) <= 1
@@ -384,7 +376,6 @@ class _Tiled:
         if direct:
             tile = _Matrix(start, t[0].strides[1] if t else 0, s[0].strides[1] if s else 0)
         else:
-            held = self.slots["out"][slot]
             by_row = not (t and t[-1].strides[1] == size)
             tile = _Matrix(held, columns.elements * size, size) if by_row else _Matrix(held, size, rows.elements * size)
         for first, width, _ in chunks(self.emit, columns.elements, self.wide):
@@ -409,9 +400,7 @@ class _Tiled:
             right = _Matrix(s.address + first * s.row, s.row, s.column)
             block(t, right, rows, width, k, acc + first * rows * ACCUMULATOR_BYTES, added)
 
-    def _stream_past(
-        self, t: _Matrix, s: _Matrix, rows: int, width: int, k: int, acc: Scalar, added: Scalar
-    ) -> None:
+    def _stream_past(self, t: _Matrix, s: _Matrix, rows: int, width: int, k: int, acc: Scalar, added: Scalar) -> None:
         """Blocks of the stationary operand, one k after the other, and all rows past each."""
         array = self.machine.array
         for start, depth, _ in chunks(self.emit, k, self.high):
@@ -429,9 +418,7 @@ class _Tiled:
                 )  # fmt: skip
                 self.emit.issue("npu", matmul)
 
-    def _sums_of_block(
-        self, t: _Matrix, s: _Matrix, rows: int, width: int, k: int, acc: Scalar, added: Scalar
-    ) -> None:
+    def _sums_of_block(self, t: _Matrix, s: _Matrix, rows: int, width: int, k: int, acc: Scalar, added: Scalar) -> None:
         """Blocks of sums, one after the other, and all k past each."""
         for row, height, _ in chunks(self.emit, rows, self.high):
             matmul = MatmulOs(
@@ -447,10 +434,24 @@ def _count(axes: Sequence[Axis]) -> int:
 
 
 def _counted(emit: Emitter, nest: Nest, slots: int) -> Iterator[tuple[Scalar, tuple[Scalar, ...], int]]:
-    """`walk` that also yields a number which is 0 in the first turn alone."""
-    numbered = Nest((*nest.starts, 0), tuple(replace(a, strides=(*a.strides, 1)) for a in nest.axes))
-    for starts, slot in walk(emit, numbered, slots):
+    """`_rotating` that also numbers the turns."""
+    strides = dense_strides([a.count for a in nest.axes], 1)
+    axes = tuple(replace(a, strides=(*a.strides, n)) for a, n in zip(nest.axes, strides, strict=True))
+    for starts, slot in _rotating(emit, Nest((*nest.starts, 0), axes), slots):
         yield starts[-1], starts[:-1], slot
+
+
+def _rotating(emit: Emitter, nest: Nest, slots: int) -> Iterator[tuple[tuple[Scalar, ...], int]]:
+    """`walk`, but turns that are left over after a loop have slots of their own."""
+    if len(nest.axes) != 1:
+        yield from walk(emit, nest, slots)
+        return
+    count, strides = nest.axes[0].count, nest.axes[0].strides
+    looped = count // slots * slots if count // slots > 1 else 0
+    for turn, slot in emit.tiles(count, slots):
+        left_over = looped and isinstance(turn, int)
+        own = slots + slot if left_over else slot
+        yield tuple(start + turn * stride for start, stride in zip(nest.starts, strides, strict=True)), own
 
 
 def _scaled(axes: Sequence[Axis], unit: int) -> list[int]:

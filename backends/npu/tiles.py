@@ -149,6 +149,10 @@ def _sizes(extent: int, block: int, most: int) -> Iterator[int]:
 # -- panels -----------------------------------------------------------------------------------------------------------
 
 
+_SLOTS_AROUND_LOOP = SLOTS + 3
+"""Pieces on chip of an operand that passes by: those of a loop, and of the turns before, after, and of the rest."""
+
+
 def _panels(machine: Machine, product: Extents, room: int, most: Limits) -> Iterator[Tiles]:
     for down, across in _grids(machine, product):
         high, wide = machine.block(down, across)
@@ -181,14 +185,16 @@ def _panel(
     size, clock = e.element_bytes, machine.clock
     whole_outer, whole_inner = (e.t, e.s) if t_outside else (e.s, e.t)
     turns_outer, turns_inner = -(-whole_outer // tile), -(-whole_inner // inner)
-    alone = turns_outer == 1 and turns_inner == 1 and piece >= tile
+    pieces = -(-tile // piece)
+    alone = turns_outer == 1 and turns_inner == 1 and pieces == 1
     one = padded(tile * e.k * size) + padded(inner * e.k * size) + padded(piece * inner * size)
-    deep = alone and e.repeated and one * DEEP <= room
-    slots = DEEP if deep else SLOTS
-    slots_outer = slots if alone and e.repeated else SLOTS if turns_outer > 1 else 1
-    slots_inner = slots if e.repeated or turns_inner > 1 else 1
-    held = -(-tile // piece) * padded(piece * e.k * size) * slots_outer + padded(inner * e.k * size) * slots_inner
-    if held + padded(piece * inner * size) * slots > room:
+    slots = DEEP if (alone and e.repeated and one * DEEP <= room) or pieces > SLOTS else SLOTS
+    turned = slots if e.repeated else 1
+    slots_outer = slots if e.repeated else SLOTS if turns_outer > 1 else 1
+    slots_inner = turned * min(turns_inner, _SLOTS_AROUND_LOOP)
+    slots_out = slots_inner * min(pieces, 2 * slots)
+    held = pieces * padded(piece * e.k * size) * slots_outer + padded(inner * e.k * size) * slots_inner
+    if held + padded(piece * inner * size) * slots_out > room:
         return None
     if piece * inner * ACCUMULATOR_BYTES > machine.accumulator_bytes:
         return None
@@ -204,7 +210,6 @@ def _panel(
     outer_piece, inner_piece = moving(sides[0], piece, e.k), moving(sides[1], inner, e.k)
     micro = (piece, inner) if t_outside else (inner, piece)
     out_piece = moving(e.out, *micro)
-    pieces = -(-tile // piece)
     loading = turns_outer * (pieces * outer_piece + turns_inner * inner_piece)
     storing = turns_outer * pieces * turns_inner * out_piece
     whole, rest = divmod(tile, piece)
@@ -212,12 +217,14 @@ def _panel(
     compute = turns_outer * turns_inner * turn
     first = outer_piece + inner_piece
     filling = max(0.0, pieces * outer_piece + inner_piece - first - turn)
-    drained = micro[0] * micro[1] / machine.drained / clock if machine.drained else 0.0
-    after = out_piece + drained
     turns = turns_outer * turns_inner
     around = turn + inner_piece + machine.turnaround  # from loading a slot until it may be loaded again
+    drained = micro[0] * micro[1] / machine.drained / clock if machine.drained else 0.0
+    after = out_piece + drained
+    leaving = turn / pieces + machine.turnaround + after  # from the first product in a slot until it is stored
     steady = max(compute + (0 if e.repeated else first + filling), loading + storing + (0 if e.repeated else turn))
-    steady = max(steady, turns * around / slots)
+    steady = max(steady, turns * around / SLOTS if turns > 1 or e.repeated else 0.0)
+    steady = max(steady, turns * pieces * leaving / slots)
     ends = 0.0 if e.repeated else machine.turnaround + after
     t, s = (tile, inner) if t_outside else (inner, tile)
     return Tiles(
