@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pimc.backends.affine import DEVICE, INSTANCE
 from pimc.backends.hazards import Access, bounds, carried, conflict
@@ -45,6 +45,10 @@ class _Unit:
     known: dict[str, int] = field(default_factory=dict)
     """How far other engines are known to have come when this unit has completed."""
 
+    def spread(self, loop: Loop) -> _Unit:
+        """The same over all turns of a loop around it."""
+        return replace(self, accesses=[a.spread(loop.variable, loop.count) for a in self.accesses])
+
     def signal(self, semaphore: int) -> Step:
         return self._step(Signal(semaphore))
 
@@ -55,11 +59,29 @@ class _Unit:
         return Step(self.engine, command, self.op)
 
 
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """The body of a loop: its units, and between which of them tokens keep the order from turn to turn."""
+
+    units: tuple[_Unit, ...]
+    tokens: tuple[tuple[_Unit, _Unit], ...]
+    items: tuple[Item, ...]
+
+    def orders(self, first: _Unit, second: _Unit) -> bool:
+        """Whether a turn of the second follows on all earlier turns of the first."""
+        return any(
+            giver.engine == first.engine and taker.engine == second.engine
+            and giver.position >= first.position and taker.position <= second.position
+            for giver, taker in self.tokens
+        )  # fmt: skip
+
+
 class _Splitter:
     def __init__(self, items: tuple[Item, ...], ranges: dict[int, int], row_stride: int) -> None:
         self._ranges = ranges
         self._row_stride = row_stride
         self._semaphores = 0
+        self._bodies: dict[int, _Body] = {}
         self._first: dict[str, list[Step]] = defaultdict(list)
         self._last: dict[str, list[Step]] = defaultdict(list)
         self._cache: dict[int, list[Access]] = {}
@@ -71,13 +93,13 @@ class _Splitter:
 
     def _level(self, items: Sequence[Item], carrier: Loop | None) -> dict[str, list[Item]]:
         """The streams of the whole program, or of the body of a loop."""
+        inner = [self._parts(item) for item in items]
         levels = [self._units(position, item) for position, item in enumerate(items)]
         if carrier is not None:
-            self._carry([unit for level in levels for unit in level], carrier)
+            self._carry([unit for level in levels for unit in level], items, carrier)
         self._order(levels)
         streams: dict[str, list[Item]] = defaultdict(list)
-        for item, level in zip(items, levels, strict=True):
-            parts = self._parts(item)
+        for parts, level in zip(inner, levels, strict=True):
             for unit in level:
                 streams[unit.engine] += [*unit.before, *parts[unit.engine], *unit.after]
         return streams
@@ -142,22 +164,43 @@ class _Splitter:
 
     # -- orders from one turn of a loop to a later one --------------------------------------------------------------
 
-    def _carry(self, units: Sequence[_Unit], loop: Loop) -> None:
+    def _carry(self, units: Sequence[_Unit], items: Sequence[Item], loop: Loop) -> None:
         ranges = {v: n for v, n in self._ranges.items() if v != loop.variable}
         pairs: dict[tuple[str, str], list[tuple[_Unit, _Unit]]] = defaultdict(list)
         for first in units:
             for second in units:
-                if first.engine != second.engine and any(
-                    carried(a, b, loop.variable, loop.count, ranges) for a in first.accesses for b in second.accesses
-                ):
+                if first.engine != second.engine and self._is_carried(first, second, items, loop, ranges):
                     pairs[first.engine, second.engine].append((first, second))
-        for between in pairs.values():
-            for first, second in _strongest(between):
-                semaphore = self._semaphore()
-                first.after.append(first.signal(semaphore))
-                second.before.append(second.wait(semaphore))
-                self._first[first.engine].append(first.signal(semaphore))
-                self._last[second.engine].append(second.wait(semaphore))
+        kept = [pair for between in pairs.values() for pair in _strongest(between)]
+        self._bodies[id(loop)] = _Body(tuple(units), tuple(kept), tuple(items))
+        for first, second in kept:
+            semaphore = self._semaphore()
+            first.after.append(first.signal(semaphore))
+            second.before.append(second.wait(semaphore))
+            self._first[first.engine].append(first.signal(semaphore))
+            self._last[second.engine].append(second.wait(semaphore))
+
+    def _is_carried(
+        self, first: _Unit, second: _Unit, items: Sequence[Item], loop: Loop, ranges: dict[int, int]
+    ) -> bool:
+        """Whether some turn of the second must wait for an earlier turn of the first, and nothing sees to that yet.
+
+        What lies in one inner loop may be ordered by its own tokens, which are handed on from one time that the loop
+        is executed to the next.
+        """
+        if not any(carried(a, b, loop.variable, loop.count, ranges) for a in first.accesses for b in second.accesses):
+            return False
+        item = items[first.position]
+        if first.position != second.position or not isinstance(item, Loop):
+            return True
+        body = self._bodies[id(item)]
+        for one in body.units:
+            for other in body.units:
+                if one.engine != first.engine or other.engine != second.engine or body.orders(one, other):
+                    continue
+                if self._is_carried(one.spread(item), other.spread(item), body.items, loop, ranges):
+                    return True
+        return False
 
     # -- accesses -------------------------------------------------------------------------------------------------
 
