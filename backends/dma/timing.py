@@ -125,13 +125,14 @@ class CopyTime:
     latency: float
     """of a read"""
 
-    def of(self, digits: tuple[Digit, ...], element_bytes: int, elements: int) -> float:
-        """How long a copy of a loop nest takes."""
+    def of(self, digits: tuple[Digit, ...], element_bytes: int, elements: int) -> tuple[float, float]:
+        """How long a copy of a loop nest takes, and its share of the time of all buses."""
         if not self.access:
-            return 0.0
+            return 0.0, 0.0
         asked = traffic(self.memory, digits, element_bytes)
         moving = max(asked.busiest * self.access, asked.rows * self.activation)
-        return max(moving, elements * element_bytes * self.port)
+        held = asked.accesses * self.access / self.memory.channels
+        return max(moving, held, elements * element_bytes * self.port), held
 
 
 def copy_time(spec: TargetSpec) -> CopyTime:

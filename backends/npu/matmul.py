@@ -63,11 +63,20 @@ def machine_of(at: Lowering) -> Machine:
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
-    """A tile on chip: address of its first element, and bytes from row to row and from k to k (or column to column)."""
+    """A tile on chip: address of its first element, and bytes from row to row and from k to k (or column to column).
+
+    block: bytes from block to block of the arrays along k, for each k; another number than `column` where all rows of a
+    block lie together.
+    """
 
     address: Scalar
     row: int
     column: int
+    block: int = 0
+
+    def at(self, k: Scalar) -> Scalar:
+        """The address of a k where a block begins."""
+        return self.address + k * (self.block or self.column)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +202,8 @@ class _Tiled:
         ]  # fmt: skip
         self.k = extents.k
         self.panels = tiles.piece > 0
+        regular = self.panels and len(self.parts) == 1 and len(self.parts[0].axes) == 1
+        self.parts_of_k = self.machine.parts(self.k, tiles.down) if regular else 1
         inner = tiles.s if tiles.t_outside else tiles.t
         micro = tiles.piece * inner if self.panels else tiles.t * tiles.s
         self.acc_bytes = micro * ACCUMULATOR_BYTES
@@ -212,7 +223,9 @@ class _Tiled:
             self.sizes[self.order[0]] = -(-outer // tiles.piece) * padded(tiles.piece * k * size)
             self.sizes["out"] = tiles.piece * inner * size
             return {self.order[0]: [arena.take(self.sizes[self.order[0]]) for _ in range(tiles.slots_outer)]}
-        if t >= e.t and s >= e.s and k >= e.k:
+        if k < self.k:
+            return {"out": [arena.take(self.sizes["out"]) for _ in range(tiles.slots)]}
+        if t >= e.t and s >= e.s:
             counts = dict.fromkeys(counts, tiles.slots if e.repeated else 1)
         counts["out"] = tiles.slots
         return {name: [arena.take(self.sizes[name]) for _ in range(n)] for name, n in counts.items()}
@@ -223,13 +236,17 @@ class _Tiled:
         """One turn of the batch; `turn` alternates, so that neighbouring turns use different slots."""
         base = {"t": starts[self.streamed], "s": starts[self.stationary], "out": starts[OUT]}
         first, second = self.order
-        for outer, outer_at, slot in self._tiles(first, len(self.slots[first])):
-            room = self.slots[first][(slot + turn) % len(self.slots[first])]
-            if self.panels:
-                self._panel(outer, outer_at, base, room, turn)
-                continue
-            resident = self.tiles.k >= self.k
-            held = self._resident(first, outer, base[first] + outer_at[0], room) if resident else None
+        if self.panels:
+            for outer, outer_at, slot in self._tiles(first, len(self.slots[first])):
+                number = (slot + turn) % len(self.slots[first])
+                self._panel(outer, outer_at, base, number)
+            return
+        resident = self.tiles.k >= self.k
+        for outer, outer_at, slot in self._tiles(first, self.tiles.slots_outer):
+            held = None
+            if resident:
+                room = self.slots[first][(slot + turn) % len(self.slots[first])]
+                held = self._resident(first, outer, base[first] + outer_at[0], room)
             for inner, inner_at, turn_slot in self._tiles(second, SLOTS):
                 inner_slot = (turn_slot + turn) % self.tiles.slots
                 tile = {first: (outer, outer_at), second: (inner, inner_at)}
@@ -242,7 +259,7 @@ class _Tiled:
                     pair = (held, other) if first == "t" else (other, held)
                     self._blocks(*pair, rows.elements, columns.elements, self.k, acc, 0)
                 else:
-                    self._over_k(rows, columns, address, acc)
+                    self._over_k(rows, columns, address, acc, (turn_slot + turn + slot) % SLOTS)
                 out = self.slots["out"][inner_slot]
                 self._finish(rows, columns, base["out"] + outer_at[1] + inner_at[1], acc, out)
 
@@ -253,36 +270,49 @@ class _Tiled:
 
     # -- panels ---------------------------------------------------------------------------------------------------
 
-    def _panel(self, outer: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar], held: int, turn: int) -> None:
+    def _panel(self, outer: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar], number: int) -> None:
         """A tile of the outer operand stays; pieces of the inner one pass by, the first while the tile arrives."""
+        held = self.slots[self.order[0]][number]
         pieces = tilings(Nest((0, 0), outer.tile), self.tiles.piece, even=False)
         limit = self.tiles.s if self.tiles.t_outside else self.tiles.t
         whole, *rest = tilings(self.groups[self.order[1]], limit, even=False)
         loops = whole.outer.axes
         moved = {**base, self.order[0]: base[self.order[0]] + at[0], "out": base["out"] + at[1]}
-        arrives = len(loops) <= 1
-        if arrives:
-            self._pass(pieces, whole, whole.outer.starts, moved, held, (turn, "first"), arrives=True)
+        if len(loops) <= 1:
+            self._pass(pieces, whole, whole.outer.starts, moved, held, (number, SLOTS), arrives=True)
             after = [replace(x, count=x.count - 1) for x in loops]
             turns = Nest(whole.outer.moved(loops[0].strides).starts, tuple(after)) if loops else None
         else:  # the first turn is not a turn of one loop: all pieces are brought before
             for piece, starts, _, chip in self._each(pieces, held):
                 self._resident(self.order[0], piece, moved[self.order[0]] + starts[0], chip)
             turns = whole.outer
+        last = SLOTS
         for starts, slot in _rotating(self.emit, turns, SLOTS) if turns is not None else ():
-            self._pass(pieces, whole, starts, moved, held, (turn, slot), arrives=False)
+            last = min(slot, SLOTS)
+            self._pass(pieces, whole, starts, moved, held, (number, last), arrives=False)
         for tiling in rest:
             for starts, _ in walk(self.emit, tiling.outer):
-                self._pass(pieces, tiling, starts, moved, held, (turn, "rest"), arrives=False)
+                slot = (last + 1) % (SLOTS + 1)
+                self._pass(pieces, tiling, starts, moved, held, (number, slot), arrives=False)
 
-    def _each(self, pieces: Sequence[Tiling], held: int) -> Iterator[tuple[Tiling, tuple[Scalar, ...], object, Scalar]]:
-        """Every piece: its addresses in memory and in the result, its slot, and where it is on chip."""
+    def _each(
+        self, pieces: Sequence[Tiling], held: int, *, after: int = 0
+    ) -> Iterator[tuple[Tiling, tuple[Scalar, ...], object, Scalar]]:
+        """Every piece: its addresses in memory and in the result, its slot, and where it is on chip.
+
+        after: leave out the first piece (1), which is then a turn of at most one loop.
+        """
         size = padded(self.tiles.piece * self.k * self.dtype.bits // 8)
-        before = 0
+        before = after
         for position, piece in enumerate(pieces):
-            for turn, starts, slot in _counted(self.emit, piece.outer, self.tiles.slots):
+            nest, loops = piece.outer, piece.outer.axes
+            if position == 0 and after:
+                if not loops:
+                    continue
+                nest = Nest(nest.moved(loops[0].strides).starts, (replace(loops[0], count=loops[0].count - 1),))
+            for turn, starts, slot in _counted(self.emit, nest, self.tiles.slots):
                 yield piece, starts, (position, slot), held + (turn + before) * size
-            before += _count(piece.outer.axes)
+            before += _count(nest.axes)
 
     def _pass(
         self, pieces: Sequence[Tiling], inner: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar], held: int,
@@ -290,15 +320,47 @@ class _Tiled:
     ) -> None:  # fmt: skip
         """One piece of the inner operand with every piece of the outer tile."""
         first, second = self.order
-        other = self._resident(second, inner, base[second] + at[0], self._place(second, slot))
-        for number, (piece, starts, turn, chip) in enumerate(self._each(pieces, held)):
-            own = self._resident(first, piece, base[first] + starts[0], chip, moves=arrives)
+        chip = self._place(second, slot)
+        begun = 0
+        if arrives and self._comes_in_parts(pieces[0]):
+            begun = 1
+            addresses = {first: base[first] + pieces[0].outer.starts[0], second: base[second] + at[0]}
+            tiles = {first: pieces[0], second: inner}
+            self._multiply_parts(tiles, addresses, {first: held, second: chip}, self._accumulators(0))
+            out = base["out"] + at[1] + pieces[0].outer.starts[1]
+            self._finish(tiles["t"], tiles["s"], out, 0, self._place("out", (slot, "first")))
+        other = self._resident(second, inner, base[second] + at[0], chip, moves=not begun)
+        for number, (piece, starts, turn, place) in enumerate(self._each(pieces, held, after=begun), begun):
+            own = self._resident(first, piece, base[first] + starts[0], place, moves=arrives)
             pair = (own, other) if first == "t" else (other, own)
             rows, columns = (piece, inner) if first == "t" else (inner, piece)
             acc = self._accumulators(number)
             self._blocks(*pair, rows.elements, columns.elements, self.k, acc, 0)
-            out = self._place("out", (slot, turn))
-            self._finish(rows, columns, base["out"] + at[1] + starts[1], acc, out)
+            out = base["out"] + at[1] + starts[1]
+            self._finish(rows, columns, out, acc, self._place("out", (slot, turn)))
+
+    def _comes_in_parts(self, piece: Tiling) -> bool:
+        """Whether the very first products begin before all of k is there."""
+        both = not any(tensor.on_chip for tensor in self.operands.values())
+        return both and self.parts_of_k > 1 and len(piece.outer.axes) <= 1
+
+    def _multiply_parts(
+        self, tiles: dict[str, Tiling], starts: dict[str, Scalar], held: dict[str, int], acc: int
+    ) -> None:
+        """Bring two pieces part by part of k, and multiply each as it arrives."""
+        depth = -(-self.k // (self.parts_of_k * self.high)) * self.high
+        done = 0
+        for cut in tilings(self.parts[0], depth, even=False):
+            for turn, at, _ in _counted(self.emit, cut.outer, 1):
+                brought = {}
+                for i, name in enumerate(("t", "s")):
+                    matrix = self._resident(name, tiles[name], starts[name], held[name], moves=False)
+                    part = replace(matrix, address=matrix.at(turn * cut.elements + done))
+                    self._copy(name, tiles[name], [cut.tile], i, [starts[name] + at[i]], part)
+                    brought[name] = part
+                rows, columns = tiles["t"].elements, tiles["s"].elements
+                self._blocks(brought["t"], brought["s"], rows, columns, cut.elements, acc, turn + done)
+            done += _count(cut.outer.axes) * cut.elements
 
     def _place(self, name: str, slot: object) -> int:
         """Where the piece of a slot lies on chip. Turns around a loop have slots of their own, so that they need not
@@ -315,7 +377,7 @@ class _Tiled:
             for starts, slot in walk(self.emit, tiling.outer, slots):
                 yield tiling, starts, slot
 
-    def _over_k(self, rows: Tiling, columns: Tiling, address: dict[str, Scalar], acc: int) -> None:
+    def _over_k(self, rows: Tiling, columns: Tiling, address: dict[str, Scalar], acc: int, parity: int) -> None:
         """Tiles of k pass by, and their products are added up in the accumulators."""
         added: Scalar = 0
         for part in self.parts:
@@ -325,7 +387,7 @@ class _Tiled:
                     pair = []
                     for i, (name, tile) in enumerate((("t", rows), ("s", columns))):
                         start = address[name] + starts[i]
-                        held = self.slots[name][slot % len(self.slots[name])]
+                        held = self._place(name, (parity, min(slot, SLOTS)))
                         pair.append(self._bring(name, tile, [tiling.tile], i, [start], held))
                     self._blocks(pair[0], pair[1], rows.elements, columns.elements, tiling.elements, acc, added + turn)
                 added = added + turns
@@ -357,16 +419,31 @@ class _Tiled:
         depth = sum(_count(axes) for axes in parts)
         by_row = not (tile.tile and tile.tile[-1].strides[0] == size)
         matrix = _Matrix(held, depth * size, size) if by_row else _Matrix(held, size, rows * size)
-        done = 0
-        for axes, start in zip(parts, starts, strict=True) if moves else ():
-            inside = [*_scaled(tile.tile, matrix.row), *_scaled(axes, matrix.column)]
+        if by_row and self.parts_of_k > 1:
+            matrix = _Matrix(held, self.high * size, size, rows * size)
+        if moves:
+            self._copy(name, tile, parts, operand, starts, matrix)
+        return matrix
+
+    def _copy(
+        self, name: str, tile: Tiling, parts: Sequence[Sequence[Axis]], operand: int, starts: Sequence[Scalar],
+        matrix: _Matrix,
+    ) -> None:  # fmt: skip
+        """Copy a tile [rows, k] to where it is to lie."""
+        tensor, done = self.operands[name], 0
+        for axes, start in zip(parts, starts, strict=True):
+            if matrix.block:
+                axes = _cut_in_blocks(axes, self.high)
+                blocks = [matrix.block * self.high] * (len(axes) - 1)
+                inside = [*_scaled(tile.tile, matrix.row), *blocks, matrix.column]
+            else:
+                inside = [*_scaled(tile.tile, matrix.row), *_scaled(axes, matrix.column)]
             outside = [*(a.strides[0] for a in tile.tile), *(a.strides[operand] for a in axes)]
             counts = [*(a.count for a in tile.tile), *(a.count for a in axes)]
             counts, outside, inside = _longest_last(counts, outside, inside)
-            spaces = (tensor.space, "buffer")
-            issue_copy(self.emit, spaces, start, held + done * matrix.column, tensor.dtype, counts, outside, inside)
+            spaces, place = (tensor.space, "buffer"), matrix.at(done)
+            issue_copy(self.emit, spaces, start, place, tensor.dtype, counts, outside, inside)
             done += _count(axes)
-        return matrix
 
     def _finish(self, rows: Tiling, columns: Tiling, start: Scalar, acc: int, held: int) -> None:
         """Accumulators to the result's place."""
@@ -397,7 +474,7 @@ class _Tiled:
         """All blocks of a pair of tiles. Accumulators of one block of columns are adjacent, row by row."""
         block = self._sums_of_block if self.machine.sums_stay else self._stream_past
         for first, width, _ in chunks(self.emit, columns, self.wide):
-            right = _Matrix(s.address + first * s.row, s.row, s.column)
+            right = replace(s, address=s.address + first * s.row)
             block(t, right, rows, width, k, acc + first * rows * ACCUMULATOR_BYTES, added)
 
     def _stream_past(self, t: _Matrix, s: _Matrix, rows: int, width: int, k: int, acc: Scalar, added: Scalar) -> None:
@@ -405,14 +482,14 @@ class _Tiled:
         array = self.machine.array
         for start, depth, _ in chunks(self.emit, k, self.high):
             preload = Preload(
-                src=s.address + start * s.column, dtype=self.dtype, k=depth, columns=width, k_stride=s.column,
+                src=s.at(start), dtype=self.dtype, k=depth, columns=width, k_stride=s.column,
                 column_stride=s.row,
             )  # fmt: skip
             self.emit.issue("npu", preload)
             longest = array.longest * max(1, array.arrays // array.side_by_side(depth, width)) or rows
             for row, length, _ in chunks(self.emit, rows, longest):
                 matmul = Matmul(
-                    src=t.address + row * t.row + start * t.column, dtype=self.dtype, rows=length, k=depth,
+                    src=t.at(start) + row * t.row, dtype=self.dtype, rows=length, k=depth,
                     row_stride=t.row, k_stride=t.column, acc=acc + row * (width * ACCUMULATOR_BYTES), columns=width,
                     acc_row=width * ACCUMULATOR_BYTES, accumulate=added + start,
                 )  # fmt: skip
@@ -431,6 +508,13 @@ class _Tiled:
 
 def _count(axes: Sequence[Axis]) -> int:
     return prod(a.count for a in axes)
+
+
+def _cut_in_blocks(axes: Sequence[Axis], size: int) -> list[Axis]:
+    """The one loop over k as blocks and what lies in them."""
+    (axis,) = axes
+    whole = replace(axis, count=axis.count // size, strides=tuple(size * s for s in axis.strides))
+    return [whole, replace(axis, count=size)]
 
 
 def _counted(emit: Emitter, nest: Nest, slots: int) -> Iterator[tuple[Scalar, tuple[Scalar, ...], int]]:

@@ -25,6 +25,9 @@ DEEP = 4
 """Tiles on chip of small products that follow each other, which the latencies of memory and array would hold up."""
 
 
+_FIRST_PARTS = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What the search knows of the machine."""
@@ -55,6 +58,13 @@ class Machine:
             return 0
         sharing = array.arrays // (down * across)
         return min(array.load, array.longest or array.load) * sharing
+
+    def parts(self, k: int, down: int) -> int:
+        """Into how many parts of k the very first pieces are cut."""
+        blocks, rest = divmod(k, self.array.rows * down)
+        if self.panels_only or self.sums_stay or self.array.serial or rest:
+            return 1
+        return max(1, min(_FIRST_PARTS, blocks))
 
     def compute(self, t: int, s: int, k: int, down: int, across: int) -> int:
         """Clocks of the arrays for a product."""
@@ -121,6 +131,9 @@ class Tiles:
     """seconds of the arrays and of the transfers alone"""
 
 
+Moved = tuple[float, float]
+"""Seconds of a transfer by itself, and its share of the time of all buses."""
+
 Limits = tuple[int, int, int]
 """The largest t, s and k of a tile."""
 
@@ -147,10 +160,6 @@ def _sizes(extent: int, block: int, most: int) -> Iterator[int]:
 
 
 # -- panels -----------------------------------------------------------------------------------------------------------
-
-
-_SLOTS_AROUND_LOOP = SLOTS + 3
-"""Pieces on chip of an operand that passes by: those of a loop, and of the turns before, after, and of the rest."""
 
 
 def _panels(machine: Machine, product: Extents, room: int, most: Limits) -> Iterator[Tiles]:
@@ -189,10 +198,9 @@ def _panel(
     alone = turns_outer == 1 and turns_inner == 1 and pieces == 1
     one = padded(tile * e.k * size) + padded(inner * e.k * size) + padded(piece * inner * size)
     slots = DEEP if (alone and e.repeated and one * DEEP <= room) or pieces > SLOTS else SLOTS
-    turned = slots if e.repeated else 1
     slots_outer = slots if e.repeated else SLOTS if turns_outer > 1 else 1
-    slots_inner = turned * min(turns_inner, _SLOTS_AROUND_LOOP)
-    slots_out = slots_inner * min(pieces, 2 * slots)
+    slots_inner = slots_outer * min(turns_inner, SLOTS + 1)  # those of a loop, and one before and after
+    slots_out = slots_inner * min(pieces, 2 * slots + 1)
     held = pieces * padded(piece * e.k * size) * slots_outer + padded(inner * e.k * size) * slots_inner
     if held + padded(piece * inner * size) * slots_out > room:
         return None
@@ -203,32 +211,33 @@ def _panel(
         t, s = (outer, inner) if t_outside else (inner, outer)
         return machine.compute(t, s, e.k, *grid) / clock
 
-    def moving(side: Side | None, rows: int, columns: int) -> float:
+    def moving(side: Side | None, rows: int, columns: int) -> Moved:
         return move_seconds(machine.copies, side, rows, columns, size)
 
     sides = (e.streamed, e.stationary) if t_outside else (e.stationary, e.streamed)
     outer_piece, inner_piece = moving(sides[0], piece, e.k), moving(sides[1], inner, e.k)
     micro = (piece, inner) if t_outside else (inner, piece)
     out_piece = moving(e.out, *micro)
-    loading = turns_outer * (pieces * outer_piece + turns_inner * inner_piece)
-    storing = turns_outer * pieces * turns_inner * out_piece
+    turns, begun = turns_outer * turns_inner, turns_outer * pieces
+    loading = begun * outer_piece[0] + turns * inner_piece[0]
+    storing = turns * pieces * out_piece[0]
+    memory = max(loading, storing, begun * outer_piece[1] + turns * (inner_piece[1] + pieces * out_piece[1]))
     whole, rest = divmod(tile, piece)
     turn = whole * clocks(piece, inner) + (clocks(rest, inner) if rest else 0)
-    compute = turns_outer * turns_inner * turn
-    first = outer_piece + inner_piece
-    filling = max(0.0, pieces * outer_piece + inner_piece - first - turn)
-    turns = turns_outer * turns_inner
-    around = turn + inner_piece + machine.turnaround  # from loading a slot until it may be loaded again
+    first = (outer_piece[0] + inner_piece[0]) / machine.parts(e.k, grid[0])
+    filling = max(0.0, pieces * outer_piece[0] + inner_piece[0] - first - turn)
     drained = micro[0] * micro[1] / machine.drained / clock if machine.drained else 0.0
-    after = out_piece + drained
+    after = out_piece[0] + drained
+    around = turn + inner_piece[0] + machine.turnaround  # from loading a slot until it may be loaded again
     leaving = turn / pieces + machine.turnaround + after  # from the first product in a slot until it is stored
-    steady = max(compute + (0 if e.repeated else first + filling), loading + storing + (0 if e.repeated else turn))
-    steady = max(steady, turns * around / SLOTS if turns > 1 or e.repeated else 0.0)
+    compute, last = turns * turn, turn / pieces if turns_inner == 1 else turn
+    steady = max(compute + (0 if e.repeated else first + filling), memory + (0 if e.repeated else last))
+    steady = max(steady, turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS) if turns > 1 else 0.0)
     steady = max(steady, turns * pieces * leaving / slots)
     ends = 0.0 if e.repeated else machine.turnaround + after
     t, s = (tile, inner) if t_outside else (inner, tile)
     return Tiles(
-        t, s, e.k, t_outside, slots_outer, slots, steady + ends, *grid, piece, compute, loading + storing
+        t, s, e.k, t_outside, slots_outer, slots, steady + ends, *grid, piece, compute, memory
     )  # fmt: skip
 
 
@@ -258,6 +267,8 @@ def _slab(
         return None  # both orders are the same then
     outer = SLOTS if turns_k > 1 or (turns_t if t_outside else turns_s) > 1 else 1
     slots_t, slots_s = (outer, SLOTS) if t_outside else (SLOTS, outer)
+    if turns_k > 1:
+        slots_t = slots_s = min(turns_k, SLOTS + 1) * (SLOTS if turns_t * turns_s > 1 or e.repeated else 1)
     turns = turns_t * turns_s * turns_k
     if t * s * ACCUMULATOR_BYTES > machine.accumulator_bytes:
         return None
@@ -268,27 +279,28 @@ def _slab(
         slots_t = slots_s = slots if e.repeated else 1
     if padded(t * k * size) * slots_t + padded(s * k * size) * slots_s + padded(t * s * size) * slots > room:
         return None
-    one_t = move_seconds(machine.copies, e.streamed, t, k, size)
-    one_s = move_seconds(machine.copies, e.stationary, s, k, size)
-    one_out = move_seconds(machine.copies, e.out, t, s, size)
+    one_t, held_t = move_seconds(machine.copies, e.streamed, t, k, size)
+    one_s, held_s = move_seconds(machine.copies, e.stationary, s, k, size)
+    one_out, held_out = move_seconds(machine.copies, e.out, t, s, size)
     loads_t = turns if turns_k > 1 or not t_outside else turns_t
     loads_s = turns if turns_k > 1 or t_outside else turns_s
     loading, storing = one_t * loads_t + one_s * loads_s, one_out * turns_t * turns_s
+    memory = max(loading, storing, held_t * loads_t + held_s * loads_s + held_out * turns_t * turns_s)
     compute = turns * machine.compute(t, s, k, *grid) / machine.clock
     around = (compute + loading) / turns + machine.turnaround  # from loading a slot until it may be loaded again
     # the beginning and the end of one product overlap with its neighbours in a row of them
     begin, end = (0.0, 0.0) if e.repeated else (one_t + one_s, compute / turns)
-    steady = max(compute + begin, loading + storing + end, turns * around / slots)
+    steady = max(compute + begin, memory + end, turns * around / slots)
     drained = t * s / machine.drained / machine.clock if machine.drained else 0.0
     seconds = steady if e.repeated else steady + machine.turnaround + drained + one_out
-    return Tiles(t, s, k, t_outside, outer, slots, seconds, *grid, 0, compute, loading + storing)
+    return Tiles(t, s, k, t_outside, outer, slots, seconds, *grid, 0, compute, memory)
 
 
 @lru_cache(maxsize=65536)
-def move_seconds(copies: CopyTime, side: Side | None, rows: int, columns: int, element_bytes: int) -> float:
+def move_seconds(copies: CopyTime, side: Side | None, rows: int, columns: int, element_bytes: int) -> Moved:
     """How long a tile [rows, columns] takes from or to memory."""
     if side is None:
-        return 0.0
+        return 0.0, 0.0
     digits = (*_inner(side.rows, rows), *_inner(side.columns, columns))
     return copies.of(digits, element_bytes, rows * columns)
 
