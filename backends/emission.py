@@ -139,7 +139,7 @@ class _Stretch:
 
 
 def _lowered(part: Part, spec: TargetSpec, first_op: int) -> Iterator[_Stretch]:
-    split = BufferSplit.of(spec)
+    split = BufferSplit.beside(spec, part.plan.homes.values())
     emitter = Emitter()
     at = Lowering(
         spec,
@@ -181,7 +181,7 @@ def tile_of(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> Tile |
     """How the rule of a node's engine cuts it, found by lowering it for nothing."""
     load_rules()
     found: list[Tile] = []
-    split = BufferSplit.of(spec)
+    split = BufferSplit.beside(spec, homes.values())
     lower(node, Lowering(spec, Emitter(), Scratch(split.resident, split.scratch), homes, tiled=found.append))
     if not found:
         return None

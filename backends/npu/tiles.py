@@ -25,7 +25,8 @@ DEEP = 4
 """Tiles on chip of small products that follow each other, which the latencies of memory and array would hold up."""
 
 
-_FIRST_PARTS = 8
+_FIRST_PARTS = 32
+"""Into how many parts the very first pieces may be cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,11 @@ class Tiles:
     memory: float = 0.0
     """seconds of the arrays and of the transfers alone"""
 
+    @property
+    def score(self) -> float:
+        """What the search makes small: the time, and of tiles that take about the same time, what they move."""
+        return self.seconds + self.memory / 16
+
 
 Moved = tuple[float, float]
 """Seconds of a transfer by itself, and its share of the time of all buses."""
@@ -138,13 +144,41 @@ Limits = tuple[int, int, int]
 """The largest t, s and k of a tile."""
 
 
+class _Search:
+    """The best tiles so far."""
+
+    def __init__(self, machine: Machine, product: Extents) -> None:
+        self.machine = machine
+        self.best: Tiles | None = None
+        depth = product.t if machine.sums_stay else product.k
+        grids = [
+            (down, across)
+            for down, across in machine.array.grids()
+            # of which no row or column of arrays is left without work
+            if depth > machine.array.rows * (down - 1) and product.s > machine.array.columns * (across - 1)
+        ]
+        self.grids = sorted(grids, key=lambda grid: machine.compute(product.t, product.s, product.k, *grid))
+
+    def hopeless(self, t: int, s: int, k: int, grid: tuple[int, int], turns: int = 1) -> bool:
+        """Whether computing alone takes longer than the best tiles do."""
+        clocks = turns * self.machine.compute(t, s, k, *grid)
+        return self.best is not None and clocks / self.machine.clock >= self.best.score
+
+    def offer(self, found: Tiles | None) -> None:
+        if found is not None and (self.best is None or found.score < self.best.score):
+            self.best = found
+
+
 @lru_cache(maxsize=4096)
 def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | None = None) -> Tiles | None:
     """The fastest tiles that fit `room` bytes of the buffer, or None."""
     limits = most or (product.t, product.s, product.k)
-    panels = [] if limits[2] < product.k else list(_panels(machine, product, room, limits))
-    tried = panels if panels and machine.panels_only else [*panels, *_slabs(machine, product, room, limits)]
-    return min(tried, key=lambda tiles: tiles.seconds, default=None)
+    search = _Search(machine, product)
+    if limits[2] >= product.k:
+        _panels(search, product, room, limits)
+    if search.best is None or not machine.panels_only:
+        _slabs(search, product, room, limits)
+    return search.best
 
 
 def _sizes(extent: int, block: int, most: int) -> Iterator[int]:
@@ -162,30 +196,26 @@ def _sizes(extent: int, block: int, most: int) -> Iterator[int]:
 # -- panels -----------------------------------------------------------------------------------------------------------
 
 
-def _panels(machine: Machine, product: Extents, room: int, most: Limits) -> Iterator[Tiles]:
-    for down, across in _grids(machine, product):
-        high, wide = machine.block(down, across)
-        piece_t = high if machine.sums_stay else machine.piece(down, across) or product.t
+def _panels(search: _Search, product: Extents, room: int, most: Limits) -> None:
+    machine = search.machine
+    for grid in search.grids:
+        if search.hopeless(product.t, product.s, product.k, grid):
+            return
+        high, wide = machine.block(*grid)
+        piece_t = high if machine.sums_stay else machine.piece(*grid) or product.t
         for t_outside in (True, False):
             outer, inner = (product.t, product.s) if t_outside else (product.s, product.t)
             most_outer, most_inner = (most[0], most[1]) if t_outside else (most[1], most[0])
-            piece_outer, piece_inner = (piece_t, wide) if t_outside else (wide, piece_t)
-            for times in (1, 4, 0):  # pieces as small as they may be, and larger ones, which memory may like better
-                piece_o = min(outer, most_outer, piece_outer * times or outer)
-                piece_i = min(inner, most_inner, piece_inner * times or inner)
-                for tile in _sizes(outer, piece_o, most_outer):
-                    found = _panel(machine, product, room, (down, across), t_outside, tile, min(piece_o, tile), piece_i)
-                    if found is not None:
-                        yield found
+            own, other = (piece_t, wide) if t_outside else (wide, piece_t)
+            for piece in _pieces(own, min(outer, most_outer)):
+                for turn in _pieces(other, min(inner, most_inner)):
+                    for tile in _sizes(outer, piece, most_outer):
+                        search.offer(_panel(machine, product, room, grid, t_outside, tile, min(piece, tile), turn))
 
 
-def _grids(machine: Machine, product: Extents) -> Iterator[tuple[int, int]]:
-    """Grids of which no row or column of arrays is left without work."""
-    depth = product.t if machine.sums_stay else product.k
-    for down, across in machine.array.grids():
-        high, wide = machine.block(down, across)
-        if depth > high - machine.array.rows and product.s > wide - machine.array.columns:
-            yield down, across
+def _pieces(least: int, whole: int) -> list[int]:
+    """Pieces as small as they may be, and larger ones, which memory may like better."""
+    return list(dict.fromkeys(min(whole, size) for size in (least, 4 * least, whole)))
 
 
 def _panel(
@@ -225,12 +255,19 @@ def _panel(
     whole, rest = divmod(tile, piece)
     turn = whole * clocks(piece, inner) + (clocks(rest, inner) if rest else 0)
     first = (outer_piece[0] + inner_piece[0]) / machine.parts(e.k, grid[0])
-    filling = max(0.0, pieces * outer_piece[0] + inner_piece[0] - first - turn)
+    micros = turn / pieces
+    # how long the second and the last piece of the outer tile let the arrays wait
+    arrivals = [(j + 1) * outer_piece[0] - j * micros for j in {min(1, pieces - 1), pieces - 1}]
+    if pieces == 1 and machine.parts(e.k, grid[0]) > 1:
+        arrivals = [outer_piece[0] - micros]
+    filling = max(0.0, inner_piece[0] - first + max(arrivals))
     drained = micro[0] * micro[1] / machine.drained / clock if machine.drained else 0.0
     after = out_piece[0] + drained
     around = turn + inner_piece[0] + machine.turnaround  # from loading a slot until it may be loaded again
     leaving = turn / pieces + machine.turnaround + after  # from the first product in a slot until it is stored
-    compute, last = turns * turn, turn / pieces if turns_inner == 1 else turn
+    compute, last = turns * turn, micros if turns_inner == 1 else turn
+    if turns * pieces == 1:
+        last /= machine.parts(e.k, grid[0])
     steady = max(compute + (0 if e.repeated else first + filling), memory + (0 if e.repeated else last))
     steady = max(steady, turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS) if turns > 1 else 0.0)
     steady = max(steady, turns * pieces * leaving / slots)
@@ -244,19 +281,22 @@ def _panel(
 # -- slabs ------------------------------------------------------------------------------------------------------------
 
 
-def _slabs(machine: Machine, product: Extents, room: int, most: Limits) -> Iterator[Tiles]:
-    for down, across in _grids(machine, product):
-        high, wide = machine.block(down, across)
-        deep = machine.array.rows if machine.sums_stay else high
-        for k in _sizes(product.k, deep, most[2]):
+def _slabs(search: _Search, product: Extents, room: int, most: Limits) -> None:
+    machine = search.machine
+    for grid in search.grids:
+        if search.hopeless(product.t, product.s, product.k, grid):
+            return
+        high, wide = machine.block(*grid)
+        for k in _sizes(product.k, machine.array.rows if machine.sums_stay else high, most[2]):
             for s in _sizes(product.s, wide, most[1]):
                 for t in _sizes(product.t, machine.array.columns, most[0]):
                     if machine.sums_stay and k < product.k and (t > high or s > wide):
                         continue  # sums of several blocks cannot stay from slab to slab
+                    turns = -(-product.t // t) * -(-product.s // s) * -(-product.k // k)
+                    if search.hopeless(t, s, k, grid, turns):
+                        continue
                     for t_outside in (True, False):
-                        found = _slab(machine, product, room, (down, across), t, s, k, t_outside)
-                        if found is not None:
-                            yield found
+                        search.offer(_slab(machine, product, room, grid, t, s, k, t_outside))
 
 
 def _slab(
