@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -83,12 +83,12 @@ def emit(graph: Graph, spec: TargetSpec, plans: Mapping[int, Plan], dims: Mappin
     )
 
 
-def emit_node(node: Node, spec: TargetSpec, plan: Plan) -> Program:
-    """A program of one node alone, for estimates."""
+def emit_node(node: Node, spec: TargetSpec, plan: Plan, limited: Callable[[str], None] | None = None) -> Program:
+    """A program of one node alone, for estimates. limited: is told what limits a contraction."""
     load_rules()
     part = Part((node,), (0,), plan)
     row = OpRow(node.name, node.op.name, "", (), "", "", _engine(node), "", 0, 0)
-    items, _ = _folded(list(_lowered(part, spec, 0)))
+    items, _ = _folded(list(_lowered(part, spec, 0, limited)))
     return Program(
         graph=node.name, dims={}, phase="", target=describe(spec), target_name=spec.name, target_hash="",
         devices=1, streams=tuple(_streams(items, (0,), spec)), memory=(), ops=(row,), extent=dict(plan.used),
@@ -138,7 +138,9 @@ class _Stretch:
     ops: range
 
 
-def _lowered(part: Part, spec: TargetSpec, first_op: int) -> Iterator[_Stretch]:
+def _lowered(
+    part: Part, spec: TargetSpec, first_op: int, limited: Callable[[str], None] | None = None
+) -> Iterator[_Stretch]:
     split = BufferSplit.beside(spec, part.plan.homes.values())
     emitter = Emitter()
     at = Lowering(
@@ -149,6 +151,7 @@ def _lowered(part: Part, spec: TargetSpec, first_op: int) -> Iterator[_Stretch]:
         part.plan.staging,
         part.stage,
         len(part.devices),
+        limited=limited,
     )
     current: tuple[int, int] | None = None
     begin = first_op

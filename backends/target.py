@@ -198,6 +198,7 @@ class BufferSpec(Sourced):
     """The on-chip space `buffer`: an NPU's scratchpad, or the shared buffer beside a PIM controller."""
 
     bytes: Bytes
+    """of one NPU core; the cores of a device share the space that theirs make up together"""
 
 
 class DmaSpec(Sourced):
@@ -500,6 +501,11 @@ class TargetSpec(Group):
     def value_tolerance(self) -> float:
         """The relative error that the storage type explains for a decoder of a few layers (docs/accuracy.md)."""
         return {"f16": 1e-2, "bf16": 5e-2}[self.storage]
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Of one device."""
+        return self.buffer.bytes * (self.npu.cores if self.npu is not None else 1)
 
     @property
     def clock(self) -> int:

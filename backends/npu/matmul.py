@@ -26,10 +26,12 @@ from pimc.backends.kernels.nest import (
     walk,
 )
 from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest, product_nests
+from pimc.backends.kernels.vector_product import RowProducts
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.npu.array import array_time
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence, Matmul, MatmulOs, Preload
 from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles, best_tiles
+from pimc.backends.npu.vector_unit import NPU, vector_seconds
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Tile
 
@@ -47,6 +49,10 @@ def contract(
     """
     for nest in product_nests(a, b, out, batch, m, n, k, moved):
         Contraction(at, (a, b, out), nest, scale).run()
+
+
+def microseconds(seconds: float) -> str:
+    return f"{seconds * 1e6:.3g} us"
 
 
 def machine_of(at: Lowering) -> Machine:
@@ -97,18 +103,47 @@ class Contraction:
     nest: ProductNest
     scale: float
 
-    def run(self, choice: Choice | None = None) -> None:
-        choice = choice or self.choice()
+    def run(self) -> None:
+        choice = self.choice()
+        if self._vector_is_faster(choice):
+            RowProducts(NPU, self.at, self.tensors, self.nest, self.scale).run()
+            return
         swap, extents, tiles = choice.swap, choice.extents, choice.tiles
         arena = Arena(self.at, self._want(extents))
         if any(t.on_chip for t in self.tensors[:OUT]):  # an operand on chip may come from the vector unit
             self.at.emit.issue("npu", Fence())
         self._report(tiles, extents, swap, _count(self.nest.batch))
+        if self.at.limited is not None:
+            self.at.limited(self._limit(choice))
         streamed, stationary = (B, A) if swap else (A, B)
         t_axes, s_axes = self._axes(swap)
         work = _Tiled(self, arena, tiles, extents, streamed, stationary, t_axes, s_axes)
         for starts, slot in walk(self.at.emit, Nest(self.nest.starts, self.nest.batch), tiles.slots):
             work.run(starts, slot)
+
+    def _vector_is_faster(self, choice: Choice) -> bool:
+        npu = self.at.spec.npu
+        assert npu is not None
+        if npu.products == "array" or self.at.tile is not None:
+            return False
+        tiles, turns = choice.tiles, _count(self.nest.batch)
+        passes, latency = vector_seconds(npu, self.nest), copy_time(self.at.spec).latency
+        if max(passes, tiles.memory) + latency >= tiles.seconds:
+            return False
+        if self.at.limited is not None:
+            moved, computed = turns * tiles.memory, turns * passes
+            limit = "latency" if latency > max(moved, computed) else "memory" if moved >= computed else "vector unit"
+            parts = f"{microseconds(moved)} of transfers, {microseconds(computed)} on the vector unit"
+            self.at.limited(f"bound by {limit} ({parts}; {microseconds(turns * tiles.seconds)} on the arrays)")
+        return True
+
+    def _limit(self, choice: Choice) -> str:
+        tiles, turns = choice.tiles, _count(self.nest.batch)
+        npu = self.at.spec.npu
+        assert npu is not None
+        stays = "sums stay" if npu.array.dataflow == "os" else "activation stays" if choice.swap else "weight stays"
+        parts = f"{microseconds(turns * tiles.memory)} of transfers, {microseconds(turns * tiles.compute)} of arrays"
+        return f"bound by {tiles.limit} ({parts}; {stays})"
 
     def choice(self) -> Choice:
         """The fastest way to stream one operand past the other. Raises CompileError: CAPACITY."""

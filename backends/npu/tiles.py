@@ -132,6 +132,14 @@ class Tiles:
     """seconds of the arrays and of the transfers alone"""
 
     @property
+    def limit(self) -> str:
+        """Which bound holds: that of the memory, of the arrays, or neither, where fill and latency take longer."""
+        most = max(self.compute, self.memory)
+        if self.seconds > 2 * most:
+            return "latency"
+        return "memory" if self.memory >= self.compute else "arrays"
+
+    @property
     def score(self) -> float:
         """What the search makes small: the time, and of tiles that take about the same time, what they move."""
         return self.seconds + self.memory / 16
