@@ -307,9 +307,9 @@ class NpuSpec(Sourced):
     """how accumulators come to the buffer: as a pass of the vector unit, or through a port of their own at no cost"""
     products: Literal["array", "fastest"]
     """where matrix products run: on the arrays alone, or on the vector unit where that is faster"""
-    tiling: Literal["search", "panels"] = "search"
-    """panels: operands come in panels of a block's width and the whole depth wherever those fit, as ONNXim's mapping
-    has them; search: the fastest of these and of tiles of less depth"""
+    tiling: Literal["search", "panels", "whole"] = "search"
+    """search: the fastest tiles; panels: operands come in panels of a block's width and the whole depth wherever those
+    fit, as ONNXim's mapping has them; whole: operands that fit are on chip before they are multiplied"""
     vector: VectorSpec
 
     @property

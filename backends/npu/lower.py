@@ -9,6 +9,7 @@ from pimc.backends.kernels.products import Moves, register_products
 from pimc.backends.kernels.registry import register_kernels
 from pimc.backends.kernels.vector_product import contract_on
 from pimc.backends.lowering import Lowering, Tensor
+from pimc.backends.npu import attention  # noqa: F401  (declares its rule)
 from pimc.backends.npu.matmul import contract
 from pimc.backends.npu.vector_unit import NPU
 

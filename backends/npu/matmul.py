@@ -62,7 +62,7 @@ def machine_of(at: Lowering) -> Machine:
     vector = npu.vector
     drained = vector.width * npu.cores // vector.cycles("copy") if npu.drain == "vector" else 0
     return Machine(
-        array_time(npu.array, npu.arrays), npu.array.dataflow == "os", npu.tiling == "panels", npu.clock,
+        array_time(npu.array, npu.arrays), npu.array.dataflow == "os", npu.tiling, npu.clock,
         npu.device_accumulator_bytes, drained, copy_time(at.spec),
     )  # fmt: skip
 

@@ -35,8 +35,8 @@ class Machine:
 
     array: ArrayTime
     sums_stay: bool
-    panels_only: bool
-    """slabs only where no panel fits"""
+    tiling: str
+    """whole: all of a product at once where that fits; panels: slabs only where no panel fits; search: the fastest"""
     clock: int
     accumulator_bytes: int
     drained: int
@@ -63,7 +63,7 @@ class Machine:
     def parts(self, k: int, down: int) -> int:
         """Into how many parts of k the very first pieces are cut."""
         blocks, rest = divmod(k, self.array.rows * down)
-        if self.panels_only or self.sums_stay or self.array.serial or rest:
+        if self.tiling != "search" or self.sums_stay or self.array.serial or rest:
             return 1
         return max(1, min(_FIRST_PARTS, blocks))
 
@@ -182,9 +182,14 @@ def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | Non
     """The fastest tiles that fit `room` bytes of the buffer, or None."""
     limits = most or (product.t, product.s, product.k)
     search = _Search(machine, product)
+    if machine.tiling == "whole" and limits >= (product.t, product.s, product.k):
+        for grid in search.grids:
+            search.offer(_panel(machine, product, room, grid, True, product.t, product.t, product.s))
+        if search.best is not None:
+            return search.best
     if limits[2] >= product.k:
         _panels(search, product, room, limits)
-    if search.best is None or not machine.panels_only:
+    if search.best is None or machine.tiling != "panels":
         _slabs(search, product, room, limits)
     return search.best
 

@@ -60,7 +60,7 @@ def test_grouped_heads_share_a_block() -> None:
 
 ARRAYS = ArrayTime(128, 128, 8, 4, 0, False, 128, 255, 128, 254, 0)
 MACHINE = Machine(
-    ARRAYS, False, False, 10**9, 1 << 26, 1024, CopyTime(Memory(32, 1024, 64), 2e-9, 7.5e-9, 1 / 4096e9, 28e-9)
+    ARRAYS, False, "search", 10**9, 1 << 26, 1024, CopyTime(Memory(32, 1024, 64), 2e-9, 7.5e-9, 1 / 4096e9, 28e-9)
 )
 
 
