@@ -1,8 +1,8 @@
 """Attention whose scores never leave the chip.
 
-For each request, group of heads and block of queries, the scores of all keys gather in the buffer; the vector unit makes
-them exponentials and sums, the arrays multiply these with the values, and only that result is divided by the sums.
-Blocks of a causal matrix see no further than their last query: keys beyond are neither multiplied nor loaded.
+For each request, group of heads and block of queries, the scores of all keys gather in the buffer; the vector unit
+makes them exponentials and sums, the arrays multiply these with the values, and only that result is divided by the
+sums. Blocks of a causal matrix see no further than their last query: keys beyond are neither multiplied nor loaded.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class Tiles:
     @property
     def score(self) -> float:
         """What the search makes small: the time, and of tiles that take about the same time, what they move."""
-        return self.seconds + self.memory / 16
+        return self.seconds + self.memory / 8
 
 
 Moved = tuple[float, float]
@@ -191,16 +191,18 @@ def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | Non
         _panels(search, product, room, limits)
     if search.best is None or machine.tiling != "panels":
         _slabs(search, product, room, limits)
+    if search.best is None:
+        _slabs(search, product, room, limits, small=True)
     return search.best
 
 
-def _sizes(extent: int, block: int, most: int) -> Iterator[int]:
-    """Sizes to try: the whole, and halves of it down to a block, then to one; none above `most`."""
+def _sizes(extent: int, block: int, most: int, *, small: bool = False) -> Iterator[int]:
+    """Sizes to try: the whole, and halves of it down to a block, if `small` then to one; none above `most`."""
     size = extent
     while True:
         if size <= most:
             yield size
-        if size == 1:
+        if size == 1 or (size <= block and not small and size <= most):
             return
         half = -(-size // 2)
         size = -(-half // block) * block if half > block else chunk_of(extent, half)
@@ -273,6 +275,8 @@ def _panel(
     arrivals = [(j + 1) * outer_piece[0] - j * micros for j in {min(1, pieces - 1), pieces - 1}]
     if pieces == 1 and machine.parts(e.k, grid[0]) > 1:
         arrivals = [outer_piece[0] - micros]
+    if turns_inner > 1:  # and the second piece of the inner operand
+        arrivals.append(pieces * outer_piece[0] + inner_piece[0] - turn)
     filling = max(0.0, inner_piece[0] - first + max(arrivals))
     drained = micro[0] * micro[1] / machine.drained / clock if machine.drained else 0.0
     after = out_piece[0] + drained
@@ -294,15 +298,15 @@ def _panel(
 # -- slabs ------------------------------------------------------------------------------------------------------------
 
 
-def _slabs(search: _Search, product: Extents, room: int, most: Limits) -> None:
+def _slabs(search: _Search, product: Extents, room: int, most: Limits, *, small: bool = False) -> None:
     machine = search.machine
     for grid in search.grids:
         if search.hopeless(product.t, product.s, product.k, grid):
             return
         high, wide = machine.block(*grid)
-        for k in _sizes(product.k, machine.array.rows if machine.sums_stay else high, most[2]):
-            for s in _sizes(product.s, wide, most[1]):
-                for t in _sizes(product.t, machine.array.columns, most[0]):
+        for k in _sizes(product.k, machine.array.rows if machine.sums_stay else high, most[2], small=small):
+            for s in _sizes(product.s, wide, most[1], small=small):
+                for t in _sizes(product.t, machine.array.columns, most[0], small=small):
                     if machine.sums_stay and k < product.k and (t > high or s > wide):
                         continue  # sums of several blocks cannot stay from slab to slab
                     turns = -(-product.t // t) * -(-product.s // s) * -(-product.k // k)

@@ -159,7 +159,9 @@ PROGRAMS: Mapping[str, Callable[[], Built]] = {
     "cent, a cache of fixed length": lambda: _sample("gpt2-decode-dynamo-static", "cent"),
     "two devices": lambda: _model("tiny-llama.pimc", "neupims", tp=2),
     "two stages": lambda: _model("tiny-llama.pimc", "cent", pp=2),
-    "npu, sums that stay": lambda: build(GEMM, "npu-scalesim", Options(overrides=("array.dataflow=os",), dims={"M": 40})),
+    "npu, sums that stay": lambda: build(
+        GEMM, "npu-scalesim", Options(overrides=("array.dataflow=os",), dims={"M": 40})
+    ),
     "npu, scans": lambda: build(SCANS, "npu"),
     "cent, scans": lambda: build(SCANS, "cent"),
     "neupims, experts": lambda: build(EXPERTS, "neupims", Options(pass_options=("place.only=pim",))),
