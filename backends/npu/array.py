@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 from pimc.backends.target import ArraySpec
 
@@ -68,7 +67,6 @@ class ArrayTime:
                     yield down, across
 
 
-@lru_cache(maxsize=64)
 def array_time(array: ArraySpec, arrays: int) -> ArrayTime:
     """The times of so many arrays."""
     load, first, unload, skew = (array.clocks(f) for f in (array.load, array.first_load, array.unload, array.skew))

@@ -250,7 +250,7 @@ class _Tiled:
     def _take(self, arena: Arena, e: Extents) -> dict[str, list[int]]:
         tiles, size = self.tiles, e.element_bytes
         t, s, k = tiles.t, tiles.s, tiles.k
-        counts = dict.fromkeys(self.order, SLOTS)
+        counts: dict[str, int] = dict.fromkeys(self.order, SLOTS)
         counts[self.order[0]] = tiles.slots_outer
         self.sizes = {"t": t * k * size, "s": s * k * size, "out": t * s * size}
         if self.panels:
@@ -261,7 +261,7 @@ class _Tiled:
         if k < self.k:
             return {"out": [arena.take(self.sizes["out"]) for _ in range(tiles.slots)]}
         if t >= e.t and s >= e.s:
-            counts = dict.fromkeys(counts, tiles.slots if e.repeated else 1)
+            counts = dict.fromkeys(list(counts), tiles.slots if e.repeated else 1)
         counts["out"] = tiles.slots
         return {name: [arena.take(self.sizes[name]) for _ in range(n)] for name, n in counts.items()}
 

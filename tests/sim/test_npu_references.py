@@ -52,8 +52,8 @@ def test_scalesim_rows(dataflow: str) -> None:
     rows = [r for r in rows_of("scalesim.csv") if r["dataflow"] == dataflow]
     assert len(rows) > 30
     for row in rows:
-        shape = [int(row[key]) for key in ("M", "N", "K", "rows", "columns")]
-        assert scalesim(*shape, dataflow) == int(row["cycles"]), row
+        m, n, k, height, width = (int(row[key]) for key in ("M", "N", "K", "rows", "columns"))
+        assert scalesim(m, n, k, height, width, dataflow) == int(row["cycles"]), row
 
 
 def closed_form(m: int, n: int, k: int, rows: int, columns: int, dataflow: str) -> int:
