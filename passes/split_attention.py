@@ -25,14 +25,14 @@ class SplitAttentionPass(Pass):
         %p = attention_softmax(%a, %mask) {causal=true}
         %y = attention_context(%p, %v)
 
-    It stays whole where an engine takes less time for it than the parts would, each on its fastest engine: the scores
-    then never leave the chip. The parts inherit the facts of the whole; the nature of their work is found anew.
+    If asked for, it stays whole where an engine takes less time for it than the parts would, each on its fastest engine:
+    the scores then never leave the chip. The parts inherit the facts of the whole; the nature of their work is found anew.
     """
 
     name: ClassVar[str] = "split-attention"
     before: ClassVar[GraphStage] = GraphStage.CANONICAL
 
-    whole: str = "auto"
+    whole: str = "never"
     """Attention that stays in one piece: "auto" where that is faster, or "never"."""
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
