@@ -376,8 +376,8 @@ class _Tiled:
 
     def _comes_in_parts(self, piece: Tiling) -> bool:
         """Whether the very first products begin before all of k is there."""
-        both = not any(tensor.on_chip for tensor in self.operands.values())
-        return both and self.parts_of_k > 1 and len(piece.outer.axes) <= 1
+        moves = not all(tensor.on_chip for tensor in self.operands.values())
+        return moves and self.parts_of_k > 1 and len(piece.outer.axes) <= 1
 
     def _multiply_parts(
         self, tiles: dict[str, Tiling], starts: dict[str, Scalar], held: dict[str, int], acc: int
@@ -391,7 +391,8 @@ class _Tiled:
                 for i, name in enumerate(("t", "s")):
                     matrix = self._resident(name, tiles[name], starts[name], held[name], moves=False)
                     part = replace(matrix, address=matrix.at(turn * cut.elements + done))
-                    self._copy(name, tiles[name], [cut.tile], i, [starts[name] + at[i]], part)
+                    if not self._stays(name, tiles[name], [own.axes for own in self.parts]):
+                        self._copy(name, tiles[name], [cut.tile], i, [starts[name] + at[i]], part)
                     brought[name] = part
                 rows, columns = tiles["t"].elements, tiles["s"].elements
                 self._blocks(brought["t"], brought["s"], rows, columns, cut.elements, acc, turn + done)
@@ -447,7 +448,7 @@ class _Tiled:
         """A tile [rows, k] on chip: where it is, if commands can address it there, else copied to `held` (or not
         `moves`: it has been)."""
         tensor = self.operands[name]
-        if tensor.on_chip and len(tile.tile) <= 1 and len(parts) == 1 and len(parts[0]) <= 1:
+        if self._stays(name, tile, parts):
             row = tile.tile[0].strides[0] if tile.tile else 0
             return _Matrix(starts[0], row, parts[0][0].strides[operand] if parts[0] else 0)
         size, rows = tensor.element_bytes, tile.elements
@@ -459,6 +460,10 @@ class _Tiled:
         if moves:
             self._copy(name, tile, parts, operand, starts, matrix)
         return matrix
+
+    def _stays(self, name: str, tile: Tiling, parts: Sequence[Sequence[Axis]]) -> bool:
+        """Whether commands can address a tile where it is."""
+        return self.operands[name].on_chip and len(tile.tile) <= 1 and len(parts) == 1 and len(parts[0]) <= 1
 
     def _copy(
         self, name: str, tile: Tiling, parts: Sequence[Sequence[Axis]], operand: int, starts: Sequence[Scalar],

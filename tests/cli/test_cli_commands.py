@@ -250,6 +250,10 @@ def test_targets(run: CommandLine) -> None:
         "neupims",
         "newton",
         "npu",
+        "npu-onnxim",
+        "npu-scalesim",
+        "npu-server",
+        "tpuv3",
     ]
 
 
