@@ -25,8 +25,9 @@ class SplitAttentionPass(Pass):
         %p = attention_softmax(%a, %mask) {causal=true}
         %y = attention_context(%p, %v)
 
-    If asked for, it stays whole where an engine takes less time for it than the parts would, each on its fastest engine:
-    the scores then never leave the chip. The parts inherit the facts of the whole; the nature of their work is found anew.
+    If asked for, it stays whole where an engine takes less time for it than the parts would, each on its fastest
+    engine: the scores then never leave the chip. The parts inherit the facts of the whole; the nature of their work is
+    found anew.
     """
 
     name: ClassVar[str] = "split-attention"
