@@ -34,14 +34,15 @@ class SplitAttentionPass(Pass):
     before: ClassVar[GraphStage] = GraphStage.CANONICAL
 
     whole: str = "never"
-    """Attention that stays in one piece: "auto" where that is faster, or "never"."""
+    """Attention that stays in one piece: "auto" where that is faster, "always" where it can, or "never"."""
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        if self.whole not in ("auto", "never"):
-            raise fail(Kind.PASS_OPTION, f"split-attention.whole is 'auto' or 'never', not '{self.whole}'")
+        if self.whole not in ("auto", "always", "never"):
+            message = f"split-attention.whole is 'auto', 'always' or 'never', not '{self.whole}'"
+            raise fail(Kind.PASS_OPTION, message)
         for node in graph.order():
             if node.op.name == "attention":
-                self._split(node, rewriter, context.target if self.whole == "auto" else None)
+                self._split(node, rewriter, None if self.whole == "never" else context.target)
 
     def _split(self, node: Node, rewriter: Rewriter, target: Target | None) -> None:
         q, k, v = node.operands[:3]
@@ -66,7 +67,7 @@ class SplitAttentionPass(Pass):
             parts = [_fastest(part, target) for part in (scores, softmax, context)]
             rewriter.remove(context)
             together = _sum(parts)
-            if together is None or whole < together:
+            if together is None or whole < together or self.whole == "always":
                 rewriter.remove(softmax)
                 rewriter.remove(scores)
                 return

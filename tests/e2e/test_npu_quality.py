@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pimc.driver import Options, compile_model
+from pimc.ir.diagnostics import CompileError
 from pimc.sim.report import Report
 
 GEMM = Path(__file__).parents[2] / "models" / "bench" / "gemm.pimc"
@@ -54,3 +55,31 @@ def test_more_cores_are_faster_whatever_is_small() -> None:
     for shape in ((512, 512, 512), (128, 4096, 1024), (4096, 128, 1024), (256, 256, 8192)):
         one, four = (gemm("npu-server", *shape, f"npu.cores={cores}").cycles for cores in (1, 4))
         assert four < 0.6 * one, shape
+
+
+ATTENTION = """model attention(H = 4, S = 300)
+input q "q": f32[1, H, S, 64]
+input k "k": f32[1, H, S, 64]
+input v "v": f32[1, H, S, 64]
+let y = attention(q, k, v, scale=0.125, causal=true)
+output y
+"""
+
+
+@pytest.mark.parametrize(("whole", "ops"), [("always", ["attention"]), ("never", ["scores", "softmax", "context"])])
+def test_whole_and_split_attention_have_the_same_values(whole: str, ops: list[str], tmp_path: Path) -> None:
+    model = tmp_path / "attention.pimc"
+    model.write_text(ATTENTION, encoding="utf-8")
+    options = Options(pass_options=(f"split-attention.whole={whole}",))
+    result = compile_model(model, "npu-server", options, values="random")
+    assert result.report is not None
+    assert result.comparison is not None
+    assert result.comparison.ok
+    assert [op.op.removeprefix("attention_") for op in result.report.ops] == ops
+
+
+def test_another_choice_is_a_diagnostic(tmp_path: Path) -> None:
+    model = tmp_path / "attention.pimc"
+    model.write_text(ATTENTION, encoding="utf-8")
+    with pytest.raises(CompileError, match=r"split-attention\.whole is 'auto', 'always' or 'never'"):
+        compile_model(model, "npu", Options(pass_options=("split-attention.whole=no",)))
