@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -74,7 +74,7 @@ def sequential(
     shared: dict[int, int] = {}
     offset = 0
     for part in parts:
-        own, folded = _folded(list(_lowered(part, spec, offset, memory)))
+        own, folded = _folded(list(_lowered(part, spec, offset, memory=memory)))
         items.append(tuple(own))
         shared |= folded
         offset += len(part.nodes)
@@ -110,12 +110,12 @@ def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[
     )
 
 
-def emit_node(node: Node, spec: TargetSpec, plan: Plan) -> Program:
-    """A program of one node alone, for estimates."""
+def emit_node(node: Node, spec: TargetSpec, plan: Plan, limited: Callable[[str], None] | None = None) -> Program:
+    """A program of one node alone, for estimates. limited: is told what limits a contraction."""
     load_rules()
     part = Part((node,), (0,), plan)
     row = OpRow(node.name, node.op.name, "", (), "", "", _engine(node), "", 0, 0)
-    items, _ = _folded(list(_lowered(part, spec, 0)))
+    items, _ = _folded(list(_lowered(part, spec, 0, limited)))
     return Program(
         graph=node.name, dims={}, phase="", target=describe(spec), target_name=spec.name, target_hash="",
         devices=1, streams=tuple(_streams(items, (0,), spec)), memory=(), ops=(row,), extent=dict(plan.used),
@@ -166,9 +166,13 @@ class _Stretch:
 
 
 def _lowered(
-    part: Part, spec: TargetSpec, first_op: int, memory: LoweringMemory | None = None
+    part: Part,
+    spec: TargetSpec,
+    first_op: int,
+    limited: Callable[[str], None] | None = None,
+    memory: LoweringMemory | None = None,
 ) -> Iterator[_Stretch]:
-    split = BufferSplit.of(spec)
+    split = BufferSplit.beside(spec, part.plan.homes.values())
     emitter = Emitter()
     at = Lowering(
         spec,
@@ -178,6 +182,7 @@ def _lowered(
         part.plan.staging,
         part.stage,
         len(part.devices),
+        limited=limited,
     )
     current: tuple[int, int] | None = None
     begin = first_op
@@ -213,7 +218,7 @@ def tile_of(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> Tile |
     """How the rule of a node's engine cuts it, found by lowering it for nothing."""
     load_rules()
     found: list[Tile] = []
-    split = BufferSplit.of(spec)
+    split = BufferSplit.beside(spec, homes.values())
     lower(node, Lowering(spec, Emitter(), Scratch(split.resident, split.scratch), homes, tiled=found.append))
     if not found:
         return None

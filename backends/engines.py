@@ -89,9 +89,9 @@ def _platform(description: str) -> Platform:
 
 def platform_for(spec: TargetSpec) -> Platform:
     """The machine of a target."""
-    spaces = {"dram": spec.dram.bytes, "buffer": spec.buffer.bytes}
+    spaces = {"dram": spec.dram.bytes, "buffer": spec.buffer_bytes}
     if spec.npu is not None:
-        spaces["acc"] = spec.npu.accumulator_bytes
+        spaces["acc"] = spec.npu.device_accumulator_bytes
     return Platform(
         engines={engine.name: engine for engine in spec.engines()},
         timer=lambda engine, resources: timer_maker(engine.kind)(spec, engine, resources),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pimc.backends.kernels.experts import why_not as why_not_choose
 from pimc.backends.kernels.quantized import why_not as why_not_expand
+from pimc.backends.npu.attention import why_not as why_not_whole
 from pimc.backends.pim.legality import why_not as pim_why_not
 from pimc.backends.planning import BufferSplit
 from pimc.backends.target import TargetSpec
@@ -23,6 +24,8 @@ def why_not(node: Node, engine: Engine, spec: TargetSpec) -> str:
     if engine.kind == "pim" or channels:
         return channels or _why_not_pim(node) or pim_why_not(node, spec)
     budget = BufferSplit.of(spec).scratch // 2
+    if node.op.name == "attention":
+        return why_not_whole(node, spec, budget)
     if node.op.name == "quantized_matmul":
         return why_not_expand(node, budget, spec.element_bytes)
     if node.op.name == "expert_matmul":

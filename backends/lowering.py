@@ -43,6 +43,8 @@ class Lowering:
     """The largest tile of the node that is lowered, where a pass has chosen one."""
     tiled: Callable[[Tile], None] | None = None
     """Told how a contraction was cut."""
+    limited: Callable[[str], None] | None = None
+    """Told what limits a contraction."""
 
     def tensor(self, value: Value) -> Tensor:
         return self.places[value]

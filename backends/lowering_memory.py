@@ -47,7 +47,8 @@ def _key(node: Node, at: Lowering) -> Hashable | None:
     seen = tuple(None if v is None else _seen(node, v, at) for v in values)
     if any(part is None and v is not None for part, v in zip(seen, values, strict=True)):
         return None
-    state = at.emit.op, at.emit.level[1], at.scratch.position, at.staging, at.stage, at.ranks
+    scratch = at.scratch.base, at.scratch.capacity, at.scratch.position
+    state = at.emit.op, at.emit.level[1], scratch, at.staging, at.stage, at.ranks
     attributes = tuple(sorted(node.attributes.items()))
     return node.op.name, attributes, node.fact(Placement), node.fact(Tile), seen, state
 

@@ -37,6 +37,7 @@ class Machine:
     banked: frozenset[str] = frozenset()
     """Weights that lie in the banks' pattern whoever reads them (another program of the same run wants them so)."""
     _estimates: dict[object, float] = field(default_factory=dict)
+    _limits: dict[object, str] = field(default_factory=dict)
     _tiles: dict[object, Tile | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,7 +72,9 @@ class Machine:
         if key not in self._estimates:
             placed = _placed_alone(node, engine)
             plan = plan_node(placed, self.spec)
-            self._estimates[key] = self.simulate(emission.emit_node(placed, self.spec, plan))
+            limits: list[str] = []
+            self._estimates[key] = self.simulate(emission.emit_node(placed, self.spec, plan, limits.append))
+            self._limits[key] = limits[0] if limits else ""
         return self._estimates[key]
 
     def tile(self, node: Node, engine: Engine, homes: Mapping[Value, Home]) -> Tile | None:
@@ -85,8 +88,8 @@ class Machine:
         return self._tiles[key]
 
     def bound(self, node: Node, engine: Engine) -> str:
-        flops, moved = node.flops(), _bytes_moved(node)
-        return f"{_si(flops)}FLOP, {_si(moved)}B"
+        self.estimate(node, engine)
+        return self._limits[_key(node, engine)]
 
     def plans(self, graph: Graph) -> Mapping[int, Plan]:
         """The memory plan of each pipeline stage."""
@@ -136,15 +139,3 @@ def _tiny_contents(value: Value) -> bytes | None:
 def _shape_of(home: Home) -> object:
     """A home but for where it begins."""
     return home.space, home.layout.dims, home.dtype
-
-
-def _bytes_moved(node: Node) -> int:
-    return sum(v.type.bytes for v in node.inputs()) + sum(r.type.bytes for r in node.results)
-
-
-def _si(number: float) -> str:
-    for unit in ("", "k", "M", "G", "T"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} P"

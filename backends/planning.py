@@ -40,8 +40,15 @@ class BufferSplit:
 
     @staticmethod
     def of(spec: TargetSpec) -> BufferSplit:
-        resident = spec.buffer.bytes // RESIDENT_SHARE // 4096 * 4096
-        return BufferSplit(resident, spec.buffer.bytes - resident)
+        resident = spec.buffer_bytes // RESIDENT_SHARE // 4096 * 4096
+        return BufferSplit(resident, spec.buffer_bytes - resident)
+
+    @staticmethod
+    def beside(spec: TargetSpec, homes: Iterable[Home]) -> BufferSplit:
+        """What values that live there leave for operands in passing."""
+        ends = (h.layout.span(max(1, h.dtype.bits // 8))[1] for h in homes if h.on_chip)
+        resident = -(-max(ends, default=0) // 4096) * 4096
+        return BufferSplit(resident, spec.buffer_bytes - resident)
 
 
 @dataclass

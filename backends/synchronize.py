@@ -2,8 +2,9 @@
 
 Two commands of different engines are ordered when they touch the same memory and one writes: the earlier engine signals
 after its command, the later one waits before its own. Inside a loop, an order between one turn and the next is kept by
-a token that is put down before the loop and taken up after it. Orders that follow from others are left out. Every wait
-is for something earlier in program order, so the streams cannot deadlock.
+a token that is put down at the beginning of the program and taken up at its end, so that nobody is held up where the
+loop begins or ends. Orders that follow from others are left out. Every wait is for something earlier in program order,
+so the streams cannot deadlock.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pimc.backends.affine import DEVICE, INSTANCE
 from pimc.backends.hazards import Access, bounds, carried, conflict
@@ -39,14 +40,14 @@ class _Unit:
     engine: str
     op: int
     accesses: list[Access]
-    spans: list[tuple[int, int]] = field(default_factory=list)
-    """First byte and the byte after the last of each access, over all turns of the loops around."""
     before: list[Step] = field(default_factory=list)
     after: list[Step] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
     """How far other engines are known to have come when this unit has completed."""
-    outer_before: list[Step] = field(default_factory=list)
-    outer_after: list[Step] = field(default_factory=list)
+
+    def spread(self, loop: Loop) -> _Unit:
+        """The same over all turns of a loop around it."""
+        return replace(self, accesses=[a.spread(loop.variable, loop.count) for a in self.accesses])
 
     def signal(self, semaphore: int) -> Step:
         return self._step(Signal(semaphore))
@@ -58,31 +59,49 @@ class _Unit:
         return Step(self.engine, command, self.op)
 
 
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """The body of a loop: its units, and between which of them tokens keep the order from turn to turn."""
+
+    units: tuple[_Unit, ...]
+    tokens: tuple[tuple[_Unit, _Unit], ...]
+    items: tuple[Item, ...]
+
+    def orders(self, first: _Unit, second: _Unit) -> bool:
+        """Whether a turn of the second follows on all earlier turns of the first."""
+        return any(
+            giver.engine == first.engine and taker.engine == second.engine
+            and giver.position >= first.position and taker.position <= second.position
+            for giver, taker in self.tokens
+        )  # fmt: skip
+
+
 class _Splitter:
     def __init__(self, items: tuple[Item, ...], ranges: dict[int, int], row_stride: int) -> None:
         self._ranges = ranges
         self._row_stride = row_stride
         self._semaphores = 0
+        self._bodies: dict[int, _Body] = {}
+        self._first: dict[str, list[Step]] = defaultdict(list)
+        self._last: dict[str, list[Step]] = defaultdict(list)
         self._cache: dict[int, list[Access]] = {}
         self._written = _written_spans(items, ranges, row_stride)
 
-    def split(self, items: Sequence[Item], carrier: Loop | None = None) -> dict[str, list[Item]]:
+    def split(self, items: Sequence[Item]) -> dict[str, list[Item]]:
+        streams = self._level(items, None)
+        return {engine: [*self._first[engine], *stream, *self._last[engine]] for engine, stream in streams.items()}
+
+    def _level(self, items: Sequence[Item], carrier: Loop | None) -> dict[str, list[Item]]:
+        """The streams of the whole program, or of the body of a loop."""
+        inner = [self._parts(item) for item in items]
         levels = [self._units(position, item) for position, item in enumerate(items)]
-        units = [unit for level in levels for unit in level]
-        for unit in units:
-            unit.spans = [access.within(self._ranges) for access in unit.accesses]
         if carrier is not None:
-            self._carry(units, carrier)
+            self._carry([unit for level in levels for unit in level], items, carrier)
         self._order(levels)
-        streams: dict[str, list[Item]] = {}
-        for unit in units:  # what the carried orders put around the whole loop goes to the caller's streams
-            streams.setdefault(unit.engine, [])
-        for item, level in zip(items, levels, strict=True):
-            parts = self._parts(item)
+        streams: dict[str, list[Item]] = defaultdict(list)
+        for parts, level in zip(inner, levels, strict=True):
             for unit in level:
                 streams[unit.engine] += [*unit.before, *parts[unit.engine], *unit.after]
-        if carrier is not None:
-            return {engine: self._wrapped(engine, stream, units, carrier) for engine, stream in streams.items()}
         return streams
 
     def _parts(self, item: Item) -> dict[str, list[Item]]:
@@ -90,16 +109,9 @@ class _Splitter:
         if isinstance(item, Step):
             return {item.engine: [item]}
         self._ranges[item.variable] = item.count
-        parts = self.split(item.body, item)
+        parts = self._level(item.body, item)
         del self._ranges[item.variable]
-        return parts
-
-    @staticmethod
-    def _wrapped(engine: str, body: list[Item], units: list[_Unit], loop: Loop) -> list[Item]:
-        mine = [u for u in units if u.engine == engine]
-        first = [step for u in mine for step in u.outer_before]
-        last = [step for u in mine for step in u.outer_after]
-        return [*first, Loop(loop.variable, loop.count, tuple(body)), *last]
+        return {engine: [Loop(item.variable, item.count, tuple(body))] for engine, body in parts.items()}
 
     def _units(self, position: int, item: Item) -> list[_Unit]:
         if isinstance(item, Step):
@@ -122,8 +134,8 @@ class _Splitter:
                 self._wait_for_earlier(unit, live, known[unit.engine], at)
             for unit in level:
                 unit.known = dict(known[unit.engine])
-                for access, span in zip(unit.accesses, unit.spans, strict=True):
-                    _enter(live[access.space], (unit, access, *span))
+                for access in unit.accesses:
+                    _enter(live[access.space], (unit, access, *access.within(self._ranges)))
 
     def _wait_for_earlier(
         self,
@@ -133,7 +145,8 @@ class _Splitter:
         at: dict[tuple[int, str], _Unit],
     ) -> None:
         needed: dict[str, int] = {}
-        for access, (low, high) in zip(unit.accesses, unit.spans, strict=True):
+        for access in unit.accesses:
+            low, high = access.within(self._ranges)
             for other, earlier, bottom, top in live[access.space]:
                 if low >= top or bottom >= high or other.engine == unit.engine:
                     continue
@@ -154,22 +167,44 @@ class _Splitter:
 
     # -- orders from one turn of a loop to a later one --------------------------------------------------------------
 
-    def _carry(self, units: Sequence[_Unit], loop: Loop) -> None:
+    def _carry(self, units: Sequence[_Unit], items: Sequence[Item], loop: Loop) -> None:
         ranges = {v: n for v, n in self._ranges.items() if v != loop.variable}
         pairs: dict[tuple[str, str], list[tuple[_Unit, _Unit]]] = defaultdict(list)
         for first in units:
             for second in units:
-                if first.engine != second.engine and any(
-                    carried(a, b, loop.variable, loop.count, ranges) for a, b in _near(first, second)
-                ):
+                if first.engine != second.engine and self._is_carried(first, second, items, loop, ranges):
                     pairs[first.engine, second.engine].append((first, second))
-        for between in pairs.values():
-            for first, second in _strongest(between):
-                semaphore = self._semaphore()
-                first.after.append(first.signal(semaphore))
-                second.before.append(second.wait(semaphore))
-                first.outer_before.append(first.signal(semaphore))
-                second.outer_after.append(second.wait(semaphore))
+        kept = [pair for between in pairs.values() for pair in _strongest(between)]
+        self._bodies[id(loop)] = _Body(tuple(units), tuple(kept), tuple(items))
+        for first, second in kept:
+            semaphore = self._semaphore()
+            first.after.append(first.signal(semaphore))
+            second.before.append(second.wait(semaphore))
+            self._first[first.engine].append(first.signal(semaphore))
+            self._last[second.engine].append(second.wait(semaphore))
+
+    def _is_carried(
+        self, first: _Unit, second: _Unit, items: Sequence[Item], loop: Loop, ranges: dict[int, int]
+    ) -> bool:
+        """Whether some turn of the second must wait for an earlier turn of the first, and nothing sees to that yet.
+
+        What lies in one inner loop may be ordered by its own tokens, which are handed on from one time that the loop
+        is executed to the next.
+        """
+        near = _near(first.accesses, second.accesses, {**ranges, loop.variable: loop.count})
+        if not any(carried(a, b, loop.variable, loop.count, ranges) for a, b in near):
+            return False
+        item = items[first.position]
+        if first.position != second.position or not isinstance(item, Loop):
+            return True
+        body = self._bodies[id(item)]
+        for one in body.units:
+            for other in body.units:
+                if one.engine != first.engine or other.engine != second.engine or body.orders(one, other):
+                    continue
+                if self._is_carried(one.spread(item), other.spread(item), body.items, loop, ranges):
+                    return True
+        return False
 
     # -- accesses -------------------------------------------------------------------------------------------------
 
@@ -207,10 +242,14 @@ _Live = tuple[_Unit, Access, int, int]
 """An access that later ones may have to wait for, and its span."""
 
 
-def _near(first: _Unit, second: _Unit) -> Iterator[tuple[Access, Access]]:
-    """Accesses of the two whose spans meet."""
-    for a, (low, high) in zip(first.accesses, first.spans, strict=True):
-        for b, (bottom, top) in zip(second.accesses, second.spans, strict=True):
+def _near(
+    first: Sequence[Access], second: Sequence[Access], ranges: dict[int, int]
+) -> Iterator[tuple[Access, Access]]:
+    """Accesses of the two that may meet in any turns of the loops around."""
+    spans = [(b, *b.within(ranges)) for b in second]
+    for a in first:
+        low, high = a.within(ranges)
+        for b, bottom, top in spans:
             if low < top and bottom < high and a.space == b.space:
                 yield a, b
 

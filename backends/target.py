@@ -198,6 +198,7 @@ class BufferSpec(Sourced):
     """The on-chip space `buffer`: an NPU's scratchpad, or the shared buffer beside a PIM controller."""
 
     bytes: Bytes
+    """of one NPU core; the cores of a device share the space that theirs make up together"""
 
 
 class DmaSpec(Sourced):
@@ -209,7 +210,12 @@ class DmaSpec(Sourced):
     latency: Time
     """of a transfer, each way, beyond what the memory takes"""
     bandwidth: Annotated[Bandwidth, Field(gt=0)] | None = None
-    """bytes a second of one queue beyond which the memory is not the limit; none: the memory is"""
+    """bytes a second of one queue of one NPU core beyond which the memory is not the limit; none: the memory is"""
+    transfers: Literal["timed", "free"] = "timed"
+    """free: everything is where it is needed at once, as simulators of an array alone take it"""
+    channels: Literal["rows", "hashed"] = "rows"
+    """where an address lies, for the time of a transfer: rows: neighbouring rows on neighbouring channels; hashed: the
+    controller spreads any accesses evenly over the channels (no PIM beside it)"""
 
 
 class VectorSpec(Sourced):
@@ -237,18 +243,73 @@ class VectorSpec(Sourced):
         return self.functions.get(function, self.default)
 
 
+_SUM = r"^\w+( [+-] \w+)*$"
+
+
+def sum_of(formula: str, names: Mapping[str, int]) -> int:
+    """The value of a sum of names and whole numbers, with signs. KeyError where a name is not known."""
+    total, sign = 0, 1
+    for term in formula.split():
+        if term in "+-":
+            sign = 1 if term == "+" else -1
+        else:
+            total += sign * (int(term) if term.isdecimal() else names[term])
+    return total
+
+
+ArrayClocks = Annotated[str, Field(pattern=r"^(rows|columns|\d+)( [+-] (rows|columns|\d+))*$")]
+"""Clocks as a sum of the array's extents (`rows`, `columns`) and whole numbers."""
+
+
+class ArraySpec(Group):
+    """Systolic arrays. What a block of each dataflow is, and how long it takes: `backends/npu/array.py`."""
+
+    dataflow: Literal["ws", "is", "os", "either"]
+    """what stays in the array: ws: the weight, is: the activation, os: the sums; either: whichever of weight and
+    activation is faster, product by product"""
+    rows: Count
+    columns: Count
+    count: Count
+    """of one core"""
+    minimum_stream: Count
+    """clocks between two streams, however short they are"""
+    longest_stream: Count | None = None
+    """rows that one stream can have; none: as many as there are"""
+    folds: Literal["overlapped", "serial"]
+    """serial: a block begins when everything of the block before is out"""
+    load: ArrayClocks
+    """clocks that loading a weight or activation that stays takes; behind the stream before, where folds overlap"""
+    first_load: ArrayClocks
+    """the same for an array that is empty"""
+    unload: ArrayClocks
+    """clocks that sums which stayed take to leave; behind the stream after, where folds overlap"""
+    skew: ArrayClocks
+    """clocks from the last operand that enters to the last result"""
+    ahead: Cycles = 0
+    """clocks of the very first block that lie before time 0"""
+
+    def clocks(self, formula: str) -> int:
+        return sum_of(formula, {"rows": self.rows, "columns": self.columns})
+
+
 class NpuSpec(Sourced):
-    """Systolic arrays (weight stationary) with accumulators, and a vector unit beside them."""
+    """Cores of systolic arrays with accumulators, and a vector unit beside them.
+
+    The cores work in lock step on one stream of commands: what is said of arrays, units and accumulators holds for one
+    core, and a device has `cores` times as many.
+    """
 
     clock: Hertz
-    rows: Count
-    """of one array: the length of the sums"""
-    columns: Count
-    """of one array: results a clock"""
-    arrays: Count
-    minimum_stream: Count
-    """clocks between two matrix instructions, however few rows they stream"""
+    cores: Count
+    array: ArraySpec
     accumulator_bytes: Bytes
+    drain: Literal["vector", "free"]
+    """how accumulators come to the buffer: as a pass of the vector unit, or through a port of their own at no cost"""
+    products: Literal["array", "fastest"]
+    """where matrix products run: on the arrays alone, or on the vector unit where that is faster"""
+    tiling: Literal["search", "panels", "whole"] = "search"
+    """search: the fastest tiles; panels: operands come in panels of a block's width and the whole depth wherever those
+    fit, as ONNXim's mapping has them; whole: operands that fit are on chip before they are multiplied"""
     vector: VectorSpec
 
     @property
@@ -256,11 +317,17 @@ class NpuSpec(Sourced):
         return period_ps(self.clock)
 
     @property
+    def arrays(self) -> int:
+        """Over all cores."""
+        return self.cores * self.array.count
+
+    @property
+    def device_accumulator_bytes(self) -> int:
+        return self.cores * self.accumulator_bytes
+
+    @property
     def macs_per_cycle(self) -> int:
-        return self.rows * self.columns * self.arrays
-
-
-_SUM = r"^\w+( [+-] \w+)*$"
+        return self.array.rows * self.array.columns * self.arrays
 
 
 class PairConstraint(Group):
@@ -274,13 +341,7 @@ class PairConstraint(Group):
 
     def clocks(self, cycles: Mapping[str, int]) -> int:
         """The distance for given timing; never negative. KeyError where a name is not a timing."""
-        total, sign = 0, 1
-        for term in self.formula.split():
-            if term in "+-":
-                sign = 1 if term == "+" else -1
-            else:
-                total += sign * (int(term) if term.isdecimal() else cycles[term])
-        return max(0, total)
+        return max(0, sum_of(self.formula, cycles))
 
 
 class AimTiming(Sourced):
@@ -472,6 +533,11 @@ class TargetSpec(Group):
     def value_tolerance(self) -> float:
         """The relative error that the storage type explains for a decoder of a few layers (docs/accuracy.md)."""
         return {"f16": 1e-2, "bf16": 5e-2}[self.storage]
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Of one device."""
+        return self.buffer.bytes * (self.npu.cores if self.npu is not None else 1)
 
     @property
     def clock(self) -> int:

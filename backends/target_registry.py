@@ -29,6 +29,10 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("newton", "pimc.backends.targets:newton"),
     ("newton-faithful", "pimc.backends.targets:newton_faithful"),
     ("npu", "pimc.backends.targets:npu"),
+    ("npu-onnxim", "pimc.backends.targets:npu_onnxim"),
+    ("npu-scalesim", "pimc.backends.targets:npu_scalesim"),
+    ("npu-server", "pimc.backends.targets:npu_server"),
+    ("tpuv3", "pimc.backends.targets:tpuv3"),
 )
 """Name and place of each target of pimc, as the entry points of its distribution declare them."""
 

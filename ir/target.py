@@ -44,7 +44,7 @@ class Target(Protocol):
         ...
 
     def bound(self, node: Node, engine: Engine) -> str:
-        """What limits the node on that engine, in a few words with numbers ("memory: 33.6 MB at 1024 GB/s")."""
+        """What limits the node on that engine, in a few words with numbers; empty where nothing is known of it."""
         ...
 
     def tile(self, node: Node, engine: Engine, homes: Mapping[Value, Home]) -> Tile | None:

@@ -79,7 +79,7 @@ class PlacePass(Pass):
             for e in refusals
             if e is not best and e.kind != "link"
         )
-        return Placement(best.name, self._reason(node, best, costs, refusals), alternatives)
+        return Placement(best.name, self._reason(node, best, costs, target.bound(node, best)), alternatives)
 
     def _place_quantized(self, node: Node, rewriter: Rewriter, target: Target) -> None:
         """Compare engines that expand the weight as they read it with those that need it by its values.
@@ -97,6 +97,7 @@ class PlacePass(Pass):
         costs = {e: target.estimate(forms[e], e) for e in able}
         wished = [e for e in able if e.name == self.only]
         best = wished[0] if wished else min(able, key=lambda e: costs[e])
+        limit = target.bound(forms[best], best)
         if forms[best] is plain:
             node = expand_weight(node, rewriter)
             work = node.fact(Work)
@@ -107,7 +108,7 @@ class PlacePass(Pass):
             levels = node.operands[1]
             kept = levels.type.dtype.text if levels is not None else ""
             what = f"its weight stays {kept} in memory and is expanded by commands as it is read"
-        reason = f"{self._reason(node, best, costs, illegal)}; {what}"
+        reason = f"{self._reason(node, best, costs, limit)}; {what}"
         others = tuple(
             Alternative(e.name, costs.get(e, 0.0), illegal=illegal[e])
             for e in forms
@@ -132,7 +133,7 @@ class PlacePass(Pass):
         notes = tuple(f"{e.name}: {why}" for e, why in refusals.items() if e.kind != "link")
         return fail(Kind.ILLEGAL, f"no engine can run %{node.name} ({node.op.name})", node.source, notes=notes)
 
-    def _reason(self, node: Node, best: Engine, costs: dict[Engine, float], refusals: dict[Engine, str]) -> str:
+    def _reason(self, node: Node, best: Engine, costs: dict[Engine, float], limit: str) -> str:
         work = node.fact(Work)
         nature = f"{work.nature.value}" if work is not None else node.op.name
         if work is not None and work.k:
@@ -140,13 +141,15 @@ class PlacePass(Pass):
         if node.op.name == "expert_matmul":
             nature += ", experts lie alike, so that any routing takes the same time"
         others = [(costs[e], e.name) for e in costs if e is not best]
+        limit = f"; {limit}" if limit else ""
         if self.only and best.name == self.only:
-            return f"{nature}: asked for by place.only"
+            return f"{nature}: asked for by place.only{limit}"
         if not others:
-            return f"{nature}: {best.name} is the only engine that can run it"
+            return f"{nature}: {best.name} is the only engine that can run it{limit}"
         seconds, name = min(others)
         share = seconds / costs[best] if costs[best] else float("inf")
-        return f"{nature}: {show_seconds(costs[best])} on {best.name}, {show_seconds(seconds)} on {name} ({share:.2g}x)"
+        here, there = show_seconds(costs[best]), show_seconds(seconds)
+        return f"{nature}: {here} on {best.name}, {there} on {name} ({share:.2g}x){limit}"
 
 
 def show_seconds(seconds: float) -> str:

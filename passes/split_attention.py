@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Work
-from pimc.ir.graph import Node, Rewriter
+from pimc.ir.graph import Graph, Node, Rewriter
 from pimc.ir.stage import GraphStage
-from pimc.passes.manager import PatternPass
+from pimc.ir.target import Target
+from pimc.passes.manager import Pass, PassContext
 from pimc.passes.match import opdef, operand
 from pimc.passes.tag_nature import RowOrigins, TagNaturePass
 
 
 @dataclass(frozen=True)
-class SplitAttentionPass(PatternPass):
+class SplitAttentionPass(Pass):
     """Attention becomes its two products and the softmax between them, so that each is placed on its own.
 
         %y = attention(%q, %k, %v, %mask) {scale=s, causal=true}
@@ -22,14 +25,26 @@ class SplitAttentionPass(PatternPass):
         %p = attention_softmax(%a, %mask) {causal=true}
         %y = attention_context(%p, %v)
 
-    The parts inherit the facts of the whole; the nature of their work is found anew.
+    If asked for, it stays whole where an engine takes less time for it than the parts would, each on its fastest
+    engine: the scores then never leave the chip. The parts inherit the facts of the whole; the nature of their work is
+    found anew.
     """
 
     name: ClassVar[str] = "split-attention"
     before: ClassVar[GraphStage] = GraphStage.CANONICAL
-    root: ClassVar[tuple[str, ...]] = ("attention",)
 
-    def rewrite(self, node: Node, rewriter: Rewriter) -> None:
+    whole: str = "never"
+    """Attention that stays in one piece: "auto" where that is faster, "always" where it can, or "never"."""
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        if self.whole not in ("auto", "always", "never"):
+            message = f"split-attention.whole is 'auto', 'always' or 'never', not '{self.whole}'"
+            raise fail(Kind.PASS_OPTION, message)
+        for node in graph.order():
+            if node.op.name == "attention":
+                self._split(node, rewriter, None if self.whole == "never" else context.target)
+
+    def _split(self, node: Node, rewriter: Rewriter, target: Target | None) -> None:
         q, k, v = node.operands[:3]
         name = node.name
         scores = rewriter.add(
@@ -46,8 +61,29 @@ class SplitAttentionPass(PatternPass):
             name=f"{name}_softmax",
             origins=(node,),
         )
+        whole = _fastest(node, target) if target is not None else None
+        if whole is not None and target is not None:
+            context = rewriter.add(opdef("attention_context"), (softmax.result, v), name=f"{name}_context")
+            parts = [_fastest(part, target) for part in (scores, softmax, context)]
+            rewriter.remove(context)
+            together = _sum(parts)
+            if together is None or whole < together or self.whole == "always":
+                rewriter.remove(softmax)
+                rewriter.remove(scores)
+                return
         context = rewriter.replace(node, opdef("attention_context"), (softmax.result, v))
         _share_facts(node, (scores, softmax, context), rewriter)
+
+
+def _fastest(node: Node, target: Target) -> float | None:
+    """The least time that an engine takes for a node; None where none can run it."""
+    return min((target.estimate(node, e) for e in target.engines() if not target.why_not(node, e)), default=None)
+
+
+def _sum(parts: Sequence[float | None]) -> float | None:
+    """None where a part is."""
+    known = [seconds for seconds in parts if seconds is not None]
+    return sum(known) if len(known) == len(parts) else None
 
 
 def _share_facts(whole: Node, parts: tuple[Node, Node, Node], rewriter: Rewriter) -> None:

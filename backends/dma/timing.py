@@ -43,7 +43,7 @@ class DmaCosts:
         self.dram: DramSpec = spec.dram
         self.dma = dma
         self.spec = spec
-        self.memory = Memory(spec.dram.channels, spec.dram.row_bytes, spec.dram.access_bytes)
+        self.memory = memory_of(spec)
         cycles = spec.dram.cycles
         clock = spec.dram.clock_ps
         self.read_latency = (cycles["nRCDRD"] + cycles["nCL"] + cycles["nBL"]) * clock + 2 * dma.latency
@@ -56,6 +56,10 @@ class DmaCosts:
 
     def of(self, command: Command) -> tuple[TransferTime, Traffic | None]:
         """A command's time, and what it asks of the memory."""
+        time, asked = self._timed(command)
+        return (TransferTime(0, 0, 0) if self.dma.transfers == "free" else time), asked
+
+    def _timed(self, command: Command) -> tuple[TransferTime, Traffic | None]:
         if isinstance(command, Move):
             size = command.dtype.bits // 8
             moved = self._slots(command.src_digits, size) + self._slots(command.dst_digits, size)
@@ -76,7 +80,7 @@ class DmaCosts:
     def _transfer(self, asked: Traffic, chip_slots: int, reads: bool) -> TransferTime:
         duration = max(asked.busiest * self.access_ps, asked.rows * self.activation_ps)
         held = -(-asked.accesses * self.access_ps // self.dram.channels)
-        duration, held = self._derated(duration), self._derated(held)
+        duration, held = self.derated(duration), self.derated(held)
         latency = self.read_latency if reads else self.write_latency
         return TransferTime(latency, max(duration, held, self._on_chip(chip_slots)), held)
 
@@ -102,7 +106,7 @@ class DmaCosts:
         """As long as the on-chip side of a transfer takes for so many slots."""
         return -(-count * self.slot * PS_PER_S // self.port)
 
-    def _derated(self, duration: int) -> int:
+    def derated(self, duration: int) -> int:
         """With the part of the time that refresh takes."""
         if not self.dram.refresh:
             return duration
@@ -110,11 +114,51 @@ class DmaCosts:
         return -(-duration * interval // (interval - refresh))
 
 
+def memory_of(spec: TargetSpec) -> Memory:
+    """What transfers see of a target's memory."""
+    hashed = spec.dma is not None and spec.dma.channels == "hashed"
+    return Memory(spec.dram.channels, spec.dram.row_bytes, spec.dram.access_bytes, hashed)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTime:
+    """What a search over tiles needs of `DmaCosts`: times in seconds, refresh included."""
+
+    memory: Memory
+    access: float
+    """how long an access holds a channel"""
+    activation: float
+    """the least between two activations of a channel"""
+    port: float
+    """seconds for a byte on the on-chip side"""
+    latency: float
+    """of a read"""
+
+    def of(self, digits: tuple[Digit, ...], element_bytes: int, elements: int) -> tuple[float, float]:
+        """How long a copy of a loop nest takes, and its share of the time of all buses."""
+        if not self.access:
+            return 0.0, 0.0
+        asked = traffic(self.memory, digits, element_bytes)
+        moving = max(asked.busiest * self.access, asked.rows * self.activation)
+        held = asked.accesses * self.access / self.memory.channels
+        return max(moving, held, elements * element_bytes * self.port), held
+
+
+def copy_time(spec: TargetSpec) -> CopyTime:
+    """How long copies take on a target that has DMA."""
+    assert spec.dma is not None
+    costs = DmaCosts(spec, spec.dma)
+    if spec.dma.transfers == "free":
+        return CopyTime(costs.memory, 0.0, 0.0, 0.0, 0.0)
+    access, activation = (costs.derated(1000 * t) / (1000 * PS_PER_S) for t in (costs.access_ps, costs.activation_ps))
+    return CopyTime(costs.memory, access, activation, 1 / costs.port, costs.read_latency / PS_PER_S)
+
+
 def _port_bandwidth(spec: TargetSpec, dma: DmaSpec) -> int:
     """Bytes a second that the queue, or the port of the buffer, lets through."""
     limits = []
     if dma.bandwidth is not None:
-        limits.append(dma.bandwidth)
+        limits.append(dma.bandwidth * (spec.npu.cores if spec.npu is not None else 1))
     if spec.pnm is not None:
         slot = spec.pnm.lanes * spec.element_bytes
         limits.append(slot * spec.pnm.clock // max(spec.pnm.buffer_read, spec.pnm.buffer_write))
@@ -150,7 +194,6 @@ class DmaTimer:
         issued = max(ready, self.slot_at)
         if isinstance(command, Indexed | MapRows):  # its indices may be what this queue has just loaded
             issued = max(issued, self.done_at)
-        self.slot_at = issued + self.issue_ps
         begin = max(issued + time.latency, self.free_at)
         cause = "queue" if begin > issued + time.latency else ""
         if time.held:
@@ -162,6 +205,7 @@ class DmaTimer:
         if asked is not None:
             self._count(command, asked)
         start = begin - time.latency
+        self.slot_at = max(issued + self.issue_ps, start)  # one waits: the buses are asked for no earlier than needed
         return Issued(start, self.slot_at, self.done_at, self.free_at - begin, cause)
 
     def _count(self, command: Command, asked: Traffic) -> None:

@@ -24,6 +24,8 @@ class Memory:
     channels: int
     row_bytes: int
     access_bytes: int
+    hashed: bool = False
+    """a hash of their addresses spreads accesses evenly over the channels instead"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ def traffic(memory: Memory, digits: tuple[Digit, ...], element_bytes: int) -> Tr
     accesses = _accesses(starts, run, unit, memory)
     per_channel = accesses.reshape(memory.channels, -1).sum(axis=1)
     total, busiest = int(per_channel.sum()), int(per_channel.max())
+    if memory.hashed:
+        busiest = -(-total // memory.channels)
     rows = _row_stretches(run, rest, memory.row_bytes)
     return Traffic(total, busiest, -(-rows * busiest // max(1, total)))
 

@@ -16,10 +16,15 @@ class Arena:
     """A block of scratch bytes, handed out in order. `mark` and `reset` give back what was taken since."""
 
     def __init__(self, at: Lowering, want: int | None = None) -> None:
-        budget = at.scratch.budget // ALIGNMENT * ALIGNMENT
-        self.size = budget if want is None else min(budget, max(ALIGNMENT, padded(want)))
+        self.size = self.room(at, want)
         self.base = at.scratch.take(self.size)
         self._next = 0
+
+    @staticmethod
+    def room(at: Lowering, want: int | None = None) -> int:
+        """How large an arena can be that wants so many bytes."""
+        budget = at.scratch.budget // ALIGNMENT * ALIGNMENT
+        return budget if want is None else min(budget, max(ALIGNMENT, padded(want)))
 
     @property
     def left(self) -> int:

@@ -235,17 +235,20 @@ class Tiling:
         return all(axis.strides[operand] == 0 for axis in self.outer.axes)
 
 
-def tilings(nest: Nest, limit: int, align: int = 1) -> list[Tiling]:
+def tilings(nest: Nest, limit: int, align: int = 1, *, even: bool = True) -> list[Tiling]:
     """Cut a nest so that tiles have at most `limit` elements: inner axes stay whole, one is cut, the others loop.
 
-    align: the innermost axis, where that is the one to be cut, gives pieces of whole multiples of it. Gives one tiling,
-    and another for the rest of the axis that was cut.
+    Gives one tiling, and another for the rest of the axis that was cut. align: the innermost axis, where that is the
+    one to be cut, gives pieces of whole multiples of it. even: tiles may be smaller than they could be, so that there
+    is no small rest.
     """
     inside = 1
     for position in range(len(nest.axes) - 1, -1, -1):
         axis = nest.axes[position]
         if inside * axis.count > limit:
-            return _cut(nest, position, chunk_of(axis.count, max(1, limit // inside), align if inside == 1 else 1))
+            most = max(1, limit // inside)
+            size = chunk_of(axis.count, most, align if inside == 1 else 1) if even else most
+            return _cut(nest, position, size)
         inside *= axis.count
     return [Tiling(replace(nest, axes=()), nest.axes)]
 

@@ -29,11 +29,11 @@ def contract_on(machine: VectorMachine, at: Lowering, a: Tensor, b: Tensor, out:
                 n: int, k: int, scale: float = 1.0, moved: Sequence[Scalar] = (0, 0, 0)) -> None:  # fmt: skip
     """`out[batch, m, n] = scale * a[batch, m, k] @ b[batch, k, n]` on vector units."""
     for nest in product_nests(a, b, out, batch, m, n, k, moved):
-        _RowProducts(machine, at, (a, b, out), nest, scale).run()
+        RowProducts(machine, at, (a, b, out), nest, scale).run()
 
 
 @dataclass
-class _RowProducts:
+class RowProducts:
     machine: VectorMachine
     at: Lowering
     tensors: tuple[Tensor, Tensor, Tensor]

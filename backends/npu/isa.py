@@ -1,8 +1,10 @@
 """Commands of the NPU core.
 
-The array keeps one block of the stationary operand [k, columns]; MATMUL streams rows of the other operand [rows, k]
+The arrays keep one block of the stationary operand [k, columns]; MATMUL streams rows of the other operand [rows, k]
 through it and adds the products to the accumulators [rows, columns]. Which of weight and activation is stationary is
-the compiler's choice: strides let either be read transposed.
+the compiler's choice: strides let either be read transposed. Where sums stay, MATMULOS streams both operands.
+
+A block larger than one array lies on several, side by side; arrays that are left over share the stream (`array.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pimc.backends.affine import Scalar
 from pimc.backends.isa import Command, Region, address, command, element_type, operand, real
 from pimc.backends.state import DeviceState
 from pimc.backends.vector import Elementwise, Reduce, Scan, grid_region, plain
+from pimc.ir.op import Array
 from pimc.ir.types import DType
 
 ACCUMULATOR_BYTES = 4
@@ -31,8 +34,8 @@ class Preload(Command):
     unit: ClassVar[str] = "npu"
     src: Scalar = address("first element, in the buffer")
     dtype: DType = element_type("element type of the block")
-    k: Scalar = operand("contracted extent, at most the array's rows")
-    columns: Scalar = operand("columns, at most the array's columns")
+    k: Scalar = operand("contracted extent; beyond the rows of an array the block lies on several")
+    columns: Scalar = operand("columns; beyond those of an array the block lies on several")
     k_stride: Scalar = operand("bytes from one k to the next")
     column_stride: Scalar = operand("bytes from column to column")
 
@@ -75,14 +78,42 @@ class Matmul(Command):
         block = state.registers["stationary"]
         if block.shape != (plain(self.k), plain(self.columns)):
             raise ValueError(f"MATMUL of [{self.rows}, {self.k}] with a stationary block of {block.shape}")
-        with np.errstate(all="ignore"):
-            products = streamed.astype(np.float32) @ block.astype(np.float32)
-        held = ((plain(self.rows), plain(self.acc_row)), (plain(self.columns), ACCUMULATOR_BYTES))
-        accumulators = state.spaces["acc"]
-        if plain(self.accumulate):
-            with np.errstate(all="ignore"):
-                products = products + accumulators.read(plain(self.acc), held, DType.F32)
-        accumulators.write(plain(self.acc), held, DType.F32, products)
+        _add_products(state, streamed, block, self.acc, self.acc_row, self.accumulate)
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class MatmulOs(Command):
+    """Stream both operands through the array, where the sums stay; then they go to the accumulators."""
+
+    mnemonic: ClassVar[str] = "MATMULOS"
+    unit: ClassVar[str] = "npu"
+    a: Scalar = address("first element of the left operand, in the buffer")
+    b: Scalar = address("first element of the right operand, in the buffer")
+    dtype: DType = element_type("element type of both")
+    rows: Scalar = operand("rows of the left operand; beyond those of an array the sums lie on several")
+    columns: Scalar = operand("columns of the right operand; beyond those of an array the sums lie on several")
+    k: Scalar = operand("contracted extent, streamed")
+    a_row: Scalar = operand("bytes from row to row of the left operand")
+    a_k: Scalar = operand("bytes from one k to the next of the left operand")
+    b_column: Scalar = operand("bytes from column to column of the right operand")
+    b_k: Scalar = operand("bytes from one k to the next of the right operand")
+    acc: Scalar = address("first accumulator; accumulators of a row are adjacent")
+    acc_row: Scalar = operand("bytes from row to row of the accumulators")
+    accumulate: Scalar = operand("0: new sums begin; otherwise the stream goes on with those of the accumulators", 0)
+
+    def regions(self) -> Iterator[Region]:
+        yield grid_region(self.a, self.rows, self.k, self.a_row, self.a_k, self.dtype, write=False)
+        yield grid_region(self.b, self.columns, self.k, self.b_column, self.b_k, self.dtype, write=False)
+        yield _accumulators(self.acc, self.rows, self.columns, self.acc_row, write=True)
+
+    def execute(self, state: DeviceState) -> None:
+        k = plain(self.k)
+        left = ((plain(self.rows), plain(self.a_row)), (k, plain(self.a_k)))
+        right = ((k, plain(self.b_k)), (plain(self.columns), plain(self.b_column)))
+        buffer = state.spaces["buffer"]
+        a, b = buffer.read(plain(self.a), left, self.dtype), buffer.read(plain(self.b), right, self.dtype)
+        _add_products(state, a, b, self.acc, self.acc_row, self.accumulate)
 
 
 @command
@@ -127,6 +158,17 @@ class Fence(Command):
 
     def execute(self, state: DeviceState) -> None:
         """Order changes no values."""
+
+
+def _add_products(state: DeviceState, a: Array, b: Array, acc: Scalar, acc_row: Scalar, accumulate: Scalar) -> None:
+    """The products of two matrices replace accumulators, or are added to them."""
+    held = ((a.shape[0], plain(acc_row)), (b.shape[1], ACCUMULATOR_BYTES))
+    accumulators = state.spaces["acc"]
+    with np.errstate(all="ignore"):
+        products = a.astype(np.float32) @ b.astype(np.float32)
+        if plain(accumulate):
+            products = products + accumulators.read(plain(acc), held, DType.F32)
+        accumulators.write(plain(acc), held, DType.F32, products)
 
 
 def _accumulators(start: Scalar, rows: Scalar, columns: Scalar, row: Scalar, *, write: bool) -> Region:

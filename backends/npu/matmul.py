@@ -1,7 +1,7 @@
-"""Matrix products on the systolic array.
+"""Matrix products on the systolic arrays.
 
-Either operand may be the stationary one; the cheaper is chosen. Tiles of both come from memory while those before are
-multiplied, and their products gather in the accumulators.
+Which operand is stationary, and in which tiles both come from memory while those before are multiplied, is searched
+(`tiles.py`); where sums stay, both stream. Products gather in the accumulators.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from math import prod
 
 from pimc.backends.affine import Scalar
 from pimc.backends.dma.copy import issue_copy
-from pimc.backends.dma.traffic import Memory
+from pimc.backends.dma.timing import copy_time
 from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.nest import (
@@ -26,11 +26,17 @@ from pimc.backends.kernels.nest import (
     walk,
 )
 from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest, product_nests
+from pimc.backends.kernels.vector_product import RowProducts
 from pimc.backends.lowering import Lowering, Tensor
-from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence, Matmul, Preload
-from pimc.backends.npu.tiles import DEEP, Array, Extents, Limits, Side, Tiles, best_tiles
+from pimc.backends.npu.array import array_time
+from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence, Matmul, MatmulOs, Preload
+from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles, best_tiles
+from pimc.backends.npu.vector_unit import NPU, vector_seconds
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Tile
+
+_STREAMED_FIRST = {"ws": (False,), "is": (True,), "os": (False,), "either": (False, True)}
+"""By dataflow: whether operands may be swapped, so that the activation stays and the weight streams."""
 
 
 def contract(
@@ -42,20 +48,54 @@ def contract(
     moved: how far the first addresses of a, b and the result move with loops around the product.
     """
     for nest in product_nests(a, b, out, batch, m, n, k, moved):
-        _Contraction(at, (a, b, out), nest, scale).run()
+        Contraction(at, (a, b, out), nest, scale).run()
+
+
+def microseconds(seconds: float) -> str:
+    return f"{seconds * 1e6:.3g} us"
+
+
+def machine_of(at: Lowering) -> Machine:
+    """What the tile search knows of a target."""
+    npu = at.spec.npu
+    assert npu is not None
+    vector = npu.vector
+    drained = vector.width * npu.cores // vector.cycles("copy") if npu.drain == "vector" else 0
+    return Machine(
+        array_time(npu.array, npu.arrays), npu.array.dataflow == "os", npu.tiling, npu.clock,
+        npu.device_accumulator_bytes, drained, copy_time(at.spec),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
-    """A tile on chip: address of its first element, and bytes from row to row and from k to k (or column to column)."""
+    """A tile on chip: address of its first element, and bytes from row to row and from k to k (or column to column).
+
+    block: bytes from block to block of the arrays along k, for each k; another number than `column` where all rows of a
+    block lie together.
+    """
 
     address: Scalar
     row: int
     column: int
+    block: int = 0
+
+    def at(self, k: Scalar) -> Scalar:
+        """The address of a k where a block begins."""
+        return self.address + k * (self.block or self.column)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a product is cut: whether its operands are swapped, and the tiles of the streamed and the other operand."""
+
+    swap: bool
+    extents: Extents
+    tiles: Tiles
 
 
 @dataclass
-class _Contraction:
+class Contraction:
     """One regular nest of a product. After `run` has chosen, operand T is streamed and operand S stationary."""
 
     at: Lowering
@@ -64,27 +104,75 @@ class _Contraction:
     scale: float
 
     def run(self) -> None:
-        rows, columns, batch = self.nest.rows, self.nest.columns, self.nest.batch
-        m, n = _count(rows), _count(columns)
-        array = self.array()
-        swap = -(-m // array.columns) * array.visit(n) < -(-n // array.columns) * array.visit(m)
-        streamed, stationary = (B, A) if swap else (A, B)
-        t_axes, s_axes = (columns, rows) if swap else (rows, columns)
-        extents = Extents(
-            _count(t_axes), _count(s_axes), self.nest.depth, self.tensors[A].element_bytes,
-            self._side(streamed, t_axes), self._side(stationary, s_axes), self._side(OUT, t_axes, s_axes),
-            _count(batch) > 1,
-        )  # fmt: skip
+        choice = self.choice()
+        if self._vector_is_faster(choice):
+            RowProducts(NPU, self.at, self.tensors, self.nest, self.scale).run()
+            return
+        swap, extents, tiles = choice.swap, choice.extents, choice.tiles
         arena = Arena(self.at, self._want(extents))
-        tiles = best_tiles(array, extents, arena.size, self._limits(swap))
-        if tiles is None:
-            raise fail(Kind.CAPACITY, f"not even single products fit {arena.size} bytes of on-chip scratch")
         if any(t.on_chip for t in self.tensors[:OUT]):  # an operand on chip may come from the vector unit
             self.at.emit.issue("npu", Fence())
-        self._report(tiles, extents, swap, _count(batch))
+        self._report(tiles, extents, swap, _count(self.nest.batch))
+        if self.at.limited is not None:
+            self.at.limited(self._limit(choice))
+        streamed, stationary = (B, A) if swap else (A, B)
+        t_axes, s_axes = self._axes(swap)
         work = _Tiled(self, arena, tiles, extents, streamed, stationary, t_axes, s_axes)
-        for starts, slot in walk(self.at.emit, Nest(self.nest.starts, batch), tiles.slots):
+        for starts, slot in walk(self.at.emit, Nest(self.nest.starts, self.nest.batch), tiles.slots):
             work.run(starts, slot)
+
+    def _vector_is_faster(self, choice: Choice) -> bool:
+        npu = self.at.spec.npu
+        assert npu is not None
+        if npu.products == "array" or self.at.tile is not None:
+            return False
+        tiles, turns = choice.tiles, _count(self.nest.batch)
+        passes, latency = vector_seconds(npu, self.nest), copy_time(self.at.spec).latency
+        if max(passes, tiles.memory) + latency >= tiles.seconds:
+            return False
+        if self.at.limited is not None:
+            moved, computed = turns * tiles.memory, turns * passes
+            limit = "latency" if latency > max(moved, computed) else "memory" if moved >= computed else "vector unit"
+            parts = f"{microseconds(moved)} of transfers, {microseconds(computed)} on the vector unit"
+            self.at.limited(f"bound by {limit} ({parts}; {microseconds(turns * tiles.seconds)} on the arrays)")
+        return True
+
+    def _limit(self, choice: Choice) -> str:
+        tiles, turns = choice.tiles, _count(self.nest.batch)
+        npu = self.at.spec.npu
+        assert npu is not None
+        stays = "sums stay" if npu.array.dataflow == "os" else "activation stays" if choice.swap else "weight stays"
+        parts = f"{microseconds(turns * tiles.memory)} of transfers, {microseconds(turns * tiles.compute)} of arrays"
+        return f"bound by {tiles.limit} ({parts}; {stays})"
+
+    def choice(self) -> Choice:
+        """The fastest way to stream one operand past the other. Raises CompileError: CAPACITY."""
+        npu = self.at.spec.npu
+        assert npu is not None
+        found: list[Choice] = []
+        room = 0
+        for swap in _STREAMED_FIRST[npu.array.dataflow]:
+            extents = self._extents(swap)
+            room = Arena.room(self.at, self._want(extents))
+            tiles = best_tiles(machine_of(self.at), extents, room, self._limits(swap))
+            if tiles is not None:
+                found.append(Choice(swap, extents, tiles))
+        if not found:
+            raise fail(Kind.CAPACITY, f"not even single products fit {room} bytes of on-chip scratch")
+        return min(found, key=lambda c: c.tiles.seconds)
+
+    def _axes(self, swap: bool) -> tuple[Sequence[Axis], Sequence[Axis]]:
+        rows, columns = self.nest.rows, self.nest.columns
+        return (columns, rows) if swap else (rows, columns)
+
+    def _extents(self, swap: bool) -> Extents:
+        t_axes, s_axes = self._axes(swap)
+        streamed, stationary = (B, A) if swap else (A, B)
+        return Extents(
+            _count(t_axes), _count(s_axes), self.nest.depth, self.tensors[A].element_bytes,
+            self._side(streamed, t_axes), self._side(stationary, s_axes), self._side(OUT, t_axes, s_axes),
+            _count(self.nest.batch) > 1,
+        )  # fmt: skip
 
     def _limits(self, swap: bool) -> Limits | None:
         tile = self.at.tile
@@ -106,18 +194,6 @@ class _Contraction:
             columns = max((axes for _, axes in self.nest.contracted), key=_count)
         return Side(*(tuple((x.count, x.strides[operand]) for x in axes) for axes in (rows, columns)))
 
-    def array(self) -> Array:
-        npu, dram = self.at.spec.npu, self.at.spec.dram
-        assert npu is not None
-        access = dram.burst_cycles / dram.clock
-        activation = max(dram.cycles["nRRDS"], dram.cycles["nFAW"] / 4) / dram.clock
-        latency = (dram.cycles["nRCDRD"] + dram.cycles["nCL"]) / dram.clock
-        memory = Memory(dram.channels, dram.row_bytes, dram.access_bytes)
-        return Array(
-            npu.rows, npu.columns, npu.arrays, npu.minimum_stream, npu.accumulator_bytes, npu.clock, memory, access,
-            activation, latency,
-        )  # fmt: skip
-
     @staticmethod
     def _want(e: Extents) -> int:
         slots = DEEP if e.repeated else SLOTS
@@ -129,7 +205,7 @@ class _Tiled:
 
     def __init__(
         self,
-        whole: _Contraction,
+        whole: Contraction,
         arena: Arena,
         tiles: Tiles,
         extents: Extents,
@@ -141,7 +217,8 @@ class _Tiled:
         self.at, self.scale = whole.at, whole.scale
         self.emit = whole.at.emit
         self.tiles = tiles
-        self.array = whole.array()
+        self.machine = machine_of(whole.at)
+        self.high, self.wide = self.machine.block(tiles.down, tiles.across)
         self.operands = {"t": whole.tensors[streamed], "s": whole.tensors[stationary]}
         self.out = whole.tensors[OUT]
         self.dtype = whole.tensors[A].dtype
@@ -159,72 +236,203 @@ class _Tiled:
             for moves, axes in whole.nest.contracted
         ]  # fmt: skip
         self.k = extents.k
+        self.panels = tiles.piece > 0
+        regular = self.panels and len(self.parts) == 1 and len(self.parts[0].axes) == 1
+        self.parts_of_k = self.machine.parts(self.k, tiles.down) if regular else 1
+        inner = tiles.s if tiles.t_outside else tiles.t
+        micro = tiles.piece * inner if self.panels else tiles.t * tiles.s
+        self.acc_bytes = micro * ACCUMULATOR_BYTES
+        self.acc_slots = min(tiles.slots, self.machine.accumulator_bytes // self.acc_bytes)
+        self.arena = arena
+        self.places: dict[tuple[str, object], int] = {}
         self.slots = self._take(arena, extents)
-        tile_bytes = tiles.t * tiles.s * ACCUMULATOR_BYTES
-        self.acc_slots = min(tiles.slots, self.array.accumulator_bytes // tile_bytes)
 
     def _take(self, arena: Arena, e: Extents) -> dict[str, list[int]]:
-        t, s, k, size = self.tiles.t, self.tiles.s, self.tiles.k, e.element_bytes
-        counts = {"t": SLOTS, "s": SLOTS}
-        counts[self.order[0]] = self.tiles.slots_outer
-        if t >= e.t and s >= e.s and k >= e.k:
-            counts = dict.fromkeys(counts, self.tiles.slots if e.repeated else 1)
-        return {
-            "t": [arena.take(t * k * size) for _ in range(counts["t"])],
-            "s": [arena.take(s * k * size) for _ in range(counts["s"])],
-            "out": [arena.take(t * s * size) for _ in range(self.tiles.slots)],
-        }
+        tiles, size = self.tiles, e.element_bytes
+        t, s, k = tiles.t, tiles.s, tiles.k
+        counts: dict[str, int] = dict.fromkeys(self.order, SLOTS)
+        counts[self.order[0]] = tiles.slots_outer
+        self.sizes = {"t": t * k * size, "s": s * k * size, "out": t * s * size}
+        if self.panels:
+            outer, inner = (t, s) if tiles.t_outside else (s, t)
+            self.sizes[self.order[0]] = -(-outer // tiles.piece) * padded(tiles.piece * k * size)
+            self.sizes["out"] = tiles.piece * inner * size
+            return {self.order[0]: [arena.take(self.sizes[self.order[0]]) for _ in range(tiles.slots_outer)]}
+        if k < self.k:
+            return {"out": [arena.take(self.sizes["out"]) for _ in range(tiles.slots)]}
+        if t >= e.t and s >= e.s:
+            counts = dict.fromkeys(list(counts), tiles.slots if e.repeated else 1)
+        counts["out"] = tiles.slots
+        return {name: [arena.take(self.sizes[name]) for _ in range(n)] for name, n in counts.items()}
 
     # -- loops ----------------------------------------------------------------------------------------------------
 
     def run(self, starts: Sequence[Scalar], turn: int) -> None:
         """One turn of the batch; `turn` alternates, so that neighbouring turns use different slots."""
-        first, second = self.order
         base = {"t": starts[self.streamed], "s": starts[self.stationary], "out": starts[OUT]}
+        first, second = self.order
+        if self.panels:
+            for outer, outer_at, slot in self._tiles(first, len(self.slots[first])):
+                number = (slot + turn) % len(self.slots[first])
+                self._panel(outer, outer_at, base, number)
+            return
         resident = self.tiles.k >= self.k
-        for outer, outer_at, slot in self._tiles(first, len(self.slots[first])):
-            held = self._resident(first, outer, base[first] + outer_at[0], slot + turn) if resident else None
+        for outer, outer_at, slot in self._tiles(first, self.tiles.slots_outer):
+            held = None
+            if resident:
+                room = self.slots[first][(slot + turn) % len(self.slots[first])]
+                held = self._resident(first, outer, base[first] + outer_at[0], room)
             for inner, inner_at, turn_slot in self._tiles(second, SLOTS):
                 inner_slot = (turn_slot + turn) % self.tiles.slots
                 tile = {first: (outer, outer_at), second: (inner, inner_at)}
                 address = {name: base[name] + tile[name][1][0] for name in ("t", "s")}
-                if self.acc_slots == 1:
-                    self.emit.issue("npu", Fence())
-                acc = inner_slot % self.acc_slots * self.tiles.t * self.tiles.s * ACCUMULATOR_BYTES
+                acc = self._accumulators(inner_slot)
                 rows, columns = tile["t"][0], tile["s"][0]
                 if held is not None:
-                    other = self._resident(second, inner, address[second], inner_slot)
+                    room = self.slots[second][inner_slot % len(self.slots[second])]
+                    other = self._resident(second, inner, address[second], room)
                     pair = (held, other) if first == "t" else (other, held)
                     self._blocks(*pair, rows.elements, columns.elements, self.k, acc, 0)
                 else:
-                    self._over_k(rows, columns, address, acc)
-                self._finish(rows, columns, base["out"] + outer_at[1] + inner_at[1], acc, inner_slot)
+                    self._over_k(rows, columns, address, acc, (turn_slot + turn + slot) % SLOTS)
+                out = self.slots["out"][inner_slot]
+                self._finish(rows, columns, base["out"] + outer_at[1] + inner_at[1], acc, out)
+
+    def _accumulators(self, slot: int) -> int:
+        if self.acc_slots == 1:
+            self.emit.issue("npu", Fence())
+        return slot % self.acc_slots * self.acc_bytes
+
+    # -- panels ---------------------------------------------------------------------------------------------------
+
+    def _panel(self, outer: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar], number: int) -> None:
+        """A tile of the outer operand stays; pieces of the inner one pass by, the first while the tile arrives."""
+        held = self.slots[self.order[0]][number]
+        pieces = tilings(Nest((0, 0), outer.tile), self.tiles.piece, even=False)
+        limit = self.tiles.s if self.tiles.t_outside else self.tiles.t
+        whole, *rest = tilings(self.groups[self.order[1]], limit, even=False)
+        loops = whole.outer.axes
+        moved = {**base, self.order[0]: base[self.order[0]] + at[0], "out": base["out"] + at[1]}
+        if len(loops) <= 1:
+            self._pass(pieces, whole, whole.outer.starts, moved, held, (number, SLOTS), arrives=True)
+            after = [replace(x, count=x.count - 1) for x in loops]
+            turns = Nest(whole.outer.moved(loops[0].strides).starts, tuple(after)) if loops else None
+        else:  # the first turn is not a turn of one loop: all pieces are brought before
+            for piece, starts, _, chip in self._each(pieces, held):
+                self._resident(self.order[0], piece, moved[self.order[0]] + starts[0], chip)
+            turns = whole.outer
+        last = SLOTS
+        for starts, slot in _rotating(self.emit, turns, SLOTS) if turns is not None else ():
+            last = min(slot, SLOTS)
+            self._pass(pieces, whole, starts, moved, held, (number, last), arrives=False)
+        for tiling in rest:
+            for starts, _ in walk(self.emit, tiling.outer):
+                slot = (last + 1) % (SLOTS + 1)
+                self._pass(pieces, tiling, starts, moved, held, (number, slot), arrives=False)
+
+    def _each(
+        self, pieces: Sequence[Tiling], held: int, *, after: int = 0
+    ) -> Iterator[tuple[Tiling, tuple[Scalar, ...], object, Scalar]]:
+        """Every piece: its addresses in memory and in the result, its slot, and where it is on chip.
+
+        after: leave out the first piece (1), which is then a turn of at most one loop.
+        """
+        size = padded(self.tiles.piece * self.k * self.dtype.bits // 8)
+        before = after
+        for position, piece in enumerate(pieces):
+            nest, loops = piece.outer, piece.outer.axes
+            if position == 0 and after:
+                if not loops:
+                    continue
+                nest = Nest(nest.moved(loops[0].strides).starts, (replace(loops[0], count=loops[0].count - 1),))
+            for turn, starts, slot in _counted(self.emit, nest, self.tiles.slots):
+                yield piece, starts, (position, slot), held + (turn + before) * size
+            before += _count(nest.axes)
+
+    def _pass(
+        self, pieces: Sequence[Tiling], inner: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar], held: int,
+        slot: object, *, arrives: bool,
+    ) -> None:  # fmt: skip
+        """One piece of the inner operand with every piece of the outer tile."""
+        first, second = self.order
+        chip = self._place(second, slot)
+        begun = 0
+        if arrives and self._comes_in_parts(pieces[0]):
+            begun = 1
+            addresses = {first: base[first] + pieces[0].outer.starts[0], second: base[second] + at[0]}
+            tiles = {first: pieces[0], second: inner}
+            self._multiply_parts(tiles, addresses, {first: held, second: chip}, self._accumulators(0))
+            out = base["out"] + at[1] + pieces[0].outer.starts[1]
+            self._finish(tiles["t"], tiles["s"], out, 0, self._place("out", (slot, "first")))
+        other = self._resident(second, inner, base[second] + at[0], chip, moves=not begun)
+        for number, (piece, starts, turn, place) in enumerate(self._each(pieces, held, after=begun), begun):
+            own = self._resident(first, piece, base[first] + starts[0], place, moves=arrives)
+            pair = (own, other) if first == "t" else (other, own)
+            rows, columns = (piece, inner) if first == "t" else (inner, piece)
+            acc = self._accumulators(number)
+            self._blocks(*pair, rows.elements, columns.elements, self.k, acc, 0)
+            out = base["out"] + at[1] + starts[1]
+            self._finish(rows, columns, out, acc, self._place("out", (slot, turn)))
+
+    def _comes_in_parts(self, piece: Tiling) -> bool:
+        """Whether the very first products begin before all of k is there."""
+        moves = not all(tensor.on_chip for tensor in self.operands.values())
+        return moves and self.parts_of_k > 1 and len(piece.outer.axes) <= 1
+
+    def _multiply_parts(
+        self, tiles: dict[str, Tiling], starts: dict[str, Scalar], held: dict[str, int], acc: int
+    ) -> None:
+        """Bring two pieces part by part of k, and multiply each as it arrives."""
+        depth = -(-self.k // (self.parts_of_k * self.high)) * self.high
+        done = 0
+        for cut in tilings(self.parts[0], depth, even=False):
+            for turn, at, _ in _counted(self.emit, cut.outer, 1):
+                brought = {}
+                for i, name in enumerate(("t", "s")):
+                    matrix = self._resident(name, tiles[name], starts[name], held[name], moves=False)
+                    part = replace(matrix, address=matrix.at(turn * cut.elements + done))
+                    if not self._stays(name, tiles[name], [own.axes for own in self.parts]):
+                        self._copy(name, tiles[name], [cut.tile], i, [starts[name] + at[i]], part)
+                    brought[name] = part
+                rows, columns = tiles["t"].elements, tiles["s"].elements
+                self._blocks(brought["t"], brought["s"], rows, columns, cut.elements, acc, turn + done)
+            done += _count(cut.outer.axes) * cut.elements
+
+    def _place(self, name: str, slot: object) -> int:
+        """Where the piece of a slot lies on chip. Turns around a loop have slots of their own, so that they need not
+        wait for all of it."""
+        if (name, slot) not in self.places:
+            self.places[name, slot] = self.arena.take(self.sizes[name])
+        return self.places[name, slot]
+
+    # -- parts ----------------------------------------------------------------------------------------------------
 
     def _tiles(self, name: str, slots: int) -> Iterator[tuple[Tiling, tuple[Scalar, ...], int]]:
         limit = self.tiles.t if name == "t" else self.tiles.s
-        for tiling in tilings(self.groups[name], limit):
+        for tiling in tilings(self.groups[name], limit, even=False):
             for starts, slot in walk(self.emit, tiling.outer, slots):
                 yield tiling, starts, slot
 
-    def _over_k(self, rows: Tiling, columns: Tiling, address: dict[str, Scalar], acc: int) -> None:
+    def _over_k(self, rows: Tiling, columns: Tiling, address: dict[str, Scalar], acc: int, parity: int) -> None:
         """Tiles of k pass by, and their products are added up in the accumulators."""
         added: Scalar = 0
         for part in self.parts:
-            for tiling in tilings(part, self.tiles.k):
+            for tiling in tilings(part, self.tiles.k, even=False):
                 turns = prod(a.count for a in tiling.outer.axes)
                 for turn, starts, slot in _counted(self.emit, tiling.outer, SLOTS):
                     pair = []
                     for i, (name, tile) in enumerate((("t", rows), ("s", columns))):
                         start = address[name] + starts[i]
-                        pair.append(self._bring(name, tile, [tiling.tile], i, [start], slot))
+                        held = self._place(name, (parity, min(slot, SLOTS)))
+                        pair.append(self._bring(name, tile, [tiling.tile], i, [start], held))
                     self._blocks(pair[0], pair[1], rows.elements, columns.elements, tiling.elements, acc, added + turn)
                 added = added + turns
 
-    def _resident(self, name: str, tile: Tiling, start: Scalar, slot: int) -> _Matrix:
+    def _resident(self, name: str, tile: Tiling, start: Scalar, held: Scalar, *, moves: bool = True) -> _Matrix:
         """A tile with all of k."""
         operand = 0 if name == "t" else 1
         starts = [start + part.starts[operand] for part in self.parts]
-        return self._bring(name, tile, [part.axes for part in self.parts], operand, starts, slot)
+        return self._bring(name, tile, [part.axes for part in self.parts], operand, starts, held, moves=moves)
 
     def _bring(
         self,
@@ -233,30 +441,51 @@ class _Tiled:
         parts: Sequence[Sequence[Axis]],
         operand: int,
         starts: Sequence[Scalar],
-        slot: int,
+        held: Scalar,
+        *,
+        moves: bool = True,
     ) -> _Matrix:
-        """A tile [rows, k] on chip: where it is, if commands can address it there, else copied."""
+        """A tile [rows, k] on chip: where it is, if commands can address it there, else copied to `held` (or not
+        `moves`: it has been)."""
         tensor = self.operands[name]
-        if tensor.on_chip and len(tile.tile) <= 1 and len(parts) == 1 and len(parts[0]) <= 1:
+        if self._stays(name, tile, parts):
             row = tile.tile[0].strides[0] if tile.tile else 0
             return _Matrix(starts[0], row, parts[0][0].strides[operand] if parts[0] else 0)
         size, rows = tensor.element_bytes, tile.elements
         depth = sum(_count(axes) for axes in parts)
         by_row = not (tile.tile and tile.tile[-1].strides[0] == size)
-        held = self.slots[name][slot % len(self.slots[name])]
         matrix = _Matrix(held, depth * size, size) if by_row else _Matrix(held, size, rows * size)
-        done = 0
+        if by_row and self.parts_of_k > 1:
+            matrix = _Matrix(held, self.high * size, size, rows * size)
+        if moves:
+            self._copy(name, tile, parts, operand, starts, matrix)
+        return matrix
+
+    def _stays(self, name: str, tile: Tiling, parts: Sequence[Sequence[Axis]]) -> bool:
+        """Whether commands can address a tile where it is."""
+        return self.operands[name].on_chip and len(tile.tile) <= 1 and len(parts) == 1 and len(parts[0]) <= 1
+
+    def _copy(
+        self, name: str, tile: Tiling, parts: Sequence[Sequence[Axis]], operand: int, starts: Sequence[Scalar],
+        matrix: _Matrix,
+    ) -> None:  # fmt: skip
+        """Copy a tile [rows, k] to where it is to lie."""
+        tensor, done = self.operands[name], 0
         for axes, start in zip(parts, starts, strict=True):
-            inside = [*_scaled(tile.tile, matrix.row), *_scaled(axes, matrix.column)]
+            if matrix.block:
+                axes = _cut_in_blocks(axes, self.high)
+                blocks = [matrix.block * self.high] * (len(axes) - 1)
+                inside = [*_scaled(tile.tile, matrix.row), *blocks, matrix.column]
+            else:
+                inside = [*_scaled(tile.tile, matrix.row), *_scaled(axes, matrix.column)]
             outside = [*(a.strides[0] for a in tile.tile), *(a.strides[operand] for a in axes)]
             counts = [*(a.count for a in tile.tile), *(a.count for a in axes)]
             counts, outside, inside = _longest_last(counts, outside, inside)
-            spaces = (tensor.space, "buffer")
-            issue_copy(self.emit, spaces, start, held + done * matrix.column, tensor.dtype, counts, outside, inside)
+            spaces, place = (tensor.space, "buffer"), matrix.at(done)
+            issue_copy(self.emit, spaces, start, place, tensor.dtype, counts, outside, inside)
             done += _count(axes)
-        return matrix
 
-    def _finish(self, rows: Tiling, columns: Tiling, start: Scalar, acc: int, slot: int) -> None:
+    def _finish(self, rows: Tiling, columns: Tiling, start: Scalar, acc: int, held: int) -> None:
         """Accumulators to the result's place."""
         t, s = rows.tile, columns.tile
         direct = self.out.on_chip and len(t) <= 1 and len(s) <= 1
@@ -264,10 +493,9 @@ class _Tiled:
         if direct:
             tile = _Matrix(start, t[0].strides[1] if t else 0, s[0].strides[1] if s else 0)
         else:
-            held = self.slots["out"][slot]
             by_row = not (t and t[-1].strides[1] == size)
             tile = _Matrix(held, columns.elements * size, size) if by_row else _Matrix(held, size, rows.elements * size)
-        for first, width, _ in chunks(self.emit, columns.elements, self.array.columns):
+        for first, width, _ in chunks(self.emit, columns.elements, self.wide):
             drain = Drain(
                 acc=acc + first * rows.elements * ACCUMULATOR_BYTES, rows=rows.elements, columns=width,
                 acc_row=width * ACCUMULATOR_BYTES, dst=tile.address + first * tile.column, dst_type=self.out.dtype,
@@ -284,30 +512,70 @@ class _Tiled:
 
     def _blocks(self, t: _Matrix, s: _Matrix, rows: int, columns: int, k: int, acc: int, added: Scalar) -> None:
         """All blocks of a pair of tiles. Accumulators of one block of columns are adjacent, row by row."""
-        for first, width, _ in chunks(self.emit, columns, self.array.columns):
-            for start, depth, _ in chunks(self.emit, k, self.array.rows):
-                preload = Preload(
-                    src=s.address + first * s.row + start * s.column, dtype=self.dtype, k=depth, columns=width,
-                    k_stride=s.column, column_stride=s.row,
-                )  # fmt: skip
-                self.emit.issue("npu", preload)
+        block = self._sums_of_block if self.machine.sums_stay else self._stream_past
+        for first, width, _ in chunks(self.emit, columns, self.wide):
+            right = replace(s, address=s.address + first * s.row)
+            block(t, right, rows, width, k, acc + first * rows * ACCUMULATOR_BYTES, added)
+
+    def _stream_past(self, t: _Matrix, s: _Matrix, rows: int, width: int, k: int, acc: Scalar, added: Scalar) -> None:
+        """Blocks of the stationary operand, one k after the other, and all rows past each."""
+        array = self.machine.array
+        for start, depth, _ in chunks(self.emit, k, self.high):
+            preload = Preload(
+                src=s.at(start), dtype=self.dtype, k=depth, columns=width, k_stride=s.column,
+                column_stride=s.row,
+            )  # fmt: skip
+            self.emit.issue("npu", preload)
+            longest = array.longest * max(1, array.arrays // array.side_by_side(depth, width)) or rows
+            for row, length, _ in chunks(self.emit, rows, longest):
                 matmul = Matmul(
-                    src=t.address + start * t.column, dtype=self.dtype, rows=rows, k=depth, row_stride=t.row,
-                    k_stride=t.column, acc=acc + first * rows * ACCUMULATOR_BYTES, columns=width,
+                    src=t.at(start) + row * t.row, dtype=self.dtype, rows=length, k=depth,
+                    row_stride=t.row, k_stride=t.column, acc=acc + row * (width * ACCUMULATOR_BYTES), columns=width,
                     acc_row=width * ACCUMULATOR_BYTES, accumulate=added + start,
                 )  # fmt: skip
                 self.emit.issue("npu", matmul)
+
+    def _sums_of_block(self, t: _Matrix, s: _Matrix, rows: int, width: int, k: int, acc: Scalar, added: Scalar) -> None:
+        """Blocks of sums, one after the other, and all k past each."""
+        for row, height, _ in chunks(self.emit, rows, self.high):
+            matmul = MatmulOs(
+                a=t.address + row * t.row, b=s.address, dtype=self.dtype, rows=height, columns=width, k=k, a_row=t.row,
+                a_k=t.column, b_column=s.row, b_k=s.column, acc=acc + row * (width * ACCUMULATOR_BYTES),
+                acc_row=width * ACCUMULATOR_BYTES, accumulate=added,
+            )  # fmt: skip
+            self.emit.issue("npu", matmul)
 
 
 def _count(axes: Sequence[Axis]) -> int:
     return prod(a.count for a in axes)
 
 
+def _cut_in_blocks(axes: Sequence[Axis], size: int) -> list[Axis]:
+    """The one loop over k as blocks and what lies in them."""
+    (axis,) = axes
+    whole = replace(axis, count=axis.count // size, strides=tuple(size * s for s in axis.strides))
+    return [whole, replace(axis, count=size)]
+
+
 def _counted(emit: Emitter, nest: Nest, slots: int) -> Iterator[tuple[Scalar, tuple[Scalar, ...], int]]:
-    """`walk` that also yields a number which is 0 in the first turn alone."""
-    numbered = Nest((*nest.starts, 0), tuple(replace(a, strides=(*a.strides, 1)) for a in nest.axes))
-    for starts, slot in walk(emit, numbered, slots):
+    """`_rotating` that also numbers the turns."""
+    strides = dense_strides([a.count for a in nest.axes], 1)
+    axes = tuple(replace(a, strides=(*a.strides, n)) for a, n in zip(nest.axes, strides, strict=True))
+    for starts, slot in _rotating(emit, Nest((*nest.starts, 0), axes), slots):
         yield starts[-1], starts[:-1], slot
+
+
+def _rotating(emit: Emitter, nest: Nest, slots: int) -> Iterator[tuple[tuple[Scalar, ...], int]]:
+    """`walk`, but turns that are left over after a loop have slots of their own."""
+    if len(nest.axes) != 1:
+        yield from walk(emit, nest, slots)
+        return
+    count, strides = nest.axes[0].count, nest.axes[0].strides
+    looped = count // slots * slots if count // slots > 1 else 0
+    for turn, slot in emit.tiles(count, slots):
+        left_over = looped and isinstance(turn, int)
+        own = slots + slot if left_over else slot
+        yield tuple(start + turn * stride for start, stride in zip(nest.starts, strides, strict=True)), own
 
 
 def _scaled(axes: Sequence[Axis], unit: int) -> list[int]:

@@ -1,6 +1,11 @@
 """How large the tiles of a matrix product are: a small search over what fits, scored by time.
 
-One operand is streamed through the array (`t` rows), the other is stationary (`s` columns); both share `k`.
+One operand is streamed through the arrays (`t` rows), the other is stationary (`s` columns); both share `k`. Where sums
+stay, both stream. Two schedules are tried:
+
+    panels  whole k. A tile of the outer operand stays on chip while pieces of the inner one pass by; the outer tile
+            comes in pieces too, which the first inner piece is multiplied with as they arrive
+    slabs   tiles [t, k] and [s, k] of any depth; the products of all k gather in the accumulators
 """
 
 from __future__ import annotations
@@ -9,9 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pimc.backends.dma.traffic import Memory, traffic
+from pimc.backends.dma.timing import CopyTime
 from pimc.backends.kernels.arena import padded
 from pimc.backends.kernels.nest import SLOTS, chunk_of
+from pimc.backends.npu.array import ArrayTime
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES
 from pimc.ir.layout import Digit
 
@@ -19,32 +25,63 @@ DEEP = 4
 """Tiles on chip of small products that follow each other, which the latencies of memory and array would hold up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Array:
-    """What the search knows of the machine. Times of the memory in seconds."""
+_FIRST_PARTS = 32
+"""Into how many parts the very first pieces may be cut."""
 
-    rows: int
-    columns: int
-    arrays: int
-    minimum_stream: int
-    accumulator_bytes: int
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the search knows of the machine."""
+
+    array: ArrayTime
+    sums_stay: bool
+    tiling: str
+    """whole: all of a product at once where that fits; panels: slabs only where no panel fits; search: the fastest"""
     clock: int
-    memory: Memory
-    access: float
-    """how long an access holds a channel"""
-    activation: float
-    """the least between two activations of a channel"""
-    latency: float
-    """of a read"""
+    accumulator_bytes: int
+    drained: int
+    """accumulators that the vector unit brings away in a clock; 0: they have a port of their own"""
+    copies: CopyTime
 
     @property
     def turnaround(self) -> float:
         """Seconds from the last row that enters the array until its products are out and more operands can come."""
-        return (2 * self.rows + self.rows + self.columns) / self.clock + self.latency
+        return (self.array.first_load + self.array.skew) / self.clock + self.copies.latency
 
-    def visit(self, stream: int) -> int:
-        """Clocks that a block of the stationary operand takes up when `stream` rows pass it."""
-        return max(self.rows, -(-stream // self.arrays), self.minimum_stream)
+    def block(self, down: int, across: int) -> tuple[int, int]:
+        """Rows and columns of a block on a grid of arrays."""
+        return self.array.rows * down, self.array.columns * across
+
+    def piece(self, down: int, across: int) -> int:
+        """Rows of the streamed operand that hide the loading of the next block; 0: all of them, where nothing does."""
+        array = self.array
+        if array.serial:
+            return 0
+        sharing = array.arrays // (down * across)
+        return min(array.load, array.longest or array.load) * sharing
+
+    def parts(self, k: int, down: int) -> int:
+        """Into how many parts of k the very first pieces are cut."""
+        blocks, rest = divmod(k, self.array.rows * down)
+        if self.tiling != "search" or self.sums_stay or self.array.serial or rest:
+            return 1
+        return max(1, min(_FIRST_PARTS, blocks))
+
+    def compute(self, t: int, s: int, k: int, down: int, across: int) -> int:
+        """Clocks of the arrays for a product."""
+        high, wide = self.block(down, across)
+        if self.sums_stay:
+            return -(-t // high) * -(-s // wide) * self.array.round(k, min(t, high), min(s, wide))
+        blocks = -(-s // wide) * -(-k // high)
+        return blocks * self._streams(t, min(k, high), min(s, wide))
+
+    def _streams(self, t: int, high: int, wide: int) -> int:
+        """A stream past a block, cut where it is too long for one command."""
+        array = self.array
+        most = array.longest * max(1, array.arrays // array.side_by_side(high, wide)) or t
+        whole, rest = divmod(t, most)
+        streams = whole * array.stream(most, high, wide) + (array.stream(rest, high, wide) if rest else 0)
+        return array.visit(t, high, wide) if whole + bool(rest) == 1 else max(array.load, streams)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,78 +122,244 @@ class Tiles:
     slots: int
     """tiles of the inner operand and of the result that are on chip at a time"""
     seconds: float
+    down: int = 1
+    across: int = 1
+    """arrays of a block, one under the other and side by side"""
+    piece: int = 0
+    """panels: rows (or columns) of the pieces in which the outer tile comes; 0: slabs"""
+    compute: float = 0.0
+    memory: float = 0.0
+    """seconds of the arrays and of the transfers alone"""
 
+    @property
+    def limit(self) -> str:
+        """Which bound holds: that of the memory, of the arrays, or neither, where fill and latency take longer."""
+        most = max(self.compute, self.memory)
+        if self.seconds > 2 * most:
+            return "latency"
+        return "memory" if self.memory >= self.compute else "arrays"
+
+    @property
+    def score(self) -> float:
+        """What the search makes small: the time, and of tiles that take about the same time, what they move."""
+        return self.seconds + self.memory / 8
+
+
+Moved = tuple[float, float]
+"""Seconds of a transfer by itself, and its share of the time of all buses."""
 
 Limits = tuple[int, int, int]
 """The largest t, s and k of a tile."""
 
 
+class _Search:
+    """The best tiles so far."""
+
+    def __init__(self, machine: Machine, product: Extents) -> None:
+        self.machine = machine
+        self.best: Tiles | None = None
+        depth = product.t if machine.sums_stay else product.k
+        grids = [
+            (down, across)
+            for down, across in machine.array.grids()
+            # of which no row or column of arrays is left without work
+            if depth > machine.array.rows * (down - 1) and product.s > machine.array.columns * (across - 1)
+        ]
+        self.grids = sorted(grids, key=lambda grid: machine.compute(product.t, product.s, product.k, *grid))
+
+    def hopeless(self, t: int, s: int, k: int, grid: tuple[int, int], turns: int = 1) -> bool:
+        """Whether computing alone takes longer than the best tiles do."""
+        clocks = turns * self.machine.compute(t, s, k, *grid)
+        return self.best is not None and clocks / self.machine.clock >= self.best.score
+
+    def offer(self, found: Tiles | None) -> None:
+        if found is not None and (self.best is None or found.score < self.best.score):
+            self.best = found
+
+
 @lru_cache(maxsize=4096)
-def best_tiles(array: Array, product: Extents, room: int, most: Limits | None = None) -> Tiles | None:
+def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | None = None) -> Tiles | None:
     """The fastest tiles that fit `room` bytes of the buffer, or None."""
-    best: Tiles | None = None
-    most_t, most_s, most_k = most or (product.t, product.s, product.k)
-    for k in _sizes(product.k, array.rows, most_k):
-        for s in _sizes(product.s, array.columns, most_s):
-            for t in _sizes(product.t, array.columns, most_t):
-                for t_outside in (True, False):
-                    found = _scored(array, product, room, t, s, k, t_outside)
-                    if found is not None and (best is None or found.seconds < best.seconds):
-                        best = found
-    return best
+    limits = most or (product.t, product.s, product.k)
+    search = _Search(machine, product)
+    if machine.tiling == "whole" and limits >= (product.t, product.s, product.k):
+        for grid in search.grids:
+            search.offer(_panel(machine, product, room, grid, True, product.t, product.t, product.s))
+        if search.best is not None:
+            return search.best
+    if limits[2] >= product.k:
+        _panels(search, product, room, limits)
+    if search.best is None or machine.tiling != "panels":
+        _slabs(search, product, room, limits)
+    if search.best is None:
+        _slabs(search, product, room, limits, small=True)
+    return search.best
 
 
-def _sizes(extent: int, block: int, most: int) -> Iterator[int]:
-    """Sizes to try: the whole, and halves of it down to a block, then to one; none above `most`."""
+def _sizes(extent: int, block: int, most: int, *, small: bool = False) -> Iterator[int]:
+    """Sizes to try: the whole, and halves of it down to a block, if `small` then to one; none above `most`."""
     size = extent
     while True:
         if size <= most:
             yield size
-        if size == 1:
+        if size == 1 or (size <= block and not small and size <= most):
             return
         half = -(-size // 2)
         size = -(-half // block) * block if half > block else chunk_of(extent, half)
 
 
-def _scored(array: Array, product: Extents, room: int, t: int, s: int, k: int, t_outside: bool) -> Tiles | None:
-    turns_t, turns_s, turns_k = -(-product.t // t), -(-product.s // s), -(-product.k // k)
+# -- panels -----------------------------------------------------------------------------------------------------------
+
+
+def _panels(search: _Search, product: Extents, room: int, most: Limits) -> None:
+    machine = search.machine
+    for grid in search.grids:
+        if search.hopeless(product.t, product.s, product.k, grid):
+            return
+        high, wide = machine.block(*grid)
+        piece_t = high if machine.sums_stay else machine.piece(*grid) or product.t
+        for t_outside in (True, False):
+            outer, inner = (product.t, product.s) if t_outside else (product.s, product.t)
+            most_outer, most_inner = (most[0], most[1]) if t_outside else (most[1], most[0])
+            own, other = (piece_t, wide) if t_outside else (wide, piece_t)
+            for piece in _pieces(own, min(outer, most_outer)):
+                for turn in _pieces(other, min(inner, most_inner)):
+                    for tile in _sizes(outer, piece, most_outer):
+                        search.offer(_panel(machine, product, room, grid, t_outside, tile, min(piece, tile), turn))
+
+
+def _pieces(least: int, whole: int) -> list[int]:
+    """Pieces as small as they may be, and larger ones, which memory may like better."""
+    return list(dict.fromkeys(min(whole, size) for size in (least, 4 * least, whole)))
+
+
+def _panel(
+    machine: Machine, e: Extents, room: int, grid: tuple[int, int], t_outside: bool, tile: int, piece: int, inner: int
+) -> Tiles | None:
+    size, clock = e.element_bytes, machine.clock
+    whole_outer, whole_inner = (e.t, e.s) if t_outside else (e.s, e.t)
+    turns_outer, turns_inner = -(-whole_outer // tile), -(-whole_inner // inner)
+    pieces = -(-tile // piece)
+    alone = turns_outer == 1 and turns_inner == 1 and pieces == 1
+    one = padded(tile * e.k * size) + padded(inner * e.k * size) + padded(piece * inner * size)
+    slots = DEEP if (alone and e.repeated and one * DEEP <= room) or pieces > SLOTS else SLOTS
+    slots_outer = slots if e.repeated else SLOTS if turns_outer > 1 else 1
+    slots_inner = slots_outer * min(turns_inner, SLOTS + 1)  # those of a loop, and one before and after
+    slots_out = slots_inner * min(pieces, 2 * slots + 1)
+    held = pieces * padded(piece * e.k * size) * slots_outer + padded(inner * e.k * size) * slots_inner
+    if held + padded(piece * inner * size) * slots_out > room:
+        return None
+    if piece * inner * ACCUMULATOR_BYTES > machine.accumulator_bytes:
+        return None
+
+    def clocks(outer: int, inner: int) -> float:
+        t, s = (outer, inner) if t_outside else (inner, outer)
+        return machine.compute(t, s, e.k, *grid) / clock
+
+    def moving(side: Side | None, rows: int, columns: int) -> Moved:
+        return move_seconds(machine.copies, side, rows, columns, size)
+
+    sides = (e.streamed, e.stationary) if t_outside else (e.stationary, e.streamed)
+    outer_piece, inner_piece = moving(sides[0], piece, e.k), moving(sides[1], inner, e.k)
+    micro = (piece, inner) if t_outside else (inner, piece)
+    out_piece = moving(e.out, *micro)
+    turns, begun = turns_outer * turns_inner, turns_outer * pieces
+    loading = begun * outer_piece[0] + turns * inner_piece[0]
+    storing = turns * pieces * out_piece[0]
+    memory = max(loading, storing, begun * outer_piece[1] + turns * (inner_piece[1] + pieces * out_piece[1]))
+    whole, rest = divmod(tile, piece)
+    turn = whole * clocks(piece, inner) + (clocks(rest, inner) if rest else 0)
+    first = (outer_piece[0] + inner_piece[0]) / machine.parts(e.k, grid[0])
+    micros = turn / pieces
+    # how long the second and the last piece of the outer tile let the arrays wait
+    arrivals = [(j + 1) * outer_piece[0] - j * micros for j in {min(1, pieces - 1), pieces - 1}]
+    if pieces == 1 and machine.parts(e.k, grid[0]) > 1:
+        arrivals = [outer_piece[0] - micros]
+    if turns_inner > 1:  # and the second piece of the inner operand
+        arrivals.append(pieces * outer_piece[0] + inner_piece[0] - turn)
+    filling = max(0.0, inner_piece[0] - first + max(arrivals))
+    drained = micro[0] * micro[1] / machine.drained / clock if machine.drained else 0.0
+    after = out_piece[0] + drained
+    around = turn + inner_piece[0] + machine.turnaround  # from loading a slot until it may be loaded again
+    leaving = turn / pieces + machine.turnaround + after  # from the first product in a slot until it is stored
+    compute, last = turns * turn, micros if turns_inner == 1 else turn
+    if turns * pieces == 1:
+        last /= machine.parts(e.k, grid[0])
+    steady = max(compute + (0 if e.repeated else first + filling), memory + (0 if e.repeated else last))
+    steady = max(steady, turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS) if turns > 1 else 0.0)
+    steady = max(steady, turns * pieces * leaving / slots)
+    ends = 0.0 if e.repeated else machine.turnaround + after
+    t, s = (tile, inner) if t_outside else (inner, tile)
+    return Tiles(
+        t, s, e.k, t_outside, slots_outer, slots, steady + ends, *grid, piece, compute, memory
+    )  # fmt: skip
+
+
+# -- slabs ------------------------------------------------------------------------------------------------------------
+
+
+def _slabs(search: _Search, product: Extents, room: int, most: Limits, *, small: bool = False) -> None:
+    machine = search.machine
+    for grid in search.grids:
+        if search.hopeless(product.t, product.s, product.k, grid):
+            return
+        high, wide = machine.block(*grid)
+        for k in _sizes(product.k, machine.array.rows if machine.sums_stay else high, most[2], small=small):
+            for s in _sizes(product.s, wide, most[1], small=small):
+                for t in _sizes(product.t, machine.array.columns, most[0], small=small):
+                    if machine.sums_stay and k < product.k and (t > high or s > wide):
+                        continue  # sums of several blocks cannot stay from slab to slab
+                    turns = -(-product.t // t) * -(-product.s // s) * -(-product.k // k)
+                    if search.hopeless(t, s, k, grid, turns):
+                        continue
+                    for t_outside in (True, False):
+                        search.offer(_slab(machine, product, room, grid, t, s, k, t_outside))
+
+
+def _slab(
+    machine: Machine, e: Extents, room: int, grid: tuple[int, int], t: int, s: int, k: int, t_outside: bool
+) -> Tiles | None:
+    turns_t, turns_s, turns_k = -(-e.t // t), -(-e.s // s), -(-e.k // k)
     if turns_k > 1 and not t_outside:
         return None  # both orders are the same then
     outer = SLOTS if turns_k > 1 or (turns_t if t_outside else turns_s) > 1 else 1
     slots_t, slots_s = (outer, SLOTS) if t_outside else (SLOTS, outer)
+    if turns_k > 1:
+        slots_t = slots_s = min(turns_k, SLOTS + 1) * (SLOTS if turns_t * turns_s > 1 or e.repeated else 1)
     turns = turns_t * turns_s * turns_k
-    if t * s * ACCUMULATOR_BYTES > array.accumulator_bytes:
+    if t * s * ACCUMULATOR_BYTES > machine.accumulator_bytes:
         return None
-    size = product.element_bytes
+    size = e.element_bytes
     one = padded(t * k * size) + padded(s * k * size) + padded(t * s * size)
-    slots = DEEP if turns == 1 and product.repeated and one * DEEP <= room else SLOTS
+    slots = DEEP if turns == 1 and e.repeated and one * DEEP <= room else SLOTS
     if turns == 1:
-        slots_t = slots_s = slots if product.repeated else 1
+        slots_t = slots_s = slots if e.repeated else 1
     if padded(t * k * size) * slots_t + padded(s * k * size) * slots_s + padded(t * s * size) * slots > room:
         return None
-    one_t = move_seconds(array, product.streamed, t, k, size)
-    one_s = move_seconds(array, product.stationary, s, k, size)
-    one_out = move_seconds(array, product.out, t, s, size)
+    one_t, held_t = move_seconds(machine.copies, e.streamed, t, k, size)
+    one_s, held_s = move_seconds(machine.copies, e.stationary, s, k, size)
+    one_out, held_out = move_seconds(machine.copies, e.out, t, s, size)
     loads_t = turns if turns_k > 1 or not t_outside else turns_t
     loads_s = turns if turns_k > 1 or t_outside else turns_s
     loading, storing = one_t * loads_t + one_s * loads_s, one_out * turns_t * turns_s
-    visits = turns * -(-s // array.columns) * -(-k // array.rows)
-    compute = visits * array.visit(t) / array.clock
-    around = (compute + loading) / turns + array.turnaround  # from loading a slot until it may be loaded again
-    steady = max(compute, loading + storing, turns * around / slots)
+    memory = max(loading, storing, held_t * loads_t + held_s * loads_s + held_out * turns_t * turns_s)
+    compute = turns * machine.compute(t, s, k, *grid) / machine.clock
+    around = (compute + loading) / turns + machine.turnaround  # from loading a slot until it may be loaded again
     # the beginning and the end of one product overlap with its neighbours in a row of them
-    seconds = steady if product.repeated else steady + min(one_t + one_s, compute / turns)
-    return Tiles(t, s, k, t_outside, outer, slots, seconds)
+    begin, end = (0.0, 0.0) if e.repeated else (one_t + one_s, compute / turns)
+    steady = max(compute + begin, memory + end, turns * around / slots)
+    drained = t * s / machine.drained / machine.clock if machine.drained else 0.0
+    seconds = steady if e.repeated else steady + machine.turnaround + drained + one_out
+    return Tiles(t, s, k, t_outside, outer, slots, seconds, *grid, 0, compute, memory)
 
 
 @lru_cache(maxsize=65536)
-def move_seconds(array: Array, side: Side | None, rows: int, columns: int, element_bytes: int) -> float:
+def move_seconds(copies: CopyTime, side: Side | None, rows: int, columns: int, element_bytes: int) -> Moved:
     """How long a tile [rows, columns] takes from or to memory."""
     if side is None:
-        return 0.0
+        return 0.0, 0.0
     digits = (*_inner(side.rows, rows), *_inner(side.columns, columns))
-    asked = traffic(array.memory, digits, element_bytes)
-    return max(asked.busiest * array.access, asked.rows * array.activation)
+    return copies.of(digits, element_bytes, rows * columns)
 
 
 def _inner(digits: tuple[Digit, ...], extent: int) -> Iterator[Digit]:

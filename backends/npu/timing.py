@@ -1,16 +1,16 @@
 """The time of the NPU's commands.
 
-Array (ONNXim's weight-stationary core, with `arrays` arrays that share the rows of a stream, as NeuPIMs has them), in
-clocks, for H rows and W columns of an array and n = ceil(rows / arrays) of MATMUL:
-
-    a MATMUL begins max(n before, minimum) after the one before, at least H if a PRELOAD lies between them;
-    if the array was empty, a PRELOAD takes 2H - 1 clocks first;
-    its results are complete H + W - 2 + max(n, minimum) clocks after it began.
+Arrays (`array.py` has their numbers): a PRELOAD takes `load` clocks from when the last stream began, or `first_load`
+where the array is empty; a MATMUL begins when its block is there and the stream before has entered, and its results are
+complete `skew` clocks after its own stream. A MATMULOS begins when the stream before has entered, and what stayed
+`unload` clocks after that began; with `accumulate` it goes on with the sums in the array. Where folds are serial,
+whatever changes what stays begins when everything before is complete.
 
 Vector unit: a pass of a function works on `lanes` columns of `units` rows; reductions of a row of n elements take
 tree(n) = 1 up to `lanes`, else ceil(n / lanes) + tree(ceil(n / lanes)). Its commands run one after another; DRAIN waits
-for the array. The array waits for the vector unit only at a FENCE, but for the accumulators that a DRAIN still reads:
-products of a tile may begin to arrive when the DRAINs of the tile before last are over.
+for the array, and takes a pass, or no time through a port of its own. The array waits for the vector unit only at a
+FENCE, but for the accumulators that a DRAIN still reads: products of a tile may begin to arrive when the DRAINs of the
+tile before last are over.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from pimc.backends.isa import Command
-from pimc.backends.npu.isa import Drain, Fence, Matmul, Preload
+from pimc.backends.npu.array import array_time
+from pimc.backends.npu.isa import Drain, Fence, Matmul, MatmulOs, Preload
 from pimc.backends.target import NpuSpec, TargetSpec, VectorSpec
 from pimc.backends.timing import EngineDecl, Issued, Resources
 from pimc.backends.vector import Elementwise, Reduce, Scan, plain
@@ -35,23 +36,24 @@ def tree_levels(elements: int, lanes: int) -> int:
     return groups + tree_levels(groups, lanes)
 
 
-def vector_cycles(command: Command, vector: VectorSpec) -> int:
-    """Clocks for which a command occupies the vector unit."""
+def vector_cycles(command: Command, vector: VectorSpec, cores: int = 1) -> int:
+    """Clocks for which a command occupies the vector units of all cores."""
+    units = vector.units * cores
     match command:
         case Elementwise(function=function, rows=rows, columns=columns):
-            return _passes(plain(rows), plain(columns), vector) * vector.cycles(function)
+            return _passes(plain(rows), plain(columns), vector.lanes, units) * vector.cycles(function)
         case Drain(rows=rows, columns=columns):
-            return _passes(plain(rows), plain(columns), vector) * vector.cycles("copy")
+            return _passes(plain(rows), plain(columns), vector.lanes, units) * vector.cycles("copy")
         case Reduce(rows=rows, columns=columns):
-            return -(-plain(rows) // vector.units) * tree_levels(plain(columns), vector.lanes) * vector.tree
+            return -(-plain(rows) // units) * tree_levels(plain(columns), vector.lanes) * vector.tree
         case Scan(rows=rows, columns=columns):
             levels = (min(plain(columns), vector.lanes) - 1).bit_length() + 1
-            return _passes(plain(rows), plain(columns), vector) * levels * vector.cycles("add")
+            return _passes(plain(rows), plain(columns), vector.lanes, units) * levels * vector.cycles("add")
     raise InternalError(f"the vector unit has no time for {command.mnemonic}")
 
 
-def _passes(rows: int, columns: int, vector: VectorSpec) -> int:
-    return -(-rows * -(-columns // vector.lanes) // vector.units)
+def _passes(rows: int, columns: int, lanes: int, units: int) -> int:
+    return -(-rows * -(-columns // lanes) // units)
 
 
 @dataclass
@@ -72,6 +74,8 @@ class NpuTimer:
     """when its stream has passed"""
     loaded_at: int = 0
     """when the block of the last PRELOAD is in place"""
+    unloaded_at: int = 0
+    """when sums that stay may be others than those of the last MATMULOS"""
     array_done: int = 0
     vector_begun: int = 0
     vector_done: int = 0
@@ -79,13 +83,21 @@ class NpuTimer:
     """when the DRAINs of the tile before last and of the last tile are over"""
     draining: bool = False
 
+    def __post_init__(self) -> None:
+        self.array = array_time(self.npu.array, self.npu.arrays)
+        self.ahead = self.array.ahead * self.clock_ps
+
     def issue(self, command: Command, ready: int) -> Issued:
         at = max(ready, self.slot_at)
         match command:
             case Preload():
                 return self._preload(at)
-            case Matmul():
-                return self._matmul(command, at)
+            case Matmul(rows=rows, k=k, columns=columns):
+                stream = self.array.stream(plain(rows), plain(k), plain(columns)) * self.clock_ps
+                return self._matmul(command, at, max(at, self.next_at, self.loaded_at), stream)
+            case MatmulOs(rows=rows, k=k, columns=columns):
+                stream = self.array.stream(plain(k), plain(rows), plain(columns)) * self.clock_ps
+                return self._matmul_os(command, at, stream)
             case Fence():
                 done = max(at, self.array_done, self.vector_done)
                 self.slot_at = done
@@ -93,37 +105,54 @@ class NpuTimer:
         return self._vector(command, at)
 
     def _preload(self, at: int) -> Issued:
-        rows = self.npu.rows * self.clock_ps
-        empty = self.array_done <= at
-        start = at if empty else max(at, self.begun_at)
-        self.loaded_at = start + (2 * rows - self.clock_ps if empty else rows)
-        self.slot_at = max(at + self.clock_ps, start)
-        busy = self.loaded_at - start
-        return Issued(start, self.slot_at, self.loaded_at, busy, "array" if start > at else "")
+        array, clock = self.array, self.clock_ps
+        earliest = max(at, self.array_done) if array.serial else at
+        empty = self.array_done <= earliest
+        start = earliest if empty else max(at, self.begun_at)
+        took = (array.first_load if empty else array.load) * clock - self._started()
+        self.loaded_at = start + took
+        self.slot_at = max(at + clock, start)
+        return Issued(start, self.slot_at, self.loaded_at, took, "array" if start > at else "")
 
-    def _matmul(self, command: Matmul, at: int) -> Issued:
+    def _matmul_os(self, command: MatmulOs, at: int, stream: int) -> Issued:
+        earliest = max(at, self.next_at)
+        if not plain(command.accumulate):
+            earliest = max(earliest, self.array_done if self.array.serial else self.unloaded_at)
+            stream -= self._started()
+        issued = self._matmul(command, at, earliest, stream)
+        unload = self.array.unload * self.clock_ps
+        self.unloaded_at, self.array_done = self.begun_at + unload, self.array_done + unload
+        return issued._replace(done=self.array_done)
+
+    def _started(self) -> int:
+        """The part of the very first block that lies before time 0."""
+        ahead, self.ahead = self.ahead, 0
+        return ahead
+
+    def _matmul(self, command: Matmul | MatmulOs, at: int, earliest: int, stream: int) -> Issued:
         if self.draining:
             self.drains, self.draining = (self.drains[1], self.vector_done), False
-        npu, clock = self.npu, self.clock_ps
-        stream = max(-(-plain(command.rows) // npu.arrays), npu.minimum_stream) * clock
-        depth = (npu.rows + npu.columns - 2) * clock
-        start = max(at, self.next_at, self.loaded_at, self.drains[0] - depth)
-        self.slot_at = max(at + clock, self.begun_at)
+        after = self.array.skew * self.clock_ps
+        start = max(earliest, self.drains[0] - after)
+        self.slot_at = max(at + self.clock_ps, self.begun_at)
         self.begun_at, self.next_at = start, start + stream
-        self.array_done = start + depth + stream
+        self.array_done = start + after + stream
         self.counters["MAC"] += plain(command.rows) * plain(command.k) * plain(command.columns)
         return Issued(start, self.slot_at, self.array_done, stream, "array" if start > at else "")
 
     def _vector(self, command: Command, at: int) -> Issued:
+        drains = isinstance(command, Drain)
+        self.draining = self.draining or drains
+        if drains and self.npu.drain == "free":
+            start = max(at, self.array_done)
+            self.slot_at = at + self.clock_ps
+            self.vector_done = max(self.vector_done, start)
+            return Issued(start, self.slot_at, start, 0)
         earliest = max(at, self.vector_done)
         cause = "vector unit" if earliest > at else ""
-        if isinstance(command, Drain):
-            start = max(earliest, self.array_done)
-            cause = "array" if start > earliest else cause
-            self.draining = True
-        else:
-            start = earliest
-        cycles = vector_cycles(command, self.npu.vector)
+        start = max(earliest, self.array_done) if drains else earliest
+        cause = "array" if start > earliest else cause
+        cycles = vector_cycles(command, self.npu.vector, self.npu.cores)
         end = start + cycles * self.clock_ps
         self.slot_at = max(at + self.clock_ps, self.vector_begun)
         self.vector_begun = start
@@ -133,12 +162,13 @@ class NpuTimer:
 
     def signature(self, command: Command) -> Hashable:
         """What a command's time depends on: its extents, not its addresses."""
-        return tuple(getattr(command, name, None) for name in ("function", "rows", "columns", "k"))
+        goes_on = command.accumulate if isinstance(command, MatmulOs) else 0
+        return (goes_on, *(getattr(command, name, None) for name in ("function", "rows", "columns", "k")))
 
     def relative(self, now: int) -> Hashable:
         times = (
-            self.slot_at, self.begun_at, self.next_at, self.loaded_at, self.array_done, self.vector_begun,
-            self.vector_done, *self.drains,
+            self.slot_at, self.begun_at, self.next_at, self.loaded_at, self.unloaded_at, self.array_done,
+            self.vector_begun, self.vector_done, *self.drains,
         )  # fmt: skip
         return (self.draining, *(max(0, t - now) for t in times))
 
@@ -147,6 +177,7 @@ class NpuTimer:
         self.begun_at += by
         self.next_at += by
         self.loaded_at += by
+        self.unloaded_at += by
         self.array_done += by
         self.vector_begun += by
         self.vector_done += by

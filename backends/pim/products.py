@@ -19,7 +19,7 @@ from pimc.ir.layout import Digit, Layout, pieces
 def vector_machine(at: Lowering) -> VectorMachine:
     """Whose vector commands help the PIM engine (scaling, partial sums)."""
     if at.spec.npu is not None:
-        from pimc.backends.npu.lower import NPU
+        from pimc.backends.npu.vector_unit import NPU
 
         return NPU
     from pimc.backends.pnm.lower import PNM

@@ -5,6 +5,10 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 
 npu = _HERE / "npu.yaml"
+npu_onnxim = _HERE / "npu-onnxim.yaml"
+npu_scalesim = _HERE / "npu-scalesim.yaml"
+npu_server = _HERE / "npu-server.yaml"
+tpuv3 = _HERE / "tpuv3.yaml"
 neupims = _HERE / "neupims.yaml"
 neupims_faithful = _HERE / "neupims-faithful.yaml"
 newton = _HERE / "newton.yaml"

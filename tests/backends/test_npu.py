@@ -6,15 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from pimc.backends.dma.timing import CopyTime
 from pimc.backends.dma.traffic import Memory
+from pimc.backends.npu.array import ArrayTime
 from pimc.backends.npu.isa import Drain, Fence, Matmul, Preload, Vec
-from pimc.backends.npu.tiles import Array, Extents, Side, best_tiles
+from pimc.backends.npu.tiles import Extents, Machine, Side, best_tiles
 from pimc.backends.npu.timing import NpuTimer, make_timer, tree_levels
 from pimc.backends.program import steps
 from pimc.backends.target_registry import load_target
 from pimc.backends.vector import plain
 from pimc.ir.types import DType
 from tests.backends.kernel_cases import PLACES, PRODUCTS, Case
+from tests.backends.kernel_harness import Machine as Machines
 from tests.backends.kernel_harness import check, floats, machine, run
 
 CLOCK = 1000
@@ -33,12 +36,18 @@ def test_blocks_and_rests(scratch: int) -> None:
     assert outcome.commands <= 60
 
 
-def test_few_rows_make_the_activation_stationary() -> None:
-    """A block of 4 rows stays, and the weight streams: blocks are visited for k alone."""
-    outcome = run(machine("npu", 1 << 20), "matmul", [floats(4, 256), floats(256, 512)])
+@pytest.mark.parametrize("dataflow", ["ws", "is", "os"])
+def test_what_stays_is_what_the_dataflow_says(dataflow: str) -> None:
+    """Of a [4, 256] times [256, 512], blocks of the weight are wide, and those of the activation have 4 columns."""
+    at = Machines(load_target("npu", [f"array.dataflow={dataflow}"]), "npu", 1 << 20)
+    outcome = run(at, "matmul", [floats(4, 256), floats(256, 512)])
     check(outcome)
-    streamed = [s.command for s in steps(outcome.items) if isinstance(s.command, Matmul)]
-    assert all(plain(m.rows) > plain(m.columns) for m in streamed)
+    blocks = {type(s.command).__name__: s.command for s in steps(outcome.items)}
+    assert ("MatmulOs" in blocks) == (dataflow == "os")
+    if dataflow != "os":
+        matmul = blocks["Matmul"]
+        assert isinstance(matmul, Matmul)
+        assert (plain(matmul.rows) <= 4) == (dataflow == "ws")
 
 
 def test_grouped_heads_share_a_block() -> None:
@@ -49,7 +58,10 @@ def test_grouped_heads_share_a_block() -> None:
     assert all(4 in (s.command.rows, s.command.columns) for s in steps(outcome.items) if isinstance(s.command, Matmul))
 
 
-ARRAY = Array(128, 128, 8, 4, 1 << 26, 10**9, Memory(32, 1024, 64), 2e-9, 7.5e-9, 28e-9)
+ARRAYS = ArrayTime(128, 128, 8, 4, 0, False, 128, 255, 128, 254, 0)
+MACHINE = Machine(
+    ARRAYS, False, "search", 10**9, 1 << 26, 1024, CopyTime(Memory(32, 1024, 64), 2e-9, 7.5e-9, 1 / 4096e9, 28e-9)
+)
 
 
 @pytest.mark.parametrize(("t", "s", "k"), [(4096, 64, 4096), (2048, 4096, 4096), (16384, 64, 4096), (50000, 3, 7)])
@@ -57,9 +69,9 @@ def test_tiles_fit_and_reach_the_array_or_the_memory(t: int, s: int, k: int) -> 
     """A row-major weight [k, t] streamed past an activation [s, k], as in decoding; 1024 bytes a ns."""
     weight = Side(((t, 2),), ((k, 2 * t),))
     product = Extents(t, s, k, 2, weight, Side(((s, 2 * k),), ((k, 2),)), Side(((t, 2),), ((s, 2 * t),)))
-    tiles = best_tiles(ARRAY, product, 1 << 25)
+    tiles = best_tiles(MACHINE, product, 1 << 25)
     assert tiles is not None
-    visits = -(-s // 128) * -(-k // 128) * ARRAY.visit(t) / ARRAY.clock
+    visits = -(-s // 128) * -(-k // 128) * max(128, -(-t // 8)) / 1e9
     moved = 2 * (t * k + s * k + t * s) / 1024e9
     assert tiles.seconds <= 1.3 * max(visits, moved) + 1e-6
 
@@ -67,7 +79,7 @@ def test_tiles_fit_and_reach_the_array_or_the_memory(t: int, s: int, k: int) -> 
 def test_tiles_avoid_busy_channels() -> None:
     """Narrow tiles of a weight whose rows are a multiple of all channels' rows would lie on few channels."""
     weight = Side(((16384, 2),), ((4096, 2 * 16384),))
-    tiles = best_tiles(ARRAY, Extents(16384, 64, 4096, 2, weight, None, None), 1 << 25)
+    tiles = best_tiles(MACHINE, Extents(16384, 64, 4096, 2, weight, None, None), 1 << 25)
     assert tiles is not None
     assert tiles.t == 16384
 
@@ -76,7 +88,7 @@ def test_tiles_avoid_busy_channels() -> None:
 
 
 def one_array(arrays: int = 1) -> NpuTimer:
-    spec = load_target("npu", [f"npu.arrays={arrays}"])
+    spec = load_target("npu", [f"npu.array.count={arrays}"])
     engine = next(e for e in spec.engines() if e.kind == "npu")
     return make_timer(spec, engine, {})
 

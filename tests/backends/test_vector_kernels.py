@@ -57,7 +57,8 @@ def test_device_format(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_op_has_a_rule(kind: str) -> None:
     lookup("add")
-    assert {name for name in REGISTRY if (kind, name) not in RULES} == LEFT_OUT
+    whole = {"attention"} if kind == "npu" else set()
+    assert {name for name in REGISTRY if (kind, name) not in RULES} == LEFT_OUT - whole
 
 
 def test_appending_in_place_moves_only_what_is_new() -> None:

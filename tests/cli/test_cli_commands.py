@@ -252,6 +252,10 @@ def test_targets(run: CommandLine) -> None:
         "newton",
         "newton-faithful",
         "npu",
+        "npu-onnxim",
+        "npu-scalesim",
+        "npu-server",
+        "tpuv3",
     ]
 
 

@@ -26,6 +26,7 @@ from tests.e2e.harness import DATA, DECODE, SAMPLES, Built, build, build_sample,
 
 SCANS = Path(__file__).parent / "scans.pimc"
 EXPERTS = Path(__file__).parent / "experts.pimc"
+GEMM = Path(__file__).parents[2] / "models" / "bench" / "gemm.pimc"
 OP = OpRow("by_hand", "none", "", (), "decode", "movement", "pim", "", 0, 0)
 BOTH, SECOND = 0b11, 0b10
 """Masks of channels."""
@@ -158,6 +159,9 @@ PROGRAMS: Mapping[str, Callable[[], Built]] = {
     "cent, a cache of fixed length": lambda: _sample("gpt2-decode-dynamo-static", "cent"),
     "two devices": lambda: _model("tiny-llama.pimc", "neupims", tp=2),
     "two stages": lambda: _model("tiny-llama.pimc", "cent", pp=2),
+    "npu, sums that stay": lambda: build(
+        GEMM, "npu-scalesim", Options(overrides=("array.dataflow=os",), dims={"M": 40})
+    ),
     "npu, scans": lambda: build(SCANS, "npu"),
     "cent, scans": lambda: build(SCANS, "cent"),
     "neupims, experts": lambda: build(EXPERTS, "neupims", Options(pass_options=("place.only=pim",))),

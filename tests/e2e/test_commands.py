@@ -66,7 +66,7 @@ def _is_seen(name: str, command: type[Command], effect: Effect) -> bool:
     return not built.compare(outputs).ok
 
 
-@pytest.mark.parametrize("name", ["npu", "neupims", "newton"])
+@pytest.mark.parametrize("name", ["neupims", "newton"])
 def test_commands_without_values_are_there_for_time(name: str) -> None:
     """The array does not look at what the vector unit still writes, nor the memory at what comes next."""
     program = program_of(name).program

@@ -56,7 +56,7 @@ def test_more_requests_and_tokens_are_more_turns(target: str, tmp_path: Path) ->
     small, large = (compiled(target, 2, tmp_path, batch=batch, past=past) for batch, past in ((8, 255), (64, 2047)))
     assert written(large) < 1.4 * written(small)
     assert len(to_bytes(large.program)) < 1.2 * len(to_bytes(small.program))
-    assert executed(large) > 2 * executed(small)
+    assert executed(large) > 1.5 * executed(small)
 
 
 def test_a_model_that_does_not_fit_is_refused() -> None:

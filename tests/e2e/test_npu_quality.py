@@ -1,0 +1,85 @@
+"""What the compiler makes of an NPU: close to the roofline on one core and on four, and few bytes moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pimc.driver import Options, compile_model
+from pimc.ir.diagnostics import CompileError
+from pimc.sim.report import Report
+
+GEMM = Path(__file__).parents[2] / "models" / "bench" / "gemm.pimc"
+
+
+def gemm(target: str, m: int, n: int, k: int, *overrides: str) -> Report:
+    result = compile_model(GEMM, target, Options(dims={"M": m, "N": n, "K": k}, overrides=overrides))
+    assert result.report is not None
+    return result.report
+
+
+SHAPES = [(2048, 2048, 2048), (512, 4096, 1024), (128, 4096, 4096), (1024, 1024, 4096), (2048, 1024, 128)]
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
+def test_gemms_reach_the_roofline(shape: tuple[int, int, int], cores: int) -> None:
+    """ONNXim's hardware: 16384 products a clock and core, 614.4 bytes a clock."""
+    m, n, k = shape
+    least = 2 * (m * k + k * n + m * n)
+    report = gemm("npu-server", m, n, k, f"npu.cores={cores}")
+    roofline = max(m * n * k / (16384 * cores), least / 614.4)
+    assert report.cycles <= roofline / 0.9
+    assert sum(report.bytes_moved.values()) <= 1.2 * least
+
+
+@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (11008, 4096), (4096, 11008), (32000, 4096)])
+@pytest.mark.parametrize("m", [1, 4])
+def test_decode_gemv_is_bound_by_memory(m: int, n: int, k: int) -> None:
+    """1024 bytes a clock."""
+    report = gemm("npu", m, n, k)
+    assert report.cycles <= 2 * (n * k + m * k + m * n) / 1024 / 0.9
+    assert "bound by memory" in report.ops[0].reason
+
+
+def test_the_reason_says_which_bound_holds() -> None:
+    assert "bound by arrays" in gemm("npu", 2048, 2048, 2048).ops[0].reason
+    assert "bound by latency" in gemm("npu-onnxim", 1, 16, 64).ops[0].reason
+    assert "on the vector unit" in gemm("npu", 1, 16, 64).ops[0].reason
+    assert "weight stays" in gemm("npu-onnxim", 1, 4096, 1024).ops[0].reason
+
+
+def test_more_cores_are_faster_whatever_is_small() -> None:
+    """Of a square, of few rows, of few columns, and of nothing but depth."""
+    for shape in ((512, 512, 512), (128, 4096, 1024), (4096, 128, 1024), (256, 256, 8192)):
+        one, four = (gemm("npu-server", *shape, f"npu.cores={cores}").cycles for cores in (1, 4))
+        assert four < 0.6 * one, shape
+
+
+ATTENTION = """model attention(H = 4, S = 300)
+input q "q": f32[1, H, S, 64]
+input k "k": f32[1, H, S, 64]
+input v "v": f32[1, H, S, 64]
+let y = attention(q, k, v, scale=0.125, causal=true)
+output y
+"""
+
+
+@pytest.mark.parametrize(("whole", "ops"), [("always", ["attention"]), ("never", ["scores", "softmax", "context"])])
+def test_whole_and_split_attention_have_the_same_values(whole: str, ops: list[str], tmp_path: Path) -> None:
+    model = tmp_path / "attention.pimc"
+    model.write_text(ATTENTION, encoding="utf-8")
+    options = Options(pass_options=(f"split-attention.whole={whole}",))
+    result = compile_model(model, "npu-server", options, values="random")
+    assert result.report is not None
+    assert result.comparison is not None
+    assert result.comparison.ok
+    assert [op.op.removeprefix("attention_") for op in result.report.ops] == ops
+
+
+def test_another_choice_is_a_diagnostic(tmp_path: Path) -> None:
+    model = tmp_path / "attention.pimc"
+    model.write_text(ATTENTION, encoding="utf-8")
+    with pytest.raises(CompileError, match=r"split-attention\.whole is 'auto', 'always' or 'never'"):
+        compile_model(model, "npu", Options(pass_options=("split-attention.whole=no",)))
