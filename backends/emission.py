@@ -12,15 +12,17 @@ from pimc.backends.emitter import Emitter, Scratch
 from pimc.backends.engines import packages
 from pimc.backends.lowering import RULES, Lowering
 from pimc.backends.planning import BufferSplit, Plan
+from pimc.backends.ragged import groups
 from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.roll import roll
 from pimc.backends.synchronize import split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.diagnostics import InternalError
-from pimc.ir.facts import Layer, Phase, Placement, Stage, Tile, Work
+from pimc.ir.facts import Layer, Phase, Placement, Ragged, Stage, Tile, Work
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.memory import Home
-from pimc.ir.ops.caches import IN_PLACE
+from pimc.ir.ops.caches import CACHE_AXIS, IN_PLACE
+from pimc.ir.requests import Rows
 from pimc.ir.source import Derived, Source, roots
 
 
@@ -79,6 +81,7 @@ def emit(graph: Graph, spec: TargetSpec, plans: Mapping[int, Plan], dims: Mappin
         ops=tuple(rows),
         inputs=tuple(v.name for v in graph.inputs),
         outputs=tuple(name for name, _ in graph.outputs),
+        requests=graph.batch.requests if graph.batch is not None else (),
         extent=extent,
     )
 
@@ -174,7 +177,12 @@ def lower(node: Node, at: Lowering) -> None:
     if rule is None:
         raise InternalError(f"no lowering rule for {node.op.name} on {kind} (%{node.name})")
     tile = node.fact(Tile)
-    rule(node, at if tile is None else replace(at, tile=tile))
+    at = at if tile is None else replace(at, tile=tile)
+    if node.fact(Ragged) is not None and kind != "pim":
+        for part, there in groups(node, at):
+            rule(part, there)
+    else:
+        rule(node, at)
 
 
 def tile_of(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> Tile | None:
@@ -295,7 +303,7 @@ def _memory_map(part: Part, graph: Graph) -> Iterator[MapEntry]:
         if value.role is Role.RESULT:
             continue
         if value in used or value in graph.inputs or graph.is_output(value):
-            yield _entry(value.name, value, part, value.role.value)
+            yield from _entries(value.name, value, part, value.role.value, graph)
     named: dict[Value, str] = {}
     for name, value in graph.outputs:
         given = value.role is not Role.RESULT
@@ -304,13 +312,16 @@ def _memory_map(part: Part, graph: Graph) -> Iterator[MapEntry]:
         past = value if given else appended.get(value)
         alias = past.name if past is not None and past.role is not Role.RESULT else named.get(value)
         named.setdefault(value, name)
-        yield _entry(name, value, part, "output", alias)
+        yield from _entries(name, value, part, "output", graph, alias)
 
 
-def _entry(name: str, value: Value, part: Part, role: str, alias: str | None = None) -> MapEntry:
+def _entries(
+    name: str, value: Value, part: Part, role: str, graph: Graph, alias: str | None = None
+) -> Iterator[MapEntry]:
+    """The place of a tensor; one for each group of requests where these have lengths of their own."""
     home = part.plan.homes[value]
-    shape = value.type.static_shape
-    return MapEntry(
+    shape, batch = value.type.static_shape, graph.batch
+    whole = MapEntry(
         name=name,
         role=role,
         space=home.space,
@@ -322,4 +333,16 @@ def _entry(name: str, value: Value, part: Part, role: str, alias: str | None = N
         contents=value.contents,
         alias=alias,
         extents=shape if shape != home.layout.shape else None,
+        rows=batch.rows_of(name) if batch is not None else None,
     )
+    if batch is None or not home.parts:
+        yield whole
+        return
+    start = 0
+    for layout, size in zip(home.parts, batch.groups, strict=True):
+        requests = batch.requests[start : start + size]
+        lengths = tuple(r.past + (r.new if role == "output" else 0) for r in requests)
+        rows = Rows(tuple(r.row for r in requests), shape[0], lengths, CACHE_AXIS, shape[CACHE_AXIS])
+        extents = (size, shape[1], max(lengths), shape[3])
+        yield replace(whole, layout=layout, rows=rows, extents=extents)
+        start += size

@@ -19,6 +19,8 @@ from pimc.passes.manager import Pass, Pipeline
 from pimc.passes.registry import PassRegistry, default_registry
 
 DEFAULT: tuple[str, ...] = (
+    "assign-requests",
+    "spread-positions",
     "bind",
     "fold",
     "canonicalize",
@@ -32,6 +34,7 @@ DEFAULT: tuple[str, ...] = (
     "dce",
     "canonical-order",
     "partition",
+    "ragged-attention",
     "fuse-quantized",
     "tag-phase",
     "tag-nature",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -16,15 +17,16 @@ from pimc.backends.dma.copy import issue_copy
 from pimc.backends.dma.isa import MAX_DIGITS, Gather, Indexed, Scatter
 from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.lanes import Lanes, Ref, Source, VectorMachine
-from pimc.backends.kernels.movement import contents, index_tensor
+from pimc.backends.kernels.movement import contents, index_tensor, whole
 from pimc.backends.kernels.nest import SLOTS, Axis, Nest, Tiling, chunk_of, dense_strides, nests, tilings, walk
-from pimc.backends.kernels.places import copy_tensor, dense_at, given, operand, place
+from pimc.backends.kernels.places import copy_cut, copy_tensor, dense_at, given, operand, place
 from pimc.backends.kernels.pointwise import pointwise
 from pimc.backends.kernels.registry import kernel
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.graph import Node
+from pimc.ir.graph import Node, Value
 from pimc.ir.layout import Digit, Layout
+from pimc.ir.op import Array
 from pimc.ir.types import DType
 
 TABLE, INDEX, DENSE = 0, 1, 2
@@ -210,22 +212,65 @@ def lower_elements(node: Node, at: Lowering, machine: VectorMachine) -> None:
     transfer.run(layouts, extents, len(shape) - 1, len(shape))
 
 
+MOST_COPIES = 4
+"""So many copies, each for requests that have cached equally much, are less work than looking positions up."""
+
+
+@kernel("cache_append")
+def lower_cache_append(node: Node, at: Lowering, machine: VectorMachine) -> None:
+    """Only the new elements move where the result grows in the cache's own memory."""
+    past, new, positions = given(node, 0), given(node, 1), operand(node, 2)
+    axis = _axis(node, past.type.rank)
+    old, added = past.type.static_shape, new.type.static_shape
+    target = at.tensor(node.result)
+    if at.tensor(past) != target:
+        copy_cut(at, at.tensor(past), target, whole(old), whole(old))
+    if 0 in added:
+        return
+    runs = [(0, added[0], old[axis])] if positions is None else _runs(positions.type.array)
+    if positions is not None and not 0 < len(runs) <= MOST_COPIES:
+        _write_rows(node, at, machine, positions)
+        return
+    for first, count, start in runs:
+        read, to = whole(added), whole(added)
+        read[0] = to[0] = (first, count, 1)
+        to[axis] = (start, added[axis], 1)
+        copy_cut(at, place(at, new), target, read, to)
+
+
+def _runs(positions: Array | None) -> list[tuple[int, int, int]]:
+    """Neighbouring requests whose new elements go to the same positions: the first, how many, and the position of the
+    first element; none where positions are not known to be one behind the other."""
+    if positions is None or np.any(np.diff(positions, axis=1) != 1):
+        return []
+    starts = positions[:, 0]
+    edges = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), len(starts)]
+    return [(a, b - a, int(starts[a])) for a, b in pairwise(edges)]
+
+
+MOST_COPIES = 4
+"""So many copies, each for requests that have cached equally much, are less work than looking positions up."""
+
+
 @kernel("cache_write")
 def lower_cache_write(node: Node, at: Lowering, machine: VectorMachine) -> None:
     """Only the new rows move where the result is the cache's own memory."""
-    past, new = given(node, 0), place(at, given(node, 1))
-    shape = given(node, 1).type.static_shape
-    table, indices = at.tensor(node.result), place(at, given(node, 2))
+    past, table = given(node, 0), at.tensor(node.result)
     if at.tensor(past) != table:
         copy_tensor(at, at.tensor(past), table, past.type.static_shape)
-    if 0 in shape:
-        return
+    if 0 not in given(node, 1).type.static_shape:
+        _write_rows(node, at, machine, given(node, 2))
+
+
+def _write_rows(node: Node, at: Lowering, machine: VectorMachine, positions: Value) -> None:
+    """New rows of a cache [B, KV, T, D] at positions [S] or [B, S]."""
+    new, table, indices = place(at, given(node, 1)), at.tensor(node.result), place(at, positions)
     spread = _without(table.layout, 2, 1)
     picks = (ONE, *indices.layout.dims)[-2:]
     index = Layout(indices.layout.offset, (picks[0], ONE, picks[1], ONE))
-    extent = past.type.static_shape[2]
+    extent = node.result.type.static_shape[2]
     transfer = _Transfer(at, machine, table, indices, new, table.layout.dims[2], extent, scatter=True)
-    transfer.run((spread, index, new.layout), shape, 2, 3)
+    transfer.run((spread, index, new.layout), given(node, 1).type.static_shape, 2, 3)
 
 
 @kernel("tensor_scatter")

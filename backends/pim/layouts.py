@@ -137,17 +137,20 @@ def aim_values(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> 
     return Layout(geometry.address(0, 0, first_row), (*outer, token, dim))
 
 
-def newton_keys(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> Layout:
+def newton_keys(
+    geometry: DramGeometry, first_row: int, shape: Sequence[int], channels: range | None = None
+) -> Layout:
     """[B, KV, T, D]: token t in bank t mod banks; its kv heads side by side in as many rows as they need."""
+    usable = channels or range(geometry.channels)
     batch, heads, tokens, depth = shape
     slot = up(depth, LANES) * LANES * CELL_BYTES
     packed = min(heads, geometry.row_bytes // slot)
     chunks = up(heads, packed)
     rows = up(tokens, geometry.banks)
     return Layout(
-        geometry.address(0, 0, first_row),
+        geometry.address(usable.start, 0, first_row),
         (
-            _over_channels(geometry, batch, rows * chunks),
+            _over_channels(geometry, batch, rows * chunks, len(usable)),
             ((chunks, geometry.stride_row), (packed, slot)),
             ((rows, chunks * geometry.stride_row), (geometry.banks, geometry.stride_bank)),
             ((depth, CELL_BYTES),),
@@ -155,28 +158,35 @@ def newton_keys(geometry: DramGeometry, first_row: int, shape: Sequence[int]) ->
     )
 
 
-def newton_values(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> Layout:
-    """[B, KV, T, D]: dim d in bank d mod banks; its tokens along rows."""
+def newton_values(
+    geometry: DramGeometry, first_row: int, shape: Sequence[int], channels: range | None = None
+) -> Layout:
+    """[B, KV, T, D]: dim d in bank d mod banks; its tokens along rows.
+
+    With `channels` the rows of the first tokens of all heads come first, so that a shorter request needs fewer of them.
+    """
+    usable = channels or range(geometry.channels)
     batch, heads, tokens, depth = shape
     elements = geometry.row_bytes // CELL_BYTES
     rows = up(tokens, elements)
     parts = up(depth, geometry.banks)
     along = elements if rows > 1 else up(tokens, LANES) * LANES
+    step, part = (1, rows) if channels is None else (heads * parts, 1)
     return Layout(
-        geometry.address(0, 0, first_row),
+        geometry.address(usable.start, 0, first_row),
         (
-            _over_channels(geometry, batch, heads * parts * rows),
-            ((heads, parts * rows * geometry.stride_row),),
-            ((rows, geometry.stride_row), (along, CELL_BYTES)),
-            ((parts, rows * geometry.stride_row), (geometry.banks, geometry.stride_bank)),
+            _over_channels(geometry, batch, heads * parts * rows, len(usable)),
+            ((heads, parts * part * geometry.stride_row),),
+            ((rows, step * geometry.stride_row), (along, CELL_BYTES)),
+            ((parts, part * geometry.stride_row), (geometry.banks, geometry.stride_bank)),
         ),
     )
 
 
-def _over_channels(geometry: DramGeometry, batch: int, request_rows: int) -> tuple[Digit, ...]:
+def _over_channels(geometry: DramGeometry, batch: int, request_rows: int, channels: int) -> tuple[Digit, ...]:
     """Requests over channels in turns (round robin), each in one channel."""
-    turns = up(batch, geometry.channels)
-    together = min(batch, geometry.channels)
+    turns = up(batch, channels)
+    together = min(batch, channels)
     return ((turns, request_rows * geometry.stride_row), (together, geometry.stride_channel))
 
 
@@ -202,6 +212,24 @@ def bank_layout(spec: TargetSpec, kind: str, first_row: int, shape: Sequence[int
         layout = make(geometry, first_row, shape)
     _, end = layout.span(CELL_BYTES)
     return layout, up(end, geometry.stride_row) - first_row
+
+
+def request_rows(spec: TargetSpec, kind: str, shape: Sequence[int]) -> int:
+    """Row indices that one request with keys or values [KV, T, D] takes in its channel."""
+    heads, tokens, depth = shape
+    geometry = spec.dram.geometry
+    if kind == "key":
+        packed = min(heads, geometry.row_bytes // (up(depth, LANES) * LANES * CELL_BYTES))
+        return up(tokens, geometry.banks) * up(heads, packed)
+    return up(tokens, geometry.row_bytes // CELL_BYTES) * heads * up(depth, geometry.banks)
+
+
+def requests_layout(
+    spec: TargetSpec, kind: str, first_row: int, shape: Sequence[int], channels: range
+) -> Layout:
+    """Keys or values of requests in neighbouring channels, from a row index on."""
+    make = {"key": newton_keys, "value": newton_values}[kind]
+    return make(spec.dram.geometry, first_row, shape, channels)
 
 
 def staging_rows(spec: TargetSpec) -> int:
