@@ -7,22 +7,26 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import groupby
+from math import prod
 
 from pimc.backends.emitter import Emitter, Scratch
 from pimc.backends.engines import packages
 from pimc.backends.lowering import RULES, Lowering
 from pimc.backends.planning import BufferSplit, Plan
-from pimc.backends.ragged import groups
+
 from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
+from pimc.backends.ragged import groups
 from pimc.backends.roll import roll
 from pimc.backends.synchronize import split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.diagnostics import InternalError
 from pimc.ir.facts import Layer, Phase, Placement, Ragged, Stage, Tile, Work
 from pimc.ir.graph import Graph, Node, Role, Value
+from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
 from pimc.ir.ops.caches import CACHE_AXIS, IN_PLACE
-from pimc.ir.requests import Rows
+from pimc.ir.requests import Batch, Rows
 from pimc.ir.source import Derived, Source, roots
 
 
@@ -338,11 +342,33 @@ def _entries(
     if batch is None or not home.parts:
         yield whole
         return
-    start = 0
-    for layout, size in zip(home.parts, batch.groups, strict=True):
-        requests = batch.requests[start : start + size]
+    for layout, members in _request_places(home.parts, batch):
+        requests = [batch.requests[i] for i in members]
         lengths = tuple(r.past + (r.new if role == "output" else 0) for r in requests)
         rows = Rows(tuple(r.row for r in requests), shape[0], lengths, CACHE_AXIS, shape[CACHE_AXIS])
-        extents = (size, shape[1], max(lengths), shape[3])
+        extents = (len(members), shape[1], max(lengths), shape[3])
         yield replace(whole, layout=layout, rows=rows, extents=extents)
+
+
+def _request_places(parts: Sequence[Layout], batch: Batch) -> Iterator[tuple[Layout, range]]:
+    """Neighbouring requests of a group that need equally many rows of their channels, and no more than these rows.
+
+    What a layout of a group has beyond them may belong to other requests; nobody looks at it.
+    """
+    start = 0
+    for layout, size in zip(parts, batch.groups, strict=True):
+        if batch.requests[start].channel is None:
+            yield layout, range(start, start + size)
+            start += size
+            continue
+        (_, *inner) = layout.dims[CACHE_AXIS]
+        period = prod(count for count, _ in inner)
+        need = [-(-batch.lengths[start + i] // period) for i in range(size)]
+        for rows, run in groupby(range(size), key=lambda i: need[i]):
+            members = list(run)
+            own = layout.sliced(0, members[0], members[-1] + 1) if len(members) < size else layout
+            cut = own.sliced(CACHE_AXIS, 0, rows * period) if own is not None and inner else own
+            if cut is None:
+                raise InternalError(f"requests {start + members[0]} of {layout} are not a layout")
+            yield cut, range(start + members[0], start + members[-1] + 1)
         start += size

@@ -438,6 +438,7 @@ class Rewriter:
         new = self.add(op, operands, attributes, origins=(node, *absorbed))
         for old, result in zip(node.results, new.results, strict=False):
             self.replace_uses(old, result)
+            result.shard = old.shard if result.type == old.type else None
         new.facts.update(node.facts)
         labels = [r.name for r in node.results]
         self.remove(node)

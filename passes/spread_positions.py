@@ -12,7 +12,6 @@ from pimc.ir.diagnostics import CompileError, Diagnostic, Kind
 from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
 from pimc.ir.op import Array, OpClass, TypeRuleError, lookup
 from pimc.ir.requests import Batch
-from pimc.passes.bind import BindPass
 from pimc.passes.manager import Pass, PassContext
 
 LARGEST = 1 << 22
@@ -28,7 +27,7 @@ class SpreadPositionsPass(Pass):
 
     Values as long as the cached tokens themselves (masks of constants) stay those of the longest request: the others
     use as much of them as they have keys. Where a request's own number reaches an op that cannot take one per request,
-    the pass refuses. Binds the graph; does nothing without `--requests`.
+    the pass refuses. Does nothing without `--requests`.
     """
 
     name: ClassVar[str] = "spread-positions"
@@ -39,8 +38,7 @@ class SpreadPositionsPass(Pass):
             return
         whole = _Evaluation(graph, batch.dims)
         found = dict(_differing(graph, batch, whole))
-        BindPass().run(graph, rewriter, context)
-        _Spreading(graph, rewriter, len(batch.requests), found, frozenset(whole.arrays)).run()
+        _Spreading(graph, rewriter, batch, found, frozenset(whole.arrays)).run()
 
 
 # -- what differs -----------------------------------------------------------------------------------------------------
@@ -131,9 +129,10 @@ class _Spreading:
     """
 
     def __init__(
-        self, graph: Graph, rewriter: Rewriter, requests: int, found: Mapping[Value, Array], inside: frozenset[Value]
+        self, graph: Graph, rewriter: Rewriter, batch: Batch, found: Mapping[Value, Array], inside: frozenset[Value]
     ) -> None:
-        self.graph, self.rewriter, self.requests = graph, rewriter, requests
+        self.graph, self.rewriter = graph, rewriter
+        self.requests, self.dims = len(batch.requests), batch.dims
         self.spread: dict[Value, Value] = {}
         self.found, self.inside = found, inside
         self.wrong: list[Diagnostic] = []
@@ -228,7 +227,7 @@ def _gather(at: _Spreading, node: Node, slots: Sequence[int]) -> bool:
 def _slice(at: _Spreading, node: Node, slots: Sequence[int]) -> bool:
     """Neighbouring rows of a table, which begin at another one for each request."""
     table, value = node.operands[:2]
-    axes, steps, shape = at.known(node, 3), at.known(node, 4), node.result.type.shape
+    axes, steps, shape = at.known(node, 3), at.known(node, 4), node.result.type.bind(at.dims).shape
     plain = (axes is None or list(axes.reshape(-1)) == [0]) and (steps is None or list(steps.reshape(-1)) == [1])
     if list(slots) != [1] or table is None or value is None or table in at.per_request or not plain:
         return False
@@ -257,9 +256,10 @@ def _moved(at: _Spreading, node: Node, slots: Sequence[int]) -> bool:
         constant = at.rewriter.constant(f"{node.name}.axes", np.array(axes))
         made = at.rewriter.add(node.op, (spread, constant), origins=(node,))
     else:
-        if not node.result.type.is_static:
+        type = node.result.type.bind(at.dims)
+        if not type.is_static:
             return False
-        shape = np.array([at.requests, *node.result.type.static_shape])
+        shape = np.array([at.requests, *type.static_shape])
         constant = at.rewriter.constant(f"{node.name}.shape", shape)
         made = at.rewriter.add(lookup("reshape"), (spread, constant), origins=(node,))
     at.spread[node.result] = made.result

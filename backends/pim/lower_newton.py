@@ -553,7 +553,7 @@ def lower_requests(node: Node, at: Lowering, ragged: Ragged) -> None:
         if steps > 1 or len(set(channels)) < group.size:
             _RULES[node.op.name](*part_of(node, at, group))
             continue
-        if wave and channels[0] <= ragged.channels[wave[-1].start]:
+        if wave and channels[0] <= ragged.channels[wave[-1].start + wave[-1].size - 1]:
             waves.append(wave)
             wave = []
         wave.append(group)
