@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pimc.ir.source import TextSpan
 from pimc.ir.types import TensorType
@@ -62,22 +63,22 @@ class Batch:
     groups: tuple[int, ...] = ()
     """how many requests are worked on together, one stretch of them after the other"""
 
-    @property
+    @cached_property
     def past(self) -> int:
         """The most tokens that a request has cached."""
         return max(r.past for r in self.requests)
 
-    @property
+    @cached_property
     def new(self) -> int:
         """The most tokens that a request adds; all get room for so many."""
         return max(r.new for r in self.requests)
 
-    @property
+    @cached_property
     def lengths(self) -> tuple[int, ...]:
         """Key positions of each request, the new ones included."""
         return tuple(r.past + self.new for r in self.requests)
 
-    @property
+    @cached_property
     def ragged_inputs(self) -> frozenset[str]:
         """Inputs with an axis that is as long as what a request has cached, or will have."""
         longest = {name: type.bind(self.dims).shape for name, type in self.inputs.items()}

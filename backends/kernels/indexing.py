@@ -212,10 +212,6 @@ def lower_elements(node: Node, at: Lowering, machine: VectorMachine) -> None:
     transfer.run(layouts, extents, len(shape) - 1, len(shape))
 
 
-MOST_COPIES = 4
-"""So many copies, each for requests that have cached equally much, are less work than looking positions up."""
-
-
 @kernel("cache_append")
 def lower_cache_append(node: Node, at: Lowering, machine: VectorMachine) -> None:
     """Only the new elements move where the result grows in the cache's own memory."""
@@ -228,7 +224,7 @@ def lower_cache_append(node: Node, at: Lowering, machine: VectorMachine) -> None
     if 0 in added:
         return
     runs = [(0, added[0], old[axis])] if positions is None else _runs(positions.type.array)
-    if positions is not None and not 0 < len(runs) <= MOST_COPIES:
+    if positions is not None and not runs:
         _write_rows(node, at, machine, positions)
         return
     for first, count, start in runs:
@@ -246,10 +242,6 @@ def _runs(positions: Array | None) -> list[tuple[int, int, int]]:
     starts = positions[:, 0]
     edges = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), len(starts)]
     return [(a, b - a, int(starts[a])) for a, b in pairwise(edges)]
-
-
-MOST_COPIES = 4
-"""So many copies, each for requests that have cached equally much, are less work than looking positions up."""
 
 
 @kernel("cache_write")
