@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -223,25 +222,45 @@ def lower_cache_append(node: Node, at: Lowering, machine: VectorMachine) -> None
         copy_cut(at, at.tensor(past), target, whole(old), whole(old))
     if 0 in added:
         return
-    runs = [(0, added[0], old[axis])] if positions is None else _runs(positions.type.array)
-    if positions is not None and not runs:
-        _write_rows(node, at, machine, positions)
+    start = old[axis] if positions is None else _common_start(positions.type.array)
+    if positions is not None and start is None:
+        _append_rows(node, at, machine, positions)
         return
-    for first, count, start in runs:
-        read, to = whole(added), whole(added)
-        read[0] = to[0] = (first, count, 1)
-        to[axis] = (start, added[axis], 1)
-        copy_cut(at, place(at, new), target, read, to)
+    to = whole(added)
+    to[axis] = (start or 0, added[axis], 1)
+    copy_cut(at, place(at, new), target, whole(added), to)
 
 
-def _runs(positions: Array | None) -> list[tuple[int, int, int]]:
-    """Neighbouring requests whose new elements go to the same positions: the first, how many, and the position of the
-    first element; none where positions are not known to be one behind the other."""
-    if positions is None or np.any(np.diff(positions, axis=1) != 1):
-        return []
-    starts = positions[:, 0]
-    edges = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), len(starts)]
-    return [(a, b - a, int(starts[a])) for a, b in pairwise(edges)]
+def _common_start(positions: Array | None) -> int | None:
+    """The position from which on all requests get their new elements; None where they differ or are not known."""
+    if positions is None or np.any(positions != positions[0, 0] + np.arange(positions.shape[1])):
+        return None
+    return int(positions[0, 0])
+
+
+def _append_rows(node: Node, at: Lowering, machine: VectorMachine, positions: Value) -> None:
+    """New rows of a cache [B, KV, T, D] at positions [B, S] that differ: requests and positions are one index, so that the
+    rows of all requests are on their way at once."""
+    new, table = place(at, given(node, 1)), at.tensor(node.result)
+    batch, heads, steps, depth = given(node, 1).type.static_shape
+    requests, kept, tokens, row = table.layout.dims
+    room = prod(count for count, _ in tokens)
+    arena = Arena(at)
+    ramp = index_tensor(at, machine, arena, batch)
+    ramp = replace(ramp, layout=Layout(ramp.layout.offset, (*ramp.layout.dims, ONE)))
+    held = dense_at(arena.take(batch * steps * ramp.element_bytes), ramp, (batch, steps))
+
+    def write(v: Lanes, sources: Sequence[Source], out: Ref) -> None:
+        position, request = sources
+        v("add", position, v("mul", request, float(room), dtype=held.dtype), out=out)
+
+    pointwise(at, machine, [place(at, positions), ramp], held, (batch, steps), write, arena)
+    index = Layout(held.layout.offset, (ONE, *held.layout.dims, ONE))
+    spread = Layout(table.layout.offset, (kept, ONE, ONE, row))
+    transfer = _Transfer(
+        at, machine, table, held, new, (*requests, *tokens), batch * room, scatter=True, arena=arena
+    )
+    transfer.run((spread, index, new.layout.permuted((1, 0, 2, 3))), (heads, batch, steps, depth), 1, 3)
 
 
 @kernel("cache_write")
