@@ -11,15 +11,15 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any, TypeVar
 
 from pimc.backends.affine import DEVICE, INSTANCE, Scalar, affine
+from pimc.backends.batches import request_from, rows_from
 from pimc.backends.engines import commands
 from pimc.backends.isa import Command, OperandDecl, operands_of
-from pimc.backends.batches import request_from, rows_from
 from pimc.backends.program import FORMAT_VERSION, Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.references import contents_of
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean
 from pimc.ir.layout import Digit, Layout
-from pimc.ir.source import TextSpan
 from pimc.ir.requests import Request
+from pimc.ir.source import TextSpan
 from pimc.ir.types import DType
 
 MOST_MISTAKES = 20

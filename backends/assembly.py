@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING
 
 from pimc.backends.affine import Affine
+from pimc.backends.batches import plain_request, plain_rows
 from pimc.backends.isa import Command, OperandDecl, operands_of
 from pimc.backends.numbering import canonical
-from pimc.backends.batches import plain_request, plain_rows
 from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.references import Blobs, plain
 from pimc.ir.layout import Layout

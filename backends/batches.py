@@ -35,7 +35,8 @@ def request_from(plain: object) -> Request:
     if not isinstance(plain, list) or len(plain) != 5 or not isinstance(plain[0], str):
         raise ValueError(f"{plain!r} is no request")
     name, past, new, channel, row = plain
-    return Request(name, *_numbers([past, new]), None if channel is None else _numbers([channel])[0], _numbers([row])[0])
+    cached, added, index, place = _numbers([past, new, row, 0 if channel is None else channel])
+    return Request(name, cached, added, None if channel is None else place, index)
 
 
 def _numbers(values: Iterable[object]) -> tuple[int, ...]:

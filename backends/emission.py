@@ -14,13 +14,12 @@ from pimc.backends.emitter import Emitter, Scratch
 from pimc.backends.engines import packages
 from pimc.backends.lowering import RULES, Lowering
 from pimc.backends.planning import BufferSplit, Plan
-
 from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.ragged import groups
 from pimc.backends.roll import roll
 from pimc.backends.synchronize import split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
-from pimc.ir.diagnostics import InternalError
+from pimc.ir.diagnostics import InternalError, Kind, fail
 from pimc.ir.facts import Layer, Phase, Placement, Ragged, Stage, Tile, Work
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
@@ -325,6 +324,13 @@ def _entries(
     """The place of a tensor; one for each group of requests where these have lengths of their own."""
     home = part.plan.homes[value]
     shape, batch = value.type.static_shape, graph.batch
+    if batch is not None and name in batch.outputs and shape[:1] != (len(batch.requests),):
+        raise fail(
+            Kind.REQUESTS_BAD,
+            f"output '{name}' ({value.type}) has no axis of {len(batch.requests)} requests",
+            value.source,
+            help="give it the batch as its first axis",
+        )
     whole = MapEntry(
         name=name,
         role=role,

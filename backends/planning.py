@@ -368,9 +368,11 @@ class _Planner:
             Kind.CAPACITY,
             f"keys and values of the requests in channel {channel} need {_gib(rows * row)}, but a channel of "
             f"'{self.spec.name}' has {_gib(max(0, have) * row)} of its {_gib(geometry.rows * row)} left for them",
-            notes=(f"on average the requests need {_gib(int(mean * row))} of a channel; all else takes {_gib(others * row)}",),
-            help="balance them (--pass-config assign-requests.balance=greedy), take fewer or shorter requests, or spread "
-            "the model over more devices (--set system.devices=N --parallel tp=T,pp=P)",
+            notes=(
+                f"on average the requests need {_gib(int(mean * row))} of a channel, and all else {_gib(others * row)}",
+            ),
+            help="balance them (--pass-config assign-requests.balance=greedy), take fewer or shorter requests, or "
+            "spread the model over more devices (--set system.devices=N --parallel tp=T,pp=P)",
         )
 
     def _too_small(self, extra: int) -> Exception:

@@ -1,7 +1,7 @@
 """Nodes whose requests have lengths of their own, as nodes of requests that are equally long.
 
-The requests come in groups (`pimc.ir.facts.Ragged`). A node is lowered group by group, each as a node of the usual kind on
-the group's part of every tensor: its requests, and as many key positions as the longest of them has.
+The requests come in groups (`pimc.ir.facts.Ragged`). A node is lowered group by group, each as a node of the usual kind
+on the group's part of every tensor: its requests, and as many key positions as the longest of them has.
 """
 
 from __future__ import annotations
@@ -109,4 +109,6 @@ def _cut(value: Value, home: Home, group: Group, *, keys: bool) -> tuple[Value, 
         layout = sliced
         shape[axis] = stop - start
     type = TensorType(value.type.dtype, tuple(shape), array)
-    return Value(value.name, type, value.role if array is None else Role.CONSTANT), replace(home, layout=layout, parts=())
+    return Value(value.name, type, value.role if array is None else Role.CONSTANT), replace(
+        home, layout=layout, parts=()
+    )

@@ -60,6 +60,8 @@ class Batch:
     """types of the inputs whose axis 0 is that of the requests, in symbols"""
     outputs: frozenset[str] = frozenset()
     """outputs whose axis 0 is that of the requests"""
+    ragged_inputs: frozenset[str] = frozenset()
+    """inputs with an axis that is as long as what a request has cached, or will have"""
     groups: tuple[int, ...] = ()
     """how many requests are worked on together, one stretch of them after the other"""
 
@@ -77,14 +79,6 @@ class Batch:
     def lengths(self) -> tuple[int, ...]:
         """Key positions of each request, the new ones included."""
         return tuple(r.past + self.new for r in self.requests)
-
-    @cached_property
-    def ragged_inputs(self) -> frozenset[str]:
-        """Inputs with an axis that is as long as what a request has cached, or will have."""
-        longest = {name: type.bind(self.dims).shape for name, type in self.inputs.items()}
-        return frozenset(
-            name for name, type in self.inputs.items() if any(type.bind(d).shape != longest[name] for d in self.spread_dims)
-        )
 
     def rows_of(self, name: str) -> Rows | None:
         """How a place that has room for all requests holds an input or output; None for one without requests."""

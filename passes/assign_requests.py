@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import ClassVar
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, fail
@@ -36,10 +36,10 @@ class Balance(Enum):
 class AssignRequestsPass(Pass):
     """Give each request of `--requests` a channel, on machines that keep keys and values of a request in one.
 
-    "greedy" takes requests from the longest to the shortest and gives each to the channel with the least work so far, by
-    the estimated time of its attention (greedy min-load bin packing); "round-robin" deals them out in the order of the
-    file; "file" follows the column `channel`; "auto" does so if there is one, and is greedy otherwise. On other machines
-    channels of the file mean nothing.
+    "greedy" takes requests from the longest to the shortest and gives each to the channel with the least work so far,
+    by the estimated time of its attention (greedy min-load bin packing); "round-robin" deals them out in the order of
+    the file; "file" follows the column `channel`; "auto" does so if there is one, and is greedy otherwise. On other
+    machines channels of the file mean nothing.
 
     Requests are then worked on in waves, the longest of each channel first. Machines without channels of requests take
     them from the longest to the shortest, in at most 32 groups of about the same length.
@@ -183,7 +183,7 @@ def _by_length(batch: Batch) -> Batch:
     requests = [replace(r, channel=None) for r in sorted(batch.requests, key=lambda r: -r.past)]
     runs = [list(members) for _, members in groupby(requests, key=lambda r: r.past)]
     while len(runs) > MOST_GROUPS:
-        waste = [len(b) * (a[0].past - b[0].past) for a, b in zip(runs, runs[1:], strict=False)]
+        waste = [len(b) * (a[0].past - b[0].past) for a, b in pairwise(runs)]
         at = waste.index(min(waste))
         runs[at : at + 2] = [runs[at] + runs[at + 1]]
     return _ordered(batch, requests, [len(run) for run in runs])

@@ -21,7 +21,8 @@ KEYS = 2
 """The axis of key positions of caches [B, KV, T, D]."""
 _ALONG = frozenset(
     {
-        "cast", "identity", "unsqueeze", "squeeze", "reshape", "expand", "transpose", "where", "add", "sub", "mul", "div",
+        "cast", "identity", "unsqueeze", "squeeze", "reshape", "expand", "transpose", "where", "add", "sub", "mul",
+        "div",
         "less", "less_or_equal", "greater", "greater_or_equal", "equal", "and", "or", "not", "min", "max", "reduce_sum",
     }
 )  # fmt: skip
@@ -108,7 +109,11 @@ def _misuses(graph: Graph, batch: Batch) -> Iterator[Diagnostic]:
 
 def _cache_misuses(graph: Graph, value: Value, batch: Batch) -> Iterator[Diagnostic]:
     for node in graph.users(value):
-        if value.role is not Role.CACHE or node.op.name != "cache_append" or node.attribute("axis") not in (KEYS, KEYS - 4):
+        if (
+            value.role is not Role.CACHE
+            or node.op.name != "cache_append"
+            or node.attribute("axis") not in (KEYS, KEYS - 4)
+        ):
             yield _refused(graph, node, f"reads '{value.name}' otherwise than as a cache that grows")
             continue
         for user in graph.users(node.result):
@@ -137,5 +142,3 @@ def _mask_misuses(graph: Graph, value: Value) -> Iterator[Diagnostic]:
 def _refused(graph: Graph, node: Node, why: str, help: str | None = None) -> Diagnostic:
     said = f"requests of different lengths: %{node.name} ({node.op.name}) {why}"
     return Diagnostic(Kind.REQUESTS_BAD, said, node.source, help=help, window=graph.window(node))
-
-

@@ -91,15 +91,20 @@ class _Evaluation:
             if results is not None:
                 self.arrays |= zip(node.results, results, strict=False)
 
+    def _of_shape(self, value: Value | None) -> Array | None:
+        """Any array of a value's shape, where that is known."""
+        if value is None or value in self.arrays:
+            return self.arrays[value] if value is not None else None
+        type = value.type.bind(self.dims)
+        return np.broadcast_to(np.zeros((), np.bool_), type.static_shape) if type.is_static else None
+
     def _results(self, node: Node) -> Sequence[Array] | None:
         if node.op.meaning is None or not node.operands:
             return None
         if node.op.name in ("shape", "size"):
-            operand = node.operands[0]
-            type = operand.type.bind(self.dims) if operand is not None else None
-            if type is None or not type.is_static:
+            given: list[Array | None] = [self._of_shape(node.operands[0])]
+            if given[0] is None:
                 return None
-            given: list[Array | None] = [np.broadcast_to(np.zeros((), np.bool_), type.static_shape)]
         else:
             given = [None if v is None else self.arrays.get(v) for v in node.operands]
             if any(v is not None and a is None for v, a in zip(node.operands, given, strict=True)):
@@ -276,6 +281,12 @@ def _positions(at: _Spreading, node: Node, slots: Sequence[int]) -> bool:
     return _joining(at, node, slots, 2) if 0 not in slots else False
 
 
+def _grouped(at: _Spreading, node: Node, slots: Sequence[int]) -> bool:
+    """Numbers of keys [B] and position ids [B, S]."""
+    ranks = {5: 1, 9: 2}
+    return set(slots) <= ranks.keys() and all(_joining(at, node, [i], ranks[i]) for i in slots)
+
+
 def _joining(at: _Spreading, node: Node, slots: Sequence[int], rank: int) -> bool:
     for i in slots:
         value = node.operands[i]
@@ -293,6 +304,7 @@ _RULES: Mapping[str, Rule] = {
     "rotary": _rotary,
     "rotary_embedding": _positions,
     "ms_rotary_embedding": _positions,
+    "ms_group_query_attention": _grouped,
 }
 
 
@@ -303,5 +315,3 @@ def _per_request(graph: Graph) -> frozenset[Value]:
         if node.op.name not in ("shape", "size") and any(v in found for v in node.inputs()):
             found.update(node.results)
     return frozenset(found)
-
-

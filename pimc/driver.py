@@ -18,11 +18,11 @@ from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Phase
 from pimc.ir.graph import Graph
 from pimc.ir.op import Array
+from pimc.ir.requests import Batch, Request
 from pimc.passes.bind import dims_from_arrays, resolve_dims
 from pimc.passes.manager import Observer, PassContext, PassManager, Pipeline
 from pimc.passes.pipeline import default_pipeline
 from pimc.passes.registry import PassRegistry, default_registry
-from pimc.ir.requests import Batch, Request
 from pimc.random_inputs import random_inputs
 from pimc.requests import batch_of, expected_of_each, name_of_one, of_each, own_inputs, padded_inputs
 

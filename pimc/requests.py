@@ -41,26 +41,36 @@ def batch_of(graph: Graph, requests: Sequence[Request], given: Mapping[str, int]
         raise CompileError(wrong)
     own = tuple(_dims(graph, 1, r.new, r.past, given) for r in requests)
     spread = tuple(_dims(graph, count, new, r.past, given) for r in requests)
-    names = _names(_batch_dim(graph))
+    names = _batch_names(graph)
     _check_shared(graph, names, dims, own)
+    longer = _dims(graph, count, new, past + 1, given)
+    inputs = {v.name: v.type for v in graph.inputs if v.type.rank and _names(v.type.shape[0]) & names}
     return Batch(
         tuple(requests),
         dims,
         own,
         spread,
-        {v.name: v.type for v in graph.inputs if v.type.rank and _names(v.type.shape[0]) & names},
-        frozenset(n for n, v in graph.outputs if v.type.rank and _names(v.type.shape[0]) & names),
+        inputs,
+        frozenset(n for n, v in graph.outputs if v.type.rank and _may_count(v.type.shape[0], names, dims)),
+        frozenset(n for n, type in inputs.items() if type.bind(longer).shape != type.bind(dims).shape),
     )
 
 
 def _dims(graph: Graph, count: int, new: int, past: int, given: Mapping[str, int]) -> dict[str, int]:
     names = {*graph.dims(), *graph.defaults}
+    sizes = {**given, **dict.fromkeys(_batch_names(graph), count)}
     if {BATCH, PAST} <= names:
-        sizes = {BATCH: count, SEQ: new, PAST: past}
         if SEQ not in names and new != 1:
             raise fail(Kind.REQUESTS_BAD, f"'{graph.name}' has no dimension '{SEQ}' for {new} new tokens of a request")
-        return resolve_dims(graph, {**given, **{n: size for n, size in sizes.items() if n in names}})
-    return step_dims(graph, count, new, past, {n: size for n, size in given.items() if n in names})
+        sizes |= {n: size for n, size in ((SEQ, new), (PAST, past)) if n in names}
+        if names <= {*sizes, *graph.defaults}:
+            return resolve_dims(graph, sizes)
+    return step_dims(graph, count, new, past, {n: size for n, size in sizes.items() if n in names})
+
+
+def _may_count(dim: Dim, names: frozenset[str], dims: Mapping[str, int]) -> bool:
+    """Whether a dimension counts requests, as far as it is known before dimensions are bound."""
+    return bool(_names(dim) & names) or bool(_names(dim) - dims.keys())
 
 
 def _check_shared(
@@ -79,17 +89,20 @@ def _check_shared(
             )
 
 
-def _batch_dim(graph: Graph) -> Dim:
+def _batch_names(graph: Graph) -> frozenset[str]:
+    """Dimensions that count requests: the first one of token ids, of caches and of whatever else has several axes."""
     if {BATCH, PAST} <= {*graph.dims(), *graph.defaults}:
-        return Sym.named(BATCH)
-    dim: Dim = token_input(graph).type.shape[0]
-    if not isinstance(dim, Sym):
+        first: Dim = Sym.named(BATCH)
+    else:
+        first = token_input(graph).type.shape[0]
+    if not isinstance(first, Sym):
         raise fail(
             Kind.REQUESTS_BAD,
-            f"'{graph.name}' is for a batch of {dim}, which --requests cannot change",
+            f"'{graph.name}' is for a batch of {first}, which --requests cannot change",
             help="export the model with a symbolic batch dimension",
         )
-    return dim
+    others = [v.type.shape[0] for v in graph.inputs if v.type.rank in (2, 4)]
+    return first.names | {n for dim in others if isinstance(dim, Sym) and dim == Sym.named(str(dim)) for n in dim.names}
 
 
 def _bound_by_requests(graph: Graph) -> frozenset[str]:
@@ -159,7 +172,9 @@ def padded_inputs(graph: Graph, batch: Batch, given: Mapping[str, Array]) -> dic
             continue
         whole, id = match["name"], match["id"]
         if id not in index:
-            wrong.append(Diagnostic(Kind.INPUT_BAD, f"array '{name}': there is no request '{id}'", help=did_you_mean(id, index)))
+            wrong.append(
+                Diagnostic(Kind.INPUT_BAD, f"array '{name}': there is no request '{id}'", help=did_you_mean(id, index))
+            )
             continue
         shape = batch.inputs[whole].bind(batch.own_dims[index[id]]).static_shape
         if array.shape != shape:

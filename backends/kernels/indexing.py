@@ -239,8 +239,10 @@ def _common_start(positions: Array | None) -> int | None:
 
 
 def _append_rows(node: Node, at: Lowering, machine: VectorMachine, positions: Value) -> None:
-    """New rows of a cache [B, KV, T, D] at positions [B, S] that differ: requests and positions are one index, so that the
-    rows of all requests are on their way at once."""
+    """New rows of a cache [B, KV, T, D] at positions [B, S] that differ.
+
+    Requests and positions are one index, so that the rows of all requests are on their way at once.
+    """
     new, table = place(at, given(node, 1)), at.tensor(node.result)
     batch, heads, steps, depth = given(node, 1).type.static_shape
     requests, kept, tokens, row = table.layout.dims
@@ -257,9 +259,7 @@ def _append_rows(node: Node, at: Lowering, machine: VectorMachine, positions: Va
     pointwise(at, machine, [place(at, positions), ramp], held, (batch, steps), write, arena)
     index = Layout(held.layout.offset, (ONE, *held.layout.dims, ONE))
     spread = Layout(table.layout.offset, (kept, ONE, ONE, row))
-    transfer = _Transfer(
-        at, machine, table, held, new, (*requests, *tokens), batch * room, scatter=True, arena=arena
-    )
+    transfer = _Transfer(at, machine, table, held, new, (*requests, *tokens), batch * room, scatter=True, arena=arena)
     transfer.run((spread, index, new.layout.permuted((1, 0, 2, 3))), (heads, batch, steps, depth), 1, 3)
 
 

@@ -137,9 +137,7 @@ def aim_values(geometry: DramGeometry, first_row: int, shape: Sequence[int]) -> 
     return Layout(geometry.address(0, 0, first_row), (*outer, token, dim))
 
 
-def newton_keys(
-    geometry: DramGeometry, first_row: int, shape: Sequence[int], channels: range | None = None
-) -> Layout:
+def newton_keys(geometry: DramGeometry, first_row: int, shape: Sequence[int], channels: range | None = None) -> Layout:
     """[B, KV, T, D]: token t in bank t mod banks; its kv heads side by side in as many rows as they need."""
     usable = channels or range(geometry.channels)
     batch, heads, tokens, depth = shape
@@ -224,9 +222,7 @@ def request_rows(spec: TargetSpec, kind: str, shape: Sequence[int]) -> int:
     return up(tokens, geometry.row_bytes // CELL_BYTES) * heads * up(depth, geometry.banks)
 
 
-def requests_layout(
-    spec: TargetSpec, kind: str, first_row: int, shape: Sequence[int], channels: range
-) -> Layout:
+def requests_layout(spec: TargetSpec, kind: str, first_row: int, shape: Sequence[int], channels: range) -> Layout:
     """Keys or values of requests in neighbouring channels, from a row index on."""
     make = {"key": newton_keys, "value": newton_values}[kind]
     return make(spec.dram.geometry, first_row, shape, channels)

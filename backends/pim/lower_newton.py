@@ -222,7 +222,7 @@ def lower_scores(node: Node, at: Lowering) -> None:
     """q[B, H, S, D] times the keys [B, KV, T, D]: tokens over banks, heads side by side in rows."""
     for wave in _waves(node, at, _cache(node, at)):
         kernels = _score_kernels(node, at, wave)
-        for heads, kernel in kernels:
+        for _, kernel in kernels:
             allot(kernel.arena, [[kernel]])
         for (source, target, row), slot in wave.turns:
             for heads, kernel in kernels:
@@ -310,7 +310,7 @@ def allot(arena: Arena, waves: Sequence[Sequence[_Kernel]]) -> None:
 
 
 def _in_step(waves: Sequence[Sequence[_Turn[K]]], queries: int, slot: int) -> None:
-    """Wave after wave, each of which works in its channels at once; the results of one come home while the next works."""
+    """Wave after wave, each in all of its channels at once; the results of one come home while the next works."""
     for i, wave in enumerate(waves):
         for turn in wave:
             turn.kernel.stage(turn.source, queries, slot + i)
@@ -363,7 +363,7 @@ class _Scores:
         arena: Arena | None = None,
         lengths: Sequence[int] = (),
     ) -> None:
-        """sizes: query heads of a kv head, kv heads of a row, elements of a head, tokens; lengths: tokens by channel."""
+        """sizes: query heads of a kv head, kv heads of a row, head size, tokens. lengths: tokens by channel."""
         self.at, self.wave = at, wave
         self.group, self.kv, depth, self.tokens = sizes
         geometry = at.spec.dram.geometry
@@ -451,7 +451,7 @@ class _Context:
         lengths: Sequence[int] = (),
         most: int = 0,
     ) -> None:
-        """sizes: query heads of a kv head, kv heads, elements of a head, tokens; lengths: tokens by channel; most: query
+        """sizes: query heads of a kv head, kv heads, head size, tokens. lengths: tokens by channel. most: query
         heads at a time."""
         self.at, self.wave = at, wave
         self.group, self.kv, self.depth, tokens = sizes
@@ -536,7 +536,7 @@ class _Context:
         self.sums[queries].move(near, strides, wave.target, target, out)
 
 
-# -- requests with lengths of their own ---------------------------------------------------------------------------------
+# -- requests with lengths of their own -------------------------------------------------------------------------------
 
 
 def lower_requests(node: Node, at: Lowering, ragged: Ragged) -> None:
