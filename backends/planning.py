@@ -351,17 +351,16 @@ class _Planner:
         self.plan_.by_role[name] = self.plan_.by_role.get(name, 0) + size
 
     def _check_capacity(self) -> None:
-        if self.plan_.used["dram"] > self.spec.dram.bytes and self.channel_rows:
-            raise self._channel_too_small()
         if self.plan_.used["dram"] > self.spec.dram.bytes:
             raise self._too_small(0)
 
-    def _channel_too_small(self) -> Exception:
+    def _channel_too_small(self, extra: int) -> Exception:
         """Requests fill one channel: how much they take there, and what it has left for them."""
         geometry = self.spec.dram.geometry
         row = geometry.banks * geometry.row_bytes
         channel, rows = max(self.channel_rows.items(), key=lambda item: (item[1], -item[0]))
-        others = -(-self.plan_.used["dram"] // geometry.stride_row) - max(self.channel_rows.values())
+        other_bytes = extra + sum(size for name, size in self.plan_.by_role.items() if name != "caches")
+        others = -(-other_bytes // geometry.stride_row)
         mean = sum(self.channel_rows.values()) / geometry.channels
         have = geometry.rows - others
         return fail(
@@ -376,6 +375,8 @@ class _Planner:
         )
 
     def _too_small(self, extra: int) -> Exception:
+        if self.channel_rows:
+            return self._channel_too_small(extra)
         need = sum(self.plan_.by_role.values()) + extra
         have = self.spec.dram.bytes
         parts = ", ".join(f"{name} {_gib(size)}" for name, size in sorted(self.plan_.by_role.items()))

@@ -30,14 +30,17 @@ _LENGTHS = 2
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Requests `start` to `start + size - 1`; `length`: key positions of the longest; `index`: which group they are of,
-    and `offset`: how many of it come before them."""
+    """Requests `start` to `start + size - 1` of group `index`."""
 
     index: int
     start: int
     size: int
     length: int
+    """key positions of the longest"""
     offset: int = 0
+    """how many of the group come before them"""
+    is_whole: bool = True
+    """whether they are all of it"""
 
 
 def groups_of(ragged: Ragged) -> list[Group]:
@@ -90,9 +93,9 @@ def _cut(value: Value, home: Home, group: Group, *, keys: bool) -> tuple[Value, 
     cuts: list[tuple[int, int, int]] = []
     if home.parts:
         layout = home.parts[group.index]
-        shape[2] = layout_length = group.length
-        cuts.append((_REQUESTS, group.offset, group.offset + group.size))
-        assert layout_length <= layout.shape[2]
+        shape[_REQUESTS], shape[2] = group.size, group.length
+        if not group.is_whole:  # whole ones may have room for more requests
+            cuts.append((_REQUESTS, group.offset, group.offset + group.size))
         array = None
     elif shape[_REQUESTS] != 1 or not keys:
         cuts.append((_REQUESTS, group.start, group.start + group.size))

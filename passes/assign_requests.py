@@ -165,7 +165,7 @@ def _in_waves(batch: Batch, requests: Sequence[Request]) -> Batch:
         wave = [(c, lists[c][turn]) for c in sorted(lists) if len(lists[c]) > turn]
         for _, members in groupby(enumerate(wave), key=lambda m: m[1][0] - m[0]):
             run = [r for _, (_, r) in members]
-            if runs and _alike(runs[-1][-len(run) :], run) and len(runs[-1]) % len(run) == 0:
+            if runs and _alike(runs[-1], run):
                 runs[-1] += run
             else:
                 runs.append(run)
@@ -173,8 +173,9 @@ def _in_waves(batch: Batch, requests: Sequence[Request]) -> Batch:
 
 
 def _alike(before: Sequence[Request], run: Sequence[Request]) -> bool:
-    """Whether a run of a wave repeats the run before: the same channels, and one length for all."""
-    same = [r.channel for r in before] == [r.channel for r in run]
+    """Whether a run of a wave repeats the group before: the same channels again, and one length for all."""
+    turns = len(before) // len(run)
+    same = [r.channel for r in before] == [r.channel for r in run] * turns
     return same and len({r.past for r in (*before, *run)}) == 1
 
 

@@ -610,7 +610,8 @@ def _same_rows(group: Group, ragged: Ragged, elements: int) -> Iterator[Group]:
     for _, run in groupby(range(group.size), key=lambda i: -(-lengths[i] // elements)):
         members = list(run)
         longest = max(lengths[i] for i in members)
-        yield Group(group.index, group.start + members[0], len(members), longest, members[0])
+        is_whole = len(members) == group.size
+        yield Group(group.index, group.start + members[0], len(members), longest, members[0], is_whole)
 
 
 _RULES = {"attention_scores": lower_scores, "attention_context": lower_context}
