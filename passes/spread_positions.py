@@ -52,7 +52,8 @@ def _differing(graph: Graph, batch: Batch, whole: _Evaluation) -> Iterator[tuple
     edge = [
         v
         for v in whole.arrays
-        if v.owner is not None and any(r not in whole.arrays for u in graph.users(v) for r in u.results)
+        if v.owner is not None
+        and (graph.is_output(v) or any(r not in whole.arrays for u in graph.users(v) for r in u.results))
     ]
     nodes = _needed(edge)
     rows: dict[int, dict[Value, Array]] = {}
@@ -152,6 +153,9 @@ class _Spreading:
             rule = _RULES.get(node.op.name) or (_elementwise if node.op.cls is OpClass.ELEMENTWISE else None)
             if rule is None or not rule(self, node, [i for i in slots if i not in kept]):
                 self._refuse(node)
+        for _, value in self.graph.outputs:
+            if value.owner is not None and (value in self.found or value in self.spread):
+                self._refuse(value.owner)
         if self.wrong:
             raise CompileError(self.wrong)
         self.rewriter.remove_dead()

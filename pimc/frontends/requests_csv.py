@@ -43,7 +43,8 @@ class _Reader:
         rows = self._rows()
         line, header = next(rows, (0, []))
         if not header:
-            raise fail(Kind.REQUESTS_BAD, f"{self.path} is empty", help="the first line names columns: id,past,new")
+            help = "the first line names columns: id,past,new"
+            raise fail(Kind.REQUESTS_BAD, "the file is empty", TextSpan(self.path, 1, 1), help=help)
         columns = self._columns(line, header)
         self._stop()
         found = [r for number, row in rows if (r := self._request(number, columns, row)) is not None]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pimc.backends.affine import DEVICE, INSTANCE
 from pimc.backends.assembler import assemble
 from pimc.backends.assembly import disassemble
 from pimc.backends.program import unrolled
@@ -31,9 +32,7 @@ def requests(
 ) -> tuple[Request, ...]:
     added = new or [1] * len(past)
     places: Sequence[int | None] = channels or [None] * len(past)
-    return tuple(
-        Request(f"r{i}", p, n, c, i) for i, (p, n, c) in enumerate(zip(past, added, places, strict=True))
-    )
+    return tuple(Request(f"r{i}", p, n, c, i) for i, (p, n, c) in enumerate(zip(past, added, places, strict=True)))
 
 
 def compiled(
@@ -125,9 +124,9 @@ def test_commands_of_pim_follow_each_length() -> None:
     program = result.program
     tiles: Counter[tuple[str, int]] = Counter()
     for stream in program.streams:
-        for step in unrolled(stream.items) if stream.engine == "pim" else ():
-            if step.command.mnemonic == "HEADER":
-                for channel in stream.instances:
+        for channel in stream.instances if stream.engine == "pim" else ():
+            for step in unrolled(stream.items, {DEVICE: 0, INSTANCE: channel}):
+                if step.command.mnemonic == "HEADER":
                     tiles[program.ops[step.op].op, channel] += 1
     for channel, cached in enumerate(past):
         assert tiles["attention_scores", channel] == 2 * -(-(cached + 1) // 32)
@@ -214,6 +213,4 @@ def test_the_graph_means_the_same_before_and_after_lowering() -> None:
     order = [r.row for r in batch.requests]
     outputs = interp.run(lowered.graph, {n: v[order] for n, v in inputs.items()})
     for place, request in enumerate(batch.requests):
-        np.testing.assert_allclose(
-            outputs["logits"][place], expected[f"logits[{request.id}]"][0], rtol=1e-3, atol=1e-3
-        )
+        np.testing.assert_allclose(outputs["logits"][place], expected[f"logits[{request.id}]"][0], rtol=1e-3, atol=1e-3)

@@ -149,7 +149,8 @@ BAD_MODELS = {
     "works with the one number of cached tokens": """\
         let keys = cache_append(past_key, k)
         output y = attention(k, keys, keys, scale = 1.0, causal = true)
-        output z = matmul(f32(unsqueeze(range(past, past + seq), [0])), w)""",
+        output z = matmul(unsqueeze(f32(range(past, past + seq)), [1]), w)
+        output o = range(past, past + seq)""",
 }
 
 
@@ -160,7 +161,7 @@ def test_models_that_cannot_serve_requests_of_different_lengths(said: str, tmp_p
         "model m(batch = 1, seq = 1, past = 1)\n"
         'cache past_key "past" -> "present": f32[batch, 2, past, 16]\n'
         "input k: f32[batch, 2, seq, 16]\n"
-        "weight w: f32[2, 3]\n" + "\n".join(line.strip() for line in BAD_MODELS[said].splitlines()) + "\n"
+        "weight w: f32[1, 3]\n" + "\n".join(line.strip() for line in BAD_MODELS[said].splitlines()) + "\n"
     )
     error = refused(model, requests((3, 4), new=(1, 2)))
     assert said in str(error)
