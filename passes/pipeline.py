@@ -19,8 +19,6 @@ from pimc.passes.manager import Pass, Pipeline
 from pimc.passes.registry import PassRegistry, default_registry
 
 DEFAULT: tuple[str, ...] = (
-    "assign-requests",
-    "spread-positions",
     "bind",
     "fold",
     "canonicalize",
@@ -34,7 +32,6 @@ DEFAULT: tuple[str, ...] = (
     "dce",
     "canonical-order",
     "partition",
-    "ragged-attention",
     "fuse-quantized",
     "tag-phase",
     "tag-nature",
@@ -47,6 +44,16 @@ DEFAULT: tuple[str, ...] = (
     "emit",
 )
 """The passes of `pimc compile`, in order, before lowering."""
+
+_PARTITIONED = DEFAULT.index("partition") + 1
+WITH_REQUESTS: tuple[str, ...] = (
+    "assign-requests",
+    "spread-positions",
+    *DEFAULT[:_PARTITIONED],
+    "ragged-attention",
+    *DEFAULT[_PARTITIONED:],
+)
+"""Those for a batch of requests with lengths of their own (`--requests`)."""
 
 FRONT: tuple[str, ...] = DEFAULT[: DEFAULT.index("find-layers") + 1]
 """The part that needs no target."""

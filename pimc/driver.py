@@ -21,7 +21,7 @@ from pimc.ir.op import Array
 from pimc.ir.requests import Batch, Request
 from pimc.passes.bind import dims_from_arrays, resolve_dims
 from pimc.passes.manager import Observer, PassContext, PassManager, Pipeline
-from pimc.passes.pipeline import default_pipeline
+from pimc.passes.pipeline import DEFAULT, WITH_REQUESTS, default_pipeline
 from pimc.passes.registry import PassRegistry, default_registry
 from pimc.random_inputs import random_inputs
 from pimc.requests import batch_of, expected_of_each, name_of_one, of_each, own_inputs, padded_inputs
@@ -208,7 +208,8 @@ def pipeline_for(options: Options, machine: Machine | None, registry: PassRegist
         registry.load(name)  # an unknown name is a mistake, not nothing
     asked = machine.pass_options() if machine is not None else {}
     from_target = [f"{name}.{key}={value}" for name, given in asked.items() for key, value in given.items()]
-    pipeline = default_pipeline([*from_target, *options.pass_options], registry=registry)
+    names = WITH_REQUESTS if options.requests else DEFAULT
+    pipeline = default_pipeline([*from_target, *options.pass_options], names=names, registry=registry)
     if options.until is None:
         return pipeline
     names = [p.name for p in pipeline]
