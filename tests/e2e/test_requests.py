@@ -117,7 +117,7 @@ def test_time_goes_with_the_sum_of_a_channel() -> None:
 
 
 def test_commands_of_pim_follow_each_length() -> None:
-    """Tiles by hand, of two layers. Keys: a row for each 32 tokens, in which both kv heads lie, and both query heads are
+    """Tiles by hand, of two layers. Keys: a row for each 32 tokens, in which both kv heads lie, and both query heads
     in the global buffer. Values: a row for each kv head, since 16 dims fit the banks and 512 tokens a row."""
     past = [31, 95, 40]
     result = compiled(LLAMA, "neupims", requests(past, channels=[0, 1, 2]), "place.only=pim", values=False)
