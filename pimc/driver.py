@@ -208,8 +208,8 @@ def pipeline_for(options: Options, machine: Machine | None, registry: PassRegist
         registry.load(name)  # an unknown name is a mistake, not nothing
     asked = machine.pass_options() if machine is not None else {}
     from_target = [f"{name}.{key}={value}" for name, given in asked.items() for key, value in given.items()]
-    names = WITH_REQUESTS if options.requests else DEFAULT
-    pipeline = default_pipeline([*from_target, *options.pass_options], names=names, registry=registry)
+    wanted = WITH_REQUESTS if options.requests else DEFAULT
+    pipeline = default_pipeline([*from_target, *options.pass_options], names=wanted, registry=registry)
     if options.until is None:
         return pipeline
     names = [p.name for p in pipeline]
