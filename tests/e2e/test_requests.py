@@ -18,6 +18,7 @@ from pimc.backends.storage import from_bytes, to_bytes
 from pimc.driver import Options, Result, compile_model
 from pimc.ir import interp
 from pimc.ir.diagnostics import CompileError, Kind
+from pimc.ir.op import Array
 from pimc.ir.requests import Request
 from pimc.sim.values import execute
 from tests.e2e.harness import DATA, MODELS
@@ -152,8 +153,8 @@ def test_padded_arrays_and_arrays_of_one_request_are_the_same() -> None:
     rng = np.random.default_rng(0)
     graph = compiled(GPT, "npu", batch, values=False)
     caches = [n for n in graph.program.inputs if n != "input_ids"]
-    alone: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {}
-    padded = {f"in:{n}": np.full((3, 4, 9, 16), np.nan, np.float32) for n in caches}
+    alone: dict[str, Array] = {}
+    padded: dict[str, Array] = {f"in:{n}": np.full((3, 4, 9, 16), np.nan, np.float32) for n in caches}
     padded["in:input_ids"] = np.zeros((3, 1), np.int64)
     for r in batch:
         alone[f"in:input_ids[{r.id}]"] = rng.integers(0, 256, (1, 1))
