@@ -11,12 +11,14 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any, TypeVar
 
 from pimc.backends.affine import DEVICE, INSTANCE, Scalar, affine
+from pimc.backends.batches import request_from, rows_from
 from pimc.backends.engines import commands
 from pimc.backends.isa import Command, OperandDecl, operands_of
 from pimc.backends.program import FORMAT_VERSION, Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.references import contents_of
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean
 from pimc.ir.layout import Digit, Layout
+from pimc.ir.requests import Request
 from pimc.ir.source import TextSpan
 from pimc.ir.types import DType
 
@@ -61,6 +63,7 @@ class _Assembler:
         self._fields: dict[str, Any] = {"dims": {}, "extent": {}, "notes": ()}
         self._entries: list[tuple[int, str]] = []
         self._ops: list[OpRow] = []
+        self._requests: list[Request] = []
         self._blobs: list[bytes] = []
         self._streams: list[Stream] = []
         self._commands = commands()
@@ -76,7 +79,13 @@ class _Assembler:
         self._attempt(self._complete)
         if self._mistakes:
             raise CompileError(self._mistakes)
-        return Program(streams=tuple(self._streams), memory=tuple(memory), ops=tuple(self._ops), **self._fields)
+        return Program(
+            streams=tuple(self._streams),
+            memory=tuple(memory),
+            ops=tuple(self._ops),
+            requests=tuple(self._requests),
+            **self._fields,
+        )
 
     # -- lines ----------------------------------------------------------------------------------------------------
 
@@ -121,6 +130,7 @@ class _Assembler:
             ".extent": lambda r: self._set("extent", dict(_numbers(r))),
             ".target": self._target,
             ".description": self._description,
+            ".request": lambda r: self._requests.append(_understood("the request", request_from, _json(r, 0)[0])),
             ".memory": lambda r: self._block(r, lambda line: self._entries.append((self._at, line))),
             ".ops": lambda r: self._block(r, self._op),
             ".blobs": lambda r: self._block(r, self._blob),
@@ -205,6 +215,7 @@ class _Assembler:
         fill = given.pop("fill", None)
         alias = given.pop("alias", None)
         extents = given.pop("extents", None)
+        rows = given.pop("rows", None)
         entry = MapEntry(
             name=name,
             role=str(_take(given, "role")),
@@ -217,6 +228,7 @@ class _Assembler:
             contents=None if fill is None else self._contents(_is(fill, dict)),
             alias=None if alias is None else _is(alias, str),
             extents=None if extents is None else tuple(number(n) for n in _is(extents, list)),
+            rows=None if rows is None else _understood("rows", rows_from, rows),
         )
         _no_more(given, MapEntry)
         return entry
@@ -410,6 +422,13 @@ def _digits(text: str) -> tuple[Digit, ...]:
         count, _, stride = part.partition(":")
         digits.append((number(count), number(stride, signed=True)))
     return tuple(digits)
+
+
+def _understood(what: str, read: Callable[[object], T], plain: object) -> T:
+    try:
+        return read(plain)
+    except ValueError as error:
+        raise Mistake(f"{what}: {error}") from None
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING
 
 from pimc.backends.affine import Affine
+from pimc.backends.batches import plain_request, plain_rows
 from pimc.backends.isa import Command, OperandDecl, operands_of
 from pimc.backends.numbering import canonical
 from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
@@ -128,6 +129,7 @@ def _header(program: Program) -> str:
         ".outputs" + "".join(f" {quoted(n)}" for n in program.outputs),
         *(f".note {quoted(n)}" for n in program.notes),
         *([f".no-values {quoted(program.no_values)}"] if program.no_values else []),
+        *(f".request {json.dumps(plain_request(r), ensure_ascii=False)}" for r in program.requests),
         ".extent" + "".join(f" {quoted(k)}={v}" for k, v in program.extent.items()),
         f".target {quoted(program.target_name)} {program.target_hash or '-'}",
         ".description",
@@ -159,6 +161,8 @@ def entry_text(entry: MapEntry, blobs: Blobs) -> str:
         words.append(f"alias={quoted(entry.alias)}")
     if entry.extents is not None:
         words.append(f"extents=[{','.join(map(str, entry.extents))}]")
+    if entry.rows is not None:
+        words.append(f"rows={json.dumps(plain_rows(entry.rows), separators=(',', ':'))}")
     if entry.contents is not None:
         words.append(f"fill={json.dumps(plain(entry.contents, blobs), separators=(',', ':'), ensure_ascii=False)}")
     return " ".join(words)

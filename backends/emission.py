@@ -7,6 +7,8 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import groupby
+from math import prod
 
 from pimc.backends.emitter import Emitter, Scratch
 from pimc.backends.engines import packages
@@ -15,14 +17,17 @@ from pimc.backends.lowering_memory import LoweringMemory
 from pimc.backends.pim.mapping import why_no_values
 from pimc.backends.planning import BufferSplit, Plan
 from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
+from pimc.backends.ragged import groups
 from pimc.backends.roll import roll
 from pimc.backends.synchronize import split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
-from pimc.ir.diagnostics import InternalError
-from pimc.ir.facts import Layer, Phase, Placement, Stage, Tile, Work
+from pimc.ir.diagnostics import InternalError, Kind, fail
+from pimc.ir.facts import Layer, Phase, Placement, Ragged, Stage, Tile, Work
 from pimc.ir.graph import Graph, Node, Role, Value
+from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
-from pimc.ir.ops.caches import IN_PLACE
+from pimc.ir.ops.caches import CACHE_AXIS, IN_PLACE
+from pimc.ir.requests import Batch, Rows
 from pimc.ir.source import Derived, Source, roots
 
 
@@ -105,6 +110,7 @@ def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[
         ops=tuple(rows),
         inputs=tuple(v.name for v in graph.inputs),
         outputs=tuple(name for name, _ in graph.outputs),
+        requests=graph.batch.requests if graph.batch is not None else (),
         extent=extent,
         no_values=why_no_values(spec, streams),
     )
@@ -211,7 +217,12 @@ def lower(node: Node, at: Lowering) -> None:
     if rule is None:
         raise InternalError(f"no lowering rule for {node.op.name} on {kind} (%{node.name})")
     tile = node.fact(Tile)
-    rule(node, at if tile is None else replace(at, tile=tile))
+    at = at if tile is None else replace(at, tile=tile)
+    if node.fact(Ragged) is not None and kind != "pim":
+        for part, there in groups(node, at):
+            rule(part, there)
+    else:
+        rule(node, at)
 
 
 def tile_of(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> Tile | None:
@@ -332,7 +343,7 @@ def _memory_map(part: Part, graph: Graph) -> Iterator[MapEntry]:
         if value.role is Role.RESULT:
             continue
         if value in used or value in graph.inputs or graph.is_output(value):
-            yield _entry(value.name, value, part, value.role.value)
+            yield from _entries(value.name, value, part, value.role.value, graph)
     named: dict[Value, str] = {}
     for name, value in graph.outputs:
         given = value.role is not Role.RESULT
@@ -341,13 +352,23 @@ def _memory_map(part: Part, graph: Graph) -> Iterator[MapEntry]:
         past = value if given else appended.get(value)
         alias = past.name if past is not None and past.role is not Role.RESULT else named.get(value)
         named.setdefault(value, name)
-        yield _entry(name, value, part, "output", alias)
+        yield from _entries(name, value, part, "output", graph, alias)
 
 
-def _entry(name: str, value: Value, part: Part, role: str, alias: str | None = None) -> MapEntry:
+def _entries(
+    name: str, value: Value, part: Part, role: str, graph: Graph, alias: str | None = None
+) -> Iterator[MapEntry]:
+    """The place of a tensor; one for each group of requests where these have lengths of their own."""
     home = part.plan.homes[value]
-    shape = value.type.static_shape
-    return MapEntry(
+    shape, batch = value.type.static_shape, graph.batch
+    if batch is not None and name in batch.outputs and shape[:1] != (len(batch.requests),):
+        raise fail(
+            Kind.REQUESTS_BAD,
+            f"output '{name}' ({value.type}) has no axis of {len(batch.requests)} requests",
+            value.source,
+            help="give it the batch as its first axis",
+        )
+    whole = MapEntry(
         name=name,
         role=role,
         space=home.space,
@@ -359,4 +380,38 @@ def _entry(name: str, value: Value, part: Part, role: str, alias: str | None = N
         contents=value.contents,
         alias=alias,
         extents=shape if shape != home.layout.shape else None,
+        rows=batch.rows_of(name) if batch is not None else None,
     )
+    if batch is None or not home.parts:
+        yield whole
+        return
+    for layout, members in _request_places(home.parts, batch):
+        requests = [batch.requests[i] for i in members]
+        lengths = tuple(r.past + (r.new if role == "output" else 0) for r in requests)
+        rows = Rows(tuple(r.row for r in requests), shape[0], lengths, CACHE_AXIS, shape[CACHE_AXIS])
+        extents = (len(members), shape[1], max(lengths), shape[3])
+        yield replace(whole, layout=layout, rows=rows, extents=extents)
+
+
+def _request_places(parts: Sequence[Layout], batch: Batch) -> Iterator[tuple[Layout, range]]:
+    """Neighbouring requests of a group that need equally many rows of their channels, and no more than these rows.
+
+    What a layout of a group has beyond them may belong to other requests; nobody looks at it.
+    """
+    start = 0
+    for layout, size in zip(parts, batch.groups, strict=True):
+        if batch.requests[start].channel is None:
+            yield layout, range(start, start + size)
+            start += size
+            continue
+        (_, *inner) = layout.dims[CACHE_AXIS]
+        period = prod(count for count, _ in inner)
+        need = [-(-batch.lengths[start + i] // period) for i in range(size)]
+        for rows, run in groupby(range(size), key=lambda i: need[i]):
+            members = list(run)
+            own = layout.sliced(0, members[0], members[-1] + 1) if len(members) < size else layout
+            cut = own.sliced(CACHE_AXIS, 0, rows * period) if own is not None and inner else own
+            if cut is None:
+                raise InternalError(f"requests {start + members[0]} of {layout} are not a layout")
+            yield cut, range(start + members[0], start + members[-1] + 1)
+        start += size

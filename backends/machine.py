@@ -13,7 +13,7 @@ from pimc.backends.pim.tiles import tile_of as pim_tile
 from pimc.backends.planning import Plan, make_plan, plan_node
 from pimc.backends.program import Program
 from pimc.backends.target import TargetSpec
-from pimc.ir.facts import Placement, Tile
+from pimc.ir.facts import Placement, Ragged, Tile
 from pimc.ir.graph import Graph, Node, Value
 from pimc.ir.memory import Home
 from pimc.ir.op import Attribute, OpClass
@@ -50,6 +50,11 @@ class Machine:
     @property
     def devices(self) -> int:
         return self.spec.system.devices
+
+    @property
+    def request_channels(self) -> int:
+        pim = self.spec.pim
+        return self.spec.dram.channels if pim is not None and pim.style == "newton" else 0
 
     def engines(self) -> Sequence[Engine]:
         return tuple(Engine(e.name, e.kind) for e in self.spec.engines() if e.kind in _COMPUTE or e.kind == "link")
@@ -127,7 +132,7 @@ def _placed_alone(node: Node, engine: Engine) -> Node:
 
 def _key(node: Node, engine: Engine) -> object:
     operands = tuple(None if v is None else (v.type, v.role.name, _tiny_contents(v)) for v in node.operands)
-    return engine.name, node.op.name, tuple(sorted(node.attributes.items())), operands
+    return engine.name, node.op.name, tuple(sorted(node.attributes.items())), operands, node.fact(Ragged)
 
 
 def _tiny_contents(value: Value) -> bytes | None:

@@ -8,7 +8,8 @@ they are small enough, else in DRAM. Results that are views of their operand (a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pimc.backends.arena import Bump, FreeList
@@ -16,7 +17,7 @@ from pimc.backends.pim import layouts as pim_layouts
 from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.target import TargetSpec
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.facts import Placement, Stage
+from pimc.ir.facts import Placement, Ragged, Stage
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -144,10 +145,13 @@ class _Planner:
         self.mapping = mapping_of(spec)
         self.bank = _bank_operands(self.nodes, banked)
         self.vectors = _vectors(self.nodes) if self.mapping.one_vector_row else {}
+        self.ragged = ragged_caches(self.nodes)
         self.packed = _packed_operands(self.nodes)
         self.linear = Bump()
         self.split = BufferSplit.of(spec)
         self.chip = FreeList(0, self.split.resident)
+        self.channel_rows: Counter[int] = Counter()
+        """Row indices that requests take in each channel, where they have channels of their own."""
         self.roots: dict[Value, Value] = {}
         """What owns the memory that a view lies in."""
         self.claimed = {*outputs, *_appended(nodes).values()}
@@ -202,6 +206,10 @@ class _Planner:
         return lasting, [v for v in seen if v.role not in (Role.WEIGHT, Role.RESULT)]
 
     def _place_linear(self, value: Value) -> None:
+        if value in self.ragged:
+            self._place_groups(value, self.ragged[value], self.linear.take)
+            self._count(value, self.homes[value].bytes)
+            return
         dtype = storage_type(self.spec, value.type.dtype)
         shape = self._capacity_shape(value)
         if value in self.packed:
@@ -216,7 +224,38 @@ class _Planner:
         self.homes[value] = Home("dram", layout, dtype)
         self._count(value, size)
 
+    def _place_groups(self, value: Value, ragged: Ragged, take: Callable[[int, int], int]) -> None:
+        """A cache group by group, each as long as its longest request."""
+        dtype = storage_type(self.spec, value.type.dtype)
+        _, heads, _, depth = value.type.static_shape
+        cell, parts = dtype.bits // 8, []
+        for _, size, length in ragged.stretches():
+            shape = (size, heads, length, depth)
+            parts.append(Layout.dense(shape, cell, take(cell * _product(shape), self.spec.dram.access_bytes)))
+        self.homes[value] = Home("dram", parts[0], dtype, tuple(parts))
+
+    def _place_groups_in_banks(self, value: Value, kind: str, ragged: Ragged, rows: Bump) -> None:
+        """A cache group by group: each request in its channel, or in all of them where it has none of its own."""
+        _, heads, _, depth = value.type.static_shape
+        parts: list[Layout] = []
+        first = rows.next
+        if ragged.channels:
+            parts, ends = channel_groups(self.spec, kind, first, (heads, depth), ragged)
+            for channel, end in ends.items():
+                self.channel_rows[channel] += end - first
+            rows.take(max(ends.values()) - first, 1)
+        else:
+            for _, size, length in ragged.stretches():
+                layout, taken = pim_layouts.bank_layout(self.spec, kind, rows.next, (size, heads, length, depth))
+                rows.take(taken, 1)
+                parts.append(layout)
+        self.homes[value] = Home("dram", parts[0], storage_type(self.spec, value.type.dtype), tuple(parts))
+        self._count(value, (rows.next - first) * self.spec.dram.geometry.stride_row)
+
     def _place_in_banks(self, value: Value, demand: Demand, rows: Bump) -> None:
+        if value in self.ragged:
+            self._place_groups_in_banks(value, demand.kind, self.ragged[value], rows)
+            return
         shape = demand.shape(self._capacity_shape(value))
         layout, taken = pim_layouts.bank_layout(self.spec, demand.kind, rows.next, shape, demand.channels)
         rows.take(taken, 1)
@@ -300,6 +339,9 @@ class _Planner:
         shape = value.type.static_shape
         cell = dtype.bits // 8
         size = cell * _product(shape)
+        if value in self.ragged:  # of a node that is planned alone
+            self._place_groups(value, self.ragged[value], lambda size, _: dram.take(size) or 0)
+            return size
         if self.spec.dma is None:
             self._place_on_chip(value, shape, dtype)
             return self.homes[value].bytes
@@ -360,7 +402,29 @@ class _Planner:
         if self.plan_.used["dram"] > self.spec.dram.bytes:
             raise self._too_small(0)
 
+    def _channel_too_small(self, extra: int) -> Exception:
+        """Requests fill one channel: how much they take there, and what it has left for them."""
+        geometry = self.spec.dram.geometry
+        row = geometry.banks * geometry.row_bytes
+        channel, rows = max(self.channel_rows.items(), key=lambda item: (item[1], -item[0]))
+        other_bytes = extra + sum(size for name, size in self.plan_.by_role.items() if name != "caches")
+        others = -(-other_bytes // geometry.stride_row)
+        mean = sum(self.channel_rows.values()) / geometry.channels
+        have = geometry.rows - others
+        return fail(
+            Kind.CAPACITY,
+            f"keys and values of the requests in channel {channel} need {_gib(rows * row)}, but a channel of "
+            f"'{self.spec.name}' has {_gib(max(0, have) * row)} of its {_gib(geometry.rows * row)} left for them",
+            notes=(
+                f"on average the requests need {_gib(int(mean * row))} of a channel, and all else {_gib(others * row)}",
+            ),
+            help="balance them (--pass-config assign-requests.balance=greedy), take fewer or shorter requests, or "
+            "spread the model over more devices (--set system.devices=N --parallel tp=T,pp=P)",
+        )
+
     def _too_small(self, extra: int) -> Exception:
+        if self.channel_rows:
+            return self._channel_too_small(extra)
         need = sum(self.plan_.by_role.values()) + extra
         have = self.spec.dram.bytes
         parts = ", ".join(f"{name} {_gib(size)}" for name, size in sorted(self.plan_.by_role.items()))
@@ -394,6 +458,44 @@ def _appended(nodes: Iterable[Node]) -> dict[Value, Value]:
             if past is not None and past.role in (Role.INPUT, Role.CACHE):
                 found[past] = node.result
     return found
+
+
+def ragged_caches(nodes: Iterable[Node]) -> dict[Value, Ragged]:
+    """Caches whose requests have lengths of their own."""
+    found: dict[Value, Ragged] = {}
+    for node in nodes:
+        ragged = node.fact(Ragged)
+        if ragged is not None and node.op.name == "cache_append":
+            found[node.result] = ragged
+        elif ragged is not None and node.op.name in _RAGGED_READERS and node.operands[1] is not None:
+            found[node.operands[1]] = ragged
+    return found
+
+
+_RAGGED_READERS = frozenset({"attention_scores", "attention_context"})
+
+
+def channel_groups(
+    spec: TargetSpec, kind: str, first: int, sizes: tuple[int, int], ragged: Ragged
+) -> tuple[list[Layout], dict[int, int]]:
+    """A place for each group of requests in their channels, and the row index at which each channel is free again.
+
+    A group begins where the fullest of its channels ends, so that commands for all of them are the same.
+    """
+    heads, depth = sizes
+    ends: dict[int, int] = defaultdict(lambda: first)
+    parts: list[Layout] = []
+    for start, size, length in ragged.stretches():
+        members = range(start, start + size)
+        channels = sorted({ragged.channels[i] for i in members})
+        row = max(ends[c] for c in channels)
+        shape = (size, heads, length, depth)
+        parts.append(pim_layouts.requests_layout(spec, kind, row, shape, range(channels[0], channels[-1] + 1)))
+        turns = size // len(channels)
+        for i in members:
+            rows = length if turns > 1 else ragged.lengths[i]
+            ends[ragged.channels[i]] = row + turns * pim_layouts.request_rows(spec, kind, (heads, rows, depth))
+    return parts, ends
 
 
 def _is_cache(value: Value) -> bool:

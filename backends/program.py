@@ -13,6 +13,7 @@ from typing import Any
 
 from pimc.backends.isa import Command
 from pimc.ir.layout import Layout
+from pimc.ir.requests import Request, Rows
 from pimc.ir.types import DType
 from pimc.ir.weights import Contents
 
@@ -81,10 +82,24 @@ class MapEntry:
     """the input whose memory an output shares (a cache appended in place)"""
     extents: tuple[int, ...] | None = None
     """the tensor's shape where the layout has room to spare (a cache that will grow, rows padded to whole banks)"""
+    rows: Rows | None = None
+    """the requests that this place is for, where a batch has an order of its own or lengths that differ"""
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.layout.shape if self.extents is None else self.extents
+
+    @property
+    def whole_shape(self) -> tuple[int, ...]:
+        """That of the tensor as users see it: of all devices, and of all requests."""
+        shape = list(self.shape)
+        if self.shard is not None:
+            shape[self.shard[0]] *= self.shard[1]
+        if self.rows is not None:
+            shape[0] = self.rows.whole
+            if self.rows.extent is not None:
+                shape[self.rows.axis] = self.rows.extent
+        return tuple(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +144,8 @@ class Program:
     notes: tuple[str, ...] = ()
     no_values: str = ""
     """why it has a time and computes nothing; empty: it computes"""
+    requests: tuple[Request, ...] = ()
+    """The requests that the program is for, in the order in which it holds them, if they have lengths of their own."""
     extent: Mapping[str, int] = field(default_factory=dict)
     """Bytes of each space that the program uses, from address 0."""
 

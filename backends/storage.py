@@ -19,6 +19,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from pimc.backends.batches import plain_request, plain_rows, request_from, rows_from
 from pimc.backends.encoding import Damaged, Tables, decode, encode, signature
 from pimc.backends.engines import commands
 from pimc.backends.numbering import canonical
@@ -113,6 +114,7 @@ def _manifest(program: Program, tables: Tables, encoded: list[bytes], blobs: Blo
         "notes": list(program.notes),
         **({"no_values": program.no_values} if program.no_values else {}),
         "extent": dict(program.extent),
+        "requests": [plain_request(r) for r in program.requests],
         "memory": [_entry(entry, blobs) for entry in program.memory],
         "ops": [_op(row) for row in program.ops],
         "commands": tables.signatures(),
@@ -142,6 +144,8 @@ def _entry(entry: MapEntry, blobs: Blobs) -> dict[str, Any]:
         row["alias"] = entry.alias
     if entry.extents is not None:
         row["extents"] = list(entry.extents)
+    if entry.rows is not None:
+        row["rows"] = plain_rows(entry.rows)
     if entry.contents is not None:
         row["fill"] = plain(entry.contents, blobs)
     return row
@@ -227,6 +231,7 @@ def _program(manifest: dict[str, Any], streams: bytes, constants: bytes, beside:
         outputs=tuple(_text(n) for n in manifest["outputs"]),
         notes=tuple(_text(n) for n in manifest["notes"]),
         no_values=_text(manifest.get("no_values", "")),
+        requests=tuple(request_from(r) for r in manifest.get("requests", ())),
         extent={_text(k): _number(v) for k, v in manifest["extent"].items()},
     )
 
@@ -278,6 +283,7 @@ def _map_entry(row: dict[str, Any], blobs: list[bytes], beside: Path | None) -> 
         contents=None if fill is None else contents_of(fill, blobs, beside),
         alias=None if alias is None else _text(alias),
         extents=None if extents is None else tuple(_number(n) for n in extents),
+        rows=rows_from(row["rows"]) if "rows" in row else None,
     )
 
 

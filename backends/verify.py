@@ -180,11 +180,13 @@ def _memory(program: Program, machine: Platform) -> Iterator[Diagnostic]:
         size = machine.spaces.get(space)
         if size is not None and used > size:
             yield _bad(f"the program uses {used} bytes of '{space}', which has {size}")
-    names: dict[str, set[int]] = {}
+    names: dict[str, set[tuple[int, int]]] = {}
     for entry in program.memory:
-        if names.get(entry.name, set()) & set(entry.devices):
+        rows = entry.rows.rows if entry.rows is not None else (-1,)
+        held = {(rank, row) for rank in entry.devices for row in rows}
+        if names.get(entry.name, set()) & held:
             yield _bad(f"the memory map has '{entry.name}' twice for one device")
-        names.setdefault(entry.name, set()).update(entry.devices)
+        names.setdefault(entry.name, set()).update(held)
         size = program.extent.get(entry.space)
         low, high = span(entry)
         if size is None:

@@ -33,6 +33,7 @@ class Kind(Enum):
     DIM_UNBOUND = "P0501", "a dimension has no value"
     DIM_BAD = "P0502", "a dimension has an impossible value"
     INPUT_BAD = "P0503", "given arrays do not fit the model"
+    REQUESTS_BAD = "P0504", "requests have mistakes, or a model cannot serve them together"
     TARGET_UNKNOWN = "P0601", "no such target"
     TARGET_BAD = "P0602", "a target file has mistakes"
     CAPACITY = "P0603", "the machine is too small"

@@ -5,8 +5,10 @@ Facts are attached by `Rewriter.set_fact` and verified by type; the text form pr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from fractions import Fraction
 
 
 class Phase(Enum):
@@ -113,4 +115,29 @@ class Position:
     index: int
 
 
-Fact = Phase | Work | Placement | Layer | Stage | Tile | Position
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Requests (axis 0) of a node differ in the number of key positions that count, which come first.
+
+    lengths: of each request. groups: how many requests are worked on together, each stretch as long as its longest
+    one. channels: where each request's keys and values lie, on machines that keep those of a request in one channel.
+    """
+
+    lengths: tuple[int, ...]
+    groups: tuple[int, ...] = ()
+    channels: tuple[int, ...] = ()
+
+    def stretches(self) -> Iterator[tuple[int, int, int]]:
+        """First request, number of requests and longest length of each group."""
+        start = 0
+        for size in self.groups or (len(self.lengths),):
+            yield start, size, max(self.lengths[start : start + size])
+            start += size
+
+    @property
+    def share(self) -> Fraction:
+        """Which part of the key positions count, were all requests as long as the longest."""
+        return Fraction(sum(self.lengths), max(self.lengths) * len(self.lengths))
+
+
+Fact = Phase | Work | Placement | Layer | Stage | Tile | Position | Ragged

@@ -21,6 +21,7 @@ from pimc.ir.diagnostics import CompileError, Diagnostic, InternalError, Kind
 from pimc.ir.facts import Fact, Position
 from pimc.ir.memory import Home
 from pimc.ir.op import Attribute, OpDef, TypeRuleError
+from pimc.ir.requests import Batch
 from pimc.ir.source import Derived, Source
 from pimc.ir.types import Sym, TensorType
 from pimc.ir.weights import Contents
@@ -114,6 +115,8 @@ class Graph:
         """Values of symbolic dimensions that hold unless the user binds others."""
         self.homes: dict[Value, Home] = {}
         """Where each value lives; empty before the layout pass. Set by `Rewriter.set_home`."""
+        self.batch: Batch | None = None
+        """The requests that the graph is for, where they have lengths of their own. Set by `Rewriter.set_batch`."""
         self._values: dict[str, Value] = {}
         self._nodes: dict[int, Node] = {}
         self._uses: dict[Value, dict[tuple[int, int], Node]] = {}
@@ -435,6 +438,7 @@ class Rewriter:
         new = self.add(op, operands, attributes, origins=(node, *absorbed))
         for old, result in zip(node.results, new.results, strict=False):
             self.replace_uses(old, result)
+            result.shard = old.shard if result.type == old.type else None
         new.facts.update(node.facts)
         labels = [r.name for r in node.results]
         self.remove(node)
@@ -533,6 +537,12 @@ class Rewriter:
         """Say where a value lives."""
         if self.graph.homes.get(value) != home:
             self.graph.homes[value] = home
+            self._touch()
+
+    def set_batch(self, batch: Batch) -> None:
+        """Say which requests the graph is for."""
+        if self.graph.batch != batch:
+            self.graph.batch = batch
             self._touch()
 
     def retype(self, value: Value, type: TensorType) -> None:

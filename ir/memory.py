@@ -19,6 +19,8 @@ class Home:
     space: str
     layout: Layout
     dtype: DType
+    parts: tuple[Layout, ...] = ()
+    """where each group of requests lies, if requests have lengths of their own; `layout` is then the first one's"""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -31,7 +33,7 @@ class Home:
     @property
     def bytes(self) -> int:
         """Bytes of the elements, gaps not counted."""
-        return self.layout.elements * self.element_bytes
+        return sum(layout.elements for layout in self.parts or (self.layout,)) * self.element_bytes
 
     @property
     def on_chip(self) -> bool:

@@ -31,6 +31,11 @@ class Target(Protocol):
         """How many devices the system has."""
         ...
 
+    @property
+    def request_channels(self) -> int:
+        """Among how many memory channels requests are shared out, where keys and values of each stay in one; else 0."""
+        ...
+
     def engines(self) -> Sequence[Engine]:
         """The engines that can execute ops, in a fixed order."""
         ...

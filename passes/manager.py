@@ -28,6 +28,7 @@ from pimc.ir.stage import GraphStage
 from pimc.ir.verify import verify
 
 if TYPE_CHECKING:
+    from pimc.ir.requests import Batch
     from pimc.ir.target import Target
 
 
@@ -40,6 +41,8 @@ class PassContext:
     target: Target | None = None
     phase: Phase | None = None
     """The phase that the user says the graph has; None: found out from dataflow."""
+    batch: Batch | None = None
+    """The requests that the graph is compiled for, where they have lengths of their own."""
     parallel: Mapping[str, int] = field(default_factory=dict)
     """Degrees of parallelism by kind: `{"pp": 4, "tp": 8}`."""
     emitted: Callable[[object], None] | None = None

@@ -45,6 +45,16 @@ DEFAULT: tuple[str, ...] = (
 )
 """The passes of `pimc compile`, in order, before lowering."""
 
+_PARTITIONED = DEFAULT.index("partition") + 1
+WITH_REQUESTS: tuple[str, ...] = (
+    "assign-requests",
+    "spread-positions",
+    *DEFAULT[:_PARTITIONED],
+    "ragged-attention",
+    *DEFAULT[_PARTITIONED:],
+)
+"""Those for a batch of requests with lengths of their own (`--requests`)."""
+
 FRONT: tuple[str, ...] = DEFAULT[: DEFAULT.index("find-layers") + 1]
 """The part that needs no target."""
 

@@ -21,6 +21,8 @@ from pimc.passes.manager import Pass
 GROUP = "pimc.passes"
 
 BUILTIN: tuple[tuple[str, str], ...] = (
+    ("assign-requests", "pimc.passes.assign_requests:AssignRequestsPass"),
+    ("spread-positions", "pimc.passes.spread_positions:SpreadPositionsPass"),
     ("bind", "pimc.passes.bind:BindPass"),
     ("fold", "pimc.passes.fold:FoldPass"),
     ("canonicalize", "pimc.passes.canonicalize:CanonicalizePass"),
@@ -37,6 +39,7 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("tag-nature", "pimc.passes.tag_nature:TagNaturePass"),
     ("find-layers", "pimc.passes.find_layers:FindLayersPass"),
     ("partition", "pimc.passes.partition:PartitionPass"),
+    ("ragged-attention", "pimc.passes.ragged_attention:RaggedAttentionPass"),
     ("split-attention", "pimc.passes.split_attention:SplitAttentionPass"),
     ("place", "pimc.passes.place:PlacePass"),
     ("schedule", "pimc.passes.schedule:SchedulePass"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import ClassVar
 
-from pimc.ir.facts import Nature, Work
+from pimc.ir.facts import Nature, Ragged, Work
 from pimc.ir.graph import Graph, Node, Rewriter, Value
 from pimc.ir.op import OpClass
 from pimc.ir.ops.caches import IN_PLACE
@@ -60,12 +62,18 @@ class TagNaturePass(Pass):
 
     def work(self, node: Node, rows: RowOrigins) -> Work:
         """The work of one node of a graph whose requests and tokens are known."""
-        bytes_moved = self._bytes(node)
+        ragged = node.fact(Ragged)
+        counts = ragged is not None and node.op.name in _KEYED
+        share = ragged.share if ragged is not None and counts else Fraction(1)
+        bytes_moved, flops = self._bytes(node), int(node.flops() * share)
+        if counts:
+            whole = sum(self._size(v) for v in _without_keys(node))
+            bytes_moved = whole + int((bytes_moved - whole) * share)
         product = _product(node, rows)
         if product is None:
-            return Work(_plain_nature(node), node.flops(), bytes_moved)
+            return Work(_plain_nature(node), flops, bytes_moved)
         nature = self._nature(product)
-        return Work(nature, node.flops(), bytes_moved, product.m, product.n, product.k, product.count, product.why)
+        return Work(nature, flops, bytes_moved, product.m, product.n, product.k, product.count, product.why)
 
     def _nature(self, product: _Product) -> Nature:
         if product.k <= 1:
@@ -139,6 +147,19 @@ class _Product:
     k: int
     count: int
     why: str
+
+
+_KEYED = frozenset({"attention", "attention_scores", "attention_softmax", "attention_context"})
+"""Ops whose work grows with the number of keys."""
+
+
+def _without_keys(node: Node) -> Iterator[Value]:
+    """Operands and results of attention and its parts that have no axis of key positions."""
+    first = node.operands[0]
+    if node.op.name in ("attention", "attention_scores") and first is not None:
+        yield first
+    if node.op.name in ("attention", "attention_context"):
+        yield node.result
 
 
 def _plain_nature(node: Node) -> Nature:

@@ -16,6 +16,7 @@ from pimc.driver import Options, Result, SimEngine, Values, compared, compile_mo
 from pimc.ir.diagnostics import UsageError
 from pimc.ir.graph import Graph
 from pimc.ir.op import Array
+from pimc.ir.requests import Request
 from pimc.ir.weights import Contents, Sharded, Sliced
 from pimc.passes.manager import Observer
 
@@ -45,6 +46,7 @@ def compile(
     target: str | Path,
     *,
     dims: Mapping[str, int] | None = None,
+    requests: Sequence[Request] | str | Path = (),
     overrides: Sequence[str] = (),
     parallel: Mapping[str, int] | None = None,
     phase: str | None = None,
@@ -63,7 +65,8 @@ def compile(
     """Compile a model for a target and simulate the program.
 
     model: an ONNX, `.pimc` or `.pimir` file, or a graph. target: a name or a YAML file. dims: numbers for symbolic
-    dimensions. overrides: `key=value` for numbers of the target. parallel: `{"pp": P, "tp": T}`. pass_options:
+    dimensions. requests: a batch whose requests have lengths of their own, or the CSV file that lists them.
+    overrides: `key=value` for numbers of the target. parallel: `{"pp": P, "tp": T}`. pass_options:
     `pass.option=value`. load: Python files with passes. values: arrays `in:<input>` and `out:<output>`, or "random":
     run the streams on them and compare the outputs. Dimensions follow from the shapes of arrays, and where shapes
     depend on what an input holds (the target of a reshape), the program is made for the contents of its array.
@@ -74,6 +77,7 @@ def compile(
         raise UsageError(f"the phase is prefill or decode, not '{phase}'; compile_phases compiles both")
     options = Options(
         dims=dict(dims or {}),
+        requests=_requests(requests),
         overrides=tuple(overrides),
         parallel=dict(parallel or {}),
         phase=phase,
@@ -88,6 +92,14 @@ def compile(
         background=background,
     )
     return compile_model(model, target, options, values=values, wide=is_wide(form))
+
+
+def _requests(given: Sequence[Request] | str | Path) -> tuple[Request, ...]:
+    """Requests numbered in their order."""
+    from pimc.frontends.requests_csv import read_requests
+
+    found = read_requests(str(given)) if isinstance(given, str | Path) else given
+    return tuple(replace(r, row=row) for row, r in enumerate(found))
 
 
 def simulate(
@@ -156,9 +168,7 @@ def random_arrays(program: Program, seed: int) -> dict[str, Array]:
     for name in program.inputs:
         entry = program.entry(name)
         if entry is not None:
-            shape = list(entry.shape)
-            if entry.shard is not None:
-                shape[entry.shard[0]] *= entry.shard[1]
+            shape = entry.whole_shape
             drawn = generator.standard_normal(shape, np.float32) if entry.logical.is_float else np.ones(shape)
             arrays[name] = drawn.astype(entry.logical.numpy)
     return arrays

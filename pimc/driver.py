@@ -18,11 +18,13 @@ from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Phase
 from pimc.ir.graph import Graph
 from pimc.ir.op import Array
+from pimc.ir.requests import Batch, Request
 from pimc.passes.bind import dims_from_arrays, resolve_dims
 from pimc.passes.manager import Observer, PassContext, PassManager, Pipeline
-from pimc.passes.pipeline import default_pipeline
+from pimc.passes.pipeline import DEFAULT, WITH_REQUESTS, default_pipeline
 from pimc.passes.registry import PassRegistry, default_registry
 from pimc.random_inputs import random_inputs
+from pimc.requests import batch_of, expected_of_each, name_of_one, of_each, own_inputs, padded_inputs
 
 if TYPE_CHECKING:
     from pimc.sim.compare import Comparison
@@ -40,6 +42,8 @@ class Options:
     """What a compilation is asked for beyond model and target."""
 
     dims: Mapping[str, int] = field(default_factory=dict)
+    requests: Sequence[Request] = ()
+    """requests with lengths of their own, which decide the dimensions of batch and tokens"""
     overrides: Sequence[str] = ()
     """`key=value` for numbers of the target"""
     parallel: Mapping[str, int] = field(default_factory=dict)
@@ -88,6 +92,10 @@ class Lowered:
     reference: Graph
     machine: Machine
     dims: Mapping[str, int]
+    again: Callable[[], Graph]
+    """reads the model once more"""
+    batch: Batch | None = None
+    """the requests, in the order of the user's file"""
     program: Program | None = None
     """None where the passes stopped before `emit`"""
 
@@ -114,7 +122,8 @@ def compile_model(
         check_program_computes(program)
         inputs, expected = inputs_and_expected(lowered, values, options.seed, wide=wide)
         outputs = run_program(program, inputs, wide=wide)
-        comparison = compared(outputs, expected, lowered.machine.spec, wide=wide) if expected else None
+        found = outputs if lowered.batch is None else of_each(lowered.batch, outputs, expected)
+        comparison = compared(found, expected, lowered.machine.spec, wide=wide) if expected else None
     result = Result(program, lowered.graph, lowered.machine.spec, timing, None, comparison, outputs)
     return replace(result, report=report_of(result, str(model), wide=wide)) if timing is not None else result
 
@@ -125,13 +134,20 @@ def lower_model(
     """Load, bind (dimensions also from the shapes of `inputs`), and run the passes."""
     spec = load_target(target, options.overrides)
     graph = model if isinstance(model, Graph) else read_model(model, options, inputs)
-    if inputs:
+    batch = batch_of(graph, options.requests, options.dims) if options.requests else None
+    if batch is not None:
+        options = replace(options, dims=batch.dims)
+    elif inputs:
         options = replace(options, dims={**dims_from_arrays(graph, inputs), **options.dims})
     dims = resolve_dims(graph, options.dims)
     machine = Machine(spec, seconds_of(options.sim_engine), options.cache_tokens, options.banked)
-    reference = graph if isinstance(model, Graph) else read_model(model, options, inputs)
-    program = run_passes(graph, replace(options, dims=dims), machine)
-    return Lowered(graph, reference, machine, dims, program)
+
+    def again() -> Graph:
+        return graph if isinstance(model, Graph) else read_model(model, options, inputs)
+
+    reference = again()
+    program = run_passes(graph, replace(options, dims=dims), machine, batch=batch)
+    return Lowered(graph, reference, machine, dims, again, batch, program)
 
 
 def read_model(model: str | Path, options: Options, inputs: Mapping[str, Array] | None = None) -> Graph:
@@ -142,11 +158,18 @@ def run_passes(
     graph: Graph,
     options: Options,
     machine: Machine | None,
+    *,
+    batch: Batch | None = None,
 ) -> Program | None:
-    """Run the default pipeline, as options say, on a graph in place; the program that it emits, if it comes so far."""
+    """Run the default pipeline, as options say, on a graph in place; the program that it emits, if it comes so far.
+
+    batch: requests with lengths of their own.
+    """
+    if batch is not None:
+        _check_needed(options.disabled)
     registry = registry_for(options)
     pipeline = pipeline_for(options, machine, registry)
-    return run_pipeline(pipeline, graph, options, machine, registry.builtin())
+    return run_pipeline(pipeline, graph, options, machine, registry.builtin(), batch=batch)
 
 
 def run_pipeline(
@@ -156,6 +179,7 @@ def run_pipeline(
     machine: Machine | None,
     trusted: frozenset[str],
     *,
+    batch: Batch | None = None,
     verify: bool = True,
 ) -> Program | None:
     """Run passes on a graph in place. trusted: those whose failures are ours. verify: look at the graph after each."""
@@ -163,6 +187,7 @@ def run_pipeline(
     manager = PassManager(verify=verify, observers=options.observers, trusted=trusted)
     context = PassContext(
         dims=options.dims,
+        batch=batch,
         target=machine,
         phase=Phase(options.phase) if options.phase else None,
         parallel=options.parallel,
@@ -171,6 +196,13 @@ def run_pipeline(
     )
     manager.run(pipeline, graph, context)
     return next((p for p in programs if isinstance(p, Program)), None)
+
+
+def _check_needed(disabled: Sequence[str]) -> None:
+    """Without these passes a batch of requests would be computed as if all were as long as the longest."""
+    for name in ("assign-requests", "spread-positions", "ragged-attention"):
+        if name in disabled:
+            raise fail(Kind.PIPELINE, f"--requests needs the pass '{name}'", help=f"leave out --disable-pass {name}")
 
 
 def registry_for(options: Options) -> PassRegistry:
@@ -188,7 +220,8 @@ def pipeline_for(options: Options, machine: Machine | None, registry: PassRegist
         registry.load(name)  # an unknown name is a mistake, not nothing
     asked = machine.pass_options() if machine is not None else {}
     from_target = [f"{name}.{key}={value}" for name, given in asked.items() for key, value in given.items()]
-    pipeline = default_pipeline([*from_target, *options.pass_options], registry=registry)
+    wanted = WITH_REQUESTS if options.requests else DEFAULT
+    pipeline = default_pipeline([*from_target, *options.pass_options], names=wanted, registry=registry)
     if options.until is None:
         return pipeline
     names = [p.name for p in pipeline]
@@ -243,9 +276,10 @@ def inputs_and_expected(
     lowered: Lowered, values: Values, seed: int, *, wide: bool = True
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Inputs, and outputs to compare with: given ones, or the interpreter's on random inputs in the same format."""
+    if lowered.batch is not None:
+        return _of_requests(lowered, lowered.batch, values, seed, wide=wide)
     if not isinstance(values, str):
-        expected = {name[4:]: array for name, array in values.items() if name.startswith("out:")}
-        return given_inputs(values), expected
+        return given_inputs(values), _expected(values)
     reference = lowered.reference
     if reference is lowered.graph:
         raise fail(Kind.UNAVAILABLE, "random values need the model as a file", help="give inputs and expected outputs")
@@ -259,6 +293,38 @@ def check_program_computes(program: Program) -> None:
     from pimc.sim.values import check_computes
 
     check_computes(program)
+
+
+def _expected(values: Mapping[str, Array]) -> dict[str, Array]:
+    return {name[4:]: array for name, array in values.items() if name.startswith("out:")}
+
+
+def _of_requests(
+    lowered: Lowered, batch: Batch, values: Values, seed: int, *, wide: bool
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Inputs of the batch, and what is expected of each request: random inputs are run through the model request by
+    request, each at its own lengths."""
+    reference = lowered.reference
+    if not isinstance(values, str):
+        inputs = padded_inputs(reference, batch, given_inputs(values))
+        return inputs, expected_of_each(batch, reference, _expected(values))
+    if reference is lowered.graph:
+        raise fail(Kind.UNAVAILABLE, "random values need the model as a file", help="give inputs and expected outputs")
+    inputs = random_inputs(_folded(reference, batch.dims), seed)
+    alone: dict[tuple[int, int], Graph] = {}
+    expected: dict[str, Array] = {}
+    for index, request in enumerate(batch.requests):
+        size = request.past, request.new
+        if size not in alone:
+            alone[size] = _folded(lowered.again(), batch.own_dims[index])
+        outputs = interp.run(alone[size], own_inputs(batch, index, inputs), wide=wide)
+        expected |= {name_of_one(name, request): array for name, array in outputs.items()}
+    return inputs, expected
+
+
+def _folded(graph: Graph, dims: Mapping[str, int]) -> Graph:
+    run_passes(graph, Options(dims=dims, until="fold"), None)
+    return graph
 
 
 def run_program(program: Program, inputs: Mapping[str, Array], *, wide: bool) -> dict[str, Array]:

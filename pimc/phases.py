@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from pimc.driver import Options, Result, Values, compile_model, lower_model, read_model
-from pimc.generation import DEFAULT_PROMPT, step_dims, token_input
+from pimc.generation import DEFAULT_PROMPT
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Graph
 from pimc.ir.types import Dim, Sym
 from pimc.passes.bind import resolve_dims
 from pimc.sim.report import Report
+from pimc.step_dims import step_dims, token_input
 
 NAMES = ("prefill", "decode")
 

@@ -16,15 +16,16 @@ from pimc.backends.dma.copy import issue_copy
 from pimc.backends.dma.isa import MAX_DIGITS, Gather, Indexed, Scatter
 from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.lanes import Lanes, Ref, Source, VectorMachine
-from pimc.backends.kernels.movement import contents, index_tensor
+from pimc.backends.kernels.movement import contents, index_tensor, whole
 from pimc.backends.kernels.nest import SLOTS, Axis, Nest, Tiling, chunk_of, dense_strides, nests, tilings, walk
-from pimc.backends.kernels.places import copy_tensor, dense_at, given, operand, place
+from pimc.backends.kernels.places import copy_cut, copy_tensor, dense_at, given, operand, place
 from pimc.backends.kernels.pointwise import pointwise
 from pimc.backends.kernels.registry import kernel
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.graph import Node
+from pimc.ir.graph import Node, Value
 from pimc.ir.layout import Digit, Layout
+from pimc.ir.op import Array
 from pimc.ir.types import DType
 
 TABLE, INDEX, DENSE = 0, 1, 2
@@ -210,22 +211,77 @@ def lower_elements(node: Node, at: Lowering, machine: VectorMachine) -> None:
     transfer.run(layouts, extents, len(shape) - 1, len(shape))
 
 
+@kernel("cache_append")
+def lower_cache_append(node: Node, at: Lowering, machine: VectorMachine) -> None:
+    """Only the new elements move where the result grows in the cache's own memory."""
+    past, new, positions = given(node, 0), given(node, 1), operand(node, 2)
+    axis = _axis(node, past.type.rank)
+    old, added = past.type.static_shape, new.type.static_shape
+    target = at.tensor(node.result)
+    if at.tensor(past) != target:
+        copy_cut(at, at.tensor(past), target, whole(old), whole(old))
+    if 0 in added:
+        return
+    start = old[axis] if positions is None else _common_start(positions.type.array)
+    if positions is not None and start is None:
+        _append_rows(node, at, machine, positions)
+        return
+    to = whole(added)
+    to[axis] = (start or 0, added[axis], 1)
+    copy_cut(at, place(at, new), target, whole(added), to)
+
+
+def _common_start(positions: Array | None) -> int | None:
+    """The position from which on all requests get their new elements; None where they differ or are not known."""
+    if positions is None or np.any(positions != positions[0, 0] + np.arange(positions.shape[1])):
+        return None
+    return int(positions[0, 0])
+
+
+def _append_rows(node: Node, at: Lowering, machine: VectorMachine, positions: Value) -> None:
+    """New rows of a cache [B, KV, T, D] at positions [B, S] that differ.
+
+    Requests and positions are one index, so that the rows of all requests are on their way at once.
+    """
+    new, table = place(at, given(node, 1)), at.tensor(node.result)
+    batch, heads, steps, depth = given(node, 1).type.static_shape
+    requests, kept, tokens, row = table.layout.dims
+    room = prod(count for count, _ in tokens)
+    arena = Arena(at)
+    ramp = index_tensor(at, machine, arena, batch)
+    ramp = replace(ramp, layout=Layout(ramp.layout.offset, (*ramp.layout.dims, ONE)))
+    held = dense_at(arena.take(batch * steps * ramp.element_bytes), ramp, (batch, steps))
+
+    def write(v: Lanes, sources: Sequence[Source], out: Ref) -> None:
+        position, request = sources
+        v("add", position, v("mul", request, float(room), dtype=held.dtype), out=out)
+
+    pointwise(at, machine, [place(at, positions), ramp], held, (batch, steps), write, arena)
+    index = Layout(held.layout.offset, (ONE, *held.layout.dims, ONE))
+    spread = Layout(table.layout.offset, (kept, ONE, ONE, row))
+    transfer = _Transfer(at, machine, table, held, new, (*requests, *tokens), batch * room, scatter=True, arena=arena)
+    transfer.run((spread, index, new.layout.permuted((1, 0, 2, 3))), (heads, batch, steps, depth), 1, 3)
+
+
 @kernel("cache_write")
 def lower_cache_write(node: Node, at: Lowering, machine: VectorMachine) -> None:
     """Only the new rows move where the result is the cache's own memory."""
-    past, new = given(node, 0), place(at, given(node, 1))
-    shape = given(node, 1).type.static_shape
-    table, indices = at.tensor(node.result), place(at, given(node, 2))
+    past, table = given(node, 0), at.tensor(node.result)
     if at.tensor(past) != table:
         copy_tensor(at, at.tensor(past), table, past.type.static_shape)
-    if 0 in shape:
-        return
+    if 0 not in given(node, 1).type.static_shape:
+        _write_rows(node, at, machine, given(node, 2))
+
+
+def _write_rows(node: Node, at: Lowering, machine: VectorMachine, positions: Value) -> None:
+    """New rows of a cache [B, KV, T, D] at positions [S] or [B, S]."""
+    new, table, indices = place(at, given(node, 1)), at.tensor(node.result), place(at, positions)
     spread = _without(table.layout, 2, 1)
     picks = (ONE, *indices.layout.dims)[-2:]
     index = Layout(indices.layout.offset, (picks[0], ONE, picks[1], ONE))
-    extent = past.type.static_shape[2]
+    extent = node.result.type.static_shape[2]
     transfer = _Transfer(at, machine, table, indices, new, table.layout.dims[2], extent, scatter=True)
-    transfer.run((spread, index, new.layout), shape, 2, 3)
+    transfer.run((spread, index, new.layout), given(node, 1).type.static_shape, 2, 3)
 
 
 @kernel("tensor_scatter")

@@ -68,20 +68,6 @@ def lower_concat(node: Node, at: Lowering, machine: VectorMachine) -> None:
         start += shape[axis]
 
 
-@kernel("cache_append")
-def lower_cache_append(node: Node, at: Lowering, machine: VectorMachine) -> None:
-    """Only the new elements move where the result grows in the cache's own memory."""
-    past, new = given(node, 0), given(node, 1)
-    axis = _axis(node, "axis", past.type.rank)
-    old, added = past.type.static_shape, new.type.static_shape
-    target = at.tensor(node.result)
-    if at.tensor(past) != target:
-        copy_cut(at, at.tensor(past), target, whole(old), whole(old))
-    to = whole(added)
-    to[axis] = (old[axis], added[axis], 1)
-    copy_cut(at, place(at, new), target, whole(added), to)
-
-
 @kernel("split")
 def lower_split(node: Node, at: Lowering, machine: VectorMachine) -> None:
     source, start = place(at, given(node, 0)), 0

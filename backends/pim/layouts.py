@@ -186,8 +186,11 @@ def packing(banks: Banks, depth: int) -> tuple[int, int]:
     return packed, slot if packed * slot <= row else depth * CELL_BYTES
 
 
-def newton_values(banks: Banks, shape: Sequence[int]) -> Layout:
-    """[B, KV, T, D]: dim d in bank d mod banks; its tokens along rows."""
+def newton_values(banks: Banks, shape: Sequence[int], *, first_tokens_first: bool = False) -> Layout:
+    """[B, KV, T, D]: dim d in bank d mod banks; its tokens along rows.
+
+    first_tokens_first: the rows of the first tokens of all heads come first, so that a shorter request needs fewer.
+    """
     batch, heads, tokens, depth = shape
     geometry = banks.geometry
     elements = geometry.row_bytes // CELL_BYTES
@@ -195,11 +198,14 @@ def newton_values(banks: Banks, shape: Sequence[int]) -> Layout:
     parts = up(depth, geometry.banks)
     along = elements if rows > 1 else up(tokens, LANES) * LANES
     part_step, row_step = banks.steps(parts, rows)
+    head_step = parts * rows * geometry.stride_row
+    if first_tokens_first:
+        part_step, row_step, head_step = (n * geometry.stride_row for n in (1, heads * parts, parts))
     return Layout(
         banks.start,
         (
             _over_channels(banks, batch, heads * parts * rows),
-            ((heads, parts * rows * geometry.stride_row),),
+            ((heads, head_step),),
             ((rows, row_step), (along, CELL_BYTES)),
             ((parts, part_step), (geometry.banks, geometry.stride_bank)),
         ),
@@ -239,6 +245,22 @@ def bank_layout(
         layout = make(banks, shape)
     _, end = layout.span(CELL_BYTES)
     return layout, up(end, geometry.stride_row) - first_row
+
+
+def request_rows(spec: TargetSpec, kind: str, shape: Sequence[int]) -> int:
+    """Row indices that one request with keys or values [KV, T, D] takes in its channel."""
+    heads, tokens, depth = shape
+    geometry = spec.dram.geometry
+    if kind == "key":
+        packed = min(heads, geometry.row_bytes // (up(depth, LANES) * LANES * CELL_BYTES))
+        return up(tokens, geometry.banks) * up(heads, packed)
+    return up(tokens, geometry.row_bytes // CELL_BYTES) * heads * up(depth, geometry.banks)
+
+
+def requests_layout(spec: TargetSpec, kind: str, first_row: int, shape: Sequence[int], channels: range) -> Layout:
+    """Keys or values of requests in neighbouring channels, from a row index on."""
+    banks = Banks(spec.dram.geometry, channels, first_row, mapping_of(spec))
+    return newton_keys(banks, shape) if kind == "key" else newton_values(banks, shape, first_tokens_first=True)
 
 
 def staging_rows(spec: TargetSpec) -> int:

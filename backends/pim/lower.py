@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pimc.backends.lowering import Lowering, Rule, lowers
 from pimc.backends.pim import lower_aim, lower_newton
+from pimc.backends.ragged import groups
+from pimc.ir.facts import Ragged
 from pimc.ir.graph import Node
 
 RULES_BY_STYLE: dict[str, dict[str, Rule]] = {
@@ -26,4 +28,12 @@ RULES_BY_STYLE: dict[str, dict[str, Rule]] = {
 def lower_product(node: Node, at: Lowering) -> None:
     """A product whose right operand (weight, keys, values) lies in the banks."""
     assert at.spec.pim is not None
-    RULES_BY_STYLE[at.spec.pim.style][node.op.name](node, at)
+    rule = RULES_BY_STYLE[at.spec.pim.style][node.op.name]
+    ragged = node.fact(Ragged)
+    if ragged is None:
+        rule(node, at)
+    elif ragged.channels:
+        lower_newton.lower_requests(node, at, ragged)
+    else:
+        for part, there in groups(node, at):
+            rule(part, there)

@@ -7,12 +7,14 @@ vector unit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
+from typing import Generic, Protocol, TypeVar
 
 from pimc.backends.affine import Scalar
-from pimc.backends.kernels.arena import Arena
+from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.nest import chunks, nests, walk
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.pim.cells import CELL_BYTES, COLUMN_BYTES, LANES
@@ -31,6 +33,8 @@ from pimc.backends.pim.newton_transfer import (
     vector_operand,
 )
 from pimc.backends.pim.products import Range, bank_pattern, element_stride, gather_vector, part, ranges, rows_of, single
+from pimc.backends.ragged import Group, groups_of, part_of
+from pimc.ir.facts import Ragged
 from pimc.ir.graph import Node
 from pimc.ir.layout import Layout
 
@@ -247,19 +251,39 @@ def _five(node: Node, layout: Layout, b: Range, heads: int, steps: int) -> Layou
 
 def lower_scores(node: Node, at: Lowering) -> None:
     """q[B, H, S, D] times the keys [B, KV, T, D]: tokens over banks, heads side by side in rows."""
-    q, k = (v.type.static_shape for v in node.inputs())
-    cache = bank_pattern(node, at, at.tensor(list(node.inputs())[1]))
-    scale = node.attribute("scale")
-    assert isinstance(scale, int | float)
-    for wave in _waves(node, at, cache):
-        packed = cache.dims[1].byte[0]
-        kernels = [
-            (heads, _Scores(at, wave, cache, q[1] // k[1], heads.together, q[3], k[2], float(scale)))
-            for heads in rows_of_heads(at, k[1], packed, q[3])
-        ]
+    for wave in _waves(node, at, _cache(node, at)):
+        kernels = _score_kernels(node, at, wave)
+        for _, kernel in kernels:
+            allot(kernel.arena, [[kernel]])
         for (source, target, row), slot in wave.turns:
             for heads, kernel in kernels:
-                kernel.run(source, target, row, slot, heads)
+                run_scores(at, heads, [[_turn(kernel, source, target, row)]], slot)
+
+
+def lower_context(node: Node, at: Lowering) -> None:
+    """p[B, H, S, T] times the values [B, KV, T, D]: dims over banks, tokens along rows."""
+    for wave in _waves(node, at, _cache(node, at)):
+        kernel = _context_kernel(node, at, wave)
+        allot(kernel.arena, [[kernel]])
+        for (source, target, row), slot in wave.turns:
+            run_context(at, [[_turn(kernel, source, target, row)]], slot)
+
+
+def _cache(node: Node, at: Lowering) -> BankPattern:
+    return bank_pattern(node, at, at.tensor(list(node.inputs())[1]))
+
+
+def _score_kernels(
+    node: Node, at: Lowering, wave: _Wave, arena: Arena | None = None, lengths: Sequence[int] = ()
+) -> list[tuple[Range, _Scores]]:
+    """One kernel for the kv heads that fill rows, and one for those that are left over."""
+    q, k = (v.type.static_shape for v in node.inputs())
+    cache, scale = _cache(node, at), node.attribute("scale")
+    assert isinstance(scale, int | float)
+    return [
+        (heads, _Scores(at, wave, cache, (q[1] // k[1], heads.together, q[3], k[2]), float(scale), arena, lengths))
+        for heads in rows_of_heads(at, k[1], cache.dims[1].byte[0], q[3])
+    ]
 
 
 def rows_of_heads(at: Lowering, heads: int, packed: int, depth: int) -> Iterator[Range]:
@@ -278,13 +302,130 @@ def rows_of_heads(at: Lowering, heads: int, packed: int, depth: int) -> Iterator
         yield Range(whole * packed, 1, -(-rest // depth))
 
 
+def _context_kernel(
+    node: Node, at: Lowering, wave: _Wave, arena: Arena | None = None, lengths: Sequence[int] = (), most: int = 0
+) -> _Context:
+    p, v = (x.type.static_shape for x in node.inputs())
+    return _Context(at, wave, _cache(node, at), (p[1] // v[1], v[1], v[3], p[3]), arena, lengths, most)
+
+
+def queries_together(row_bytes: int, tokens: int) -> int:
+    """How many vectors of weights the global buffer takes at once."""
+    columns = -(-tokens // LANES)
+    return max(1, row_bytes // COLUMN_BYTES // columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a turn of a kernel finds rows of the cache, and where its results go."""
+
+    row: Scalar
+    target: Scalar
+    near: Scalar = 0
+    """bytes from the kernel's first place for results on chip, where kv heads have places of their own"""
+
+
+class _Kernel(Protocol):
+    """The three steps of a product for the requests of a wave: vectors to the channels, tiles, results home."""
+
+    @property
+    def near_bytes(self) -> int:
+        """What results take on chip, until they are collected."""
+        ...
+
+    def allot(self, near: Sequence[int]) -> None:
+        """Where results go, by slot."""
+        ...
+
+    def stage(self, source: Scalar, queries: int, slot: int) -> None: ...
+    def compute(self, at: Places, queries: int, slot: int) -> None: ...
+    def collect(self, at: Places, queries: int, slot: int) -> None: ...
+
+
+K = TypeVar("K", bound=_Kernel)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn(Generic[K]):
+    """A kernel at work: the address of its first vector, and its places."""
+
+    kernel: K
+    source: Scalar
+    places: Places
+
+
+def _turn(kernel: K, source: Scalar, target: Scalar, row: Scalar) -> _Turn[K]:
+    return _Turn(kernel, source, Places(row, target))
+
+
+def allot(arena: Arena, waves: Sequence[Sequence[_Kernel]]) -> None:
+    """Room for results in both slots, the same for all waves."""
+    sizes = [sum(padded(k.near_bytes) for k in wave) for wave in waves]
+    slots = [arena.take(max(sizes)) for _ in range(STAGING_SLOTS)]
+    for wave in waves:
+        offset = 0
+        for kernel in wave:
+            kernel.allot([slot + offset for slot in slots])
+            offset += padded(kernel.near_bytes)
+
+
+def _in_step(waves: Sequence[Sequence[_Turn[K]]], queries: int, slot: int) -> None:
+    """Wave after wave, each in all of its channels at once; the results of one come home while the next works."""
+    for i, wave in enumerate(waves):
+        for turn in wave:
+            turn.kernel.stage(turn.source, queries, slot + i)
+        for turn in wave:
+            turn.kernel.compute(turn.places, queries, slot + i)
+        for turn in waves[i - 1] if i else ():
+            turn.kernel.collect(turn.places, queries, slot + i - 1)
+    for turn in waves[-1]:
+        turn.kernel.collect(turn.places, queries, slot + len(waves) - 1)
+
+
+def run_scores(at: Lowering, heads: Range, waves: Sequence[Sequence[_Turn[_Scores]]], slot: int) -> None:
+    """The scores of one query position, for the kv heads of some rows."""
+    one = waves[0][0].kernel
+    for c, other in at.emit.tiles(heads.turns, STAGING_SLOTS):
+        for query, count, turn in chunks(at.emit, one.group, one.queries, STAGING_SLOTS):
+            moved = [[t.kernel.moved(t, heads, c, query) for t in wave] for wave in waves]
+            _in_step(moved, count, slot + other + turn)
+
+
+def run_context(at: Lowering, waves: Sequence[Sequence[_Turn[_Context]]], slot: int) -> None:
+    """The context of one query position."""
+    one = waves[0][0].kernel
+    for h, other in at.emit.tiles(one.kv, STAGING_SLOTS):
+        for query, count, turn in chunks(at.emit, one.group, one.queries, STAGING_SLOTS):
+            moved = [[t.kernel.moved(t, h, query) for t in wave] for wave in waves]
+            _in_step(moved, count, slot + other + turn)
+
+
+def _spans(at: Lowering, first: int, channels: int, sizes: Sequence[int]) -> list[tuple[Tiles, int]]:
+    """The tiles of channels that take equally many steps, with their number. One size: that of all channels."""
+    if len(set(sizes)) == 1:
+        return [(Tiles(at, first, channels), sizes[0])]
+    found: dict[int, list[int]] = {}
+    for i, size in enumerate(sizes):
+        found.setdefault(size, []).append(first + i)
+    return [(Tiles(at, first, channels, tuple(members)), size) for size, members in found.items()]
+
+
 class _Scores:
     """The scores of one query position of a wave, for the kv heads of some rows."""
 
     def __init__(
-        self, at: Lowering, wave: _Wave, cache: BankPattern, group: int, kv: int, depth: int, tokens: int, scale: float
+        self,
+        at: Lowering,
+        wave: _Wave,
+        cache: BankPattern,
+        sizes: tuple[int, int, int, int],
+        scale: float,
+        arena: Arena | None = None,
+        lengths: Sequence[int] = (),
     ) -> None:
-        self.at, self.wave, self.group, self.kv, self.tokens = at, wave, group, kv, tokens
+        """sizes: query heads of a kv head, kv heads of a row, head size, tokens. lengths: tokens by channel."""
+        self.at, self.wave = at, wave
+        self.group, self.kv, depth, self.tokens = sizes
         geometry = at.spec.dram.geometry
         self.tiles = Tiles(at, cache.channel, wave.channels)
         self.columns = -(-depth // LANES)
@@ -292,150 +433,265 @@ class _Scores:
         self.slot_columns = max(cache.dims[1].byte[1], self.columns * COLUMN_BYTES) // COLUMN_BYTES
         self.chunk_rows, self.tile_rows = cache.dims[1].row[1], cache.dims[2].row[1]
         held = geometry.row_bytes // COLUMN_BYTES
-        self.queries = max(1, min(group, held // (kv * self.columns)))
-        self.count = -(-tokens // geometry.banks)
+        self.queries = max(1, min(self.group, held // (self.kv * self.columns)))
+        self.count = -(-self.tokens // geometry.banks)
+        counts = [-(-n // geometry.banks) for n in lengths or (self.tokens,)]
+        self.spans = _spans(at, cache.channel, wave.channels, counts)
         head_bytes = self.count * geometry.banks * CELL_BYTES
-        self.strides = (self.queries * kv * head_bytes, kv * head_bytes, head_bytes)
+        self.strides = (self.queries * self.kv * head_bytes, self.kv * head_bytes, head_bytes)
         """bytes between results of channels, queries and kv heads"""
         if wave.is_returned:
-            self.strides = (wave.target_request, wave.target_head, wave.target_head * group)
+            self.strides = (wave.target_request, wave.target_head, wave.target_head * self.group)
         self.results = Results(cache.channel, self.strides[0], wave.channels)
-        arena = Arena(at)
+        self.arena = arena or Arena(at)
         self.first = cache.channel * geometry.stride_channel
-        self.stages = {n: self._stage(arena, n, depth, scale) for n in {self.queries, group % self.queries} if n}
-        slots = 0 if wave.is_returned else STAGING_SLOTS
-        self.near = [arena.take(wave.channels * self.results.channel) for _ in range(slots)]
-        self.arena = arena
+        self.stages = {n: self._stage(n, depth, scale) for n in {self.queries, self.group % self.queries} if n}
 
-    def _stage(self, arena: Arena, queries: int, depth: int, scale: float) -> Stage:
+    def _stage(self, queries: int, depth: int, scale: float) -> Stage:
         size, wave = self.columns * COLUMN_BYTES, self.wave
         moves: list[Move] = [
             (wave.channels, wave.source_request or 1, self.at.spec.dram.geometry.stride_channel),
             (queries, wave.source_head or 1, self.kv * size),
             (self.kv, wave.source_head * self.group or 1, size),
         ]
-        return Stage(self.at, arena, wave.source, moves, depth, scale)
+        return Stage(self.at, self.arena, wave.source, moves, depth, scale)
 
-    def run(self, source: Scalar, target: Scalar, row: Scalar, slot: int, heads: Range) -> None:
-        for c, other in self.at.emit.tiles(heads.turns, STAGING_SLOTS):
-            first = (c * self.kv + heads.start) * self.group
-            chunk_row = row + (c + heads.start // self.packed) * self.chunk_rows
-            here, there = source + first * self.wave.source_head, target + first * self.wave.target_head
-            for query, count, turn in chunks(self.at.emit, self.group, self.queries, STAGING_SLOTS):
-                self._queries(
-                    here + query * self.wave.source_head, there + query * self.wave.target_head, chunk_row, count,
-                    slot + other + turn,
-                )  # fmt: skip
+    @property
+    def near_bytes(self) -> int:
+        return 0 if self.wave.is_returned else self.wave.channels * self.results.channel
 
-    def _queries(self, source: Scalar, target: Scalar, row: Scalar, queries: int, slot: int) -> None:
+    def allot(self, near: Sequence[int]) -> None:
+        self.near = near
+
+    def moved(self, turn: _Turn[_Scores], heads: Range, c: Scalar, query: Scalar) -> _Turn[_Scores]:
+        """The turn for row `c` of the kv heads, and query heads from `query` on."""
+        first = (c * self.kv + heads.start) * self.group
+        row = turn.places.row + (c + heads.start // self.packed) * self.chunk_rows
+        source = turn.source + first * self.wave.source_head + query * self.wave.source_head
+        target = turn.places.target + first * self.wave.target_head + query * self.wave.target_head
+        return _Turn(self, source, Places(row, target))
+
+    def _filling(self, queries: int) -> Filling:
         """Some query heads of every kv head in a row, which are in the global buffer together."""
-        filling = Filling(0, 1, queries * self.kv * self.columns * LANES)
-        self.stages[queries].put(source, staging(self.at, slot, filling) + self.first, slot)
+        return Filling(0, 1, queries * self.kv * self.columns * LANES)
+
+    def stage(self, source: Scalar, queries: int, slot: int) -> None:
+        self.stages[queries].put(source, staging(self.at, slot, self._filling(queries)) + self.first, slot)
+
+    def compute(self, at: Places, queries: int, slot: int) -> None:
+        filling = self._filling(queries)
         self.tiles.global_write(0, slot, filling.columns)
-        near = target if self.wave.is_returned else self.near[slot % STAGING_SLOTS]
-        with self.at.emit.loop(self.count) as r:
-            tile_row = row + r * self.tile_rows
-            self.tiles.header(tile_row, filling.columns, queries * self.kv)
-            with self.at.emit.loop(queries) as g, self.at.emit.loop(self.kv) as h:
-                number = g * self.kv + h
-                head = near + g * self.strides[1] + h * self.strides[2]
-                there = self.results.address(head + r * (self.tiles.banks * CELL_BYTES))
-                self.tiles.result(tile_row, self.columns, h * self.slot_columns, number * self.columns, there)
+        near = at.target if self.wave.is_returned else self.near[slot % STAGING_SLOTS]
+        for tiles, count in self.spans:
+            with self.at.emit.loop(count) as r:
+                tile_row = at.row + r * self.tile_rows
+                tiles.header(tile_row, filling.columns, queries * self.kv)
+                with self.at.emit.loop(queries) as g, self.at.emit.loop(self.kv) as h:
+                    number = g * self.kv + h
+                    head = near + g * self.strides[1] + h * self.strides[2]
+                    address = self.results.address(head + r * (tiles.banks * CELL_BYTES))
+                    tiles.result(tile_row, self.columns, h * self.slot_columns, number * self.columns, address)
+
+    def collect(self, at: Places, queries: int, slot: int) -> None:
         wave = self.wave
         if wave.is_returned:
             return
+        near = self.near[slot % STAGING_SLOTS]
         counts = (wave.channels, queries, self.kv, self.tokens)
         strides = (*self.strides, CELL_BYTES)
         out = (wave.target_request, wave.target_head, wave.target_head * self.group, wave.target.element)
-        Sums(self.at, self.arena, counts, 1, 0).move(near, strides, wave.target, target, out)
-
-
-def lower_context(node: Node, at: Lowering) -> None:
-    """p[B, H, S, T] times the values [B, KV, T, D]: dims over banks, tokens along rows."""
-    p, v = (x.type.static_shape for x in node.inputs())
-    cache = bank_pattern(node, at, at.tensor(list(node.inputs())[1]))
-    for wave in _waves(node, at, cache):
-        kernel = _Context(at, wave, cache, p[1] // v[1], v[1], v[3], p[3])
-        for (source, target, row), slot in wave.turns:
-            kernel.run(source, target, row, slot)
+        Sums(self.at, self.arena, counts, 1, 0).move(near, strides, wave.target, at.target, out)
 
 
 class _Context:
     """The context of one query position of a wave."""
 
     def __init__(
-        self, at: Lowering, wave: _Wave, cache: BankPattern, group: int, kv: int, depth: int, tokens: int
+        self,
+        at: Lowering,
+        wave: _Wave,
+        cache: BankPattern,
+        sizes: tuple[int, int, int, int],
+        arena: Arena | None = None,
+        lengths: Sequence[int] = (),
+        most: int = 0,
     ) -> None:
-        self.at, self.wave, self.group, self.kv, self.depth = at, wave, group, kv, depth
+        """sizes: query heads of a kv head, kv heads, head size, tokens. lengths: tokens by channel. most: query
+        heads at a time."""
+        self.at, self.wave = at, wave
+        self.group, self.kv, self.depth, tokens = sizes
         geometry = at.spec.dram.geometry
         self.tiles = Tiles(at, cache.channel, wave.channels)
         along, dim = cache.dims[2], cache.dims[3]
         self.head_rows, self.token_rows, self.dim_rows = cache.dims[1].row[1], along.row[1], dim.row[1]
         size = along.byte[0] if along.row[0] > 1 else tokens
         self.fillings = fillings(tokens, size, geometry.banks)
+        if lengths:  # the last one by itself, since requests need different parts of it
+            before = (-(-tokens // size) - 1) * size
+            self.fillings = [*fillings(before, size, geometry.banks), Filling(before // size, 1, tokens - before)]
+            last = [-(-(n - before) // LANES) for n in lengths]
+        else:
+            last = [self.fillings[-1].columns]
+        self.last = _spans(at, cache.channel, wave.channels, last)
         self.parts = sum(f.count for f in self.fillings)
-        self.dims = -(-depth // geometry.banks)
-        held = geometry.row_bytes // COLUMN_BYTES // self.fillings[0].columns if self.parts == 1 else 1
-        self.queries = max(1, min(group, held))
+        self.dims = -(-self.depth // geometry.banks)
+        self.queries = min(self.group, most or queries_together(geometry.row_bytes, tokens))
         self.first = cache.channel * geometry.stride_channel
-        arena = Arena(at)
+        self.arena = arena or Arena(at)
         self.stages = {
-            n: [self._stage(arena, n, f) for f in self.fillings] for n in {self.queries, group % self.queries} if n
+            n: [self._stage(n, f) for f in self.fillings] for n in {self.queries, self.group % self.queries} if n
         }
         self.is_direct = wave.is_returned and self.parts == 1
         self.head_bytes = wave.target_head if self.is_direct else self.dims * geometry.banks * CELL_BYTES
         step = wave.target_request if self.is_direct else self.queries * self.head_bytes
         self.results = Results(cache.channel, step, wave.channels)
         self.part_bytes = wave.channels * self.results.channel
-        self.size = self.parts * self.part_bytes
-        self.has_places = wave.is_returned and group == self.queries and kv * self.size <= arena.left // 2
-        """each head has a place of its own for its parts, so that none waits for the sums of one before"""
-        self.near: list[int] = []
-        if not self.is_direct:
-            sizes = [kv * self.size] if self.has_places else [self.size] * STAGING_SLOTS
-            self.near = [arena.take(size) for size in sizes]
-        self.sums = {n: Sums(at, arena, (wave.channels, n, depth), self.parts, self.part_bytes) for n in self.stages}
+        size = self.parts * self.part_bytes
+        has_places = wave.is_returned and not self.is_direct and self.group == self.queries
+        self.head_room = size if has_places and self.kv * size <= self.arena.left // 4 else 0
+        """bytes from head to head where each has places of its own, so that none waits for the sums of one before"""
 
-    def _stage(self, arena: Arena, queries: int, filling: Filling) -> Stage:
+    def _stage(self, queries: int, filling: Filling) -> Stage:
         wave, geometry = self.wave, self.at.spec.dram.geometry
         moves: list[Move] = [
             (wave.channels, wave.source_request or 1, geometry.stride_channel),
             (queries, wave.source_head or 1, filling.columns * COLUMN_BYTES),
             (filling.count, filling.elements * wave.source.element, filling_stride(self.at)),
         ]
-        return Stage(self.at, arena, wave.source, moves, filling.elements)
+        return Stage(self.at, self.arena, wave.source, moves, filling.elements)
 
-    def run(self, source: Scalar, target: Scalar, row: Scalar, slot: int) -> None:
+    @property
+    def near_bytes(self) -> int:
+        return 0 if self.is_direct else self.parts * self.part_bytes * (self.kv if self.head_room else 1)
+
+    def allot(self, near: Sequence[int]) -> None:
+        self.near = near
+        counts = (self.wave.channels, self.depth)
+        self.sums = {
+            n: Sums(self.at, self.arena, (counts[0], n, counts[1]), self.parts, self.part_bytes) for n in self.stages
+        }
+
+    def moved(self, turn: _Turn[_Context], h: Scalar, query: Scalar) -> _Turn[_Context]:
+        """The turn for kv head `h` and its query heads from `query` on."""
         wave = self.wave
-        for h, other in self.at.emit.tiles(self.kv, STAGING_SLOTS):
-            here, there = source + h * (self.group * wave.source_head), target + h * (self.group * wave.target_head)
-            for query, count, turn in chunks(self.at.emit, self.group, self.queries, STAGING_SLOTS):
-                to, number = there + query * wave.target_head, slot + other + turn
-                near = to if self.is_direct else self._near(h, number)
-                self._queries(here + query * wave.source_head, to, near, row + h * self.head_rows, count, number)
+        source = turn.source + h * (self.group * wave.source_head) + query * wave.source_head
+        target = turn.places.target + h * (self.group * wave.target_head) + query * wave.target_head
+        return _Turn(self, source, Places(turn.places.row + h * self.head_rows, target, h * self.head_room))
 
-    def _near(self, head: Scalar, slot: int) -> Scalar:
-        return self.near[0] + head * self.size if self.has_places else self.near[slot % STAGING_SLOTS]
-
-    def _queries(self, source: Scalar, target: Scalar, near: Scalar, row: Scalar, queries: int, slot: int) -> None:
+    def stage(self, source: Scalar, queries: int, slot: int) -> None:
         """Some query heads of one kv head, which are in the global buffer together."""
-        wave, banks = self.wave, self.tiles.banks
         for filling, stage in zip(self.fillings, self.stages[queries], strict=True):
-            start = filling.first * self.fillings[0].elements * wave.source.element
+            start = filling.first * self.fillings[0].elements * self.wave.source.element
             stage.put(source + start, staging(self.at, slot, filling) + self.first, slot)
+
+    def _near(self, at: Places, slot: int) -> Scalar:
+        """Where parts of results go."""
+        if self.is_direct:
+            return at.target
+        return self.near[0] + at.near if self.head_room else self.near[slot % STAGING_SLOTS]
+
+    def compute(self, at: Places, queries: int, slot: int) -> None:
+        banks, near = self.tiles.banks, self._near(at, slot)
         for filling in self.fillings:
             over, bank = divmod(filling.first, banks)
+            spans = self.last if filling is self.fillings[-1] else [(self.tiles, filling.columns)]
             with self.at.emit.loop(filling.count) as c:
                 self.tiles.global_write(bank + c, slot, queries * filling.columns, over=over)
                 part_of = near + (c + filling.first) * self.part_bytes
-                with self.at.emit.loop(self.dims) as d:
-                    tile_row = row + (c + filling.first) * self.token_rows + d * self.dim_rows
-                    self.tiles.header(tile_row, queries * filling.columns, queries)
-                    with self.at.emit.loop(queries) as g:
-                        there = self.results.address(part_of + g * self.head_bytes + d * (banks * CELL_BYTES))
-                        self.tiles.result(tile_row, filling.columns, 0, g * filling.columns, there)
+                for tiles, columns in spans:
+                    with self.at.emit.loop(self.dims) as d:
+                        tile_row = at.row + (c + filling.first) * self.token_rows + d * self.dim_rows
+                        tiles.header(tile_row, queries * columns, queries)
+                        with self.at.emit.loop(queries) as g:
+                            there = self.results.address(part_of + g * self.head_bytes + d * (banks * CELL_BYTES))
+                            tiles.result(tile_row, columns, 0, g * filling.columns, there)
+
+    def collect(self, at: Places, queries: int, slot: int) -> None:
         if self.is_direct:
             return
+        wave, near = self.wave, self._near(at, slot)
         strides = (self.results.channel, self.head_bytes, CELL_BYTES)
         out = (wave.target_request, wave.target_head, wave.target.element)
-        self.sums[queries].move(near, strides, wave.target, target, out)
+        self.sums[queries].move(near, strides, wave.target, at.target, out)
+
+
+# -- requests with lengths of their own -------------------------------------------------------------------------------
+
+
+def lower_requests(node: Node, at: Lowering, ragged: Ragged) -> None:
+    """A product of attention for requests that lie in channels of their own, wave by wave.
+
+    Every request takes as many tiles as it has keys. Where there are several new tokens, or equal waves that a loop can
+    run through, groups are lowered one after the other.
+    """
+    steps = node.result.type.static_shape[2]
+    wave: list[Group] = []
+    waves: list[list[Group]] = []
+    for group in groups_of(ragged):
+        channels = ragged.channels[group.start : group.start + group.size]
+        if steps > 1 or len(set(channels)) < group.size:
+            _RULES[node.op.name](*part_of(node, at, group))
+            continue
+        if wave and channels[0] <= ragged.channels[wave[-1].start + wave[-1].size - 1]:
+            waves.append(wave)
+            wave = []
+        wave.append(group)
+    waves += [wave] if wave else []
+    if waves:
+        _WAVES[node.op.name](node, at, ragged, waves)
+
+
+def _wave_of(node: Node, at: Lowering) -> tuple[_Wave, tuple[Scalar, ...]]:
+    """The one wave of a group in channels of its own, and its addresses."""
+    (wave,) = _waves(node, at, _cache(node, at))
+    ((starts, _),) = wave.turns
+    return wave, starts
+
+
+def _score_waves(node: Node, at: Lowering, ragged: Ragged, waves: Sequence[Sequence[Group]]) -> None:
+    arena = Arena(at)
+    made: dict[Range, list[list[_Turn[_Scores]]]] = {}
+    for wave in waves:
+        turns: dict[Range, list[_Turn[_Scores]]] = {}
+        for group in wave:
+            part, there = part_of(node, at, group)
+            one, starts = _wave_of(part, there)
+            lengths = ragged.lengths[group.start : group.start + group.size]
+            for heads, kernel in _score_kernels(part, there, one, arena, lengths):
+                turns.setdefault(heads, []).append(_turn(kernel, *starts))
+        for heads, members in turns.items():
+            made.setdefault(heads, []).append(members)
+    for heads, found in made.items():
+        allot(arena, [[t.kernel for t in wave] for wave in found])
+        run_scores(at, heads, found, 0)
+
+
+def _context_waves(node: Node, at: Lowering, ragged: Ragged, waves: Sequence[Sequence[Group]]) -> None:
+    row_bytes = at.spec.dram.geometry.row_bytes
+    most = queries_together(row_bytes, min(max(ragged.lengths), row_bytes // CELL_BYTES + 1))
+    arena = Arena(at)
+    made: list[list[_Turn[_Context]]] = []
+    for wave in waves:
+        turns: list[_Turn[_Context]] = []
+        for group in (run for whole in wave for run in _same_rows(whole, ragged, row_bytes // CELL_BYTES)):
+            part, there = part_of(node, at, group)
+            one, starts = _wave_of(part, there)
+            lengths = ragged.lengths[group.start : group.start + group.size]
+            turns.append(_turn(_context_kernel(part, there, one, arena, lengths, most), *starts))
+        made.append(turns)
+    allot(arena, [[t.kernel for t in wave] for wave in made])
+    run_context(at, made, 0)
+
+
+def _same_rows(group: Group, ragged: Ragged, elements: int) -> Iterator[Group]:
+    """Runs of requests of a group whose tokens fill equally many rows, so that equally many partial sums arise."""
+    lengths = ragged.lengths[group.start : group.start + group.size]
+    for _, run in groupby(range(group.size), key=lambda i: -(-lengths[i] // elements)):
+        members = list(run)
+        longest = max(lengths[i] for i in members)
+        is_whole = len(members) == group.size
+        yield Group(group.index, group.start + members[0], len(members), longest, members[0], is_whole)
+
+
+_RULES = {"attention_scores": lower_scores, "attention_context": lower_context}
+_WAVES = {"attention_scores": _score_waves, "attention_context": _context_waves}

@@ -143,10 +143,11 @@ class Results:
 class Tiles:
     """The commands of tiles, for some channels, in the way of the target's row buffers."""
 
-    def __init__(self, at: Lowering, first: int, channels: int) -> None:
-        self.at = at
+    def __init__(self, at: Lowering, first: int, channels: int, members: tuple[int, ...] | None = None) -> None:
+        """members: those of the channels that take part, if not all do."""
+        self.at, self.first = at, first
         everyone = channels == at.spec.dram.channels
-        self.instances = None if everyone else tuple(range(first, first + channels))
+        self.instances = members or (None if everyone else tuple(range(first, first + channels)))
         assert isinstance(at.spec.pim, NewtonPim)
         self.is_dual = at.spec.pim.row_buffers == "dual"
         self.banks = at.spec.dram.banks

@@ -282,9 +282,20 @@ def _(x: TensorType, cos: TensorType, sin: TensorType, *, results: Results, inte
 
 
 @op("cache_append", cls=OpClass.MOVEMENT)
-def cache_append(past: TensorType, new: TensorType, *, axis: int = 2) -> TensorType:
-    """`new` behind `past` along an axis, written in place into the memory of the cache: [B,KV,P+S,D]."""
+def cache_append(
+    past: TensorType, new: TensorType, positions: TensorType | None = None, *, axis: int = 2
+) -> TensorType:
+    """`new` behind `past` along an axis, written in place into the memory of the cache: [B,KV,P+S,D].
+
+    positions: integers [B,S], where the new ones of each request go if requests have cached different numbers; what
+    lies behind them means nothing (0 in the reference).
+    """
     at = axis_of(axis, past.rank)
+    if positions is not None:
+        want_integer(positions, "the positions")
+        want_rank(positions, 2, "the positions")
+        agree(positions.shape[0], past.shape[0], "the requests of positions and past")
+        agree(positions.shape[1], new.shape[at], "the number of positions")
     require(new.rank == past.rank, f"past and new differ in rank: {past} and {new}")
     dims = [
         left + right if i == at else agree(left, right, f"dimension {i} of past and new")
@@ -294,5 +305,12 @@ def cache_append(past: TensorType, new: TensorType, *, axis: int = 2) -> TensorT
 
 
 @cache_append.reference
-def _(past: Array, new: Array, *, axis: int = 2) -> Array:
-    return np.concatenate([past, new], axis)
+def _(past: Array, new: Array, positions: Array | None = None, *, axis: int = 2) -> Array:
+    if positions is None:
+        return np.concatenate([past, new], axis)
+    result = np.concatenate([past, np.zeros_like(new)], axis)
+    for request, places, rows in zip(result, positions.astype(np.int64), new, strict=True):
+        lying, added = np.moveaxis(request, axis - 1, 0), np.moveaxis(rows, axis - 1, 0)
+        lying[places] = added
+        lying[places.max(initial=-1) + 1 :] = 0
+    return result

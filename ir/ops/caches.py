@@ -10,6 +10,8 @@ from pimc.ir.types import TensorType
 
 IN_PLACE = frozenset({"cache_append", "cache_write"})
 """Ops whose result lives in the memory of their first operand."""
+CACHE_AXIS = 2
+"""The axis of positions of keys and values [B, KV, T, D]."""
 
 
 @op("cache_write", cls=OpClass.MOVEMENT)

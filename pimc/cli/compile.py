@@ -35,6 +35,7 @@ pimc compile merged.onnx -t cent --phase both --dim batch=1 --dim past=127
 @o.background_option
 @option(o.MACHINE, "--no-sim", is_flag=True, help="Compile only, do not simulate.")
 @o.dims_option
+@o.requests_option
 @o.both_phases_option
 @o.shapes_option
 @option(o.MODEL, "--generate", type=click.IntRange(1), metavar="N", help="Prefill, then N decode steps on its caches.")
@@ -99,6 +100,8 @@ def _check_usage(given: dict[str, Any]) -> None:
         _check_both(given)
     if o.ranges_of(given["dims"]):
         _check_ranges(given)
+    if given["requests"]:
+        _check_requests(given)
 
 
 def _check_background(given: dict[str, Any]) -> None:
@@ -135,12 +138,25 @@ def _check_ranges(given: dict[str, Any]) -> None:
         raise click.UsageError("a range of a dimension does not go with --phase both")
 
 
+def _check_requests(given: dict[str, Any]) -> None:
+    """Requests are one batch, decoded in one program."""
+    if given["generate"] or given["phase"] == o.BOTH or o.ranges_of(given["dims"]):
+        other = "--generate" if given["generate"] else "--phase both" if given["phase"] else "a range of a dimension"
+        raise click.UsageError(f"--requests is one run of one batch: it does not go with {other}")
+    if given["emit"] == "ir":
+        raise click.UsageError("--emit ir prints the model as it was read: it does not go with --requests")
+    if given["requests"] == "-" == given["models"][0]:
+        raise click.UsageError("stdin cannot be both MODEL and --requests")
+
+
 def options_of(given: dict[str, Any]) -> Options:
     """What the driver is asked for."""
     from pimc.driver import Options
+    from pimc.frontends.requests_csv import read_requests
 
     return Options(
         dims=o.unique_dims(given.get("dims", ())),
+        requests=read_requests(given["requests"]) if given.get("requests") else (),
         overrides=given.get("overrides", ()),
         parallel=given.get("parallel") or {},
         phase=given.get("phase"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -103,6 +103,10 @@ def json_of(result: Result, given: Mapping[str, Any]) -> dict[str, Any]:
             for row in program.ops
         ],
     }
+    if program.requests:
+        from pimc.sim.report import request_rows
+
+        plain["requests"] = [asdict(r) for r in request_rows(program)]
     if result.comparison is not None:
         plain["values"] = result.comparison.to_json(given["form"])
     return plain

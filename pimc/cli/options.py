@@ -161,6 +161,12 @@ def together(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
 dims_option = option(
     MODEL, "--dim", "dims", type=DimType(), multiple=True, help="Bind a symbolic dimension; may be repeated."
 )
+requests_option = option(
+    MODEL,
+    "--requests",
+    metavar="FILE.csv",
+    help="A batch of requests with lengths of their own: columns id,past,new,channel, or seq_len,ch_idx.",
+)
 phase_option = option(MODEL, "--phase", type=PhaseType(*PHASES), help="Which phase of a model that has several.")
 both_phases_option = option(
     MODEL,

@@ -12,7 +12,7 @@ from pimc.cli.layout import TIMES, Column, bar, count_text, grouped, memory_text
 from pimc.cli.screen import Line, line
 from pimc.generation import Generation, StepResult
 from pimc.sim.compare import Comparison
-from pimc.sim.report import EngineReport, OpReport, Report
+from pimc.sim.report import BatchReport, EngineReport, OpReport, Report
 
 BAR = 20
 MOST_OPS = 16
@@ -32,6 +32,8 @@ def report_page(found: Report, program: Program, *, verbose: int = 0) -> list[Li
 def headline(found: Report) -> Iterator[Line]:
     """What was run, how long it takes, and what bounds it."""
     yield from title(found.model, found.target, found.phase, found.dims, found.devices)
+    if found.batch is not None:
+        yield batch_line(found.batch)
     name, seconds = busiest(found)
     yield [
         ("  ", ""),
@@ -48,6 +50,15 @@ def title(model: str, target: str, phase: str, dims: Mapping[str, int], devices:
     yield [(model, "bold"), (" · ", "dim"), (target, "bold"), (f" · {phase or 'no phase'}", ""), (several, "")]
     if settings:
         yield line(f"  {settings}", "dim")
+
+
+def batch_line(batch: BatchReport) -> Line:
+    """How many requests there are, how long they are, and how well channels share them."""
+    said = f"  {batch.requests} request{'s' * (batch.requests > 1)} of {grouped(batch.length_min)} to "
+    said += f"{grouped(batch.length_max)} keys, {batch.length_mean:.1f} on average"
+    if batch.imbalance is not None:
+        said += f"; the fullest of {batch.channels} channels has {batch.imbalance:.2f} times the mean"
+    return line(said, "dim")
 
 
 def busiest(found: Report) -> tuple[str, float]:

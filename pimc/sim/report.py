@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pimc.backends.assembly import ranks
+from pimc.backends.engines import platform_of
 from pimc.backends.program import OpRow, Program
 from pimc.backends.target import from_description
 from pimc.backends.timing import SERVED
@@ -95,6 +96,39 @@ class BackgroundReport:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestReport:
+    """One request of a batch."""
+
+    id: str
+    past: int
+    """tokens that were cached"""
+    new: int
+    channel: int | None
+    """where its keys and values lie, if those of a request lie in one channel"""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """A batch of requests with lengths of their own."""
+
+    requests: int
+    length_min: int
+    """keys that a request's new tokens attend to, those of the new ones included"""
+    length_mean: float
+    length_max: int
+    channels: int | None
+    """among which requests were shared out"""
+    channel_max: int | None
+    """keys of all requests in the fullest channel"""
+    channel_mean: float | None
+
+    @property
+    def imbalance(self) -> float | None:
+        """The fullest channel against the mean of all: 1 is perfect."""
+        return self.channel_max / self.channel_mean if self.channel_max and self.channel_mean else None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The whole run."""
 
@@ -118,6 +152,9 @@ class Report:
     background: BackgroundReport | None = None
     """of normal reads beside PIM work, where those were asked for"""
     values: Mapping[str, Any] | None = None
+    requests: Sequence[RequestReport] = ()
+    """in the user's order; empty where requests have no lengths of their own"""
+    batch: BatchReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -125,6 +162,10 @@ class Report:
         for name in ("background", "values"):
             if plain[name] is None:
                 del plain[name]
+        if self.batch is None:
+            del plain["requests"], plain["batch"]
+        else:
+            plain["batch"]["imbalance"] = self.batch.imbalance
         return plain
 
 
@@ -158,6 +199,34 @@ def build_report(
         bytes_moved=_bytes_moved(timing),
         background=_background(program, timing),
         values=None if comparison is None else comparison.to_json(form),
+        requests=request_rows(program),
+        batch=_batch(program),
+    )
+
+
+def request_rows(program: Program) -> tuple[RequestReport, ...]:
+    """The requests of a program in the user's order."""
+    ordered = sorted(program.requests, key=lambda r: r.row)
+    return tuple(RequestReport(r.id, r.past, r.new, r.channel) for r in ordered)
+
+
+def _batch(program: Program) -> BatchReport | None:
+    if not program.requests:
+        return None
+    lengths = [r.past + r.new for r in program.requests]
+    load: Counter[int] = Counter()
+    for r in program.requests:
+        if r.channel is not None:
+            load[r.channel] += r.past + r.new
+    channels = platform_of(program).geometry.channels if load else None
+    return BatchReport(
+        requests=len(lengths),
+        length_min=min(lengths),
+        length_mean=sum(lengths) / len(lengths),
+        length_max=max(lengths),
+        channels=channels,
+        channel_max=max(load.values()) if load else None,
+        channel_mean=sum(lengths) / channels if channels else None,
     )
 
 

@@ -24,6 +24,7 @@ from pimc.backends.state import DeviceState, Space, ValueFormat
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail
 from pimc.ir.layout import Layout
 from pimc.ir.op import Array
+from pimc.ir.requests import Rows
 from pimc.ir.types import DType
 from pimc.ir.weights import Sharded
 
@@ -175,8 +176,21 @@ def _part(whole: Array, shard: tuple[int, int] | None, rank: int) -> Array:
 
 
 def _write(run: RunState, entry: MapEntry, rank: int, value: Array) -> None:
+    if entry.rows is not None:
+        value = _of_requests(entry, entry.rows, value)
     if value.size:
         run.devices[rank].spaces[entry.space].write_layout(entry.layout, entry.dtype, np.asarray(value))
+
+
+def _of_requests(entry: MapEntry, rows: Rows, value: Array) -> Array:
+    """The requests of a place, each as far as it goes, with zeros behind."""
+    if not rows.lengths:
+        return value[list(rows.rows)]
+    own = np.zeros(entry.shape, value.dtype)
+    for at, (row, length) in enumerate(zip(rows.rows, rows.lengths, strict=True)):
+        part = (slice(None),) * (rows.axis - 1) + (slice(0, length),)
+        own[at][part] = value[row][part]
+    return own
 
 
 def _entries(program: Program, name: str) -> list[MapEntry]:
@@ -187,9 +201,28 @@ def _entries(program: Program, name: str) -> list[MapEntry]:
 def read_output(program: Program, run: RunState, name: str) -> Array:
     """A tensor out of its place; parts on several devices are joined."""
     entries = _entries(program, name)
-    entry = next((e for e in entries if e.role == "output"), entries[0] if entries else None)
-    if entry is None:
+    places = [e for e in entries if e.role == "output"] or entries[:1]
+    if not places:
         raise fail(Kind.PROGRAM_BAD, f"output '{name}' has no place in the memory map")
+    if all(e.rows is None for e in places):
+        return _joined(run, places[0])
+    whole: Array | None = None
+    for entry in places:
+        value, rows = _joined(run, entry), entry.rows
+        assert rows is not None
+        if whole is None:
+            whole = np.zeros(entry.whole_shape, value.dtype)
+        if not rows.lengths:
+            whole[list(rows.rows)] = value
+        for at, length in enumerate(rows.lengths):
+            part = (slice(None),) * (rows.axis - 1) + (slice(0, length),)
+            whole[rows.rows[at]][part] = value[at][part]
+    assert whole is not None
+    return whole
+
+
+def _joined(run: RunState, entry: MapEntry) -> Array:
+    """What lies in a place, over all devices that have a part of it."""
     if entry.shard is None:
         return _read(run, entry, entry.devices[0])
     axis, count = entry.shard
@@ -226,7 +259,7 @@ def check_inputs(program: Program, inputs: Mapping[str, Array], *, partial: bool
         for name in program.inputs:
             entries = _entries(program, name)
             if name not in inputs and any(e.layout.elements for e in entries):
-                shape = list(_whole_shape(entries[0]))
+                shape = list(entries[0].whole_shape)
                 text = f"input '{name}' ({entries[0].logical.text}{shape}) is not given"
                 wrong.append(Diagnostic(Kind.INPUT_BAD, text))
     if wrong:
@@ -235,8 +268,8 @@ def check_inputs(program: Program, inputs: Mapping[str, Array], *, partial: bool
 
 
 def _misfit(entry: MapEntry, value: Array) -> str:
-    if value.shape != _whole_shape(entry):
-        return f"has shape {list(value.shape)}, the program was compiled for {list(_whole_shape(entry))}"
+    if value.shape != entry.whole_shape:
+        return f"has shape {list(value.shape)}, the program was compiled for {list(entry.whole_shape)}"
     floating = value.dtype.kind not in "iub"
     if floating and value.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
         return f"has elements of type {value.dtype}, the program takes {entry.logical.text}"
@@ -245,13 +278,6 @@ def _misfit(entry: MapEntry, value: Array) -> str:
     if entry.contents is not None and not np.array_equal(value, made_for := entry.contents.array()):
         return f"holds {value.tolist()}, but the program was compiled for {made_for.tolist()}, which shapes depend on"
     return ""
-
-
-def _whole_shape(entry: MapEntry) -> tuple[int, ...]:
-    if entry.shard is None:
-        return entry.shape
-    axis, count = entry.shard
-    return (*entry.shape[:axis], entry.shape[axis] * count, *entry.shape[axis + 1 :])
 
 
 # -- execution --------------------------------------------------------------------------------------------------------
