@@ -106,9 +106,11 @@ class Tokens:
 
     def pending(self, base: int) -> Iterator[tuple[Key, int, tuple[int, ...]]]:
         """Tokens on their way, with times as seen from `base`; those before it count as at it."""
-        for semaphore in sorted(self._filled, key=lambda s: s.key):
-            for index, queue in semaphore.queues():
-                yield semaphore.key, index, tuple(max(0, time - base) for time in queue)
+        for semaphore in self.semaphores.values():
+            if semaphore in self._filled:
+                for index, queue in semaphore.queues():
+                    late = max(queue) > base
+                    yield semaphore.key, index, tuple([max(0, t - base) for t in queue]) if late else (0,) * len(queue)
 
     def shift(self, base: int, by: int) -> None:
         """Move the tokens that lie in the future of `base`."""

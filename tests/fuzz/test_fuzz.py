@@ -13,7 +13,7 @@ import pytest
 from tests.fuzz.campaign import campaign
 
 BATCH = 125
-QUICK = {"rules": 200, "graphs": 20, "mutated": 16, "exported": 4, "bytes": 8, "texts": 24, "programs": 16}
+QUICK = {"rules": 200, "graphs": 20, "mutated": 16, "exported": 4, "bytes": 8, "texts": 24, "programs": 40}
 """Seeds of the default run."""
 SLOW = {
     "rules": 16 * BATCH, "graphs": 8 * BATCH, "mutated": 6 * BATCH, "exported": 3 * BATCH, "bytes": 3 * BATCH,
