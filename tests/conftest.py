@@ -5,8 +5,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.cli.harness import CommandLine
+
+settings.register_profile("pimc", deadline=None)  # how long an example takes is nothing to fail for
+settings.load_profile("pimc")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -85,8 +85,12 @@ class Issuer:
         self.at = 0
 
     def wait(self, cycles: int) -> None:
-        """Nothing is asked for meanwhile."""
-        self.at += cycles
+        """Nothing is asked for meanwhile; refreshes come when they are due all the same."""
+        end = self.at + cycles
+        while self.interval and self.due <= end:
+            self.at = max(self.at, self.due)
+            self._refresh()
+        self.at = max(self.at, end)
 
     def request(self, final: str, bank: int | None = None, row: int | None = None) -> None:
         """A command, with everything that must come before it."""
