@@ -209,13 +209,7 @@ def _elementwise(at: _Spreading, node: Node, slots: Sequence[int]) -> bool:
     rank = node.result.type.rank
     others = [v for i, v in enumerate(node.operands) if v is not None and i not in slots]
     if any(v in at.per_request for v in others):
-        for i in slots:
-            value = node.operands[i]
-            joined = at.joined(value, rank) if value is not None else None
-            if joined is None:
-                return False
-            at.rewriter.set_operand(node, i, joined)
-        return True
+        return _joining(at, node, slots, rank)
     operands = [v if v is None or i not in slots else at.aligned(v, rank + 1) for i, v in enumerate(node.operands)]
     at.spread[node.result] = at.rewriter.add(node.op, operands, node.attributes, origins=(node,)).result
     return True
