@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
+from typing import Generic, TypeVar
 
 from pimc.backends.isa import Command
 from pimc.backends.pim.issues import IssueSink
@@ -16,8 +17,25 @@ from pimc.backends.timing import SERVED, EngineDecl, Issued, Timer
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import InternalError, Kind, fail
 
+ChannelT = TypeVar("ChannelT", NewtonChannel, SharedChannel)
 
-class NewtonTimer:
+
+class _Telling(Generic[ChannelT]):
+    """A timer whose channel tells of the DRAM commands."""
+
+    channel: ChannelT
+
+    @property
+    def issues(self) -> IssueSink | None:
+        """Who is told of the DRAM commands."""
+        return self.channel.issues
+
+    @issues.setter
+    def issues(self, sink: IssueSink | None) -> None:
+        self.channel.issues = sink
+
+
+class NewtonTimer(_Telling[NewtonChannel]):
     """Keeps the time of one channel's stream."""
 
     def __init__(self, rules: Rules, engine: EngineDecl, memory: MemoryShare | None) -> None:
@@ -31,15 +49,6 @@ class NewtonTimer:
         """DRAM commands of the channel."""
         return self.channel.counts
 
-    @property
-    def issues(self) -> IssueSink | None:
-        """Who is told of the DRAM commands."""
-        return self.channel.issues
-
-    @issues.setter
-    def issues(self, sink: IssueSink | None) -> None:
-        self.channel.issues = sink
-
     def issue(self, command: Command, ready: int) -> Issued:
         clock = self.clock_ps
         if self.memory is not None:  # normal traffic waits for PIM, and PIM for what came before it
@@ -49,7 +58,7 @@ class NewtonTimer:
         done = self._issue(command, -(-ready // clock))
         if self.memory is not None:
             self.memory.end(max(done.free, done.first + done.busy) * clock)
-        return Issued(done.first * clock, done.free * clock, done.done * clock, done.busy * clock, done.cause)
+        return _in_time(done, clock)
 
     def _issue(self, command: Command, at: int) -> Done:
         channel = self.channel
@@ -81,7 +90,7 @@ class NewtonTimer:
         self.channel.shift(clocks)
 
 
-class SharedTimer:
+class SharedTimer(_Telling[SharedChannel]):
     """Keeps the time of one channel's stream, whose dual row buffers serve normal reads beside it."""
 
     def __init__(self, rules: Rules, clock_ps: int, reads: int) -> None:
@@ -95,20 +104,11 @@ class SharedTimer:
         """DRAM commands of the channel, and how many reads it has served."""
         return self.channel.counts + Counter({SERVED: self.channel.served(self.done)})
 
-    @property
-    def issues(self) -> IssueSink | None:
-        """Who is told of the DRAM commands."""
-        return self.channel.issues
-
-    @issues.setter
-    def issues(self, sink: IssueSink | None) -> None:
-        self.channel.issues = sink
-
     def issue(self, command: Command, ready: int) -> Issued:
         clock = self.clock_ps
         done = self._issue(command, -(-ready // clock))
         self.done = max(self.done, done.done)
-        return Issued(done.first * clock, done.free * clock, done.done * clock, done.busy * clock, done.cause)
+        return _in_time(done, clock)
 
     def _issue(self, command: Command, at: int) -> Done:
         channel = self.channel
@@ -131,3 +131,8 @@ class SharedTimer:
 
     def shift(self, by: int, since: int) -> None:
         raise InternalError("a channel that serves reads is stepped through, and never moved")
+
+
+def _in_time(done: Done, clock: int) -> Issued:
+    """The same in picoseconds."""
+    return Issued(done.first * clock, done.free * clock, done.done * clock, done.busy * clock, done.cause)
