@@ -25,6 +25,9 @@ from pimc.ir.diagnostics import InternalError
 from pimc.ir.layout import Digit
 
 DATA_BUS = "dram.bus"
+READS = (Load, Gather)
+INDEXED = (Indexed, MapRows)
+"""What needs an index that may have been loaded right before."""
 
 
 @dataclass(frozen=True)
@@ -188,11 +191,11 @@ class DmaTimer:
 
     def cost(self, command: Command) -> Hashable:
         time, _ = self.costs.of(command)
-        return time.latency, time.duration, time.held, isinstance(command, Indexed | MapRows)
+        return time.latency, time.duration, time.held, isinstance(command, INDEXED)
 
     def _issue(self, command: Command, time: TransferTime, asked: Traffic | None, ready: int) -> Issued:
         issued = max(ready, self.slot_at)
-        if isinstance(command, Indexed | MapRows):  # its indices may be what this queue has just loaded
+        if isinstance(command, INDEXED):
             issued = max(issued, self.done_at)
         begin = max(issued + time.latency, self.free_at)
         cause = "queue" if begin > issued + time.latency else ""
@@ -209,7 +212,7 @@ class DmaTimer:
         return Issued(start, self.slot_at, self.done_at, self.free_at - begin, cause)
 
     def _count(self, command: Command, asked: Traffic) -> None:
-        reads = isinstance(command, Load | Gather)
+        reads = isinstance(command, READS)
         self.counters["RD" if reads else "WR"] += asked.accesses
         moved = asked.accesses * self.costs.memory.access_bytes
         self.counters["bytes read" if reads else "bytes written"] += moved

@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pimc.backends.pim.aim_channel import NEVER, AimChannel, Answer, Issue, Plain
 from pimc.backends.pim.aim_line import NONE, Request
 from pimc.backends.pim.aim_rules import CAUSES, COMMANDS, AimRules
+
+if TYPE_CHECKING:
+    from pimc.backends.pim.aim_runs import Run
 
 Rows = tuple[int, ...]
 """The rows that a state knows, by their numbers in it."""
@@ -85,6 +88,8 @@ class States:
         self.rules = rules
         self.known: dict[Key, State] = {}
         self.transitions: list[Transition] = []
+        self.runs: dict[Key, Run] = {}
+        """what loops of one command come to"""
         self.idle = self._intern(frozen(AimChannel(rules))[0])
 
     def _intern(self, key: Key) -> State:

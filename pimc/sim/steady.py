@@ -47,6 +47,10 @@ class Frame:
 
     end: int
     """place of its END"""
+    own: set[Hashable] = field(default_factory=set)
+    """states that the runner itself was in, where others have a part in the loop"""
+    due: int | None = None
+    """when something was to happen next to one of them"""
     seen: dict[Hashable, Sighting] = field(default_factory=dict)
     trial: Trial | None = None
     tries: int = 0
@@ -117,6 +121,8 @@ class Steady:
         self._failures: dict[tuple[int, int], int] = defaultdict(int)
         self._periods: dict[tuple[int, int], dict[Hashable, Period]] = defaultdict(dict)
         """By runner and END: the periods of the loop, by the state in which they begin and end."""
+        self._begins: dict[tuple[int, int], set[Hashable]] = defaultdict(set)
+        """The same: the runner's own part of those states."""
 
     def at_end(self, runner: Runner, end: Instruction) -> None:
         """Called when a turn of a loop is over and more are to come; may advance everything by whole periods."""
@@ -127,12 +133,14 @@ class Steady:
         if self._failures[runner.index, frame.end] >= allowed:
             return
         scope = [runner] if end.alone and self._is_alone(runner) else self._clockwork.runners
+        if frame.trial is not None and len(frame.trial.marks) != len(scope):  # others have come, or are held now
+            frame.trial = None
+        if len(scope) > 1 and not self._is_telling(runner, frame):
+            return
         now = _own_state(runner) if len(scope) == 1 else self._joint_state(runner)
         if now is None:
             self._give_up(runner, frame)
             return
-        if frame.trial is not None and len(frame.trial.marks) != len(scope):  # others have come, or are held now
-            frame.trial = None
         if frame.trial is not None:
             self._try(runner, frame, scope, now)
             return
@@ -151,6 +159,23 @@ class Steady:
         frame.tries += 1
         if frame.tries >= (MOST_STATES if len(scope) == 1 else MOST_JOINT_STATES):
             self._give_up(runner, frame)
+
+    def _is_telling(self, runner: Runner, frame: Frame) -> bool:
+        """Whether it is worth looking at the whole machine: no period has a turn in which something was due, and in
+        another turn, or where a period begins, the runner itself was as it is now."""
+        due = min((d for r in self._clockwork.runners if (d := _due(r)) is not None), default=None)
+        if due != frame.due:
+            frame.due = due
+            frame.trial = None
+            return False
+        if frame.trial is not None:
+            return True
+        own = _state(runner, runner.ready)
+        if own in frame.own or own in self._begins[runner.index, frame.end]:
+            return True
+        if len(frame.own) < MOST_STATES:
+            frame.own.add(own)
+        return False
 
     def _is_alone(self, runner: Runner) -> bool:
         """Whether nobody can get in the way of a loop that sets nobody free."""
@@ -190,6 +215,7 @@ class Steady:
             return
         if all(r.code[f.end].alike for r in scope for f in r.frames):
             self._periods[runner.index, frame.end][now.key] = period
+            self._begins[runner.index, frame.end].add(_state(runner, runner.ready))
         self._skip(scope, period, now)
 
     def _skip(self, scope: Sequence[Runner], period: Period, now: Sighting) -> None:
@@ -244,7 +270,7 @@ class Steady:
             moving.append((other.pc, other.turns, other.blocked, None if other.blocked else state))
             resting.append(state if other.blocked else None)
         held = tuple(_held(list(pool.meters.values()), base) for pool in clockwork.pools.values())
-        key = (tuple(moving), held, tuple(clockwork.tokens.pending(base)))
+        key = (tuple(moving), held, clockwork.tokens.pending(base))
         return Sighting(key, resting, base, tuple(_turns(r) for r in clockwork.runners))
 
 
