@@ -173,11 +173,12 @@ def frozen(channel: AimChannel) -> tuple[Key, Rows]:
     def plain(entries: Iterable[Plain]) -> tuple[Plain, ...]:
         return tuple(Plain(ranks[p.arrival], request(p.request)) for p in entries)
 
-    now = channel.now
+    now, opened = channel.now, channel.rows
+    first = opened[0]
     waiting = {p.arrival for p in (*channel.reads, *channel.writes, *channel.activated)}
     ranks = {arrival: rank for rank, arrival in enumerate(sorted(waiting))}
     key = (
-        tuple(row(r) for r in channel.rows),
+        (row(first),) * len(opened) if opened.count(first) == len(opened) else tuple([row(r) for r in opened]),
         channel.registers,
         tuple((request(r), n) for r, n in channel.queue),
         None if channel.refused is None else (request(channel.refused[0]), channel.refused[1]),
