@@ -83,3 +83,34 @@ def test_another_choice_is_a_diagnostic(tmp_path: Path) -> None:
     model.write_text(ATTENTION, encoding="utf-8")
     with pytest.raises(CompileError, match=r"split-attention\.whole is 'auto', 'always' or 'never'"):
         compile_model(model, "npu", Options(pass_options=("split-attention.whole=no",)))
+
+
+DECODE = """model decode(B = 64, H = 32, T = 511)
+input q "q": f16[B, H, 1, 128]
+input past "past": f16[B, H, T, 128]
+input k "k": f16[B, H, 1, 128]
+input p "p": f16[B, H, 1, T + 1]
+let keys = cache_append(past, k, axis = 2)
+@engine("npu")
+let y = {op}
+output keys
+output y
+"""
+
+
+@pytest.mark.parametrize("target", ["npu", "neupims"])
+@pytest.mark.parametrize("op", ["attention_scores(q, keys, scale = 1.0)", "attention_context(p, keys)"])
+def test_attention_of_many_heads_with_one_query_is_bound_by_memory(op: str, target: str, tmp_path: Path) -> None:
+    """1024 bytes a clock, of which refresh takes 7 in 100, wherever keys and values lie.
+
+    In `neupims` a request's values lie in one channel, so that those of many requests are read together; their weights,
+    at distances of a multiple of all channels' rows, come from few channels then.
+    """
+    model = tmp_path / "decode.pimc"
+    model.write_text(DECODE.format(op=op), encoding="utf-8")
+    result = compile_model(model, target, Options())
+    assert result.report is not None
+    (attention,) = (o for o in result.report.ops if o.op.startswith("attention"))
+    least = 2 * 64 * 32 * (512 * 128 + 512 + 128) / 1024e9
+    assert attention.seconds <= least / (0.9 if target == "npu" else 0.85)
+    assert attention.engine == "npu"
