@@ -32,10 +32,12 @@ from pimc.backends.npu.grouped import Group, Groups, best_group
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence
 from pimc.backends.npu.tile_copy import bring, scaled, take_home
 from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles, best_tiles
-from pimc.backends.npu.vector_unit import NPU, vector_seconds
+from pimc.backends.npu.vector_unit import NPU, VectorWork, vector_work
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Tile
 
+CLEARLY = 0.98
+"""The vector unit is taken where it needs no more than this part of the arrays' time."""
 _STREAMED_FIRST = {"ws": (False,), "is": (True,), "os": (False,), "either": (False, True)}
 """By dataflow: whether operands may be swapped, so that the activation stays and the weight streams."""
 
@@ -90,8 +92,9 @@ class Contraction:
 
     def run(self) -> None:
         choice = self.choice()
-        if self._vector_is_faster(choice):
-            RowProducts(NPU, self.at, self.tensors, self.nest, self.scale).run()
+        on_vector_unit = self._on_vector_unit(choice)
+        if on_vector_unit is not None:
+            RowProducts(NPU, self.at, self.tensors, self.nest, self.scale, on_vector_unit.shape).run()
             return
         if any(t.on_chip for t in self.tensors[:OUT]):  # an operand on chip may come from the vector unit
             self.at.emit.issue("npu", Fence())
@@ -106,21 +109,27 @@ class Contraction:
         for starts, slot in walk(self.at.emit, Nest(nest.starts, nest.batch), choice.cut.slots):
             work.run(starts, slot)
 
-    def _vector_is_faster(self, choice: Choice) -> bool:
+    def _on_vector_unit(self, choice: Choice) -> VectorWork | None:
+        """How the vector unit does it, where it is faster."""
         npu = self.at.spec.npu
         assert npu is not None
         if npu.products == "array" or self.at.tile is not None:
-            return False
-        cut, turns = choice.cut, choice.extents.turns
-        passes, latency = vector_seconds(npu, self.nest), copy_time(self.at.spec).latency
-        if max(passes, cut.memory) + latency >= cut.seconds:
-            return False
+            return None
+        cut, turns, copies = choice.cut, choice.extents.turns, copy_time(self.at.spec)
+        sides = (
+            self._side(A, self.nest.batch, self.nest.rows),
+            self._side(B, self.nest.batch, self.nest.columns),
+        )
+        work = vector_work(npu, self.nest, sides, self.tensors[B].element_bytes, copies)
+        if work.seconds(turns, copies.latency) >= CLEARLY * turns * cut.seconds:
+            return None
         if self.at.limited is not None:
-            moved, computed = turns * cut.memory, turns * passes
-            limit = "latency" if latency > max(moved, computed) else "memory" if moved >= computed else "vector unit"
+            moved, computed = turns * work.memory, turns * work.passes
+            bounds = {"memory": moved, "vector unit": computed, "latency": copies.latency}
             parts = f"{microseconds(moved)} of transfers, {microseconds(computed)} on the vector unit"
+            limit = max(bounds, key=lambda name: bounds[name])
             self.at.limited(f"bound by {limit} ({parts}; {microseconds(turns * cut.seconds)} on the arrays)")
-        return True
+        return work
 
     def choice(self) -> Choice:
         """The fastest way to stream one operand past the other. Raises CompileError: CAPACITY."""
@@ -318,6 +327,12 @@ class _Tiled:
             for piece, starts, _, chip in self._each(pieces, held):
                 self._resident(self.order[0], piece, moved[self.order[0]] + starts[0], chip)
             turns = whole.outer
+        ends = len(pieces) == 1 and not pieces[0].outer.axes  # the very last piece of all may come in parts
+        if ends and not rest and turns is not None and len(turns.axes) == 1 and turns.axes[0].count > 0:
+            (axis,) = turns.axes
+            final = turns.moved([stride * (axis.count - 1) for stride in axis.strides])
+            rest = [Tiling(replace(final, axes=()), whole.tile)]
+            turns = replace(turns, axes=(replace(axis, count=axis.count - 1),))
         last = SLOTS
         for starts, slot in _rotating(self.emit, turns, SLOTS) if turns is not None else ():
             last = min(slot, SLOTS)
@@ -325,7 +340,8 @@ class _Tiled:
         for tiling in rest:
             for starts, _ in walk(self.emit, tiling.outer):
                 slot = (last + 1) % (SLOTS + 1)
-                self._pass(pieces, tiling, starts, moved, held, (number, slot), arrives=False)
+                parts = (self.order[1],) if ends and not tiling.outer.axes else ()
+                self._pass(pieces, tiling, starts, moved, held, (number, slot), arrives=False, parts=parts)
 
     def _each(
         self, pieces: Sequence[Tiling], held: int, *, after: int = 0
@@ -348,17 +364,21 @@ class _Tiled:
 
     def _pass(
         self, pieces: Sequence[Tiling], inner: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar], held: int,
-        slot: object, *, arrives: bool,
+        slot: object, *, arrives: bool, parts: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
-        """One piece of the inner operand with every piece of the outer tile."""
+        """One piece of the inner operand with every piece of the outer tile.
+
+        arrives: the outer tile comes now, and with it the very first pieces in parts. parts: what else comes in parts.
+        """
         first, second = self.order
         chip = self._place(second, slot)
         begun = 0
-        if arrives and self._comes_in_parts(pieces[0]):
+        parts = ("t", "s") if arrives else parts
+        if parts and self._comes_in_parts(pieces[0]):
             begun = 1
             addresses = {first: base[first] + pieces[0].outer.starts[0], second: base[second] + at[0]}
             tiles = {first: pieces[0], second: inner}
-            self._multiply_parts(tiles, addresses, {first: held, second: chip}, self._accumulators(0))
+            self._multiply_parts(tiles, addresses, {first: held, second: chip}, self._accumulators(0), parts)
             out = base["out"] + at[1] + pieces[0].outer.starts[1]
             self._finish(tiles["t"], tiles["s"], out, 0, self._place("out", (slot, "first")))
         other = self._resident(second, inner, base[second] + at[0], chip, moves=not begun)
@@ -372,14 +392,15 @@ class _Tiled:
             self._finish(rows, columns, out, acc, self._place("out", (slot, turn)))
 
     def _comes_in_parts(self, piece: Tiling) -> bool:
-        """Whether the very first products begin before all of k is there."""
+        """Whether the very first or last products begin before all of k is there."""
         moves = not all(tensor.on_chip for tensor in self.operands.values())
         return moves and self.parts_of_k > 1 and len(piece.outer.axes) <= 1
 
     def _multiply_parts(
-        self, tiles: dict[str, Tiling], starts: dict[str, Scalar], held: dict[str, int], acc: int
-    ) -> None:
-        """Bring two pieces part by part of k, and multiply each as it arrives."""
+        self, tiles: dict[str, Tiling], starts: dict[str, Scalar], held: dict[str, int], acc: int,
+        parts: tuple[str, ...],
+    ) -> None:  # fmt: skip
+        """Bring two pieces, or one of them, part by part of k, and multiply each as it arrives."""
         depth = -(-self.k // (self.parts_of_k * self.blocks.high)) * self.blocks.high
         done = 0
         for cut in tilings(self.parts[0], depth, even=False):
@@ -388,7 +409,7 @@ class _Tiled:
                 for i, name in enumerate(("t", "s")):
                     matrix = self._resident(name, tiles[name], starts[name], held[name], moves=False)
                     part = replace(matrix, address=matrix.at(turn * cut.elements + done))
-                    if not self._stays(name, tiles[name], [own.axes for own in self.parts]):
+                    if name in parts and not self._stays(name, tiles[name], [own.axes for own in self.parts]):
                         self._copy(name, tiles[name], [cut.tile], i, [starts[name] + at[i]], part)
                     brought[name] = part
                 rows, columns = tiles["t"].elements, tiles["s"]

@@ -26,7 +26,7 @@ DEEP = 4
 
 
 _FIRST_PARTS = 32
-"""Into how many parts the very first pieces may be cut."""
+"""Into how many parts the very first and the very last pieces may be cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Machine:
         return min(array.load, array.longest or array.load) * sharing
 
     def parts(self, k: int, down: int) -> int:
-        """Into how many parts of k the very first pieces are cut."""
+        """Into how many parts of k the very first and the very last pieces are cut."""
         blocks, rest = divmod(k, self.array.rows * down)
         if self.tiling != "search" or self.sums_stay or self.array.serial or rest:
             return 1
@@ -294,7 +294,7 @@ def _panel(
     around = turn + inner_piece[0] + machine.turnaround  # from loading a slot until it may be loaded again
     leaving = turn / pieces + machine.turnaround + after  # from the first product in a slot until it is stored
     compute, last = turns * turn, micros if turns_inner == 1 else turn
-    if turns * pieces == 1:
+    if pieces == 1 and turns_outer == 1:
         last /= machine.parts(e.k, grid[0])
     steady = max(compute + (0 if e.repeated else first + filling), memory + (0 if e.repeated else last))
     steady = max(steady, turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS) if turns > 1 else 0.0)

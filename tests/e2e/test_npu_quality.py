@@ -34,13 +34,22 @@ def test_gemms_reach_the_roofline(shape: tuple[int, int, int], cores: int) -> No
     assert sum(report.bytes_moved.values()) <= 1.2 * least
 
 
-@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (11008, 4096), (4096, 11008), (32000, 4096)])
+@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (5120, 5120), (11008, 4096), (4096, 11008), (32000, 4096)])
 @pytest.mark.parametrize("m", [1, 4])
 def test_decode_gemv_is_bound_by_memory(m: int, n: int, k: int) -> None:
     """1024 bytes a clock."""
     report = gemm("npu", m, n, k)
     assert report.cycles <= 2 * (n * k + m * k + m * n) / 1024 / 0.9
     assert "bound by memory" in report.ops[0].reason
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 1024, 4096), (1, 4096, 1024), (4, 4096, 4096)])
+@pytest.mark.parametrize("target", ["npu", "npu-server"])
+def test_small_gemvs_reach_what_their_queue_lets_through(m: int, n: int, k: int, target: str) -> None:
+    """But for fill and drain: 1024 bytes a clock less refresh, or 512 through the ports of one core of the server."""
+    report = gemm(target, m, n, k)
+    bandwidth = 1024 * (3900 - 260) / 3900 if target == "npu" else 512
+    assert report.cycles <= 2 * (n * k + m * k + m * n) / bandwidth / 0.9
 
 
 def test_the_reason_says_which_bound_holds() -> None:
