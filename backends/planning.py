@@ -47,9 +47,14 @@ class BufferSplit:
     @staticmethod
     def beside(spec: TargetSpec, homes: Iterable[Home]) -> BufferSplit:
         """What values that live there leave for operands in passing."""
-        ends = (h.layout.span(max(1, h.dtype.bits // 8))[1] for h in homes if h.on_chip)
-        resident = -(-max(ends, default=0) // 4096) * 4096
+        resident = BufferSplit.ends(homes)
         return BufferSplit(resident, spec.buffer_bytes - resident)
+
+    @staticmethod
+    def ends(homes: Iterable[Home]) -> int:
+        """Where values that live there end, rounded up."""
+        ends = (h.layout.span(max(1, h.dtype.bits // 8))[1] for h in homes if h.on_chip)
+        return -(-max(ends, default=0) // 4096) * 4096
 
 
 @dataclass
@@ -75,26 +80,48 @@ ALIGNED_ROWS = frozenset({"attention_scores", "attention_softmax"})
 _BYTES = {DType.I4: DType.I8, DType.U4: DType.U8}
 
 
+@dataclass(frozen=True, slots=True)
+class StageNodes:
+    """The nodes of one pipeline stage, as they are executed and in the order of the graph."""
+
+    stage: int
+    scheduled: Sequence[Node]
+    topological: Sequence[Node]
+
+
+def nodes_by_stage(graph: Graph) -> dict[int, StageNodes]:
+    """The nodes of each pipeline stage, in the order of the stages."""
+    found: tuple[dict[int, list[Node]], dict[int, list[Node]]] = (defaultdict(list), defaultdict(list))
+    for by_stage, nodes in zip(found, (graph.scheduled(), graph.order()), strict=True):
+        for node in nodes:
+            by_stage[_stage(node)].append(node)
+    return {s: StageNodes(s, found[0][s], found[1][s]) for s in sorted(found[0]) or [0]}
+
+
 def make_plan(
     graph: Graph,
     spec: TargetSpec,
+    own: StageNodes,
     *,
-    stage: int = 0,
     cache_tokens: int | None = None,
     banked: frozenset[str] = frozenset(),
+    queries: int = 1,
 ) -> Plan:
     """Plan the memory of the devices that execute one pipeline stage of a placed graph.
 
     cache_tokens: room that caches get along their token axis beyond what this graph needs (generation).
     banked: weights that lie in the banks' pattern whoever reads them here, since another program wants them so.
+    queries: in flight at a time, in as many stages; all of them have caches here.
     Raises CompileError (CAPACITY) with the numbers where a device is too small.
     """
-    nodes = [n for n in graph.scheduled() if _stage(n) == stage]
-    mine = {v for n in nodes for v in n.inputs()} | {r for n in nodes for r in n.results}
-    idle = [v for v in graph.inputs if not graph.users(v)] if stage == 0 else []
-    outputs = [v for _, v in graph.outputs if v in mine or (stage == 0 and v.owner is None)]
-    topological = [n for n in graph.order() if _stage(n) == stage]
-    return _Planner(graph.name, nodes, topological, idle, outputs, spec, cache_tokens, banked).plan()
+    mine = {v for n in own.scheduled for v in n.inputs()} | {r for n in own.scheduled for r in n.results}
+    idle = [v for v in graph.inputs if not graph.users(v)] if own.stage == 0 else []
+    outputs = [v for _, v in graph.outputs if v in mine or (own.stage == 0 and v.owner is None)]
+    # Where an NPU computes, the batch is what keeps the stages busy; it is all there.
+    others = queries - 1 if spec.npu is None else 0
+    return _Planner(
+        graph.name, own.scheduled, own.topological, idle, outputs, spec, cache_tokens, banked, others
+    ).plan()
 
 
 def plan_node(node: Node, spec: TargetSpec) -> Plan:
@@ -132,8 +159,10 @@ class _Planner:
         spec: TargetSpec,
         cache_tokens: int | None,
         banked: frozenset[str],
+        other_queries: int = 0,
     ) -> None:
         self.name = name
+        self.other_queries = other_queries
         self.idle = idle
         self.outputs = outputs
         self.spec = spec
@@ -399,8 +428,10 @@ class _Planner:
         self.plan_.by_role[name] = self.plan_.by_role.get(name, 0) + size
 
     def _check_capacity(self) -> None:
-        if self.plan_.used["dram"] > self.spec.dram.bytes:
-            raise self._too_small(0)
+        """Everything is counted in whole row indices, so that what fits a device fits each of its channels."""
+        others = self.other_queries * self.plan_.by_role.get("caches", 0)
+        if self.plan_.used["dram"] + others > self.spec.dram.bytes:
+            raise self._too_small(others)
 
     def _channel_too_small(self, extra: int) -> Exception:
         """Requests fill one channel: how much they take there, and what it has left for them."""
@@ -428,10 +459,15 @@ class _Planner:
         need = sum(self.plan_.by_role.values()) + extra
         have = self.spec.dram.bytes
         parts = ", ".join(f"{name} {_gib(size)}" for name, size in sorted(self.plan_.by_role.items()))
+        if self.other_queries:
+            parts += f", caches of {self.other_queries} other queries in flight"
         fewest = -(-need // have)
+        shared = self.spec.system.sharing
+        place = "device" if shared == 1 else "part of a device"
+        one = f"a {place} of '{self.spec.name}'" + (f" ({self.spec.dram.channels} channels)" if shared > 1 else "")
         return fail(
             Kind.CAPACITY,
-            f"'{self.name}' needs {_gib(need)} on each device, but a device of '{self.spec.name}' has {_gib(have)}",
+            f"'{self.name}' needs {_gib(need)} on each {place}, but {one} has {_gib(have)}",
             notes=(parts,),
             help=f"spread it over {fewest} times as many devices (--set system.devices=N --parallel tp=T,pp=P), "
             "or bind smaller dimensions",

@@ -22,7 +22,8 @@ class PartitionPass(Pass):
                                                 %y = all_reduce(%p) {group=8}
 
     pp=P: layers are dealt to P stages in order; values that cross go by `send` and `receive`. Stage s runs on the
-    devices s*T to s*T + T-1. Degrees come from `--parallel`; without it one device runs everything.
+    devices s*T to s*T + T-1, which are parts of devices where stages share those (`backends/sharing.py`). Degrees come
+    from `--parallel`; without it one device runs everything.
     """
 
     name = "partition"

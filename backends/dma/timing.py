@@ -87,7 +87,7 @@ class DmaCosts:
     def _indexed(self, command: Indexed) -> tuple[TransferTime, Traffic | None]:
         """Each index is a transfer of its own; rows are taken to fall on all channels alike."""
         count, size = plain(command.count), command.dtype.bits // 8
-        issue = count * self.dma.issue * period_ps(self.dma.clock)
+        issue = count * self.dma.issue * self.spec.system.sharing * period_ps(self.dma.clock)
         chip_slots = count * self._slots(((command.row_elements, size),), size)
         if command.space != "dram":
             return TransferTime(0, max(issue, self._on_chip(2 * chip_slots)), 0), None
@@ -162,7 +162,7 @@ def _port_bandwidth(spec: TargetSpec, dma: DmaSpec) -> int:
     if spec.pnm is not None:
         slot = spec.pnm.lanes * spec.element_bytes
         limits.append(slot * spec.pnm.clock // max(spec.pnm.buffer_read, spec.pnm.buffer_write))
-    return min(limits, default=spec.dram.bandwidth)
+    return min(limits, default=spec.dram.bandwidth) // spec.system.sharing
 
 
 @dataclass
@@ -226,5 +226,5 @@ class DmaTimer:
 def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> DmaTimer:
     """The timer of one queue."""
     assert spec.dma is not None
-    issue = spec.dma.issue * engine.clock_ps
+    issue = spec.dma.issue * spec.system.sharing * engine.clock_ps
     return DmaTimer(engine.clock_ps, DmaCosts(spec, spec.dma), resources[DATA_BUS], issue)

@@ -66,19 +66,24 @@ class PnmTimer:
 
     clock_ps: int
     pnm: PnmSpec
+    parts: int = 1
+    """parts of the device, for each of which the units do the same"""
     counters: Counter[str] = field(default_factory=Counter)
     free_at: int = 0
 
     def issue(self, command: Command, ready: int) -> Issued:
-        return self._issue(command.mnemonic, cycles_of(command, self.pnm) * self.clock_ps, ready)
+        return self._issue(command.mnemonic, self._clocks(command) * self.clock_ps, ready)
 
     def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
         if command.is_affine:
             return None
-        return partial(self._issue, command.mnemonic, cycles_of(command, self.pnm) * self.clock_ps)
+        return partial(self._issue, command.mnemonic, self._clocks(command) * self.clock_ps)
 
     def cost(self, command: Command) -> Hashable:
-        return cycles_of(command, self.pnm)
+        return self._clocks(command)
+
+    def _clocks(self, command: Command) -> int:
+        return cycles_of(command, self.pnm) * self.parts
 
     def _issue(self, mnemonic: str, duration: int, ready: int) -> Issued:
         start = max(ready, self.free_at)
@@ -96,4 +101,4 @@ class PnmTimer:
 def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> PnmTimer:
     """The timer of a device's PNM units."""
     assert spec.pnm is not None
-    return PnmTimer(engine.clock_ps, spec.pnm)
+    return PnmTimer(engine.clock_ps, spec.pnm, spec.system.sharing)

@@ -2,8 +2,9 @@
 
 When the state of all that a loop depends on is, seen from now, what it was some turns ago, what happened in between
 happens again and again until a loop ends: the remaining whole periods are added at once. For a loop of one stream that
-shares nothing and waits for nobody, that state is the timer's own. For any other loop it is the state of the whole
-machine: every timer, resource, token and place in a stream.
+shares nothing and waits for nobody, that state is the timer's own. For any other loop it is the state of all that is
+awake: every timer, resource, token and place in a stream of the devices on which something can go on. A device where
+all streams are held or over is woken by an exchange alone; where a loop around has one, the whole machine counts.
 
 A period is run once more after it was recognised, so that its sums (busy time, counts, bytes) are known. Refresh comes
 at fixed times and is no part of a state: periods are added up to the next one, and again when the loop has come back to
@@ -126,8 +127,9 @@ class Steady:
         allowed = MOST_FAILURES if end.count > FEW_TURNS else 1
         if self._failures[runner.index, frame.end] >= allowed:
             return
-        scope = [runner] if end.alone and self._is_alone(runner) else self._clockwork.runners
-        now = _own_state(runner) if len(scope) == 1 else self._joint_state(runner)
+        alone = end.alone and self._is_alone(runner)
+        scope = [runner] if alone else self._awake()
+        now = _own_state(runner) if alone else self._joint_state(runner, scope)
         if now is None:
             self._give_up(runner, frame)
             return
@@ -151,6 +153,15 @@ class Steady:
         frame.tries += 1
         if frame.tries >= (MOST_STATES if len(scope) == 1 else MOST_JOINT_STATES):
             self._give_up(runner, frame)
+
+    def _awake(self) -> Sequence[Runner]:
+        """The runners of all devices on which somebody can go on."""
+        runners = self._clockwork.runners
+        ranks = {r.executor.rank for r in runners if not r.blocked and not r.finished}
+        if len(ranks) == len(self._clockwork.pools):
+            return runners
+        scope = [r for r in runners if r.executor.rank in ranks]
+        return runners if any(r.code[f.end].meets for r in scope for f in r.frames) else scope
 
     def _is_alone(self, runner: Runner) -> bool:
         """Whether nobody can get in the way of a loop that sets nobody free."""
@@ -227,25 +238,31 @@ class Steady:
                 meter.free_at += total
         if len(scope) > 1:
             clockwork = self._clockwork
-            clockwork.tokens.shift(now.base, total)
+            clockwork.tokens.shift(now.base, total, _ranks(scope))
             clockwork.heap = [(clockwork.runners[i].ready, i) for _, i in clockwork.heap]
             heapq.heapify(clockwork.heap)
 
-    def _joint_state(self, runner: Runner) -> Sighting | None:
-        """The state of everything as seen from the moment before which nothing happens any more."""
+    def _joint_state(self, runner: Runner, scope: Sequence[Runner]) -> Sighting | None:
+        """The state of all that is awake as seen from the moment before which nothing happens any more."""
         clockwork = self._clockwork
         base = min([runner.ready, *(ready for ready, _ in clockwork.heap)])
         moving: list[Hashable] = []
         resting: list[Hashable | None] = []
-        for other in clockwork.runners:
+        ranks = _ranks(scope)
+        for other in scope:
             state = None if other.finished else _state(other, base)
             if state is None and not other.finished and not other.blocked:
                 return None
             moving.append((other.pc, other.turns, other.blocked, None if other.blocked else state))
             resting.append(state if other.blocked else None)
-        held = tuple(_held(list(pool.meters.values()), base) for pool in clockwork.pools.values())
-        key = (tuple(moving), held, tuple(clockwork.tokens.pending(base)))
-        return Sighting(key, resting, base, tuple(_turns(r) for r in clockwork.runners))
+        held = tuple(_held(list(clockwork.pools[rank].meters.values()), base) for rank in ranks)
+        key = (ranks, tuple(moving), held, tuple(clockwork.tokens.pending(base, ranks)))
+        return Sighting(key, resting, base, tuple(_turns(r) for r in scope))
+
+
+def _ranks(scope: Sequence[Runner]) -> tuple[int, ...]:
+    """The devices of runners, in order."""
+    return tuple(sorted({r.executor.rank for r in scope}))
 
 
 def _own_state(runner: Runner) -> Sighting | None:

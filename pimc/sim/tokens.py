@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pimc.backends.affine import Scalar
@@ -76,8 +76,8 @@ class Tokens:
 
     def __init__(self) -> None:
         self.semaphores: dict[Key, Semaphore] = {}
-        self._filled: set[Semaphore] = set()
-        """Semaphores that hold a token for somebody."""
+        self._filled: dict[int, set[Semaphore]] = defaultdict(set)
+        """By device: semaphores that hold a token for somebody."""
 
     def used(
         self, executor: Executor, number: Scalar, ranges: Mapping[int, Iterable[int]], *, signals: bool
@@ -101,20 +101,19 @@ class Tokens:
         key = executor.rank, number
         found = self.semaphores.get(key)
         if found is None:
-            found = self.semaphores[key] = Semaphore(key, self._filled)
+            found = self.semaphores[key] = Semaphore(key, self._filled[executor.rank])
         return found
 
-    def pending(self, base: int) -> Iterator[tuple[Key, int, tuple[int, ...]]]:
-        """Tokens on their way, with times as seen from `base`; those before it count as at it."""
-        for semaphore in self.semaphores.values():
-            if semaphore in self._filled:
-                for index, queue in semaphore.queues():
-                    late = max(queue) > base
-                    yield semaphore.key, index, tuple([max(0, t - base) for t in queue]) if late else (0,) * len(queue)
+    def pending(self, base: int, ranks: Iterable[int]) -> Iterator[tuple[Key, int, tuple[int, ...]]]:
+        """Tokens on their way on some devices, with times as seen from `base`; those before it count as at it."""
+        for semaphore in (s for rank in ranks for s in sorted(self._filled[rank], key=lambda s: s.key)):
+            for index, queue in semaphore.queues():
+                late = max(queue) > base
+                yield semaphore.key, index, tuple([max(0, t - base) for t in queue]) if late else (0,) * len(queue)
 
-    def shift(self, base: int, by: int) -> None:
-        """Move the tokens that lie in the future of `base`."""
-        for semaphore in self._filled:
+    def shift(self, base: int, by: int, ranks: Iterable[int]) -> None:
+        """Move the tokens of some devices that lie in the future of `base`."""
+        for semaphore in (s for rank in ranks for s in self._filled[rank]):
             for _, queue in semaphore.queues():
                 for place, time in enumerate(queue):
                     if time > base:
