@@ -9,7 +9,7 @@ they are small enough, else in DRAM. Results that are views of their operand (a 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pimc.backends.arena import Bump, FreeList
@@ -294,7 +294,7 @@ class _Planner:
     def _place_vector(self, value: Value, node: Node) -> None:
         placement, operand = node.fact(Placement), node.operands[1]
         assert placement is not None and operand is not None
-        shape, kind = value.type.static_shape, _PIM_OPERANDS[node.op.name]
+        shape, kind = value.type.static_shape, _PIM_OPERANDS[node.op.name][1]
         layout = pim_layouts.vector_layout(self.spec, kind, shape, operand.type.static_shape, placement.channels)
         self.homes[value] = Home("dram", layout, storage_type(self.spec, value.type.dtype))
         self._count(value, value.type.elements * self.spec.element_bytes)
@@ -557,12 +557,14 @@ class Demand:
         return layout.permuted([self.order.index(i) for i in range(len(self.order))]) if self.order else layout
 
 
-_PIM_OPERANDS = {
-    "matmul": "weight",
-    "expert_matmul": "experts",
-    "attention_scores": "key",
-    "attention_context": "value",
+_PIM_OPERANDS: Mapping[str, Mapping[int, str]] = {
+    "matmul": {1: "weight"},
+    "expert_matmul": {1: "experts"},
+    "attention_scores": {1: "key"},
+    "attention_context": {1: "value"},
+    "attention": {1: "key", 2: "value"},
 }
+"""By op: the operands that banks multiply with, and as which kind."""
 
 
 def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value, Demand]:
@@ -571,23 +573,34 @@ def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value,
     for node in nodes:
         placement = node.fact(Placement)
         channels = placement.channels if placement is not None else ()
-        kind = _PIM_OPERANDS.get(node.op.name)
-        value = node.operands[1] if kind is not None else None
-        if kind is None or value is None:
-            continue
-        order: tuple[int, ...] = ()
-        on_pim = _is_on_pim(node)
-        while (owner := value.owner) is not None and owner.op.name == "transpose" and owner.operands[0] is not None:
-            perm = owner.attribute("perm")
-            given = [int(i) for i in perm] if isinstance(perm, tuple) else []
-            axes = tuple(given or reversed(range(value.type.rank)))
-            order = tuple(axes[i] for i in order) if order else axes
-            value = owner.operands[0]
-        if value.role is Role.RESULT and order:
-            value, order = node.operands[1] or value, ()
-        if on_pim or value.name in banked:
-            demands.setdefault(value, Demand(kind, order, channels))
+        for kind, operand in _multiplied(node):
+            value, order = _stored(operand)
+            if _is_on_pim(node) or value.name in banked:
+                demands.setdefault(value, Demand(kind, order, channels))
     return demands
+
+
+def _multiplied(node: Node) -> Iterator[tuple[str, Value]]:
+    """What banks multiply a node's vectors with, if it runs there: kind and value."""
+    if node.op.name == "attention" and not _is_on_pim(node):  # whole elsewhere: nothing is said of banks
+        return
+    for index, kind in _PIM_OPERANDS.get(node.op.name, {}).items():
+        value = node.operands[index]
+        if value is not None:
+            yield kind, value
+
+
+def _stored(operand: Value) -> tuple[Value, tuple[int, ...]]:
+    """What an operand is transposed from, where that is a weight or the like, and how."""
+    value = operand
+    order: tuple[int, ...] = ()
+    while (owner := value.owner) is not None and owner.op.name == "transpose" and owner.operands[0] is not None:
+        perm = owner.attribute("perm")
+        given = [int(i) for i in perm] if isinstance(perm, tuple) else []
+        axes = tuple(given or reversed(range(value.type.rank)))
+        order = tuple(axes[i] for i in order) if order else axes
+        value = owner.operands[0]
+    return (operand, ()) if value.role is Role.RESULT and order else (value, order)
 
 
 def _vectors(nodes: Iterable[Node]) -> dict[Value, Node]:
@@ -624,9 +637,9 @@ def _cache_kinds(nodes: Iterable[Node]) -> dict[Value, str]:
     """Which caches are read as keys and which as values by attention, wherever it runs."""
     kinds: dict[Value, str] = {}
     for node in nodes:
-        kind = _PIM_OPERANDS.get(node.op.name)
-        if kind in ("key", "value") and node.operands[1] is not None:
-            kinds.setdefault(node.operands[1], kind)
+        for kind, value in _multiplied(node):
+            if kind in ("key", "value"):
+                kinds.setdefault(value, kind)
     return kinds
 
 

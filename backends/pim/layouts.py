@@ -137,16 +137,21 @@ def aim_keys(space: Banks, shape: Sequence[int]) -> Layout:
 
 
 def aim_values(space: Banks, shape: Sequence[int]) -> Layout:
-    """[B, KV, T, D]: a dim's tokens lie along the rows of one bank; neighbouring dims in neighbouring banks."""
+    """[B, KV, T, D]: a dim's tokens lie along the rows of one bank; neighbouring dims in neighbouring banks.
+
+    A row has the same tokens of as many dims as possible: what is brought into the global buffer for some tokens then
+    meets all of their values in few rows.
+    """
     geometry = space.geometry
     batch, heads, tokens, depth = shape
     elements = geometry.row_bytes // CELL_BYTES
-    rows = up(tokens, elements)
-    along = elements if rows > 1 else up(tokens, LANES) * LANES
     pairs = Pairs.of(batch, heads, len(space.channels))
     parts = up(depth, geometry.banks)
     spare = up(parts, up(parts, pairs.spare))
-    slots = min(elements // along, up(parts, spare), MOST_SLOTS)
+    slots = min(up(parts, spare), MOST_SLOTS)
+    most = elements // (1 << (slots - 1).bit_length()) // LANES * LANES
+    along = min(most, up(tokens, LANES) * LANES)
+    rows = up(tokens, along)
     turns = up(parts, spare * slots)
     dim: tuple[Digit, ...] = (
         (turns, rows * geometry.stride_row),

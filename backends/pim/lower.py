@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pimc.backends.lowering import Lowering, Rule, lowers
-from pimc.backends.pim import lower_aim, lower_newton
+from pimc.backends.pim import attention_aim, lower_aim, lower_newton
 from pimc.backends.ragged import groups
 from pimc.ir.facts import Ragged
 from pimc.ir.graph import Node
@@ -14,6 +14,7 @@ RULES_BY_STYLE: dict[str, dict[str, Rule]] = {
         "attention_scores": lower_aim.lower_scores,
         "attention_context": lower_aim.lower_context,
         "expert_matmul": lower_aim.lower_experts,
+        "attention": attention_aim.lower_attention,
     },
     "newton": {
         "matmul": lower_newton.lower_matmul,
@@ -24,7 +25,7 @@ RULES_BY_STYLE: dict[str, dict[str, Rule]] = {
 }
 
 
-@lowers("pim", "matmul", "attention_scores", "attention_context", "expert_matmul")
+@lowers("pim", "matmul", "attention_scores", "attention_context", "expert_matmul", "attention")
 def lower_product(node: Node, at: Lowering) -> None:
     """A product whose right operand (weight, keys, values) lies in the banks."""
     assert at.spec.pim is not None
