@@ -7,6 +7,8 @@ from pimc.backends.kernels.quantized import why_not as why_not_expand
 from pimc.backends.npu.attention import why_not as why_not_whole
 from pimc.backends.pim.attention_aim import why_not as why_not_in_banks
 from pimc.backends.pim.legality import why_not as pim_why_not
+from pimc.backends.pim.lower_cent import why_no_softmax
+from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.planning import BufferSplit
 from pimc.backends.target import TargetSpec
 from pimc.ir.facts import Placement
@@ -26,6 +28,9 @@ def why_not(node: Node, engine: Engine, spec: TargetSpec) -> str:
     channels = _why_not_channels(node, engine, spec)
     if engine.kind == "pim" or channels:
         return channels or _why_not_pim(node) or pim_why_not(node, spec)
+    if engine.kind == "pnm" and node.op.name == "attention_softmax" and mapping_of(spec).softmax_in_banks:
+        if not why_no_softmax(node, spec):
+            return f"the mapping '{spec.mapping}' has the banks scale it"
     budget = BufferSplit.of(spec).scratch // 2
     if node.op.name == "attention":
         return why_not_whole(node, spec, budget) if engine.kind == "npu" else "its parts run here one by one"

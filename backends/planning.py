@@ -323,7 +323,9 @@ class _Planner:
         for position, node in enumerate(self.nodes):
             self._place_views(node)
             for result in node.results:
-                if result not in self.homes:
+                if result not in self.homes and self._is_scaled_in_banks(node):
+                    self._place_scores(node, dram)
+                elif result not in self.homes:
                     end = ends[result]
                     permanent = end >= len(self.nodes)
                     align = self.spec.dram.access_bytes if node.op.name in ALIGNED_ROWS and not permanent else 1
@@ -391,6 +393,30 @@ class _Planner:
         self.homes[value] = Home("dram", Layout.dense(shape, cell, address, align), dtype)
         self.plan_.by_role["results"] = self.plan_.by_role.get("results", 0) + size
         return size
+
+    def _is_scaled_in_banks(self, node: Node) -> bool:
+        return (
+            self.mapping.softmax_in_banks
+            and node.op.name in ("attention_scores", "attention_softmax")
+            and _is_on_pim(node)
+        )
+
+    def _place_scores(self, node: Node, dram: FreeList) -> None:
+        """Scores in bank groups, for ever; their softmax takes their place."""
+        value, scores = node.result, node.operands[0]
+        if node.op.name == "attention_softmax" and scores in self.homes and _is_scores(scores):
+            self.homes[value] = self.homes[scores]
+            return
+        row = self.spec.dram.geometry.stride_row
+        shape = value.type.static_shape
+        kv = _kv_heads(node, shape[1])
+        _, taken = pim_layouts.scores_layout(self.spec, 0, shape, kv)
+        address = dram.take((taken + 1) * row)
+        if address is None:
+            raise self._too_small(taken * row)
+        layout, _ = pim_layouts.scores_layout(self.spec, -(-address // row), shape, kv)
+        self.homes[value] = Home("dram", layout, storage_type(self.spec, value.type.dtype))
+        self.plan_.by_role["results"] = self.plan_.by_role.get("results", 0) + taken * row
 
     def _place_returned(self, value: Value, chip: FreeList, dtype: DType) -> int:
         """A place on chip with room for a value of every bank that takes part in each row; its bytes, 0: there is none.
@@ -617,6 +643,17 @@ def _vectors(nodes: Iterable[Node]) -> dict[Value, Node]:
 def _is_on_pim(node: Node) -> bool:
     placement = node.fact(Placement)
     return placement is not None and placement.engine == "pim"
+
+
+def _is_scores(value: Value | None) -> bool:
+    return value is not None and value.owner is not None and value.owner.op.name == "attention_scores"
+
+
+def _kv_heads(node: Node, heads: int) -> int:
+    """Heads of keys that scores belong to; all of them where nothing is known (a softmax that is planned alone)."""
+    source = node if node.op.name == "attention_scores" else node.operands[0].owner if node.operands[0] else None
+    keys = source.operands[1] if source is not None and source.op.name == "attention_scores" else None
+    return keys.type.static_shape[1] if keys is not None else heads
 
 
 def _packed_operands(nodes: Iterable[Node]) -> set[Value]:

@@ -70,7 +70,7 @@ class DmaCosts:
             far, near = ends if reads else ends[::-1]
             size = command.dtype.bits // 8
             asked = traffic(self.memory, far, size)
-            return self._transfer(asked, self._slots(near, size), reads), asked
+            return self._transfer(asked, max(self._slots(near, size), self._passes(asked)), reads), asked
         if isinstance(command, Indexed):
             return self._indexed(command)
         if isinstance(command, MapRows):  # an index out of the buffer, and a register of the controller
@@ -101,6 +101,10 @@ class DmaCosts:
 
     def _slots(self, digits: tuple[Digit, ...], element_bytes: int) -> int:
         return slots(digits, element_bytes, self.slot)
+
+    def _passes(self, asked: Traffic) -> int:
+        """Slots that the accesses of a shared buffer's memory bring or take, even if it is always the same one."""
+        return asked.accesses * self.dram.access_bytes // self.slot if self.slot > 1 else 0
 
     def _on_chip(self, count: int) -> int:
         """As long as the on-chip side of a transfer takes for so many slots."""

@@ -24,6 +24,7 @@ from pimc.backends.pim.aim_isa import MacAllBanks, ReadMac, WriteBias
 from pimc.backends.pim.aim_transfer import Channels, Feed, Lot, copy_lot, mask_of, zero
 from pimc.backends.pim.cells import CELL_BYTES, COLUMN_BYTES, LANES
 from pimc.backends.pim.layouts import BankPattern, bank_layout, pattern_of
+from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.pim.products import bank_pattern, vector_machine
 from pimc.backends.pim.waves import Wave, waves
 from pimc.backends.planning import BufferSplit
@@ -50,6 +51,8 @@ def why_not(node: Node, spec: TargetSpec) -> str:
     assert spec.pim is not None
     if spec.pim.style != "aim" or spec.pim.macs_per_bank != LANES or spec.dram.banks != LANES:
         return f"its banks do not work on columns of {LANES} elements, {LANES} banks to a channel"
+    if mapping_of(spec).rules:
+        return f"the mapping '{spec.mapping}' has its parts one by one"
     if spec.pnm is None:
         return "its softmax needs PNM units"
     if operand(node, 3) is not None or operand(node, 4) is not None or node.fact(Ragged) is not None:

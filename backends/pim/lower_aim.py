@@ -53,7 +53,7 @@ def lower_matmul(node: Node, at: Lowering) -> None:
     y = at.tensor(node.result)
     shape = node.result.type.static_shape
     depth = next(iter(node.inputs())).type.static_shape[-1]
-    kernel = _Gemv(node, at, x, y, bank_pattern(node, at, w), depth, shape[-1])
+    kernel = Gemv(node, at, x, y, bank_pattern(node, at, w), depth, shape[-1])
     for nest in rows_of(x, y, shape=shape[:-1]):
         for (source, target), _ in walk(at.emit, nest):
             kernel.run(source, target)
@@ -62,12 +62,12 @@ def lower_matmul(node: Node, at: Lowering) -> None:
 def lower_experts(node: Node, at: Lowering) -> None:
     """Vector by vector, each times the matrix of the expert that was chosen for it."""
     chosen = ChosenExperts.of(node, at)
-    kernel = _Gemv(node, at, chosen.x, chosen.y, chosen.first, chosen.depth, chosen.outputs)
+    kernel = Gemv(node, at, chosen.x, chosen.y, chosen.first, chosen.depth, chosen.outputs)
     for source, target, _ in chosen.pairs(1):
         kernel.run(source, target)
 
 
-class _Gemv:
+class Gemv:
     """One vector of K elements times a bank matrix."""
 
     def __init__(
