@@ -136,6 +136,7 @@ def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[
         rows[op] = replace(rows[op], shares=first)
     streams = _all_streams(order, spec)
     extent: dict[str, int] = {}
+    stages, turns = pipeline_of(graph)
     for part in parts:
         for space, used in part.plan.used.items():
             extent[space] = max(extent.get(space, 0), used)
@@ -155,6 +156,8 @@ def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[
         requests=graph.batch.requests if graph.batch is not None else (),
         extent=extent,
         no_values=why_no_values(spec, streams),
+        stages=stages,
+        turns=turns,
     )
 
 
@@ -173,6 +176,12 @@ def emit_node(node: Node, spec: TargetSpec, plan: Plan, limited: Callable[[str],
 def stage_of(node: Node) -> int:
     fact = node.fact(Stage)
     return fact.index if fact is not None else 0
+
+
+def pipeline_of(graph: Graph) -> tuple[int, int]:
+    """How many pipeline stages there are, and how many of them take turns on the same devices."""
+    stages = {(fact.index, fact.turn) for n in graph.order() if (fact := n.fact(Stage)) is not None}
+    return max(1, len(stages)), 1 + max((turn for _, turn in stages), default=0)
 
 
 def phase_of(graph: Graph) -> Phase:

@@ -12,6 +12,7 @@ from pimc.backends.lowering_memory import LoweringMemory
 from pimc.backends.pim.tiles import tile_of as pim_tile
 from pimc.backends.planning import Plan, make_plan, nodes_by_stage, plan_node
 from pimc.backends.program import Program
+from pimc.backends.sharing import turns_on
 from pimc.backends.target import TargetSpec
 from pimc.ir.facts import Placement, Ragged, Tile
 from pimc.ir.graph import Graph, Node, Value
@@ -50,6 +51,9 @@ class Machine:
     @property
     def devices(self) -> int:
         return self.spec.system.devices * self.spec.system.sharing
+
+    def turns(self, stages: int, group: int) -> int:
+        return turns_on(self.spec, stages, group)
 
     @property
     def request_channels(self) -> int:
@@ -98,10 +102,10 @@ class Machine:
 
     def plans(self, graph: Graph) -> Mapping[int, Plan]:
         """The memory plan of each pipeline stage."""
-        by_stage = nodes_by_stage(graph)
+        by_stage, queries = nodes_by_stage(graph), emission.pipeline_of(graph)[0]
         return {
             stage: make_plan(
-                graph, self.spec, nodes, cache_tokens=self.cache_tokens, banked=self.banked, queries=len(by_stage)
+                graph, self.spec, nodes, cache_tokens=self.cache_tokens, banked=self.banked, queries=queries
             )
             for stage, nodes in by_stage.items()
         }

@@ -404,7 +404,8 @@ class _Planner:
     def _place_scores(self, node: Node, dram: FreeList) -> None:
         """Scores in bank groups, for ever; their softmax takes their place."""
         value, scores = node.result, node.operands[0]
-        if node.op.name == "attention_softmax" and scores in self.homes and _is_scores(scores):
+        follows = node.op.name == "attention_softmax" and _is_scores(scores)
+        if follows and scores is not None and scores.owner in self.nodes:
             self.homes[value] = self.homes[scores]
             return
         row = self.spec.dram.geometry.stride_row
@@ -416,6 +417,8 @@ class _Planner:
             raise self._too_small(taken * row)
         layout, _ = pim_layouts.scores_layout(self.spec, -(-address // row), shape, kv)
         self.homes[value] = Home("dram", layout, storage_type(self.spec, value.type.dtype))
+        if follows and scores is not None:  # a softmax that is planned alone
+            self.homes[scores] = self.homes[value]
         self.plan_.by_role["results"] = self.plan_.by_role.get("results", 0) + taken * row
 
     def _place_returned(self, value: Value, chip: FreeList, dtype: DType) -> int:

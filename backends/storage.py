@@ -115,6 +115,8 @@ def _manifest(program: Program, tables: Tables, encoded: list[bytes], blobs: Blo
         "outputs": list(program.outputs),
         "notes": list(program.notes),
         **({"no_values": program.no_values} if program.no_values else {}),
+        **({"stages": program.stages} if program.stages > 1 else {}),
+        **({"turns": program.turns} if program.turns > 1 else {}),
         "extent": dict(program.extent),
         "requests": [plain_request(r) for r in program.requests],
         "memory": [_entry(entry, blobs) for entry in program.memory],
@@ -261,6 +263,8 @@ def _program(manifest: dict[str, Any], streams: bytes, constants: bytes, beside:
         outputs=tuple(_text(n) for n in manifest["outputs"]),
         notes=tuple(_text(n) for n in manifest["notes"]),
         no_values=_text(manifest.get("no_values", "")),
+        stages=_positive(manifest.get("stages", 1)),
+        turns=_positive(manifest.get("turns", 1)),
         requests=tuple(request_from(r) for r in manifest.get("requests", ())),
         extent={_text(k): _number(v) for k, v in manifest["extent"].items()},
     )
@@ -327,6 +331,13 @@ def _number(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 1 << 63:
         raise ValueError(f"{value!r} is not a number")
     return value
+
+
+def _positive(value: object) -> int:
+    number = _number(value)
+    if number < 1:
+        raise ValueError(f"{number} is not a count")
+    return number
 
 
 def _broken(file: str, why: str) -> CompileError:

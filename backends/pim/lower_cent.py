@@ -302,8 +302,7 @@ def lower_softmax(node: Node, at: Lowering) -> None:
     for b in range(batch):
         for h in range(heads):
             one("copy", 0.0, out=total)
-            for start in range(0, tokens, rows * width):
-                stop = min(tokens, start + rows * width)
+            for start, stop in _row_ranges(tokens, width, rows):
                 part = ((b, b + 1), (h, h + 1), (0, steps), (start, stop))
                 here = near[count % 2]
                 count += 1
@@ -322,6 +321,15 @@ def lower_softmax(node: Node, at: Lowering) -> None:
             issue_copy(at.emit, ("buffer", "dram"), numbers, place, dtype,
                        [c for c, _ in digits], [0] * len(digits), [s for _, s in digits])  # fmt: skip
     _multiply(at, target)
+
+
+def _row_ranges(tokens: int, width: int, rows: int) -> Iterator[tuple[int, int]]:
+    """Stretches of whole rows, at most so many; then what is left."""
+    whole = tokens // width * width
+    for start in range(0, whole, rows * width):
+        yield start, min(whole, start + rows * width)
+    if whole < tokens:
+        yield whole, tokens
 
 
 def _flat(part: Layout) -> Layout:

@@ -39,13 +39,17 @@ class PimMapping:
     tokens_in_banks: bool = False
     """a token's keys of all heads lie in one bank; scores lie in bank groups, where EWMUL takes them; rows of keys and
     of scores hold whole rounds of tokens (CENT)"""
+    stages_side_by_side: bool = False
+    """pipeline stages that share a device have a part of its channels each; else they take turns on all of them"""
     softmax_in_banks: bool = False
     """EWMUL scales the scores of attention"""
 
 
 MAPPINGS: dict[str, PimMapping] = {
     "default": PimMapping(),
-    "cent-mapping": PimMapping(rules="cent", tokens_in_banks=True, softmax_in_banks=True),
+    "cent-mapping": PimMapping(
+        rules="cent", tokens_in_banks=True, stages_side_by_side=True, softmax_in_banks=True
+    ),
     "newtonsim": PimMapping(1024, follows_work=True, packs_by_size=True, one_vector_row=True, results_on_chip=True),
 }
 
