@@ -73,7 +73,7 @@ class DmaCosts:
             far, near = ends if reads else ends[::-1]
             size = command.dtype.bits // 8
             asked = traffic(self.memory, far, size)
-            return self._transfer(asked, self._slots(near, size), reads), asked
+            return self._transfer(asked, max(self._slots(near, size), self._passes(asked)), reads), asked
         if isinstance(command, Indexed):
             return self._indexed(command)
         if isinstance(command, MapRows):  # an index out of the buffer, and a register of the controller
@@ -90,7 +90,7 @@ class DmaCosts:
     def _indexed(self, command: Indexed) -> tuple[TransferTime, Traffic | None]:
         """Each index is a transfer of its own; rows are taken to fall on all channels alike."""
         count, size = plain(command.count), command.dtype.bits // 8
-        issue = count * self.dma.issue * period_ps(self.dma.clock)
+        issue = count * self.dma.issue * self.spec.system.sharing * period_ps(self.dma.clock)
         chip_slots = count * self._slots(((command.row_elements, size),), size)
         if command.space != "dram":
             return TransferTime(0, max(issue, self._on_chip(2 * chip_slots)), 0), None
@@ -104,6 +104,10 @@ class DmaCosts:
 
     def _slots(self, digits: tuple[Digit, ...], element_bytes: int) -> int:
         return slots(digits, element_bytes, self.slot)
+
+    def _passes(self, asked: Traffic) -> int:
+        """Slots that the accesses of a shared buffer's memory bring or take, even if it is always the same one."""
+        return asked.accesses * self.dram.access_bytes // self.slot if self.slot > 1 else 0
 
     def _on_chip(self, count: int) -> int:
         """As long as the on-chip side of a transfer takes for so many slots."""
@@ -165,7 +169,7 @@ def _port_bandwidth(spec: TargetSpec, dma: DmaSpec) -> int:
     if spec.pnm is not None:
         slot = spec.pnm.lanes * spec.element_bytes
         limits.append(slot * spec.pnm.clock // max(spec.pnm.buffer_read, spec.pnm.buffer_write))
-    return min(limits, default=spec.dram.bandwidth)
+    return min(limits, default=spec.dram.bandwidth) // spec.system.sharing
 
 
 @dataclass
@@ -229,5 +233,5 @@ class DmaTimer:
 def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> DmaTimer:
     """The timer of one queue."""
     assert spec.dma is not None
-    issue = spec.dma.issue * engine.clock_ps
+    issue = spec.dma.issue * spec.system.sharing * engine.clock_ps
     return DmaTimer(engine.clock_ps, DmaCosts(spec, spec.dma), resources[DATA_BUS], issue)
