@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pimc.backends.lowering import Lowering, Rule, lowers
 from pimc.backends.pim import lower_aim, lower_newton
+from pimc.backends.pim.newton_transfer import mark_vectors
 from pimc.backends.ragged import groups
 from pimc.ir.facts import Ragged
 from pimc.ir.graph import Node
@@ -30,6 +31,8 @@ def lower_product(node: Node, at: Lowering) -> None:
     assert at.spec.pim is not None
     rule = RULES_BY_STYLE[at.spec.pim.style][node.op.name]
     ragged = node.fact(Ragged)
+    if ragged is not None and at.spec.pim.style == "newton":
+        at = mark_vectors(node, at)
     if ragged is None:
         rule(node, at)
     elif ragged.channels:
