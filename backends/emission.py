@@ -58,8 +58,8 @@ class Sequential:
     """of each part"""
     shared: Mapping[int, int]
     """for ops of layers that were folded into a loop, the op that stands for each"""
-    barriers: tuple[tuple[Barrier, ...], ...]
-    """of each part"""
+    barriers: tuple[tuple[Barrier, ...], ...] = ()
+    """of each part; empty: there are none"""
 
 
 def emit(graph: Graph, spec: TargetSpec, plans: Mapping[int, Plan], dims: Mapping[str, int]) -> Program:
@@ -98,7 +98,7 @@ def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[
         rows[op] = replace(rows[op], shares=first)
     streams = [
         stream
-        for part, items, barriers in zip(parts, order.items, order.barriers, strict=True)
+        for part, items, barriers in zip(parts, order.items, order.barriers or [()] * len(parts), strict=True)
         for stream in _streams(items, part.devices, spec, barriers)
     ]
     extent: dict[str, int] = {}
