@@ -197,10 +197,11 @@ class _Assembler:
         name, given = _row(rest)
         texts = {k: _is(_take(given, k), str) for k in ("op", "source", "phase", "nature", "engine", "reason")}
         counts = {k: number(_take(given, k), signed=True) for k in ("flops", "bytes", "layer", "shares")}
+        beat = _is(given.pop("beat", ""), str)
         passes = tuple(_is(p, str) for p in _is(_take(given, "passes"), list))
         _no_more(given, OpRow)
         fields: dict[str, Any] = {**texts, **counts}
-        self._ops.append(OpRow(name=name, passes=passes, **fields))
+        self._ops.append(OpRow(name=name, passes=passes, beat=beat, **fields))
 
     def _blob(self, line: str) -> None:
         index, _, rest = line.partition(" ")
