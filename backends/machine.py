@@ -36,6 +36,8 @@ class Machine:
     """Room that caches get along their token axis, beyond what a graph needs (generation)."""
     banked: frozenset[str] = frozenset()
     """Weights that lie in the banks' pattern whoever reads them (another program of the same run wants them so)."""
+    parallel: Mapping[str, int] = field(default_factory=dict)
+    """Degrees of parallelism that were asked for: pp, tp."""
     _estimates: dict[object, float] = field(default_factory=dict)
     _limits: dict[object, str] = field(default_factory=dict)
     _tiles: dict[object, Tile | None] = field(default_factory=dict)
@@ -50,6 +52,10 @@ class Machine:
     @property
     def devices(self) -> int:
         return self.spec.system.devices
+
+    @property
+    def cuts_graphs(self) -> bool:
+        return True
 
     @property
     def request_channels(self) -> int:

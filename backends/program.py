@@ -123,6 +123,18 @@ class OpRow:
     """the row whose commands, in a loop over identical layers, are this op's too; -1: it has its own"""
 
 
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """What a run gives where queries follow each other through a pipeline: a token or more of each of them."""
+
+    queries: int
+    """in flight, one in each stage"""
+    blocks: int
+    """that a token goes through"""
+    tokens: int
+    """of each query, one after the other"""
+
+
 @dataclass(frozen=True)
 class Program:
     """A compiled model. `target` is the resolved description of the machine (plain data), so that a stored program
@@ -146,6 +158,7 @@ class Program:
     """why it has a time and computes nothing; empty: it computes"""
     requests: tuple[Request, ...] = ()
     """The requests that the program is for, in the order in which it holds them, if they have lengths of their own."""
+    flight: Flight | None = None
     extent: Mapping[str, int] = field(default_factory=dict)
     """Bytes of each space that the program uses, from address 0."""
 

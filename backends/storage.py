@@ -16,6 +16,7 @@ import os
 import struct
 import tempfile
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pimc.backends.batches import plain_request, plain_rows, request_from, rows_
 from pimc.backends.encoding import Damaged, Tables, decode, encode, signature
 from pimc.backends.engines import commands
 from pimc.backends.numbering import canonical
-from pimc.backends.program import FORMAT_VERSION, MapEntry, OpRow, Program, Stream
+from pimc.backends.program import FORMAT_VERSION, Flight, MapEntry, OpRow, Program, Stream
 from pimc.backends.references import Blobs, contents_of, plain
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.layout import Layout
@@ -113,6 +114,7 @@ def _manifest(program: Program, tables: Tables, encoded: list[bytes], blobs: Blo
         "outputs": list(program.outputs),
         "notes": list(program.notes),
         **({"no_values": program.no_values} if program.no_values else {}),
+        **({"flight": asdict(program.flight)} if program.flight is not None else {}),
         "extent": dict(program.extent),
         "requests": [plain_request(r) for r in program.requests],
         "memory": [_entry(entry, blobs) for entry in program.memory],
@@ -232,6 +234,7 @@ def _program(manifest: dict[str, Any], streams: bytes, constants: bytes, beside:
         notes=tuple(_text(n) for n in manifest["notes"]),
         no_values=_text(manifest.get("no_values", "")),
         requests=tuple(request_from(r) for r in manifest.get("requests", ())),
+        flight=Flight(**{k: _number(v) for k, v in manifest["flight"].items()}) if "flight" in manifest else None,
         extent={_text(k): _number(v) for k, v in manifest["extent"].items()},
     )
 

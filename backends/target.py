@@ -498,6 +498,14 @@ class PnmSpec(Sourced):
         return self.core_functions.get(function, self.core_default)
 
 
+class AnalyticSpec(Sourced):
+    """Closed formulas stand for the near-memory units, the link and the host, as a published model has them
+    (`backends/analytic`): over the numbers of `pnm` and of `system.link`, and these."""
+
+    host: Time
+    """what the host takes for a token: sampling, and moving it"""
+
+
 class TargetSpec(Group):
     """A machine. `describe` gives it as plain data, `from_description` takes it back."""
 
@@ -521,6 +529,8 @@ class TargetSpec(Group):
     npu: NpuSpec | None = None
     pim: PimSpec | None = None
     pnm: PnmSpec | None = None
+    analytic: AnalyticSpec | None = None
+    """None: near-memory units and link are engines with commands of their own"""
 
     element_bytes: ClassVar[int] = 2
     """of every stored float"""
@@ -571,6 +581,11 @@ class TargetSpec(Group):
         if self.pim is not None:
             instances = self.dram.channels if self.pim.style == "newton" else 1
             declared.append(EngineDecl("pim", "pim", self.dram.clock_ps, instances, frozenset({"pim"})))
+        if self.analytic is not None:
+            clock = self.clock_ps if self.pnm is None else self.pnm.clock_ps
+            units = frozenset({"analytic"})
+            declared += (EngineDecl(name, "analytic", clock, 1, units) for name in ("pnm", "link", "host"))
+            return tuple(declared)
         if self.pnm is not None:
             declared.append(EngineDecl("pnm", "pnm", self.pnm.clock_ps, 1, frozenset({"pnm", "vector"})))
         declared.append(EngineDecl("link", "link", self.clock_ps, 1, frozenset({"link"})))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pimc.backends.machine import Machine
+from pimc.backends.schedules import machine_for
 from pimc.backends.program import Program
 from pimc.backends.target import TargetSpec
 from pimc.backends.target_registry import load_target
@@ -140,7 +141,8 @@ def lower_model(
     elif inputs:
         options = replace(options, dims={**dims_from_arrays(graph, inputs), **options.dims})
     dims = resolve_dims(graph, options.dims)
-    machine = Machine(spec, seconds_of(options.sim_engine), options.cache_tokens, options.banked)
+    kept = options.cache_tokens, options.banked, options.parallel
+    machine = machine_for(spec, seconds_of(options.sim_engine), *kept)
 
     def again() -> Graph:
         return graph if isinstance(model, Graph) else read_model(model, options, inputs)

@@ -23,7 +23,7 @@ import numpy as np
 
 from pimc.backends.engines import platform_of
 from pimc.backends.lowering_memory import LoweringMemory
-from pimc.backends.machine import Machine
+from pimc.backends.schedules import machine_for
 from pimc.backends.target import target_hash
 from pimc.backends.target_registry import load_target
 from pimc.driver import (
@@ -144,7 +144,7 @@ class PointTimer:
     def __init__(self, model: str | Path, target: str | Path, options: Options) -> None:
         self.options = options
         self.spec = load_target(target, options.overrides)
-        self.machine = Machine(self.spec, seconds_of(options.sim_engine))
+        self.machine = machine_for(self.spec, seconds_of(options.sim_engine), parallel=options.parallel)
         self.original = Original(read_model(model, options))
         self.memory = LoweringMemory()
         self.known: dict[Key, Timing] = {}

@@ -61,6 +61,8 @@ class AimDevice:
         """by channel: the clock of its last command before it came into its lane"""
         self.used: dict[int, Counter[str]] = defaultdict(Counter)
         """DRAM commands of each channel of a mask, but for what is still in the lanes' logs"""
+        self.open: Counter[int] = Counter()
+        """by mask, the same for clocks in which a row was open"""
         self._lanes_in_order: list[Lane] | None = None
 
     # -- lines ------------------------------------------------------------------------------------------------------
@@ -142,6 +144,19 @@ class AimDevice:
             self._offer(lane, self.clock, NOTHING)
         return last
 
+    def restart(self, at: int) -> int:
+        """Begin anew at a clock, or as soon as the present one is over: as if nothing had come before. Returns the
+        first clock."""
+        self._settle_all()
+        self._wait(max(at, self.clock + (self.decoded > 0)))
+        self.last = self.last_issued()
+        rules = self.states.rules
+        due = self.clock - 1 + rules.refresh if rules.refresh else NEVER
+        lane = Lane((1 << rules.channels) - 1, self.states.idle, self.clock, due)
+        self.of_channel = [lane] * rules.channels
+        self._lanes_in_order = None
+        return self.clock
+
     # -- what happened ------------------------------------------------------------------------------------------------
 
     def counts(self) -> list[Counter[str]]:
@@ -161,6 +176,11 @@ class AimDevice:
             for name, count in total.items():
                 found[name] += count * mask.bit_count()
         return found
+
+    def open_clocks(self) -> int:
+        """Clocks in which a row was open, until the last offer to each channel, summed up over the channels."""
+        self._settle_all()
+        return sum(clocks * mask.bit_count() for mask, clocks in self.open.items())
 
     def _settle_all(self) -> None:
         for lane in self.lanes():
@@ -330,6 +350,7 @@ class AimDevice:
         if lane.log:
             total, transitions = self.used[lane.mask], self.states.transitions
             for number, times in Counter(lane.log).items():
+                self.open[lane.mask] += transitions[number].open_clocks * times
                 for name, count in transitions[number].counts.items():
                     total[name] += count * times
             lane.log.clear()

@@ -34,11 +34,14 @@ class PimMapping:
     results_on_chip: bool = False
     """results of products stay where they are returned, in the on-chip buffer, also outputs of the program; there is
     room for a value of every bank"""
+    schedule: str = ""
+    """the schedule that makes programs of placed graphs by itself (`backends/schedules.py`); empty: rules of the ops do"""
 
 
 MAPPINGS: dict[str, PimMapping] = {
     "default": PimMapping(),
     "newtonsim": PimMapping(1024, follows_work=True, packs_by_size=True, one_vector_row=True, results_on_chip=True),
+    "cent": PimMapping(schedule="cent"),
 }
 
 

@@ -16,6 +16,7 @@ from pimc.backends.engines import platform_of
 from pimc.backends.program import OpRow, Program
 from pimc.backends.target import from_description
 from pimc.backends.timing import SERVED
+from pimc.sim.breakdown import Breakdown, breakdown_of
 from pimc.sim.timing import EngineTiming, Timing
 
 if TYPE_CHECKING:
@@ -155,11 +156,13 @@ class Report:
     requests: Sequence[RequestReport] = ()
     """in the user's order; empty where requests have no lengths of their own"""
     batch: BatchReport | None = None
+    breakdown: Breakdown | None = None
+    """of a token, where a published mapping has one"""
 
     def to_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         plain = asdict(self)
-        for name in ("background", "values"):
+        for name in ("background", "values", "breakdown"):
             if plain[name] is None:
                 del plain[name]
         if self.batch is None:
@@ -201,6 +204,7 @@ def build_report(
         values=None if comparison is None else comparison.to_json(form),
         requests=request_rows(program),
         batch=_batch(program),
+        breakdown=breakdown_of(program, timing, 0.0),
     )
 
 

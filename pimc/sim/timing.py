@@ -30,6 +30,10 @@ class EngineTiming:
     """the time of the whole run"""
     account: Account = field(repr=False)
     counters: Mapping[str, int]
+    tallies: Mapping[str, int] = field(default_factory=dict)
+    """what energy depends on besides (`Tallying`)"""
+    counts: Mapping[int, Mapping[str, int]] = field(default_factory=dict, repr=False)
+    """counters and tallies by row of the op table; -1: of no op"""
 
     @cached_property
     def sums(self) -> Sums:
@@ -65,7 +69,7 @@ class EngineTiming:
     def _told(self) -> tuple[object, ...]:
         """All that a report tells of it."""
         unit = self.name, self.kind, self.devices, self.instances, self.clock_ps
-        return *unit, self.end, self.run, self.commands, self.busy, self.stalled, dict(self.counters)
+        return *unit, self.end, self.run, self.commands, self.busy, self.stalled, dict(self.counters), dict(self.tallies)
 
     @property
     def cycles(self) -> int:
