@@ -151,7 +151,7 @@ class _Assembler:
         self._set("version", FORMAT_VERSION)
 
     def _flight(self, rest: str) -> None:
-        given = dict(word.partition("=")[::2] for word in rest.split())
+        given = {name: text for name, _, text in (word.partition("=") for word in rest.split())}
         names = [f.name for f in fields(Flight)]
         if sorted(given) != sorted(names):
             raise Mistake(f"a flight gives {', '.join(f'{n}=N' for n in names)}", rest)

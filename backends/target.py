@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
-from pimc.backends.quantity import Bandwidth, ClockTime, Frequency, Size, Time, Timing, period_ps
+from pimc.backends.quantity import Bandwidth, ClockTime, Energy, Frequency, Power, Size, Time, Timing, period_ps
 from pimc.backends.timing import EngineDecl
 from pimc.ir.types import DType
 
@@ -498,6 +498,36 @@ class PnmSpec(Sourced):
         return self.core_functions.get(function, self.core_default)
 
 
+class EventEnergy(Sourced):
+    """What engines of one kind spend on what they count."""
+
+    engine: str
+    """the kind of engine (pim, dma, npu, pnm, link, analytic)"""
+    each: Mapping[str, Energy]
+    """by counter (docs/energy.md): of one"""
+
+
+class StaticPower(Sourced):
+    """Power that is drawn whatever is done."""
+
+    power: Power
+    """of one"""
+    of: Literal["channel", "device"]
+    while_open: Power = 0
+    """drawn beyond that by a channel while a row is open in one of its banks, where the PIM's controller tells that"""
+    during: Literal["run", "traces"] = "run"
+    """traces: only while the memory works on a trace (published mappings that time traces by themselves)"""
+    counted: Literal["all", "one"] = "all"
+    """one: for one channel instead of all of them, with the mean of their open rows, as CENT's script does"""
+
+
+class EnergySpec(Group):
+    """What a run costs: a sum over what engines count, and power over time."""
+
+    events: Mapping[str, EventEnergy] = Field(default_factory=dict)
+    static: Mapping[str, StaticPower] = Field(default_factory=dict)
+
+
 class AnalyticSpec(Sourced):
     """Closed formulas stand for the near-memory units, the link and the host, as a published model has them
     (`backends/analytic`): over the numbers of `pnm` and of `system.link`, and these."""
@@ -531,6 +561,7 @@ class TargetSpec(Group):
     pnm: PnmSpec | None = None
     analytic: AnalyticSpec | None = None
     """None: near-memory units and link are engines with commands of their own"""
+    energy: EnergySpec = EnergySpec()
 
     element_bytes: ClassVar[int] = 2
     """of every stored float"""

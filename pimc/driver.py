@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pimc.backends.machine import Machine
-from pimc.backends.schedules import machine_for
 from pimc.backends.program import Program
+from pimc.backends.schedules import machine_for
 from pimc.backends.target import TargetSpec
 from pimc.backends.target_registry import load_target
 from pimc.backends.verify import verify_program

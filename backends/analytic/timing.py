@@ -1,8 +1,8 @@
-"""The time of analytic commands: CENT's published formulas over the target's numbers, rounded to whole picoseconds once.
+"""The time of analytic commands: CENT's published formulas over the target's numbers, rounded to whole picoseconds.
 
-Formulas of PNM units are those of CENT's evaluation (its PNM latency model), which pipelines the units of a pool through
-the buffer's one port; those of the link are its CXL latency model: whole packets after one hop, parts of a gather one
-after another.
+Formulas of PNM units are those of CENT's evaluation (its PNM latency model), which pipelines the units of a pool
+through the buffer's one port; those of the link are its CXL latency model: whole packets after one hop, parts of a
+gather one after another.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from pimc.ir.diagnostics import InternalError
 
 SECOND = 10**12
 """in ps"""
+ATTOSECONDS = 10**6
+"""of one ps"""
+WORK = "attoseconds of work"
+"""The tally of what formulas give, before it is rounded."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +94,8 @@ class Forms:
 
     spec: TargetSpec
 
-    def duration(self, command: Command) -> int:
+    def exact(self, command: Command) -> Fraction:
         """Picoseconds."""
-        return round(self._exact(command))
-
-    def _exact(self, command: Command) -> Fraction:
         assert self.spec.pnm is not None
         pnm, clock, cxl = Pnm(self.spec.pnm), self.spec.pnm.clock_ps, Cxl.of(self.spec)
         width = self.spec.element_bytes
@@ -122,13 +123,15 @@ class Forms:
         match command:
             case Norm(elements=n):
                 slots = Fraction(plain(n), lanes * lanes)
-                return _counted(2 * (slots + 2), slots + 2, slots + 2, core=pnm.core_cycles("rsqrt"), reduce=1, add=slots)
+                return _counted(
+                    2 * (slots + 2), slots + 2, slots + 2, core=pnm.core_cycles("rsqrt"), reduce=1, add=slots
+                )
             case Softmax(heads=h, keys=keys):
                 heads = plain(h)
                 slots = Fraction(heads * plain(keys), lanes)
-                core = heads * (lanes + pnm.core_cycles("reciprocal") + 1)
+                cores = heads * (lanes + pnm.core_cycles("reciprocal") + 1)
                 reads, writes = 3 * slots + 2 * heads, 2 * slots + 2 * heads
-                return _counted(reads, writes, writes, core=core, reduce=heads, exp=slots, add=slots)
+                return _counted(reads, writes, writes, core=cores, reduce=heads, exp=slots, add=slots)
             case Rotate(elements=n):
                 slots = Fraction(plain(n), lanes)
                 core = Fraction(plain(n) * pnm.core_cycles("rotary"), pnm.cores)
@@ -167,17 +170,20 @@ class AnalyticTimer:
     clock_ps: int
     forms: Forms
     counters: Counter[str] = field(default_factory=Counter)
+    tallies: Counter[str] = field(default_factory=Counter)
     free_at: int = 0
 
     def issue(self, command: Command, ready: int) -> Issued:
-        duration = self.forms.duration(command)
+        exact = self.forms.exact(command)
+        duration = round(exact)
+        self.tallies[WORK] += round(exact * ATTOSECONDS)
         start = max(ready, self.free_at)
         self.free_at = start + duration
         self.counters.update(self.forms.used(command))
         return Issued(start, self.free_at, self.free_at, duration)
 
     def cost(self, command: Command) -> Hashable:
-        return self.forms.duration(command)
+        return self.forms.exact(command)
 
     def relative(self, now: int) -> Hashable:
         return max(0, self.free_at - now)

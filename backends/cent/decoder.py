@@ -179,7 +179,8 @@ def _block(graph: Graph, scores: Node) -> Block:
     product = way.after(activation, "mul")
     down = way.after(product, "matmul")
     return Block(
-        norm, query, key, value, rotate_query, rotate_key, keys, values, scores, softmax, context, output, attention_sum,
+        norm, query, key, value, rotate_query, rotate_key, keys, values, scores, softmax, context, output,
+        attention_sum,
         ffn_norm, gate, next(n for n in wide if n is not gate), activation, product, down, way.after(down, "add"),
     )  # fmt: skip
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from pimc.backends.cent.decoder import Decoder, decoder_of
 from pimc.backends.cent.program import Publisher
@@ -12,7 +12,7 @@ from pimc.backends.cent.split import Split, split_of
 from pimc.backends.emission import op_rows, phase_of
 from pimc.backends.machine import Machine
 from pimc.backends.planning import Plan
-from pimc.backends.program import Flight, MapEntry, Program
+from pimc.backends.program import Flight, MapEntry, OpRow, Program
 from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Tile
@@ -60,7 +60,9 @@ class CentMachine(Machine):
 
     def emit(self, graph: Graph, dims: Mapping[str, int]) -> Program:
         if self.spec.analytic is None or self.spec.pim is None or self.spec.pim.style != "aim":
-            raise fail(Kind.UNAVAILABLE, f"the mapping 'cent' needs GDDR6-AiM and the group 'analytic' in '{self.name}'")
+            raise fail(
+                Kind.UNAVAILABLE, f"the mapping 'cent' needs GDDR6-AiM and the group 'analytic' in '{self.name}'"
+            )
         decoder = decoder_of(graph)
         split = split_of(self.spec, len(decoder.blocks), self.parallel)
         nodes = graph.scheduled()
@@ -75,11 +77,18 @@ class CentMachine(Machine):
             devices=split.used,
             streams=publisher.streams(),
             memory=tuple(_memory(publisher.rows, self.spec, split)),
-            ops=tuple(op_rows(nodes, _leaders(decoder, publisher.ops))),
+            ops=tuple(_rows_of_ops(nodes, decoder, publisher.ops)),
             no_values=NO_VALUES,
             extent={"dram": self.spec.dram.bytes, "buffer": self.spec.buffer_bytes},
             flight=Flight(split.stages, len(decoder.blocks), len(decoder.positions)),
         )
+
+
+def _rows_of_ops(nodes: Sequence[Node], decoder: Decoder, ops: Mapping[Node, int]) -> Iterator[OpRow]:
+    """The table of ops; `layer` is the block, for what a block spends is told apart by it."""
+    block_of = {ops[node]: index for index, block in enumerate(decoder.blocks) for node in block.nodes()}
+    for index, row in enumerate(op_rows(nodes, _leaders(decoder, ops))):
+        yield replace(row, layer=block_of.get(index, -1))
 
 
 def _leaders(decoder: Decoder, ops: Mapping[Node, int]) -> Mapping[int, int]:

@@ -66,10 +66,9 @@ class Publisher:
 
     def streams(self) -> tuple[Stream, ...]:
         """Those of the masters, and those of the devices that only multiply with weights."""
-        master = self._master()
+        master, helper = self._master(), self._helper() if self.split.helpers else Streams()
         streams = [Stream(name, self.split.masters, (0,), master.items(name)) for name in (PIM, PNM, LINK, HOST)]
-        if self.split.helpers:
-            streams.append(Stream(PIM, self.split.helpers, (0,), self._helper()))
+        streams += [Stream(name, self.split.helpers, (0,), helper.items(name)) for name in (PIM, PNM, LINK)]
         return tuple(s for s in streams if s.items)
 
     def block_items(self, keys: int) -> tuple[Item, ...]:
@@ -83,7 +82,7 @@ class Publisher:
         first = self.ops[blocks[0].norm]
         for keys in self.decoder.positions:
             if self.decoder.head is not None:
-                self._embedding(self.writer(streams.emitters[PIM]), self._norm_and_products)
+                self._embedding(self.writer(streams.emitters[PIM]), self._norm)
             emitters = streams.emitters
             with emitters[PIM].loop(len(blocks)), emitters[PNM].loop(len(blocks)), emitters[LINK].loop(len(blocks)):
                 self._block(self.writer(emitters[PIM]), keys)
@@ -104,16 +103,21 @@ class Publisher:
                 streams.issue(PIM, Wait(MODEL_DONE + 1), last)
         return streams
 
-    def _helper(self) -> tuple[Item, ...]:
-        emit = Emitter()
-        for _ in self.decoder.positions:
-            writer = self.writer(emit)
+    def _helper(self) -> Streams:
+        """A device that is no master. It is waited for by nobody, since it has less to do; its units and its link are
+        taken to do what the master's do, as CENT counts their energy."""
+        streams, count = Streams(), len(self.decoder.blocks)
+        emitters = streams.emitters
+        for keys in self.decoder.positions:
             if self.decoder.head is not None:
-                self._embedding(writer, self._products)
-            with emit.loop(len(self.decoder.blocks)), writer.trace(BLOCK):
-                for step in self._block_products(writer, self.decoder.blocks[0]):
-                    step()
-        return emit.take()
+                self._embedding(self.writer(emitters[PIM]), lambda writer: None)
+            with emitters[PIM].loop(count):
+                self._products_alone(self.writer(emitters[PIM]))
+            with emitters[PNM].loop(count):
+                self._units(streams, keys)
+            with emitters[LINK].loop(count):
+                self._transfers(streams)
+        return streams
 
     # -- traces ---------------------------------------------------------------------------------------------------
 
@@ -175,13 +179,18 @@ class Publisher:
             norm(writer)
             self._at(writer, decoder.head).gemv(decoder.sizes.hidden, decoder.vocabulary, rows.output_weight)
 
-    def _norm_and_products(self, writer: Writer) -> None:
+    def _norm(self, writer: Writer) -> None:
         assert self.decoder.final_norm is not None
         rows = self.rows
         self._at(writer, self.decoder.final_norm).norm(rows.x, rows.x_copy, rows.norm, (1,), is_written=False)
 
-    def _products(self, writer: Writer) -> None:
-        """A device that is no master has no part in norms."""
+    def _products_alone(self, writer: Writer) -> None:
+        """What devices that are no masters do for a block."""
+        block = self.decoder.blocks[0]
+        writer.emit.op = self.ops[block.query]
+        with writer.trace(BLOCK):
+            for write in self._block_products(writer, block):
+                write()
 
     # -- closed forms ---------------------------------------------------------------------------------------------
 
@@ -199,8 +208,8 @@ class Publisher:
             streams.issue(PNM, command, self.ops[node])
 
     def _transfers(self, streams: Streams) -> None:
-        """What a block moves between devices. In groups every product's input goes out to all and its result comes back;
-        gate and up share both ways, and keys and values count as much as queries, as published."""
+        """What a block moves between devices. In groups every product's input goes out to all and its result comes
+        back; gate and up share both ways, and keys and values count as much as queries, as published."""
         block, sizes, ranks = self.decoder.blocks[0], self.decoder.sizes, self.split.ranks
         if self.split.is_shared:
             streams.issue(LINK, SendVector(sizes.hidden), self.ops[block.ffn_sum])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pimc.backends.cent.decoder import BlockSizes
 from pimc.backends.cent.split import Split
@@ -90,7 +91,7 @@ class Rows:
     def named(self) -> Iterator[tuple[str, int, int]]:
         """Name, first row and number of rows of each."""
         names = list(self.__dataclass_fields__)
-        for name, following in zip(names, names[1:], strict=False):
+        for name, following in pairwise(names):
             first = getattr(self, name)
             yield name, first, getattr(self, following) - first
 
@@ -105,10 +106,12 @@ def rows_of(sizes: BlockSizes, at: Geometry) -> Rows:
     per_channel = ceil(sizes.kv_heads, at.channels)
     vector = max(1, ceil(sizes.ffn // at.column, at.row))
     hidden, wide = sizes.hidden, weight(sizes.hidden, sizes.ffn)
+    key_value = weight(hidden, sizes.key_width)
     counts = (
-        1, 1, 1, weight(hidden, sizes.query_width), weight(hidden, sizes.key_width), weight(hidden, sizes.key_width), 1, 1,
+        1, 1, 1, weight(hidden, sizes.query_width), key_value, key_value, 1, 1,
         ceil(LONGEST, at.weight_banks) * ceil(sizes.key_width, at.row), LONGEST // at.row * heads_of_group,
-        LONGEST // at.row * per_channel * ceil(sizes.head_size, at.banks), 1, weight(sizes.query_width, hidden), 1, 1, 1,
+        LONGEST // at.row * per_channel * ceil(sizes.head_size, at.banks), 1,
+        weight(sizes.query_width, hidden), 1, 1, 1,
         wide, wide, 1, 1, 1, vector, weight(sizes.ffn, hidden), 1,
     )  # fmt: skip
     starts = [0]
@@ -124,7 +127,7 @@ def check_capacity(spec: TargetSpec, split: Split, rows: Rows, blocks: int, name
     if need > spec.dram.rows:
         raise fail(
             Kind.CAPACITY,
-            f"'{name}' needs {need} rows of every bank ({each} blocks of {rows.end} rows on {split.channels} channels), "
-            f"but a bank of '{spec.name}' has {spec.dram.rows}",
+            f"'{name}' needs {need} rows of every bank ({each} blocks of {rows.end} rows on {split.channels} "
+            f"channels), but a bank of '{spec.name}' has {spec.dram.rows}",
             help="spread it over more devices: --set system.devices=N --parallel pp=P,tp=T",
         )

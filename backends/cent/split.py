@@ -51,7 +51,10 @@ class Split:
 
 
 def split_of(spec: TargetSpec, blocks: int, parallel: Mapping[str, int]) -> Split:
-    """The split that `--parallel` asks for; without it all devices share every block. Raises CompileError (PARALLEL)."""
+    """The split that `--parallel` asks for; without it all devices share every block.
+
+    Raises CompileError (PARALLEL).
+    """
     devices, width = spec.system.devices, spec.dram.channels
     ranks = parallel.get("tp", 1 if "pp" in parallel else devices)
     stages = parallel.get("pp", 1)

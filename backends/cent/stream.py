@@ -104,7 +104,7 @@ class Writer:
     def read(self, row: Scalar, count: int, bank: int, step: int, channels: int | None = None) -> None:
         self.issue(aim.StripeRead(count, row, bank, *self._stripe(step, channels)))
 
-    def _stripe(self, step: int, channels: int | None) -> tuple[int, ...]:
+    def _stripe(self, step: int, channels: int | None) -> tuple[int, int, int, int, int, int]:
         split = self.split
         return self.at.banks // step, step, 0, channels or split.channels, split.together, split.channels
 
@@ -192,11 +192,14 @@ class Writer:
         return 4096 // self.at.row
 
     def scores(self, keys: int) -> None:
-        """Queries times keys, a token in each bank at a time. The last round takes channels as far as they hold keys."""
+        """Queries times keys, a token in each bank at a time. The last round takes channels as far as they hold keys,
+        and as often as they fit the devices of the group."""
         depth = ceil(self.sizes.key_width, self.at.row)
         rounds = ceil(keys, self.at.weight_banks)
-        left = min(self.split.channels, ceil(keys - (rounds - 1) * self.at.weight_banks, self.at.banks))
-        last = (1 << self.spec.dram.channels // left * left) - 1
+        left = ceil(keys - (rounds - 1) * self.at.weight_banks, self.at.banks)
+        width = self.spec.dram.channels * self.split.ranks
+        is_full = left * self.at.banks == self.at.weight_banks
+        last = self.mask if is_full else (1 << min(width // left * left, self.spec.dram.channels)) - 1
         with self.emit.loop(depth) as part:
             with self.emit.loop(rounds - 1) as turn:
                 self._scores_round(self.rows.keys + turn * depth + part, self.mask)
@@ -218,14 +221,18 @@ class Writer:
         """Scores times 1/sqrt(d), and exponentials times the reciprocal of their sum: two products of the same form."""
         of_group = ceil(self.sizes.heads, GROUP * self.split.channels)
         channels = ceil(self.sizes.heads, GROUP * of_group)
+
+        def moved(move: Callable[..., None], bank: int) -> Callable[[Scalar, int], None]:
+            return lambda row, count: move(row, count, bank, GROUP, channels)
+
         for _ in range(2):
             for bank in range(2):
-                self._score_rows(keys, of_group, lambda row, n, b=bank: self.write(row, n, b, GROUP, channels))
+                self._score_rows(keys, of_group, moved(self.write, bank))
             height = ceil(keys, self.at.row)
             for head in range(of_group):
                 for part, count in enumerate(self._row_counts(keys)):
                     self._multiply(count, self.rows.scores + head * height + part)
-            self._score_rows(keys, of_group, lambda row, n: self.read(row, n, 2, GROUP, channels))
+            self._score_rows(keys, of_group, moved(self.read, 2))
             self.issue(aim.Sync())
 
     def _score_rows(self, keys: int, of_group: int, move: Callable[[Scalar, int], None]) -> None:

@@ -16,6 +16,7 @@ from pimc.backends.pim.aim_device import AimDevice
 from pimc.backends.pim.aim_isa import Activate, BeginTrace, EndTrace
 from pimc.backends.pim.aim_line import MARKER, Line
 from pimc.backends.pim.aim_lines import OWN, LineMaker, shape_of
+from pimc.backends.pim.aim_passage import pass_through
 from pimc.backends.pim.aim_states import States
 from pimc.backends.pim.aim_steps import SteppedDevice
 from pimc.backends.pim.issues import IssueSink
@@ -24,6 +25,8 @@ from pimc.backends.timing import EngineDecl, Issued, Resources
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import Kind, fail
 
+MANY_LINES = 16
+"""Commands of so many lines are worth remembering what they make of the device."""
 IDENTITY = "row"
 """The operand of which only matters whether it is that of an earlier command."""
 
@@ -46,16 +49,17 @@ class Trace:
 
     def ended(self, last: int) -> None:
         self.tallies[trace_clocks(self.number)] += last - self.begun + 1
-        self.tallies[TRACE_LINES] += self.lines + 1
         self.number = OVER
 
 
-TRACE_LINES = "lines of traces"
+LINES = "lines"
+"""The tally of lines that the front end has decoded."""
+TRACES = "clocks of trace "
 
 
 def trace_clocks(number: int) -> str:
     """The tally of a trace's clocks."""
-    return f"clocks of trace {number}"
+    return f"{TRACES}{number}"
 
 
 class AimTimer:
@@ -72,9 +76,10 @@ class AimTimer:
 
     @property
     def tallies(self) -> Counter[str]:
-        """What energy depends on besides DRAM commands: clocks in which channels had a row open, summed up over them;
-        and for each trace its clocks and lines."""
+        """What energy depends on besides DRAM commands: lines, clocks in which channels had a row open, summed up over
+        them, and the clocks of each trace."""
         found = Counter(self.trace.tallies)
+        found[LINES] = self.trace.lines
         found[OPEN_CLOCKS] = self.device.open_clocks()
         return found
 
@@ -106,11 +111,15 @@ class AimTimer:
             ready, disturbed = self.memory.begin(ready)
             if disturbed:
                 device.lose_rows(-(-ready // clock) + 1)
-        at = -(-ready // clock) + 1
-        decoded = at
-        for line in self.lines.lines(command, plan):
-            decoded = device.decode(line, at)
-            self.trace.lines += 1
+        at = decoded = -(-ready // clock) + 1
+        if len(plan.lines) >= MANY_LINES and device is self.skipping:
+            key = shape_of(command), self.identity(command)
+            decoded = pass_through(self.skipping, key, lambda: self.lines.lines(command, plan), at)
+            self.trace.lines += len(plan.lines)
+        else:
+            for line in self.lines.lines(command, plan):
+                decoded = device.decode(line, at)
+                self.trace.lines += 1
         free = (device.clock - 1) * clock
         if not mask:
             return Issued((decoded - 1) * clock, free, free, clock)
@@ -124,20 +133,25 @@ class AimTimer:
         """The device begins anew, or everything on it comes to an end."""
         trace, at = self.trace, -(-ready // self.clock_ps) + 1
         if isinstance(command, BeginTrace):
-            trace.number, trace.lines = plain(command.number), 0
+            trace.number = plain(command.number)
             trace.begun = self.device.restart(at)
             self.lines.activation = 0
             return Issued(ready, ready, ready, 0)
         self.device.decode(Line(self.lines.everyone, MARKER), at)
+        trace.lines += 1
         last = self.device.finish()
         trace.ended(last)
-        return Issued((at - 1) * self.clock_ps, last * self.clock_ps, last * self.clock_ps, (last - at + 1) * self.clock_ps)
+        self.device.restart(last + 1)  # with closed rows until the next trace
+        end = last * self.clock_ps
+        return Issued((at - 1) * self.clock_ps, end, end, (last - at + 1) * self.clock_ps)
 
     def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
         """A command of one line, prepared: what is known of the channels' states gives its time."""
         moves = isinstance(self.identity(command), Affine)
         plan = self.lines.plan(command.resolved(defaultdict(int)) if moves else command)
-        if len(plan.lines) != 1 or not plan.mask or plan.mask >> self.rules.channels or isinstance(command, Activate | EndTrace):
+        if len(plan.lines) != 1 or not plan.mask or plan.mask >> self.rules.channels:
+            return None
+        if isinstance(command, Activate | EndTrace):
             return None
         if self.device is not self.skipping or self.issues is not None or self.skipping.stalls_channels:
             return None

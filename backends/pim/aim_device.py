@@ -94,6 +94,15 @@ class AimDevice:
             self._wait(blocked + 1)
         return t
 
+    def begin(self, at: int) -> int:
+        """Come to a clock, or stay at the present one if that is later; returns which it is."""
+        self._wait(at)
+        return self.clock
+
+    def come_to(self, clock: int, decoded: int) -> None:
+        """Be at a clock in which so many lines were decoded, with lanes that somebody else has replaced."""
+        self.clock, self.decoded, self._lanes_in_order = clock, decoded, None
+
     def _wait(self, clock: int) -> None:
         if clock > self.clock:
             self.clock, self.decoded = clock, 0
@@ -147,7 +156,7 @@ class AimDevice:
     def restart(self, at: int) -> int:
         """Begin anew at a clock, or as soon as the present one is over: as if nothing had come before. Returns the
         first clock."""
-        self._settle_all()
+        self.settle()
         self._wait(max(at, self.clock + (self.decoded > 0)))
         self.last = self.last_issued()
         rules = self.states.rules
@@ -162,7 +171,7 @@ class AimDevice:
     def counts(self) -> list[Counter[str]]:
         """DRAM commands of each channel."""
         found: list[Counter[str]] = [Counter() for _ in self.of_channel]
-        self._settle_all()
+        self.settle()
         for mask, total in self.used.items():
             for channel in channels_of(mask):
                 found[channel].update(total)
@@ -171,18 +180,26 @@ class AimDevice:
     def total(self) -> Counter[str]:
         """DRAM commands over all channels."""
         found: Counter[str] = Counter()
-        self._settle_all()
+        self.settle()
         for mask, total in self.used.items():
             for name, count in total.items():
                 found[name] += count * mask.bit_count()
         return found
 
+    def taken_counts(self) -> tuple[dict[int, Counter[str]], Counter[int]]:
+        """Commands and clocks with open rows by mask, which are counted anew from here on."""
+        self.settle()
+        taken = self.used, self.open
+        self.used, self.open = defaultdict(Counter), Counter()
+        return taken
+
     def open_clocks(self) -> int:
         """Clocks in which a row was open, until the last offer to each channel, summed up over the channels."""
-        self._settle_all()
+        self.settle()
         return sum(clocks * mask.bit_count() for mask, clocks in self.open.items())
 
-    def _settle_all(self) -> None:
+    def settle(self) -> None:
+        """Count what is in the lanes' logs."""
         for lane in self.lanes():
             self._settle(lane)
 

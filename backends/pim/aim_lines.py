@@ -70,7 +70,10 @@ def _stripe(name: str) -> Callable[[Any], Iterator[Line]]:
         row, first, step = plain(at.row), plain(at.bank), plain(at.step)
         banks = range(first, first + plain(at.banks) * step, step)
         column = [
-            Line(1 << channel, NUMBER[name], bank, row) for members in at.chosen for bank in banks for channel in members
+            Line(1 << channel, NUMBER[name], bank, row)
+            for members in at.chosen
+            for bank in banks
+            for channel in members
         ]
         for _ in range(plain(at.count)):
             yield from column

@@ -9,7 +9,7 @@ kept by the clocks that were left until then.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +85,8 @@ class States:
 
     def __init__(self, rules: AimRules) -> None:
         self.rules = rules
+        self.passages: dict[Hashable, Any] = {}
+        """what sequences of lines make of whole devices (`aim_passage.py`)"""
         self.known: dict[Key, State] = {}
         self.transitions: list[Transition] = []
         self.idle = self._intern(frozen(AimChannel(rules))[0])
@@ -122,7 +124,8 @@ class States:
         open_clocks = _open_clocks(state.key[ROWS], channel.issued, clocks)
         moved = channel.due - left
         kept = None if rows == tuple(range(old)) else rows
-        made = Transition(len(self.transitions), self._intern(key), kept, moved, counts, open_clocks, tuple(channel.issued))
+        number, after, issues = len(self.transitions), self._intern(key), tuple(channel.issued)
+        made = Transition(number, after, kept, moved, counts, open_clocks, issues)
         self.transitions.append(made)
         return made
 

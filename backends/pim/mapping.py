@@ -35,7 +35,7 @@ class PimMapping:
     """results of products stay where they are returned, in the on-chip buffer, also outputs of the program; there is
     room for a value of every bank"""
     schedule: str = ""
-    """the schedule that makes programs of placed graphs by itself (`backends/schedules.py`); empty: rules of the ops do"""
+    """what makes programs of placed graphs by itself (`backends/schedules.py`); empty: the rules of the ops do"""
 
 
 MAPPINGS: dict[str, PimMapping] = {

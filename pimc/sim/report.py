@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from pimc.backends.assembly import ranks
@@ -17,6 +18,7 @@ from pimc.backends.program import OpRow, Program
 from pimc.backends.target import from_description
 from pimc.backends.timing import SERVED
 from pimc.sim.breakdown import Breakdown, breakdown_of
+from pimc.sim.energy import Energy, energy_of
 from pimc.sim.timing import EngineTiming, Timing
 
 if TYPE_CHECKING:
@@ -61,6 +63,23 @@ class OpReport:
     bytes: int
     busy: Mapping[str, float]
     """by engine"""
+    energy: float | None = None
+    """joules of its commands over all devices; None: the target gives no constants"""
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyReport:
+    """The energy of the run over all devices, in joules."""
+
+    total_j: float
+    power_w: float
+    """the mean over the run"""
+    static_j: float
+    """power over the time of the run, which belongs to no op; all else is a sum over commands"""
+    groups: Mapping[str, float]
+    """by what it is spent on, as the target names it"""
+    engines: Mapping[str, float]
+    """what is counted, by engine; `static` is beside that"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +175,15 @@ class Report:
     requests: Sequence[RequestReport] = ()
     """in the user's order; empty where requests have no lengths of their own"""
     batch: BatchReport | None = None
+    energy: EnergyReport | None = None
+    """None: the target gives no constants"""
     breakdown: Breakdown | None = None
     """of a token, where a published mapping has one"""
 
     def to_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         plain = asdict(self)
-        for name in ("background", "values", "breakdown"):
+        for name in ("background", "values", "energy", "breakdown"):
             if plain[name] is None:
                 del plain[name]
         if self.batch is None:
@@ -184,6 +205,7 @@ def build_report(
 
     model: the name to report instead of the graph's.
     """
+    energy = energy_of(program, timing)
     return Report(
         model=program.graph if model is None else model,
         target=program.target_name,
@@ -197,14 +219,15 @@ def build_report(
         bound_share=timing.bound_share,
         engines=tuple(_engines(timing)),
         resources=tuple(ResourceReport(r.name, ranks(r.devices), r.busy * PS) for r in timing.resources),
-        ops=tuple(_ops(program, timing)),
+        ops=tuple(_ops(program, timing, energy)),
         phases=tuple(_phases(program, timing)),
         bytes_moved=_bytes_moved(timing),
         background=_background(program, timing),
         values=None if comparison is None else comparison.to_json(form),
         requests=request_rows(program),
         batch=_batch(program),
-        breakdown=breakdown_of(program, timing, 0.0),
+        energy=_energy(energy, timing) if energy is not None else None,
+        breakdown=breakdown_of(program, timing, energy),
     )
 
 
@@ -268,7 +291,17 @@ def _engine(name: str, members: Sequence[EngineTiming]) -> EngineReport:
     )
 
 
-def _ops(program: Program, timing: Timing) -> Iterable[OpReport]:
+def _energy(energy: Energy, timing: Timing) -> EnergyReport:
+    return EnergyReport(
+        total_j=float(energy.total),
+        power_w=float(energy.total / (timing.time * Fraction(1, 10**12))) if timing.time else 0.0,
+        static_j=float(energy.static),
+        groups={name: float(joules) for name, joules in sorted(energy.groups.items())},
+        engines={name: float(joules) for name, joules in sorted(energy.engines.items())},
+    )
+
+
+def _ops(program: Program, timing: Timing, energy: Energy | None) -> Iterable[OpReport]:
     sharers = Counter(_leader(i, row) for i, row in enumerate(program.ops))
     for index, row in enumerate(program.ops):
         leader = _leader(index, row)
@@ -288,6 +321,7 @@ def _ops(program: Program, timing: Timing) -> Iterable[OpReport]:
             flops=row.flops,
             bytes=row.bytes,
             busy={name: time * PS / parts for name, time in sorted(found.busy.items())} if found else {},
+            energy=float(energy.ops.get(leader, Fraction(0)) / parts) if energy is not None else None,
         )
 
 

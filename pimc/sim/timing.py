@@ -69,7 +69,8 @@ class EngineTiming:
     def _told(self) -> tuple[object, ...]:
         """All that a report tells of it."""
         unit = self.name, self.kind, self.devices, self.instances, self.clock_ps
-        return *unit, self.end, self.run, self.commands, self.busy, self.stalled, dict(self.counters), dict(self.tallies)
+        counted = dict(self.counters), dict(self.tallies)
+        return *unit, self.end, self.run, self.commands, self.busy, self.stalled, *counted
 
     @property
     def cycles(self) -> int:
