@@ -7,14 +7,14 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
 from pimc.backends.affine import DEVICE, INSTANCE, Scalar, affine
 from pimc.backends.batches import request_from, rows_from
 from pimc.backends.engines import commands
 from pimc.backends.isa import Command, OperandDecl, operands_of
-from pimc.backends.program import FORMAT_VERSION, Item, Loop, MapEntry, OpRow, Program, Step, Stream
+from pimc.backends.program import FORMAT_VERSION, Flight, Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.references import contents_of
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean
 from pimc.ir.layout import Digit, Layout
@@ -129,6 +129,7 @@ class _Assembler:
             ".outputs": lambda r: self._set("outputs", tuple(_strings(r))),
             ".note": lambda r: self._set("notes", (*self._fields["notes"], string(r))),
             ".no-values": lambda r: self._set("no_values", string(r)),
+            ".flight": self._flight,
             ".extent": lambda r: self._set("extent", dict(_numbers(r))),
             ".target": self._target,
             ".description": self._description,
@@ -150,6 +151,13 @@ class _Assembler:
         if number(rest) != FORMAT_VERSION:
             raise Mistake(f"this text is of version {rest}; this pimc reads version {FORMAT_VERSION}", rest)
         self._set("version", FORMAT_VERSION)
+
+    def _flight(self, rest: str) -> None:
+        given = {name: text for name, _, text in (word.partition("=") for word in rest.split())}
+        names = [f.name for f in fields(Flight)]
+        if sorted(given) != sorted(names):
+            raise Mistake(f"a flight gives {', '.join(f'{n}=N' for n in names)}", rest)
+        self._set("flight", Flight(**{name: number(text) for name, text in given.items()}))
 
     def _target(self, rest: str) -> None:
         name, end = _json(rest, 0)

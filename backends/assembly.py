@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import MISSING
+from dataclasses import MISSING, asdict
 
 from pimc.backends.affine import Affine
 from pimc.backends.batches import plain_request, plain_rows
@@ -131,6 +131,7 @@ def _header(program: Program) -> str:
         ".outputs" + "".join(f" {quoted(n)}" for n in program.outputs),
         *(f".note {quoted(n)}" for n in program.notes),
         *([f".no-values {quoted(program.no_values)}"] if program.no_values else []),
+        *([".flight" + "".join(f" {k}={v}" for k, v in asdict(program.flight).items())] if program.flight else []),
         *(f".request {json.dumps(plain_request(r), ensure_ascii=False)}" for r in program.requests),
         ".extent" + "".join(f" {quoted(k)}={v}" for k, v in program.extent.items()),
         f".target {quoted(program.target_name)} {program.target_hash or '-'}",

@@ -135,7 +135,7 @@ def _values_of(node: Node, part: Part) -> Hashable | None:
 def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[str, int]) -> Program:
     """Split what was lowered into streams."""
     parts = order.parts
-    rows = [row for part in parts for row in _op_rows(part)]
+    rows = [row for part in parts for row in op_rows(part.nodes)]
     for op, first in order.shared.items():
         rows[op] = replace(rows[op], shares=first)
     streams = _all_streams(order, spec)
@@ -426,8 +426,9 @@ def _all_steps(items: Sequence[Item]) -> Iterator[Step]:
 # -- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _op_rows(part: Part) -> Iterator[OpRow]:
-    for node in part.nodes:
+def op_rows(nodes: Sequence[Node], leaders: Mapping[int, int] | None = None) -> Iterator[OpRow]:
+    """The rows of nodes. leaders: for nodes that have no commands of their own, the row whose commands are theirs."""
+    for index, node in enumerate(nodes):
         phase, work, placement, layer = node.fact(Phase), node.fact(Work), node.fact(Placement), node.fact(Layer)
         beat = node.fact(Beat)
         yield OpRow(
@@ -443,6 +444,7 @@ def _op_rows(part: Part) -> Iterator[OpRow]:
             bytes=work.bytes if work is not None else 0,
             layer=layer.index if layer is not None else -1,
             beat=beat.name if beat is not None else "",
+            shares=-1 if leaders is None else leaders.get(index, -1),
         )
 
 

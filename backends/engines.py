@@ -24,7 +24,7 @@ from pimc.ir.diagnostics import Kind, fail
 if TYPE_CHECKING:
     from pimc.backends.target import TargetSpec
 
-BUILT_IN = {kind: f"pimc.backends.{kind}" for kind in ("dma", "link", "npu", "pim", "pnm")}
+BUILT_IN = {kind: f"pimc.backends.{kind}" for kind in ("analytic", "dma", "link", "npu", "pim", "pnm")}
 
 
 @cache

@@ -37,6 +37,8 @@ class Machine:
     """Room that caches get along their token axis, beyond what a graph needs (generation)."""
     banked: frozenset[str] = frozenset()
     """Weights that lie in the banks' pattern whoever reads them (another program of the same run wants them so)."""
+    parallel: Mapping[str, int] = field(default_factory=dict)
+    """Degrees of parallelism that were asked for: pp, tp."""
     _estimates: dict[object, float] = field(default_factory=dict)
     _limits: dict[object, str] = field(default_factory=dict)
     _tiles: dict[object, Tile | None] = field(default_factory=dict)
@@ -54,6 +56,10 @@ class Machine:
 
     def turns(self, stages: int, group: int) -> int:
         return turns_on(self.spec, stages, group)
+
+    @property
+    def cuts_graphs(self) -> bool:
+        return True
 
     @property
     def request_channels(self) -> int:

@@ -125,6 +125,18 @@ class OpRow:
     """the beat of the schedule that it belongs to, where there are barriers between beats"""
 
 
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """What a run gives where queries follow each other through a pipeline: a token or more of each of them."""
+
+    queries: int
+    """in flight, one in each stage"""
+    blocks: int
+    """that a token goes through"""
+    tokens: int
+    """of each query, one after the other"""
+
+
 @dataclass(frozen=True)
 class Program:
     """A compiled model. `target` is the resolved description of the machine (plain data), so that a stored program
@@ -153,6 +165,7 @@ class Program:
     other queries, take as long."""
     requests: tuple[Request, ...] = ()
     """The requests that the program is for, in the order in which it holds them, if they have lengths of their own."""
+    flight: Flight | None = None
     extent: Mapping[str, int] = field(default_factory=dict)
     """Bytes of each space that the program uses, from address 0."""
 

@@ -21,6 +21,8 @@ _SIZE: Mapping[str, int] = {
 }
 _RATE: Mapping[str, int] = {f"{unit}/s": factor for unit, factor in _SIZE.items()}
 _FREQUENCY: Mapping[str, int] = {"Hz": 1, "kHz": 10**3, "MHz": 10**6, "GHz": 10**9}
+_ENERGY: Mapping[str, int] = {f"{p}J": 1000**e for e, p in enumerate(("a", "f", "p", "n", "u", "m", ""))}
+_POWER: Mapping[str, int] = {"nW": 1, "uW": 10**3, "mW": 10**6, "W": 10**9}
 _CLOCKS = "clk"
 
 LARGEST: Mapping[str, int] = {
@@ -29,6 +31,8 @@ LARGEST: Mapping[str, int] = {
     "bytes": 2**60,
     "bytes a second": 2**60,
     "Hz": 10**15,
+    "aJ": 2**60,
+    "nW": 2**60,
 }
 """Amounts beyond which sums of many would not fit 64 bits; no machine comes near."""
 _DIGITS = 24
@@ -79,6 +83,8 @@ def _parser(what: str, units: Mapping[str, int], example: str, smallest: str) ->
 parse_time = _parser("time", _TIME, "14ns", "ps")
 parse_size = _parser("size", _SIZE, "64KiB", "bytes")
 parse_rate = _parser("bandwidth", _RATE, "614.4GB/s", "bytes a second")
+parse_energy = _parser("energy", _ENERGY, "4.4pJ", "aJ")
+parse_power = _parser("power", _POWER, "20mW", "nW")
 parse_frequency = _parser("frequency", _FREQUENCY, "1GHz", "Hz")
 
 
@@ -108,6 +114,14 @@ def rate_text(rate: int) -> str:
 
 def frequency_text(hertz: int) -> str:
     return _text(hertz, _FREQUENCY)
+
+
+def energy_text(attojoules: int) -> str:
+    return _text(attojoules, _ENERGY)
+
+
+def power_text(nanowatts: int) -> str:
+    return _text(nanowatts, _POWER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +182,14 @@ Frequency = Annotated[
     _schema("a frequency", _FREQUENCY),
 ]
 """Hertz; written "1GHz"."""
+Energy = Annotated[
+    int, BeforeValidator(parse_energy), PlainSerializer(energy_text, when_used="json"), _schema("an energy", _ENERGY)
+]
+"""Attojoules; written "4.4pJ"."""
+Power = Annotated[
+    int, BeforeValidator(parse_power), PlainSerializer(power_text, when_used="json"), _schema("a power", _POWER)
+]
+"""Nanowatts; written "20mW"."""
 Timing = Annotated[
     ClockTime,
     BeforeValidator(parse_clock_time),

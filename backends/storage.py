@@ -17,6 +17,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pimc.backends.batches import plain_request, plain_rows, request_from, rows_
 from pimc.backends.encoding import Damaged, Tables, decode, encode, signature
 from pimc.backends.engines import commands
 from pimc.backends.numbering import canonical
-from pimc.backends.program import FORMAT_VERSION, Item, MapEntry, OpRow, Program, Stream
+from pimc.backends.program import FORMAT_VERSION, Flight, Item, MapEntry, OpRow, Program, Stream
 from pimc.backends.references import Blobs, contents_of, plain
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.layout import Layout
@@ -117,6 +118,7 @@ def _manifest(program: Program, tables: Tables, encoded: list[bytes], blobs: Blo
         **({"no_values": program.no_values} if program.no_values else {}),
         **({"stages": program.stages} if program.stages > 1 else {}),
         **({"turns": program.turns} if program.turns > 1 else {}),
+        **({"flight": asdict(program.flight)} if program.flight is not None else {}),
         "extent": dict(program.extent),
         "requests": [plain_request(r) for r in program.requests],
         "memory": [_entry(entry, blobs) for entry in program.memory],
@@ -266,6 +268,7 @@ def _program(manifest: dict[str, Any], streams: bytes, constants: bytes, beside:
         stages=_positive(manifest.get("stages", 1)),
         turns=_positive(manifest.get("turns", 1)),
         requests=tuple(request_from(r) for r in manifest.get("requests", ())),
+        flight=Flight(**{k: _number(v) for k, v in manifest["flight"].items()}) if "flight" in manifest else None,
         extent={_text(k): _number(v) for k, v in manifest["extent"].items()},
     )
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
-from pimc.backends.quantity import Bandwidth, ClockTime, Frequency, Size, Time, Timing, period_ps
+from pimc.backends.quantity import Bandwidth, ClockTime, Energy, Frequency, Power, Size, Time, Timing, period_ps
 from pimc.backends.timing import EngineDecl
 from pimc.ir.types import DType
 
@@ -507,6 +507,44 @@ class PnmSpec(Sourced):
         return self.core_functions.get(function, self.core_default)
 
 
+class EventEnergy(Sourced):
+    """What engines of one kind spend on what they count."""
+
+    engine: str
+    """the kind of engine (pim, dma, npu, pnm, link, analytic)"""
+    each: Mapping[str, Energy]
+    """by counter (docs/energy.md): of one"""
+
+
+class StaticPower(Sourced):
+    """Power that is drawn whatever is done."""
+
+    power: Power
+    """of one"""
+    of: Literal["channel", "device"]
+    while_open: Power = 0
+    """drawn beyond that by a channel while a row is open in one of its banks, where the PIM's controller tells that"""
+    during: Literal["run", "traces"] = "run"
+    """traces: only while the memory works on a trace (published mappings that time traces by themselves)"""
+    counted: Literal["all", "one"] = "all"
+    """one: for one channel instead of all of them, with the mean of their open rows, as CENT's script does"""
+
+
+class EnergySpec(Group):
+    """What a run costs: a sum over what engines count, and power over time."""
+
+    events: Mapping[str, EventEnergy] = Field(default_factory=dict)
+    static: Mapping[str, StaticPower] = Field(default_factory=dict)
+
+
+class AnalyticSpec(Sourced):
+    """Closed formulas stand for the near-memory units, the link and the host, as a published model has them
+    (`backends/analytic`): over the numbers of `pnm` and of `system.link`, and these."""
+
+    host: Time
+    """what the host takes for a token: sampling, and moving it"""
+
+
 class TargetSpec(Group):
     """A machine. `describe` gives it as plain data, `from_description` takes it back."""
 
@@ -530,6 +568,9 @@ class TargetSpec(Group):
     npu: NpuSpec | None = None
     pim: PimSpec | None = None
     pnm: PnmSpec | None = None
+    analytic: AnalyticSpec | None = None
+    """None: near-memory units and link are engines with commands of their own"""
+    energy: EnergySpec = EnergySpec()
 
     element_bytes: ClassVar[int] = 2
     """of every stored float"""
@@ -580,6 +621,11 @@ class TargetSpec(Group):
         if self.pim is not None:
             instances = self.dram.channels if self.pim.style == "newton" else 1
             declared.append(EngineDecl("pim", "pim", self.dram.clock_ps, instances, frozenset({"pim"})))
+        if self.analytic is not None:
+            clock = self.clock_ps if self.pnm is None else self.pnm.clock_ps
+            units = frozenset({"analytic"})
+            declared += (EngineDecl(name, "analytic", clock, 1, units) for name in ("pnm", "link", "host"))
+            return tuple(declared)
         if self.pnm is not None:
             declared.append(EngineDecl("pnm", "pnm", self.pnm.clock_ps, 1, frozenset({"pnm", "vector"})))
         declared.append(EngineDecl("link", "link", self.clock_ps, 1, frozenset({"link"})))

@@ -300,13 +300,16 @@ def _table_names(values: _Values, report: Report) -> None:
 
 
 def _parts(values: _Values, report: Report) -> None:
-    has = {part: values.tree.plain().get(part) is not None for part in ("npu", "pim", "pnm", "dma")}
+    has = {part: values.tree.plain().get(part) is not None for part in ("npu", "pim", "pnm", "dma", "analytic")}
     if values.get("main_clock") == "npu" and not has["npu"]:
         report("main_clock", "main_clock is 'npu', but the machine has no npu")
     if has["dma"] and not has["npu"] and not (has["pim"] and has["pnm"]):
         message = "nothing here can run every op: a machine with DMA needs an npu, or pim and pnm together"
         report("name", message, "for PIM alone: dma: null")
-    if not has["dma"] and (has["npu"] or has["pnm"] or not has["pim"]):
+    if has["analytic"]:
+        if not has["pim"] or not has["pnm"] or has["npu"] or has["dma"]:
+            report("analytic", "formulas stand for the units and the link of a machine with pim and pnm, dma: null")
+    elif not has["dma"] and (has["npu"] or has["pnm"] or not has["pim"]):
         report("name", "a machine without DMA has PIM, and no npu or pnm that would need it")
 
 

@@ -161,6 +161,14 @@ class Refreshing(Protocol):
         ...
 
 
+@runtime_checkable
+class Tallying(Protocol):
+    """A timer that counts more than `counters` tells: what energy depends on besides commands."""
+
+    @property
+    def tallies(self) -> Counter[str]: ...
+
+
 SERVED = "reads served"
 """The counter of normal reads whose data came while a stream lasted."""
 

@@ -36,6 +36,11 @@ class Target(Protocol):
         ...
 
     @property
+    def cuts_graphs(self) -> bool:
+        """Whether a model is spread over devices by cutting its graph; else the machine does it when it emits."""
+        ...
+
+    @property
     def request_channels(self) -> int:
         """Among how many memory channels requests are shared out, where keys and values of each stay in one; else 0."""
         ...

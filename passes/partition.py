@@ -32,6 +32,8 @@ class PartitionPass(Pass):
     after = GraphStage.PARTITIONED
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        if context.target is not None and not context.target.cuts_graphs:
+            return
         devices = context.target.devices if context.target is not None else 1
         tp, pp = self._degrees(graph, context, devices)
         if tp > 1:

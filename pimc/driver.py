@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pimc.backends.machine import Machine
 from pimc.backends.program import Program
+from pimc.backends.schedules import machine_for
 from pimc.backends.sharing import shared
 from pimc.backends.target import TargetSpec
 from pimc.backends.target_registry import load_target
@@ -133,7 +134,7 @@ def lower_model(
     model: str | Path | Graph, target: str | Path, options: Options, inputs: Mapping[str, Array] | None = None
 ) -> Lowered:
     """Load, bind (dimensions also from the shapes of `inputs`), and run the passes."""
-    spec = machine_for(target, options)
+    spec = spec_for(target, options)
     graph = model if isinstance(model, Graph) else read_model(model, options, inputs)
     given = options.dims
     batch = batch_of(graph, options.requests, given) if options.requests else None
@@ -142,7 +143,8 @@ def lower_model(
     elif inputs:
         options = replace(options, dims={**dims_from_arrays(graph, inputs), **options.dims})
     dims = resolve_dims(graph, options.dims)
-    machine = Machine(spec, seconds_of(options.sim_engine), options.cache_tokens, options.banked)
+    kept = options.cache_tokens, options.banked, options.parallel
+    machine = machine_for(spec, seconds_of(options.sim_engine), *kept)
 
     def again() -> Graph:
         return graph if isinstance(model, Graph) else read_model(model, options, inputs)
@@ -156,7 +158,7 @@ def lower_model(
     return Lowered(graph, reference, machine, dims, again, batch, program)
 
 
-def machine_for(target: str | Path, options: Options) -> TargetSpec:
+def spec_for(target: str | Path, options: Options) -> TargetSpec:
     """The target, or a part of its devices where the pipeline has more stages than there are devices."""
     spec = load_target(target, options.overrides)
     return shared(spec, options.parallel.get("pp", 1), options.parallel.get("tp", 1))

@@ -23,18 +23,18 @@ import numpy as np
 
 from pimc.backends.engines import platform_of
 from pimc.backends.lowering_memory import LoweringMemory
-from pimc.backends.machine import Machine
+from pimc.backends.schedules import machine_for
 from pimc.backends.target import target_hash
 from pimc.driver import (
     Options,
     emitted,
-    machine_for,
     pipeline_for,
     read_model,
     registry_for,
     run_passes,
     run_pipeline,
     seconds_of,
+    spec_for,
     time_program,
 )
 from pimc.ir.diagnostics import CompileError, Kind, fail
@@ -143,8 +143,8 @@ class PointTimer:
 
     def __init__(self, model: str | Path, target: str | Path, options: Options) -> None:
         self.options = options
-        self.spec = machine_for(target, options)
-        self.machine = Machine(self.spec, seconds_of(options.sim_engine))
+        self.spec = spec_for(target, options)
+        self.machine = machine_for(self.spec, seconds_of(options.sim_engine), parallel=options.parallel)
         self.original = Original(read_model(model, options))
         self.memory = LoweringMemory()
         self.known: dict[Key, Timing] = {}

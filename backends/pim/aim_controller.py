@@ -8,23 +8,59 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 
 from pimc.backends.affine import Affine, Scalar, evaluated
 from pimc.backends.isa import Command
 from pimc.backends.pim.aim_device import AimDevice
-from pimc.backends.pim.aim_isa import Activate
+from pimc.backends.pim.aim_isa import Activate, BeginTrace, EndTrace
 from pimc.backends.pim.aim_line import MARKER, Line
 from pimc.backends.pim.aim_lines import OWN, LineMaker, shape_of
+from pimc.backends.pim.aim_passage import pass_through
 from pimc.backends.pim.aim_runs import Repeated
 from pimc.backends.pim.aim_states import States
 from pimc.backends.pim.aim_steps import SteppedDevice
 from pimc.backends.pim.issues import IssueSink
 from pimc.backends.pim.memory_share import MemoryShare
 from pimc.backends.timing import EngineDecl, Issued, Resources, Turns
+from pimc.backends.vector import plain
 from pimc.ir.diagnostics import Kind, fail
 
+MANY_LINES = 16
+"""Commands of so many lines are worth remembering what they make of the device."""
 IDENTITY = "row"
 """The operand of which only matters whether it is that of an earlier command."""
+
+
+NO_TRACE, OVER = -1, -2
+"""In place of a trace's number: the stream is none, or its trace is over."""
+OPEN_CLOCKS = "clocks with open rows"
+
+
+@dataclass(slots=True)
+class Trace:
+    """What is known of the trace that a stream is in (BeginTrace)."""
+
+    number: int = NO_TRACE
+    begun: int = 0
+    """its first clock"""
+    lines: int = 0
+    tallies: Counter[str] = field(default_factory=Counter)
+    """of the traces that are over"""
+
+    def ended(self, last: int) -> None:
+        self.tallies[trace_clocks(self.number)] += last - self.begun + 1
+        self.number = OVER
+
+
+LINES = "lines"
+"""The tally of lines that the front end has decoded."""
+TRACES = "clocks of trace "
+
+
+def trace_clocks(number: int) -> str:
+    """The tally of a trace's clocks."""
+    return f"{TRACES}{number}"
 
 
 class AimTimer:
@@ -35,8 +71,18 @@ class AimTimer:
         self.rules = states.rules
         self.skipping = AimDevice(states)
         self.device: AimDevice | SteppedDevice = self.skipping
-        self.lines = LineMaker()
+        self.lines = LineMaker(states.rules.channels)
+        self.trace = Trace()
         self.memory = MemoryShare(resources)
+
+    @property
+    def tallies(self) -> Counter[str]:
+        """What energy depends on besides DRAM commands: lines, clocks in which channels had a row open, summed up over
+        them, and the clocks of each trace."""
+        found = Counter(self.trace.tallies)
+        found[LINES] = self.trace.lines
+        found[OPEN_CLOCKS] = self.device.open_clocks()
+        return found
 
     @property
     def issues(self) -> IssueSink | None:
@@ -55,6 +101,8 @@ class AimTimer:
 
     def issue(self, command: Command, ready: int) -> Issued:
         clock, device = self.clock_ps, self.device
+        if isinstance(command, BeginTrace | EndTrace):
+            return self._bounds(command, ready)
         plan = self.lines.plan(command)
         mask = plan.mask
         if mask >> self.rules.channels:
@@ -64,10 +112,15 @@ class AimTimer:
             ready, disturbed = self.memory.begin(ready)
             if disturbed:
                 device.lose_rows(-(-ready // clock) + 1)
-        at = -(-ready // clock) + 1
-        decoded = at
-        for line in self.lines.lines(command, plan):
-            decoded = device.decode(line, at)
+        at = decoded = -(-ready // clock) + 1
+        if len(plan.lines) >= MANY_LINES and device is self.skipping:
+            key = shape_of(command), self.identity(command)
+            decoded = pass_through(self.skipping, key, lambda: self.lines.lines(command, plan), at)
+            self.trace.lines += len(plan.lines)
+        else:
+            for line in self.lines.lines(command, plan):
+                decoded = device.decode(line, at)
+                self.trace.lines += 1
         free = (device.clock - 1) * clock
         if not mask:
             return Issued((decoded - 1) * clock, free, free, clock)
@@ -77,11 +130,28 @@ class AimTimer:
         self.memory.end((issued - 1 + period) * clock)
         return Issued((start - 1) * clock, free, done * clock, (issued - start + period) * clock, cause)
 
+    def _bounds(self, command: BeginTrace | EndTrace, ready: int) -> Issued:
+        """The device begins anew, or everything on it comes to an end."""
+        trace, at = self.trace, -(-ready // self.clock_ps) + 1
+        if isinstance(command, BeginTrace):
+            trace.number = plain(command.number)
+            trace.begun = self.device.restart(at)
+            self.lines.activation = 0
+            return Issued(ready, ready, ready, 0)
+        self.device.decode(Line(self.lines.everyone, MARKER), at)
+        trace.lines += 1
+        last = self.device.finish()
+        trace.ended(last)
+        self.device.restart(last + 1)  # with closed rows until the next trace
+        end = last * self.clock_ps
+        return Issued((at - 1) * self.clock_ps, end, end, (last - at + 1) * self.clock_ps)
+
     def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
         """A command of one line, prepared: what is known of the channels' states gives its time."""
         line = self._only_line(command)
         if line is None:
             return None
+        trace = self.trace
         mask, number, bank, fixed, count = line
         at_row = evaluated(self.identity(command)) if fixed == OWN else None
         device, clock, period = self.skipping, self.clock_ps, self.rules.period[number]
@@ -95,6 +165,7 @@ class AimTimer:
             at = -(-ready // clock) + 1
             issued, done, cause = take(mask, number, bank, at_row(variables) if at_row else fixed, count, at)
             start = issued - lead if issued - lead > at else at
+            trace.lines += 1
             end((issued - 1 + period) * clock)
             busy = (issued - start + period) * clock
             return Issued((start - 1) * clock, (device.clock - 1) * clock, done * clock, busy, cause)
@@ -116,15 +187,18 @@ class AimTimer:
             variables[variable] = number
             return time(ready)
 
-        memory, shape = self.memory, (line.command, line.bank, line.times)
+        memory, trace, shape = self.memory, self.trace, (line.command, line.bank, line.times)
         loop = Repeated(self.skipping, line.mask, self.clock_ps, shape, issue, memory.end)
 
         def turns(number: int, count: int, ready: int, limit: int) -> Turns:
-            numbers = range(number, count)
-            if memory.is_disturbed:
-                return loop.stepped(numbers[:1], ready, limit)
+            numbers, lines = range(number, count), trace.lines
             variables[variable] = number
-            return loop.turns(numbers, at_row(variables), step, ready, limit)
+            if memory.is_disturbed:
+                found = loop.stepped(numbers[:1], ready, limit)
+            else:
+                found = loop.turns(numbers, at_row(variables), step, ready, limit)
+            trace.lines = lines + len(found.turns)
+            return found
 
         return turns
 
@@ -132,7 +206,9 @@ class AimTimer:
         """The line of a command that is one line and nothing else, its row OWN where it is the command's."""
         moves = isinstance(self.identity(command), Affine)
         plan = self.lines.plan(command.resolved(defaultdict(int)) if moves else command)
-        if len(plan.lines) != 1 or not plan.mask or plan.mask >> self.rules.channels or isinstance(command, Activate):
+        if len(plan.lines) != 1 or not plan.mask or plan.mask >> self.rules.channels:
+            return None
+        if isinstance(command, Activate | EndTrace):
             return None
         if self.device is not self.skipping or self.issues is not None or self.skipping.stalls_channels:
             return None
@@ -140,6 +216,8 @@ class AimTimer:
 
     def finish(self, ready: int) -> int:
         """The end of the stream: when all channels have said that they are done."""
+        if self.trace.number == OVER:  # they have
+            return ready
         everyone = (1 << self.rules.channels) - 1
         self.device.decode(Line(everyone, MARKER), -(-ready // self.clock_ps) + 1)
         return self.device.finish() * self.clock_ps
@@ -169,7 +247,7 @@ class AimTimer:
 
     def relative(self, now: int) -> Hashable:
         clocks, part = divmod(now, self.clock_ps)
-        return part, self.lines.activation, self.skipping.relative(clocks)
+        return part, self.lines.activation, self.trace.number, self.skipping.relative(clocks)
 
     def deadline(self) -> int | None:
         """Until when the state as `relative` gives it tells all: the next refresh."""
@@ -180,4 +258,7 @@ class AimTimer:
         clocks, part = divmod(by, self.clock_ps)
         if part:
             raise ValueError(f"{by} ps are not whole clocks of {self.clock_ps} ps")
-        self.skipping.shift(clocks, -(-since // self.clock_ps) + 1)
+        first = -(-since // self.clock_ps) + 1
+        self.skipping.shift(clocks, first)
+        if self.trace.begun >= first:
+            self.trace.begun += clocks

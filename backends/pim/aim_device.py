@@ -61,6 +61,8 @@ class AimDevice:
         """by channel: the clock of its last command before it came into its lane"""
         self.used: dict[int, Counter[str]] = defaultdict(Counter)
         """DRAM commands of each channel of a mask, but for what is still in the lanes' logs"""
+        self.open: Counter[int] = Counter()
+        """by mask, the same for clocks in which a row was open"""
         self._lanes_in_order: list[Lane] | None = None
 
     # -- lines ------------------------------------------------------------------------------------------------------
@@ -91,6 +93,15 @@ class AimDevice:
         if blocked and not self.stalls_channels:
             self._wait(blocked + 1)
         return t
+
+    def begin(self, at: int) -> int:
+        """Come to a clock, or stay at the present one if that is later; returns which it is."""
+        self._wait(at)
+        return self.clock
+
+    def come_to(self, clock: int, decoded: int) -> None:
+        """Be at a clock in which so many lines were decoded, with lanes that somebody else has replaced."""
+        self.clock, self.decoded, self._lanes_in_order = clock, decoded, None
 
     def _wait(self, clock: int) -> None:
         if clock > self.clock:
@@ -142,12 +153,25 @@ class AimDevice:
             self._offer(lane, self.clock, NOTHING)
         return last
 
+    def restart(self, at: int) -> int:
+        """Begin anew at a clock, or as soon as the present one is over: as if nothing had come before. Returns the
+        first clock."""
+        self.settle()
+        self._wait(max(at, self.clock + (self.decoded > 0)))
+        self.last = self.last_issued()
+        rules = self.states.rules
+        due = self.clock - 1 + rules.refresh if rules.refresh else NEVER
+        lane = Lane((1 << rules.channels) - 1, self.states.idle, self.clock, due)
+        self.of_channel = [lane] * rules.channels
+        self._lanes_in_order = None
+        return self.clock
+
     # -- what happened ------------------------------------------------------------------------------------------------
 
     def counts(self) -> list[Counter[str]]:
         """DRAM commands of each channel."""
         found: list[Counter[str]] = [Counter() for _ in self.of_channel]
-        self._settle_all()
+        self.settle()
         for mask, total in self.used.items():
             for channel in channels_of(mask):
                 found[channel].update(total)
@@ -156,13 +180,26 @@ class AimDevice:
     def total(self) -> Counter[str]:
         """DRAM commands over all channels."""
         found: Counter[str] = Counter()
-        self._settle_all()
+        self.settle()
         for mask, total in self.used.items():
             for name, count in total.items():
                 found[name] += count * mask.bit_count()
         return found
 
-    def _settle_all(self) -> None:
+    def taken_counts(self) -> tuple[dict[int, Counter[str]], Counter[int]]:
+        """Commands and clocks with open rows by mask, which are counted anew from here on."""
+        self.settle()
+        taken = self.used, self.open
+        self.used, self.open = defaultdict(Counter), Counter()
+        return taken
+
+    def open_clocks(self) -> int:
+        """Clocks in which a row was open, until the last offer to each channel, summed up over the channels."""
+        self.settle()
+        return sum(clocks * mask.bit_count() for mask, clocks in self.open.items())
+
+    def settle(self) -> None:
+        """Count what is in the lanes' logs."""
         for lane in self.lanes():
             self._settle(lane)
 
@@ -330,6 +367,7 @@ class AimDevice:
         if lane.log:
             total, transitions = self.used[lane.mask], self.states.transitions
             for number, times in Counter(lane.log).items():
+                self.open[lane.mask] += transitions[number].open_clocks * times
                 for name, count in transitions[number].counts.items():
                     total[name] += count * times
             lane.log.clear()

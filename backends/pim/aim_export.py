@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pimc.backends.pim.aim_isa import EndTrace
 from pimc.backends.pim.aim_lines import LINES, LineMaker
 from pimc.backends.pim.aim_trace import END_TEXT, text_of
-from pimc.backends.program import Program, steps, unrolled
+from pimc.backends.program import Item, Program, steps, unrolled
 from pimc.backends.target import AimPim, from_description
 from pimc.ir.diagnostics import Kind, fail
 
@@ -27,9 +28,17 @@ def aim_trace(program: Program) -> Iterator[str]:
     streams = [s for s in program.streams if s.items]
     if program.devices > 1 or len(streams) > 1:
         raise fail(Kind.UNAVAILABLE, f"a trace is of one device; the program is for {program.devices}")
-    maker = LineMaker()
     for stream in streams:
-        for step in unrolled(stream.items):
-            for line in maker.lines(step.command):
-                yield text_of(line, spec.dram.channels)
+        yield from trace_texts(stream.items, spec.dram.channels)
     yield END_TEXT
+
+
+def trace_texts(items: tuple[Item, ...], channels: int) -> Iterator[str]:
+    """The lines that items of one stream are, loops unrolled. A trace of its own ends with its EOC."""
+    maker = LineMaker(channels)
+    for step in unrolled(items):
+        if isinstance(step.command, EndTrace):
+            yield END_TEXT
+        else:
+            for line in maker.lines(step.command):
+                yield text_of(line, channels)

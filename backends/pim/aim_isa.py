@@ -455,6 +455,124 @@ class AddBuffers(AimCommand):
         state.spaces["buffer"].write(plain(self.dst), digits, self.dtype, first + second)
 
 
+@dataclass(frozen=True, slots=True)
+class Stripe(AimCommand):
+    """Single accesses of the same row in several banks of several channels, a line each.
+
+    Accesses come column by column; in a column channel by channel, in a channel bank by bank; and each of them for
+    every group of channels, `pitch` channels apart. Their elements lie in the buffer in that order.
+    """
+
+    count: Scalar = operand("columns")
+    row: Scalar = row_number("the row")
+    bank: Scalar = operand("first bank")
+    banks: Scalar = operand("banks of a channel")
+    step: Scalar = operand("from bank to bank", 1)
+    channel: Scalar = operand("first channel of the first group", 0)
+    channels: Scalar = operand("channels of a group", 1)
+    groups: Scalar = operand("groups of channels", 1)
+    pitch: Scalar = operand("channels from group to group", 0)
+    column: Scalar = operand("first column of the row", 0)
+    address: Scalar = address("elements of the first access", 0)
+    dtype: DType = element_type("element type", DType.BF16)
+
+    @property
+    def chosen(self) -> tuple[tuple[int, ...], ...]:
+        """The channels, one tuple for each channel of a group, with that of every group."""
+        first, pitch = plain(self.channel), plain(self.pitch)
+        groups = range(plain(self.groups))
+        return tuple(tuple(first + c + g * pitch for g in groups) for c in range(plain(self.channels)))
+
+    @property
+    def mask(self) -> int:
+        return sum(1 << channel for members in self.chosen for channel in members)
+
+    def buffer_region(self, *, write: bool) -> Region:
+        accesses = plain(self.count) * plain(self.channels) * plain(self.banks) * plain(self.groups)
+        return Region("buffer", self.address, accesses * COLUMN_BYTES, write)
+
+    def pairs(self, state: DeviceState) -> Iterator[tuple[Array, Array]]:
+        """Writable windows [count, banks, 16] on the buffer and on the banks, channel by channel."""
+        count, banks, groups = plain(self.count), plain(self.banks), plain(self.groups)
+        shape = (count, plain(self.channels), banks, groups)
+        strides = [groups * banks * plain(self.channels), groups * banks, groups, 1]
+        digits = tuple((n, stride * COLUMN_BYTES) for n, stride in zip(shape, strides, strict=True))
+        buffered = state.spaces["buffer"].view(plain(self.address), (*digits, (LANES, CELL_BYTES)), self.dtype)
+        byte = plain(self.column) * COLUMN_BYTES
+        cells = bank_rows(state, plain(self.row), byte, count * LANES, self.dtype)
+        first, step = plain(self.bank), plain(self.step)
+        for c, members in enumerate(self.chosen):
+            for g, channel in enumerate(members):
+                window = cells[channel, first : first + banks * step : step].reshape(banks, count, LANES)
+                yield buffered[:, c, :, g], window.swapaxes(0, 1)
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class StripeWrite(Stripe):
+    """Columns from the on-chip buffer into several banks of several channels, access by access."""
+
+    mnemonic: ClassVar[str] = "W_MEM"
+
+    def regions(self) -> Iterator[Region]:
+        yield self.buffer_region(write=False)
+        yield _row(self.row, self.mask, write=True)
+
+    def execute(self, state: DeviceState) -> None:
+        for buffered, cells in self.pairs(state):
+            cells[...] = buffered
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class StripeRead(Stripe):
+    """Columns of several banks of several channels to the on-chip buffer, access by access."""
+
+    mnemonic: ClassVar[str] = "R_MEM"
+
+    def regions(self) -> Iterator[Region]:
+        yield _row(self.row, self.mask)
+        yield self.buffer_region(write=True)
+
+    def execute(self, state: DeviceState) -> None:
+        for buffered, cells in self.pairs(state):
+            buffered[...] = cells
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class Sync(AimCommand):
+    """Hold the front end until every channel is done."""
+
+    mnemonic: ClassVar[str] = "SYNC"
+
+    def execute(self, state: DeviceState) -> None:
+        """Waiting changes no values."""
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class BeginTrace(AimCommand):
+    """A trace begins, timed by itself: the memory is as it is when a simulator of traces starts."""
+
+    mnemonic: ClassVar[str] = "TRACE"
+    number: Scalar = operand("which of the program's traces")
+
+    def execute(self, state: DeviceState) -> None:
+        """Only the controller's state is another one."""
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class EndTrace(AimCommand):
+    """A trace ends when every channel is done."""
+
+    mnemonic: ClassVar[str] = "EOC"
+
+    def execute(self, state: DeviceState) -> None:
+        """Waiting changes no values."""
+
+
 COMMANDS: tuple[type[Command], ...] = (
     WriteGlobalBuffer,
     WriteBias,
@@ -470,4 +588,9 @@ COMMANDS: tuple[type[Command], ...] = (
     CopyBufferToBank,
     MultiplyBanks,
     AddBuffers,
+    StripeWrite,
+    StripeRead,
+    Sync,
+    BeginTrace,
+    EndTrace,
 )

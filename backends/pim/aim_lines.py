@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -20,7 +21,10 @@ ACTIVATION = {name: number for number, name in enumerate(aim_isa.ACTIVATIONS)}
 """The value of the configuration register that chooses the table of an activation."""
 
 
-SHAPE = ("count", "mask", "bank", "function")
+EVERY_CHANNEL = Line(-1)
+"""The line of a marker; its mask is made that of the device's channels."""
+
+SHAPE = ("count", "mask", "bank", "function", "banks", "step", "channel", "channels", "groups", "pitch")
 """Operands, of any command, that its lines depend on besides its row."""
 
 
@@ -59,6 +63,33 @@ def _activated(at: aim_isa.Activate) -> Iterator[Line]:
     yield Line(plain(at.mask), NUMBER["AF16"], NONE, TABLE_ROW + ACTIVATION[at.function])
 
 
+def _stripe(name: str) -> Callable[[Any], Iterator[Line]]:
+    """A line for each column, channel of a group, bank and group, in this order."""
+
+    def lines(at: aim_isa.Stripe) -> Iterator[Line]:
+        row, first, step = plain(at.row), plain(at.bank), plain(at.step)
+        banks = range(first, first + plain(at.banks) * step, step)
+        column = [
+            Line(1 << channel, NUMBER[name], bank, row)
+            for members in at.chosen
+            for bank in banks
+            for channel in members
+        ]
+        for _ in range(plain(at.count)):
+            yield from column
+
+    return lines
+
+
+def _marker(at: Command) -> Iterator[Line]:
+    """For every channel, however many there are."""
+    yield EVERY_CHANNEL
+
+
+def _none(at: Command) -> Iterator[Line]:
+    yield from ()
+
+
 def _nothing(at: Command) -> Iterator[Line]:
     yield NO_REQUEST
 
@@ -78,6 +109,11 @@ LINES: Mapping[type[Command], Callable[[Any], Iterator[Line]]] = {
     aim_isa.CopyBufferToBank: _ordered("WRCP", counted=True),
     aim_isa.MultiplyBanks: _ordered("EWMUL16", counted=True),
     aim_isa.AddBuffers: _nothing,
+    aim_isa.StripeWrite: _stripe("WR"),
+    aim_isa.StripeRead: _stripe("RD"),
+    aim_isa.Sync: _marker,
+    aim_isa.BeginTrace: _none,
+    aim_isa.EndTrace: _marker,
 }
 """The lines of each command. Choosing an activation table takes one more, where it changes."""
 
@@ -113,7 +149,9 @@ OWN = -9
 class LineMaker:
     """Makes lines of commands, in the order of the stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 32) -> None:
+        self.everyone = (1 << channels) - 1
+        """the mask of all channels"""
         self.activation = 0
         """the configuration register that chooses the activation table"""
         self._plans: dict[tuple[object, ...], Plan] = {}
@@ -123,13 +161,23 @@ class LineMaker:
         key = shape_of(command)
         found = self._plans.get(key)
         if found is None:
-            lines = tuple(LINES[type(command)](command))
-            requests = max((sum(a.times for a in lines if a.mask == b.mask) for b in lines if b.mask), default=0)
             moved = "row" in operand_names(type(command))
-            own = tuple(line._replace(row=OWN) for line in lines) if moved else lines
-            mask = reduce(or_, (line.mask for line in lines), 0)
-            found = self._plans[key] = Plan(own, mask, requests)
+            known: dict[Line, Line] = {}
+            lines = tuple(self._made(line, moved, known) for line in LINES[type(command)](command))
+            requests: Counter[int] = Counter()
+            for line in lines:
+                requests[line.mask] += line.times if line.mask else 0
+            mask = reduce(or_, requests, 0)
+            found = self._plans[key] = Plan(lines, mask, max(requests.values(), default=0))
         return found
+
+    def _made(self, line: Line, moved: bool, known: dict[Line, Line]) -> Line:
+        """A line as plans hold it; equal ones are one."""
+        made = known.get(line)
+        if made is None:
+            mask = self.everyone if line.mask == EVERY_CHANNEL.mask else line.mask
+            made = known[line] = line._replace(mask=mask, row=OWN if moved else line.row)
+        return made
 
     def lines(self, command: Command, plan: Plan | None = None) -> Iterator[Line]:
         """The lines of a command; `plan`: its own, if it is at hand."""

@@ -72,7 +72,8 @@ class Repeated:
             return self.stepped(numbers, ready, limit)
         at = lane.base * self.clock_ps
         places = tuple([_turn_of(known, row, step) for known in lane.rows])
-        key = (self.shape, lane.state.number, ready - at, device.clock - lane.base, device.decoded, places)
+        kind = "none" if row < 0 else "moves" if step else "stays"
+        key = (self.shape, kind, lane.state.number, ready - at, device.clock - lane.base, device.decoded, places)
         run = device.states.runs.get(key)
         if run is None or not run.turns:
             run = device.states.runs[key] = Run()

@@ -9,13 +9,13 @@ kept by the clocks that were left until then.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pimc.backends.pim.aim_channel import NEVER, AimChannel, Answer, Issue, Plain
 from pimc.backends.pim.aim_line import NONE, Request
-from pimc.backends.pim.aim_rules import CAUSES, COMMANDS, AimRules
+from pimc.backends.pim.aim_rules import ACT, ACT16, CAUSES, COMMANDS, PRE, PREA, REFAB, WRA16, AimRules
 
 if TYPE_CHECKING:
     from pimc.backends.pim.aim_runs import Run
@@ -42,6 +42,8 @@ class Transition:
     """clocks by which the next refresh has moved"""
     counts: Counter[str]
     """DRAM commands that were issued"""
+    open_clocks: int
+    """clocks of the step in which a row was open"""
     issues: tuple[Issue, ...]
     """the same with clocks, counted from the offer before, and rows by number"""
 
@@ -86,6 +88,8 @@ class States:
 
     def __init__(self, rules: AimRules) -> None:
         self.rules = rules
+        self.passages: dict[Hashable, Any] = {}
+        """what sequences of lines make of whole devices (`aim_passage.py`)"""
         self.known: dict[Key, State] = {}
         self.transitions: list[Transition] = []
         self.runs: dict[Key, Run] = {}
@@ -122,9 +126,11 @@ class States:
         counts: Counter[str] = Counter()
         for issue in channel.issued:
             counts[COMMANDS[issue.command]] += issue.times
+        open_clocks = _open_clocks(state.key[ROWS], channel.issued, clocks)
         moved = channel.due - left
         kept = None if rows == tuple(range(old)) else rows
-        made = Transition(len(self.transitions), self._intern(key), kept, moved, counts, tuple(channel.issued))
+        number, after, issues = len(self.transitions), self._intern(key), tuple(channel.issued)
+        made = Transition(number, after, kept, moved, counts, open_clocks, issues)
         self.transitions.append(made)
         return made
 
@@ -142,6 +148,29 @@ class States:
             found = state.outlooks[left] = _look(channel)
         return found
 
+
+def _open_clocks(rows: Rows, issues: Iterable[Issue], clocks: int) -> int:
+    """Clocks of a step in which a bank of the channel had a row open."""
+    total = since = 0
+    rows_of = range(len(rows))
+    now_open = {bank for bank, row in enumerate(rows) if row >= 0}
+    for issue in issues:
+        if issue.command not in OPENING and issue.command not in CLOSING:
+            continue
+        if now_open:
+            total += issue.clock - since
+        since = issue.clock
+        if issue.command == ACT:
+            now_open.add(issue.bank)
+        elif issue.command == PRE:
+            now_open.discard(issue.bank)
+        else:
+            now_open = set(rows_of) if issue.command == ACT16 else set()
+    return total + (clocks - since if now_open else 0)
+
+
+OPENING = frozenset({ACT, ACT16})
+CLOSING = frozenset({PRE, PREA, WRA16, REFAB})
 
 # -- what a state is ---------------------------------------------------------------------------------------------------
 

@@ -109,6 +109,8 @@ class Channel:
         self.since: list[tuple[int, int]] = []
         """(clock, command) of what was issued since"""
         self.counts: Counter[str] = Counter()
+        self.open_clocks = 0
+        """clocks in which a row was open"""
         self.last = 0
         """clock of the last command"""
         self.done = 0
@@ -123,6 +125,14 @@ class Channel:
         twin.groups = [node.copy() for node in self.groups]
         twin.banks = [node.copy() for node in self.banks]
         return twin
+
+    def begun_anew(self, clock: int) -> Channel:
+        """A channel for which nothing has come before a clock; what it did is still counted."""
+        fresh = Channel(self.number, self.rules, self.issues)
+        fresh.counts, fresh.open_clocks, fresh.last = self.counts, self.open_clocks, self.last
+        fresh.refresh_due = clock - 1 + self.rules.refresh if self.rules.refresh else None
+        fresh.offered = clock
+        return fresh
 
     # -- what comes ---------------------------------------------------------------------------------------------------
 
@@ -378,6 +388,7 @@ class SteppedDevice:
     def _step(self) -> None:
         for channel in self.channels:
             channel.step(self.clock)
+            channel.open_clocks += any(row is not CLOSED for row in channel.rows)
         self.clock += 1
         self.decoded = 0
         self.busy = frozenset(channel for channel in self.channels if channel.refused)
@@ -393,6 +404,14 @@ class SteppedDevice:
             if channel.issues is not None:
                 channel.issues(self.clock, channel.number, TRAFFIC)
 
+    def restart(self, at: int) -> int:
+        """Begin anew at a clock, or as soon as the present one is over; returns the first clock."""
+        while self.clock < at or self.decoded:
+            self._step()
+        self.channels = [channel.begun_anew(self.clock) for channel in self.channels]
+        self.busy = frozenset()
+        return self.clock
+
     # -- what happened ------------------------------------------------------------------------------------------------
 
     def counts(self) -> list[Counter[str]]:
@@ -402,6 +421,10 @@ class SteppedDevice:
     def total(self) -> Counter[str]:
         """DRAM commands over all channels."""
         return sum(self.counts(), Counter())
+
+    def open_clocks(self) -> int:
+        """Clocks in which a row was open, summed up over the channels."""
+        return sum(channel.open_clocks for channel in self.channels)
 
     def last_issued(self) -> list[int]:
         """The clock of each channel's last command; 0: there was none."""

@@ -48,6 +48,8 @@ class PimMapping:
     """vectors of a batch of requests are taken to be there: one element of each says that it is complete"""
     appends_requests: bool = True
     """new keys and values of a batch of requests are brought to their places"""
+    schedule: str = ""
+    """what makes programs of placed graphs by itself (`backends/schedules.py`); empty: the rules of the ops do"""
 
 
 MAPPINGS: dict[str, PimMapping] = {
@@ -55,6 +57,7 @@ MAPPINGS: dict[str, PimMapping] = {
     "cent-mapping": PimMapping(
         rules="cent", tokens_in_banks=True, stages_side_by_side=True, softmax_in_banks=True
     ),
+    "cent": PimMapping(schedule="cent"),
     "newtonsim": PimMapping(
         first_row=1024,
         follows_work=True,

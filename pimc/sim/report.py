@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from pimc.backends.program import OpRow, Program
 from pimc.backends.target import from_description
 from pimc.backends.timing import SERVED
 from pimc.sim.accounts import END, START
+from pimc.sim.breakdown import Breakdown, breakdown_of
+from pimc.sim.energy import Energy, energy_of
 from pimc.sim.timing import EngineTiming, Timing
 
 if TYPE_CHECKING:
@@ -62,6 +65,23 @@ class OpReport:
     bytes: int
     busy: Mapping[str, float]
     """by engine"""
+    energy: float | None = None
+    """joules of its commands over all devices; None: the target gives no constants"""
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyReport:
+    """The energy of the run over all devices, in joules."""
+
+    total_j: float
+    power_w: float
+    """the mean over the run"""
+    static_j: float
+    """power over the time of the run, which belongs to no op; all else is a sum over commands"""
+    groups: Mapping[str, float]
+    """by what it is spent on, as the target names it"""
+    engines: Mapping[str, float]
+    """what is counted, by engine; `static` is beside that"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +215,15 @@ class Report:
     pipeline: PipelineReport | None = None
     beats: Sequence[BeatReport] = ()
     """empty where the schedule has none"""
+    energy: EnergyReport | None = None
+    """None: the target gives no constants"""
+    breakdown: Breakdown | None = None
+    """of a token, where a published mapping has one"""
 
     def to_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         plain = asdict(self)
-        for name in ("background", "values", "pipeline"):
+        for name in ("background", "values", "pipeline", "energy", "breakdown"):
             if plain[name] is None:
                 del plain[name]
         if not self.beats:
@@ -223,6 +247,7 @@ def build_report(
 
     model: the name to report instead of the graph's.
     """
+    energy = energy_of(program, timing)
     return Report(
         model=program.graph if model is None else model,
         target=program.target_name,
@@ -236,7 +261,7 @@ def build_report(
         bound_share=timing.bound_share,
         engines=tuple(_engines(timing)),
         resources=tuple(ResourceReport(r.name, ranks(r.devices), r.busy * PS) for r in timing.resources),
-        ops=tuple(_ops(program, timing)),
+        ops=tuple(_ops(program, timing, energy)),
         phases=tuple(_phases(program, timing)),
         bytes_moved=_bytes_moved(timing),
         background=_background(program, timing),
@@ -245,6 +270,8 @@ def build_report(
         batch=_batch(program),
         pipeline=_pipeline(program, timing),
         beats=tuple(_beats(program, timing)),
+        energy=_energy(energy, timing) if energy is not None else None,
+        breakdown=breakdown_of(program, timing, energy),
     )
 
 
@@ -333,7 +360,17 @@ def _engine(name: str, members: Sequence[EngineTiming]) -> EngineReport:
     )
 
 
-def _ops(program: Program, timing: Timing) -> Iterable[OpReport]:
+def _energy(energy: Energy, timing: Timing) -> EnergyReport:
+    return EnergyReport(
+        total_j=float(energy.total),
+        power_w=float(energy.total / (timing.time * Fraction(1, 10**12))) if timing.time else 0.0,
+        static_j=float(energy.static),
+        groups={name: float(joules) for name, joules in sorted(energy.groups.items())},
+        engines={name: float(joules) for name, joules in sorted(energy.engines.items())},
+    )
+
+
+def _ops(program: Program, timing: Timing, energy: Energy | None) -> Iterable[OpReport]:
     sharers = Counter(_leader(i, row) for i, row in enumerate(program.ops))
     for index, row in enumerate(program.ops):
         leader = _leader(index, row)
@@ -353,6 +390,7 @@ def _ops(program: Program, timing: Timing) -> Iterable[OpReport]:
             flops=row.flops,
             bytes=row.bytes,
             busy={name: time * PS / parts for name, time in sorted(found.busy.items())} if found else {},
+            energy=float(energy.ops.get(leader, Fraction(0)) / parts) if energy is not None else None,
         )
 
 

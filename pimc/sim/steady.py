@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pimc.sim.accounts import Mark, Stretch
 from pimc.sim.code import Family, Instruction
+from pimc.sim.ledger import Counts
 
 if TYPE_CHECKING:
     from pimc.sim.time import Clockwork, Meter, Runner
@@ -89,7 +90,7 @@ class Trial:
     """How far each counter goes in a period."""
     marks: Sequence[Mark]
     fronts: tuple[int, ...]
-    counters: Sequence[Counter[str]]
+    counts: Sequence[Counts]
     meters: Sequence[tuple[int, Counter[int]]]
     identities: Sequence[tuple[int, ...]]
     deadline: int | None
@@ -109,7 +110,7 @@ class Period:
     shift: int
     fronts: tuple[int, ...]
     stretches: Sequence[Stretch]
-    counters: Sequence[Counter[str]]
+    counts: Sequence[Counts]
     meters: Sequence[tuple[int, Counter[int]]]
     moves: Sequence[tuple[int, ...]]
     """how far each identity that a timer remembers goes"""
@@ -244,13 +245,13 @@ class Steady:
         if times <= 0:
             return
         total = period.shift * times
-        for runner, stretch, counters, move, step in zip(
-            scope, period.stretches, period.counters, period.moves, steps, strict=True
+        for runner, stretch, counts, move, step in zip(
+            scope, period.stretches, period.counts, period.moves, steps, strict=True
         ):
             if not any(step):
                 continue
             runner.account.repeat(stretch, now.base, times, period.shift, unheld=not now.ranks)
-            _add(runner.skipped, counters, times)
+            runner.ledger.repeat(counts, times)
             runner.timer.shift(total, now.base - period.shift)
             if runner.identifying is not None:
                 pairs = zip(runner.identifying.identities(), move, strict=True)
@@ -435,7 +436,7 @@ def _trial(begin: Sighting, steps: Turns, scope: Sequence[Runner]) -> Trial:
         steps=steps,
         marks=[r.account.mark() for r in scope],
         fronts=_fronts(scope, begin.base, steps),
-        counters=[r.counters() if any(step) else Counter() for r, step in zip(scope, steps, strict=True)],
+        counts=[r.ledger.copy() if any(step) else {} for r, step in zip(scope, steps, strict=True)],
         meters=[(m.busy, Counter(m.by_op)) for m in _meters(scope)],
         identities=[_identities(r) for r in scope],
         deadline=_deadline(scope, steps),
@@ -451,9 +452,9 @@ def _period(trial: Trial, now: Sighting, scope: Sequence[Runner]) -> Period:
         shift=now.base - base,
         fronts=trial.fronts,
         stretches=[r.account.since(mark, base) for r, mark in zip(scope, trial.marks, strict=True)],
-        counters=[
-            _difference(old, r.counters()) if any(step) else Counter()
-            for r, old, step in zip(scope, trial.counters, trial.steps, strict=True)
+        counts=[
+            r.ledger.since(old) if any(step) else {}
+            for r, old, step in zip(scope, trial.counts, trial.steps, strict=True)
         ],
         meters=[
             (m.busy - busy, _difference(by_op, m.by_op))

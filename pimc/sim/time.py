@@ -42,6 +42,7 @@ from pimc.sim.code import (
     resolver,
 )
 from pimc.sim.issue_trace import IssueLog
+from pimc.sim.ledger import Ledger
 from pimc.sim.steady import FOREVER, Frame, Steady
 from pimc.sim.timing import EngineTiming, ResourceTiming, Timing
 from pimc.sim.tokens import Semaphore, Tokens
@@ -140,20 +141,15 @@ class Runner:
     finished: bool = False
     frames: list[Frame] = field(default_factory=list)
     account: Account = field(default_factory=Account)
-    skipped: Counter[str] = field(default_factory=Counter)
-    """What the timer would have counted in skipped turns."""
+    ledger: Ledger = field(init=False)
     identifying: Identifying | None = None
     refreshing: Refreshing | None = None
     """The timer, if it is one of these."""
 
     def __post_init__(self) -> None:
+        self.ledger = Ledger(self.timer)
         self.identifying = self.timer if isinstance(self.timer, Identifying) else None
         self.refreshing = self.timer if isinstance(self.timer, Refreshing) else None
-
-    def counters(self) -> Counter[str]:
-        total = Counter(self.timer.counters)
-        total.update(self.skipped)
-        return total
 
     def semaphore(self, instruction: Instruction, tokens: Tokens) -> Semaphore:
         """The one that a SIGNAL or WAIT means in this turn."""
@@ -361,6 +357,8 @@ class Clockwork:
     def _issue_turns(self, runner: Runner, instruction: Instruction, time: LoopTime) -> None:
         """Time turns of a loop of one command, up to the turn of somebody else."""
         op = self.work.op = instruction.op
+        if runner.ledger.op != op:
+            runner.ledger.turn(op)
         limit = FOREVER
         if runner.coupled and self.heap:
             limit, index = self.heap[0]
@@ -376,6 +374,8 @@ class Clockwork:
     def _issue(self, runner: Runner, op: int, time: Time) -> None:
         """Time one command."""
         self.work.op = op
+        if runner.ledger.op != op:
+            runner.ledger.turn(op)
         ready = runner.ready
         start, free, done, busy, cause = time(ready)
         account = runner.account
@@ -443,6 +443,7 @@ class Clockwork:
         for runner in self.runners:
             executor = runner.executor
             decl = self.platform.engines[executor.engine]
+            counters, tallies = runner.ledger.split()
             yield EngineTiming(
                 name=decl.name,
                 kind=decl.kind,
@@ -452,8 +453,10 @@ class Clockwork:
                 end=max(runner.done, runner.account.frontier),
                 run=total,
                 account=runner.account,
-                counters=dict(sorted(runner.counters().items())),
+                counters=counters,
                 waited=total - total // self.program.turns,
+                tallies=tallies,
+                counts=runner.ledger.by_op,
             )
 
     def _resources(self) -> Iterator[ResourceTiming]:

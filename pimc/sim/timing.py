@@ -32,6 +32,10 @@ class EngineTiming:
     counters: Mapping[str, int]
     waited: int = 0
     """how much of the run belongs to other queries, which take turns with this one"""
+    tallies: Mapping[str, int] = field(default_factory=dict)
+    """what energy depends on besides (`Tallying`)"""
+    counts: Mapping[int, Mapping[str, int]] = field(default_factory=dict, repr=False)
+    """counters and tallies by row of the op table; -1: of no op"""
 
     @cached_property
     def sums(self) -> Sums:
@@ -67,7 +71,8 @@ class EngineTiming:
     def _told(self) -> tuple[object, ...]:
         """All that a report tells of it."""
         unit = self.name, self.kind, self.devices, self.instances, self.clock_ps
-        return *unit, self.end, self.run, self.commands, self.busy, self.stalled, dict(self.counters)
+        counted = dict(self.counters), dict(self.tallies)
+        return *unit, self.end, self.run, self.commands, self.busy, self.stalled, *counted
 
     @property
     def cycles(self) -> int:

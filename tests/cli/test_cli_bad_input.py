@@ -80,7 +80,6 @@ CASES = [
     tiny("", "P0602", target="yaml.yaml"),
     tiny("", "P0601", "base.yaml:1", target="base.yaml"),
     tiny("", "P0602", "based on itself", target="loop.yaml"),
-    tiny("", "", "not available yet", target="npu,cent"),
     tiny("--set dram.timing.tPR=3ns", "P0602", "did you mean"),
     tiny("--set dram.timing.tRP=3", "P0602", "unit"),
     tiny("--set system.devices", "", "--set"),

@@ -172,3 +172,14 @@ def test_a_period_in_which_rows_met_is_none() -> None:
         program = program_of((Loop(0, turns, (Loop(1, 5, (first, second, read)),)),), machine("cent"))
         fast, plain = (simulate(program, engine=engine) for engine in ("fast", "plain"))
         assert fast.time == plain.time
+
+
+def test_loops_of_one_command_are_known_by_whether_their_row_moves() -> None:
+    """The same command from the same state: on one row, then on another one in every turn, and the first again."""
+    spec = machine("cent")
+    for row in (70, variable(0) + 70, variable(0) * -2 + 70, 70):
+        mac = Step("pim", aim.MacAllBanks(count=16, mask=3, row=row), 0)
+        program = program_of((Loop(0, 6, (mac,)),), spec)
+        fast, plain = (simulate(program, engine=engine) for engine in ("fast", "plain"))
+        assert fast.time == plain.time
+        assert fast.engines == plain.engines

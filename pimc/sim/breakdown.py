@@ -1,0 +1,92 @@
+"""Where the time of a token goes under a published mapping, in the terms of its authors' tables (CENT's result files).
+
+All of it is what the engines of the program did: the clocks of the traces, and how long near-memory units, link and
+host were at work. The parts of a token are a sum, as published. The run itself takes up to a memory clock more for each
+block, since a trace begins at a whole one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+from pimc.backends.analytic.timing import ATTOSECONDS, WORK
+from pimc.backends.cent.program import BLOCK, EMBEDDING, HOST, LINK, PIM, PNM
+from pimc.backends.pim.aim_controller import trace_clocks
+from pimc.backends.program import Program
+from pimc.backends.target import from_description
+from pimc.sim.energy import Energy
+from pimc.sim.timing import EngineTiming, Timing
+
+MS = 10**9
+"""in ps"""
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """A token's way. Where a run is for several tokens of a query, one after the other, their mean."""
+
+    pim_cycles: int | float
+    """of one block, on the memory's clock"""
+    cxl_latency_ms: float
+    acc_latency_ms: float
+    """of the near-memory units"""
+    block_latency_ms: float
+    embedding_latency_ms: float
+    """of embedding and head together"""
+    token_latency_ms: float
+    tokens_per_s: float
+    """of all queries in flight together"""
+    token_energy_mJ: float  # noqa: N815  (the published column)
+    total_power_W: float  # noqa: N815
+    """of all devices while a block's trace runs"""
+    device_utilization: float
+    """part of the system's devices that are used"""
+    tokens: int
+    """of each query"""
+    queries: int
+    """in flight"""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def breakdown_of(program: Program, timing: Timing, energy: Energy | None) -> Breakdown | None:
+    """The table of a program's run; None for programs whose mapping has none.
+
+    energy: of the run; what the ops of blocks take is the token's, as published.
+    """
+    flight = program.flight
+    if flight is None:
+        return None
+    spec = from_description(program.target)
+    own = {e.name: e for e in timing.engines if 0 in e.devices}
+    steps = flight.blocks * flight.tokens
+    clocks = Fraction(own[PIM].tallies[trace_clocks(BLOCK)], steps)
+    pim, link, units = clocks * spec.dram.clock_ps, _work(own, LINK, steps), _work(own, PNM, steps)
+    embedding = Fraction(own[PIM].tallies.get(trace_clocks(EMBEDDING), 0) * spec.dram.clock_ps, flight.tokens)
+    token = (pim + link + units) * flight.blocks + embedding + _work(own, HOST, flight.tokens)
+    in_blocks = {i for i, row in enumerate(program.ops) if row.layer >= 0}
+    joules = (
+        sum((j for op, j in energy.ops.items() if op in in_blocks), Fraction(0)) if energy is not None else Fraction(0)
+    )
+    return Breakdown(
+        pim_cycles=int(clocks) if clocks.denominator == 1 else float(clocks),
+        cxl_latency_ms=float(link / MS),
+        acc_latency_ms=float(units / MS),
+        block_latency_ms=float((pim + link + units) / MS),
+        embedding_latency_ms=float(embedding / MS),
+        token_latency_ms=float(token / MS),
+        tokens_per_s=float(flight.queries * 1000 * MS / token),
+        token_energy_mJ=float(joules / (flight.queries * flight.tokens) * 1000),
+        total_power_W=float(joules / steps / (pim * Fraction(1, 10**12))),
+        device_utilization=program.devices / spec.system.devices,
+        tokens=flight.tokens,
+        queries=flight.queries,
+    )
+
+
+def _work(engines: dict[str, EngineTiming], name: str, times: int) -> Fraction:
+    """Picoseconds of one of `times`."""
+    return Fraction(engines[name].tallies[WORK] if name in engines else 0, times * ATTOSECONDS)
