@@ -57,7 +57,7 @@ class PimcCommand(click.Command):
             known = [name for p in self.get_params(ctx) for name in p.opts if name.startswith("--")]
             raise missing_name("option", error.option_name, known, ctx) from None
         except click.MissingParameter as error:
-            if error.param is not None and error.param.name == "target":
+            if error.param is not None and error.param.name in ("target", "targets"):
                 error.__dict__["help"] = "pimc targets lists the machines"
             raise
 
