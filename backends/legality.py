@@ -5,6 +5,8 @@ from __future__ import annotations
 from pimc.backends.kernels.experts import why_not as why_not_choose
 from pimc.backends.kernels.quantized import why_not as why_not_expand
 from pimc.backends.npu.attention import why_not as why_not_whole
+from pimc.backends.pim.activation_aim import TABLES
+from pimc.backends.pim.activation_aim import why_not as why_not_look_up
 from pimc.backends.pim.attention_aim import why_not as why_not_in_banks
 from pimc.backends.pim.legality import why_not as pim_why_not
 from pimc.backends.pim.lower_cent import why_no_softmax
@@ -25,6 +27,8 @@ def why_not(node: Node, engine: Engine, spec: TargetSpec) -> str:
         return "only the link joins devices" if collective else f"{engine.name} only moves values between devices"
     if engine.kind == "pim" and node.op.name == "attention":
         return why_not_in_banks(node, spec)
+    if engine.kind == "pim" and node.op.name in TABLES:
+        return why_not_look_up(node, spec)
     channels = _why_not_channels(node, engine, spec)
     if engine.kind == "pim" or channels:
         return channels or _why_not_pim(node) or pim_why_not(node, spec)
