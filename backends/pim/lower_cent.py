@@ -7,7 +7,8 @@ reciprocal sum of their exponentials; rows of values are opened again for every 
 
 Repaired is: what is read from bank 2 is read, not written; rows hold whole rounds of tokens, so that nothing runs over
 the end of a row; sums of products that wait for their next turn have room in the shared buffer, block by block of
-outputs. As there, exponentials are those of the scores themselves, not of their distance from the largest.
+outputs. As there, exponentials are those of the scores themselves, not of their distance from the largest; the vector
+units add them up; and transfers, PIM and PNM take turns within a query.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import replace
 from pimc.backends.affine import Scalar
 from pimc.backends.dma.copy import issue_copy
 from pimc.backends.kernels.arena import ALIGNMENT, padded
-from pimc.backends.kernels.lanes import Lanes, Ref
+from pimc.backends.kernels.lanes import Lanes, Ref, VectorMachine
 from pimc.backends.kernels.nest import walk
 from pimc.backends.kernels.places import given, operand
 from pimc.backends.lowering import Lowering, Tensor
@@ -29,7 +30,7 @@ from pimc.backends.pim.layouts import FACTOR_BANK, PRODUCT_BANK, BankPattern, pa
 from pimc.backends.pim.lower_aim import Gemv, mac
 from pimc.backends.pim.products import bank_pattern, rows_of, single, vector_machine
 from pimc.backends.target import TargetSpec
-from pimc.ir.diagnostics import InternalError
+from pimc.ir.diagnostics import InternalError, Kind, fail
 from pimc.ir.graph import Node
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
@@ -111,7 +112,11 @@ class _Bytes:
         address = self._next
         self._next += padded(size)
         if self._next > self._end:
-            raise InternalError(f"{self._next - self._end} bytes on chip are missing")
+            raise fail(
+                Kind.CAPACITY,
+                f"CENT's attention needs {self._next - self._end} bytes on chip more than there are",
+                help="a larger buffer (--set buffer.bytes=64KiB), or --set mapping=default",
+            )
         return address
 
 
@@ -292,26 +297,23 @@ def lower_softmax(node: Node, at: Lowering) -> None:
     room, machine, dtype = _Bytes(at), vector_machine(at), scores.dtype
     powers, factors = _in_bank(at, target, 0), _in_bank(at, target, FACTOR_BANK)
     width = scores.layout.dims[3][-1][0]
-    small = 6 * padded(DType.F32.bits // 8) + padded(width * CELL_BYTES)
-    rows = max(1, min(-(-tokens // width), (room.left - small) // 2 // padded(width * CELL_BYTES)))
-    near = [room.take(rows * width * CELL_BYTES) for _ in range(2)]
+    small = 4 * padded(DType.F32.bits // 8) + 2 * padded(width * CELL_BYTES)
+    # A row of scores takes its bytes, and as many again for the first round of its sums in float32.
+    rows = max(1, min(-(-tokens // width), (room.left - small) // (2 * padded(width * CELL_BYTES))))
+    here = room.take(rows * width * CELL_BYTES)
+    halves = room.take(rows * width * CELL_BYTES + padded(1))
     found, total = (Ref(room.take(DType.F32.bits // 8), DType.F32, (0,)) for _ in range(2))
     numbers = room.take(LANES * CELL_BYTES)
     one = Lanes(at.emit, machine, None, (1,))
-    count = 0
     for b in range(batch):
         for h in range(heads):
             one("copy", 0.0, out=total)
             for start, stop in _row_ranges(tokens, width, rows):
                 part = ((b, b + 1), (h, h + 1), (0, steps), (start, stop))
-                here = near[count % 2]
-                count += 1
                 _move(at, scores, _flat(_cut(scores.layout, *part)), here, 0, out=False)
                 lanes, grid = Lanes(at.emit, machine, None, (stop - start,)), Ref(here, dtype, (CELL_BYTES,))
                 lanes("exp", grid, out=grid)
-                Lanes(at.emit, machine, None, (1, stop - start)).reduce(
-                    "sum", Ref(here, dtype, (0, CELL_BYTES)), found
-                )
+                _sum(at, machine, grid, stop - start, halves, found)
                 one("add", total, found, out=total)
                 _move(at, powers, _flat(_cut(powers.layout, *part)), here, 0, out=True)
             one("reciprocal", total, out=total)
@@ -321,6 +323,23 @@ def lower_softmax(node: Node, at: Lowering) -> None:
             issue_copy(at.emit, ("buffer", "dram"), numbers, place, dtype,
                        [c for c, _ in digits], [0] * len(digits), [s for _, s in digits])  # fmt: skip
     _multiply(at, target)
+
+
+def _sum(at: Lowering, machine: VectorMachine, grid: Ref, count: int, halves: int, out: Ref) -> None:
+    """Slots are added in pairs until one is left, whose lanes a tree adds (CENT's routine)."""
+    size = DType.F32.bits // 8
+    while count > LANES:
+        half = -(-(count // 2) // LANES) * LANES
+        rest = count - half
+        first, second = grid, replace(grid, address=grid.address + half * grid.strides[0])
+        result = Ref(halves, DType.F32, (size,))
+        Lanes(at.emit, machine, None, (rest,))("add", first, second, out=result)
+        if rest < half:
+            tails = [replace(r, address=r.address + rest * r.strides[0]) for r in (first, result)]
+            Lanes(at.emit, machine, None, (half - rest,))("copy", tails[0], out=tails[1])
+        grid, count = result, half
+    spread = replace(grid, strides=(0, *grid.strides))
+    Lanes(at.emit, machine, None, (1, count)).reduce("sum", spread, out)
 
 
 def _row_ranges(tokens: int, width: int, rows: int) -> Iterator[tuple[int, int]]:
