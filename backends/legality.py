@@ -32,9 +32,9 @@ def why_not(node: Node, engine: Engine, spec: TargetSpec) -> str:
     channels = _why_not_channels(node, engine, spec)
     if engine.kind == "pim" or channels:
         return channels or _why_not_pim(node) or pim_why_not(node, spec)
-    if engine.kind == "pnm" and node.op.name == "attention_softmax" and mapping_of(spec).softmax_in_banks:
-        if not why_no_softmax(node, spec):
-            return f"the mapping '{spec.mapping}' has the banks scale it"
+    in_banks = node.op.name == "attention_softmax" and mapping_of(spec).softmax_in_banks
+    if in_banks and engine.kind == "pnm" and not why_no_softmax(node, spec):
+        return f"the mapping '{spec.mapping}' has the banks scale it"
     budget = BufferSplit.of(spec).scratch // 2
     if node.op.name == "attention":
         return why_not_whole(node, spec, budget) if engine.kind == "npu" else "its parts run here one by one"

@@ -4,11 +4,12 @@ By turns, each stage has the whole device while it is at work. A query that is d
 of that device, which serve other queries and take as long: it is in each stage for as many times the stage's own time
 as there are turns. Nothing of the other queries is simulated beyond that.
 
-Side by side (CENT), each stage has a part of the channels and of the on-chip buffer. The parts work in lock-step: while one query is in a stage, other queries are in the other stages of that
-device, and do the same there. What each channel has of its own is not slowed by that. What a device has once (the
-units beside the memory controllers, the port of the buffer, the queues of copies, the port of the link) does the work
-of all parts, one after the other: everything takes it as many times as long as there are parts. That is CENT's own
-account (blocks of one device run in lock-step, its PNM time counts once for each of them).
+Side by side (CENT), each stage has a part of the channels and of the on-chip buffer. The parts work in lock-step: while
+one query is in a stage, other queries are in the other stages of that device, and do the same there. What each channel
+has of its own is not slowed by that. What a device has once (the units beside the memory controllers, the port of the
+buffer, the queues of copies, the port of the link) does the work of all parts, one after the other: everything takes it
+as many times as long as there are parts. That is CENT's own account (blocks of one device run in lock-step, its PNM
+time counts once for each of them).
 
 A part is a machine of its own for everything else: memory plans, lowering, and the simulator, which executes the
 streams of one query.
@@ -39,7 +40,8 @@ def turns_on(spec: TargetSpec, stages: int, group: int) -> int:
 def shared(spec: TargetSpec, stages: int, group: int) -> TargetSpec:
     """The machine on which each of `stages` stages has its part of `group` devices.
 
-    The machine itself where there are enough devices, or where stages do not share them side by side. Raises CompileError (PARALLEL) where a part would have no channel.
+    The machine itself where there are enough devices, or where stages do not share them side by side. Raises
+    CompileError (PARALLEL) where a part would have no channel.
     """
     needed, devices = stages * group, spec.system.devices
     beside = is_divisible(spec) and mapping_of(spec).stages_side_by_side

@@ -1,4 +1,4 @@
-"""Activation functions on GDDR6-AiM: values become biases of accumulators, whose functions AF looks up in every bank."""
+"""Activation functions on GDDR6-AiM: values become biases of accumulators, which AF looks up in every bank."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def lower_attention(node: Node, at: Lowering) -> None:
     head = given(node, 0).type.static_shape[3], given(node, 2).type.static_shape[3]
     scale = node.attribute("scale")
     assert isinstance(scale, int | float)
-    for wave in waves(node, q, out, keys, keys.dims[2].channel[0], at, dims):
+    for wave in waves(node, at, q, out, keys, keys.dims[2].channel[0], dims):
         kernel = _Attention(at, wave, keys, dims, shapes, sizes, head, float(scale))
         for (source, target, row, value_row), _ in wave.turns:
             kernel.run(source, target, row, value_row)
@@ -424,12 +424,12 @@ class _Heads:
         mask, used = self.kernel.value_channels.mask, 0
         for r, start in enumerate(range(0, chunk.tokens, in_row)):
             count = -(-min(in_row, chunk.tokens - start) // LANES)
-            with emit.loop(shapes.value_turns) as t, emit.loop(self.heads) as h:
-                with emit.loop(shapes.value_slots) as s:
-                    row = chunk.value_row + r * step + t * dim.row[1]
-                    register = h * self.registers + t * shapes.value_slots + s
-                    vector = first + h * columns + used
-                    self._mac(count, mask, row, register, s * slot_columns + chunk.value_column, vector)
+            loop = emit.loop
+            with loop(shapes.value_turns) as t, loop(self.heads) as h, loop(shapes.value_slots) as s:
+                row = chunk.value_row + r * step + t * dim.row[1]
+                register = h * self.registers + t * shapes.value_slots + s
+                vector = first + h * columns + used
+                self._mac(count, mask, row, register, s * slot_columns + chunk.value_column, vector)
             used += in_row // LANES
         self._save_results()
 

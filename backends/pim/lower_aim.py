@@ -151,7 +151,8 @@ def lower_scores(node: Node, at: Lowering) -> None:
     cache = bank_pattern(node, at, at.tensor(list(node.inputs())[1]))
     scale = node.attribute("scale")
     assert isinstance(scale, int | float)
-    for wave in waves(node, at.tensor(next(node.inputs())), at.tensor(node.result), cache, cache.dims[2].channel[0], at):
+    vectors, results = at.tensor(next(node.inputs())), at.tensor(node.result)
+    for wave in waves(node, at, vectors, results, cache, cache.dims[2].channel[0]):
         kernel = _Scores(at, wave, cache, q[1] // k[1], q[3], k[2], float(scale))
         for (source, target, row), _ in wave.turns:
             kernel.run(source, target, row)
@@ -217,7 +218,8 @@ def lower_context(node: Node, at: Lowering) -> None:
     """p[B, H, S, T] times the values [B, KV, T, D]: dims over banks, tokens along rows."""
     p, v = (x.type.static_shape for x in node.inputs())
     cache = bank_pattern(node, at, at.tensor(list(node.inputs())[1]))
-    for wave in waves(node, at.tensor(next(node.inputs())), at.tensor(node.result), cache, cache.dims[3].channel[0], at):
+    vectors, results = at.tensor(next(node.inputs())), at.tensor(node.result)
+    for wave in waves(node, at, vectors, results, cache, cache.dims[3].channel[0]):
         kernel = _Context(at, wave, cache, p[1] // v[1], v[3], p[3])
         for (source, target, row), _ in wave.turns:
             kernel.run(source, target, row)

@@ -33,7 +33,7 @@ class Wave:
 
 
 def waves(
-    node: Node, x: Tensor, y: Tensor, cache: BankPattern, spare: int, at: Lowering, *more: BankPattern
+    node: Node, at: Lowering, x: Tensor, y: Tensor, cache: BankPattern, spare: int, *more: BankPattern
 ) -> Iterator[Wave]:
     """x and y are [B, H, S, X] with the vectors and the results. spare: channels of a pair that take part.
 
