@@ -385,11 +385,9 @@ class _Context:
         self.width, self.depth = width, depth
         self.turns = -(-depth // LANES)
         most = cache.dims[1].channel[0]
-        self.pitch = -(-width // LANES) * COLUMN_BYTES
-        slots = 2 if 2 * most * self.pitch + most * self.turns * COLUMN_BYTES + 1024 <= room.left else 1
-        self.near = [room.take(most * self.pitch) for _ in range(slots)]
         self.out = room.take(most * self.turns * COLUMN_BYTES)
-        self.count = 0
+        self.piece = min(-(-width // LANES), max(1, room.left // (most * COLUMN_BYTES)))
+        self.near = room.take(most * self.piece * COLUMN_BYTES)
 
     def run(self, weights: Layout, results: Layout, b: int, turn: int) -> None:
         at, cache, dtype = self.at, self.cache, self.source.dtype
@@ -401,15 +399,9 @@ class _Context:
         for r, start in enumerate(range(0, tokens, self.width)):
             stop = min(tokens, start + self.width)
             columns = -(-(stop - start) // LANES)
-            near = self.near[self.count % len(self.near)]
-            self.count += 1
-            if (stop - start) % LANES:
-                for pair in range(pairs):
-                    clear(at, near + pair * self.pitch + (columns - 1) * COLUMN_BYTES, 1, dtype)
-            part = weights.sliced(4, start, stop)
-            assert part is not None
-            _move(at, self.source, _rows_of(part), near, self.pitch, out=False)
-            at.emit.issue("pim", WriteGlobalBuffer(columns, near, mask, 0, self.pitch if pairs > 1 else 0, 1, dtype))
+            for column in range(0, columns, self.piece):
+                end = min(stop, start + (column + self.piece) * LANES)
+                self._bring(weights, mask, start + column * LANES, end, column)
             with at.emit.loop(self.turns) as t:
                 address, apart = self.out + t * COLUMN_BYTES, stride if pairs > 1 else 0
                 if r:
@@ -422,3 +414,17 @@ class _Context:
         part = results.sliced(4, 0, self.depth)
         assert part is not None
         _move(at, self.target, _rows_of(part), self.out, stride, out=True)
+
+    def _bring(self, weights: Layout, mask: int, start: int, stop: int, column: int) -> None:
+        """Tokens of all pairs into their global buffers, from a column on; zeros behind the last ones."""
+        at, dtype, pairs = self.at, self.source.dtype, weights.shape[1]
+        columns = -(-(stop - start) // LANES)
+        pitch = columns * COLUMN_BYTES
+        if (stop - start) % LANES:
+            for pair in range(pairs):
+                clear(at, self.near + pair * pitch + (columns - 1) * COLUMN_BYTES, 1, dtype)
+        part = weights.sliced(4, start, stop)
+        assert part is not None
+        _move(at, self.source, _rows_of(part), self.near, pitch, out=False)
+        stride = pitch if pairs > 1 else 0
+        at.emit.issue("pim", WriteGlobalBuffer(columns, self.near, mask, column, stride, 1, dtype))
