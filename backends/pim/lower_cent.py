@@ -26,7 +26,7 @@ from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.pim.aim_isa import MultiplyBanks, ReadMac, WriteBias, WriteGlobalBuffer
 from pimc.backends.pim.aim_transfer import Channels, clear, mask_of, zero
 from pimc.backends.pim.cells import CELL_BYTES, COLUMN_BYTES, LANES
-from pimc.backends.pim.layouts import FACTOR_BANK, PRODUCT_BANK, BankPattern, pattern_of
+from pimc.backends.pim.layouts import FACTOR_BANK, PRODUCT_BANK, BankPattern, pattern_of, spread_of
 from pimc.backends.pim.lower_aim import Gemv, mac
 from pimc.backends.pim.products import bank_pattern, rows_of, single, vector_machine
 from pimc.backends.target import TargetSpec
@@ -130,13 +130,22 @@ def _cut(layout: Layout, *ranges: tuple[int, int]) -> Layout:
     return layout
 
 
-def _by_group(tensor: Tensor, kv: int, group: int) -> Layout:
-    """[B, H, S, X] as [B, KV, G, S, X]."""
-    batch, _, steps, last = tensor.layout.shape
-    layout = tensor.layout.reshaped((batch, kv, group, steps, last))
+def _by_group(tensor: Tensor, group: int) -> Layout:
+    """[B, H, S, X] as [B, KV, G, S, X]; padding stays."""
+    batch, heads, steps, last = tensor.layout.shape
+    layout = tensor.layout.reshaped((batch, heads // group, group, steps, last))
     if layout is None:
-        raise InternalError(f"cannot see the heads of {tensor} as {kv} groups of {group}")
+        raise InternalError(f"cannot see the heads of {tensor} as groups of {group}")
     return layout
+
+
+def _stretches(heads: range, spread: int) -> Iterator[range]:
+    """Heads that lie side by side in channels."""
+    start = heads.start
+    while start < heads.stop:
+        stop = min(heads.stop, (start // spread + 1) * spread)
+        yield range(start, stop)
+        start = stop
 
 
 def _move(at: Lowering, tensor: Tensor, far: Layout, near: Scalar, pitch: int, *, out: bool) -> None:
@@ -186,10 +195,11 @@ class _Scores:
         self.q, self.k = (v.type.static_shape for v in node.inputs())
         self.group = self.q[1] // self.k[1]
         self.source, self.target = at.tensor(next(node.inputs())), at.tensor(node.result)
-        self.queries = _by_group(self.source, self.k[1], self.group)
-        self.scores = _by_group(_raw(at, self.target), self.k[1], self.group)
+        self.queries = _by_group(self.source, self.group)
+        self.scores = _by_group(_raw(at, self.target), self.group)
         self.cache = bank_pattern(node, at, at.tensor(list(node.inputs())[1]))
         token = self.cache.dims[2]
+        self.spread = spread_of(self.k[1], at.spec.dram.channels)
         self.channels = Channels(mask_of(self.cache.channel, [token.channel]), token.channel[0])
         self.round = self.channels.share * LANES
         self.columns = -(-self.q[3] // LANES)
@@ -232,11 +242,13 @@ class _Scores:
                 mac(self.at, self.columns, mask, row, 0, j * slot_columns, j * self.columns)
                 address = near + j * (self.round * CELL_BYTES)
                 emit.issue("pim", ReadMac(0, mask, address, 0, share, self.source.dtype))
-            part = _cut(
-                self.scores, (b, b + 1), (heads.start, heads.stop), (repeat, repeat + 1), (s, s + 1),
-                (tokens.start, tokens.stop),
-            )  # fmt: skip
-            _move(self.at, self.target, _rows_of(part), near, self.round * CELL_BYTES, out=True)
+            for some in _stretches(heads, self.spread):
+                part = _cut(
+                    self.scores, (b, b + 1), (some.start, some.stop), (repeat, repeat + 1), (s, s + 1),
+                    (tokens.start, tokens.stop),
+                )  # fmt: skip
+                first = near + (some.start - heads.start) * self.round * CELL_BYTES
+                _move(self.at, self.target, _rows_of(part), first, self.round * CELL_BYTES, out=True)
 
     def _clear(self, near: int, columns: int) -> None:
         clear(self.at, near, columns, self.source.dtype)
@@ -362,7 +374,7 @@ def lower_context(node: Node, at: Lowering) -> None:
     group = p[1] // v[1]
     source, target = at.tensor(next(node.inputs())), at.tensor(node.result)
     cache = bank_pattern(node, at, at.tensor(list(node.inputs())[1]))
-    weights, results = _by_group(source, v[1], group), _by_group(target, v[1], group)
+    weights, results = _by_group(source, group), _by_group(target, group)
     width = cache.dims[2].byte[0] if cache.dims[2].row[0] > 1 else v[2]
     spread = cache.dims[1].channel
     room = _Bytes(at)
