@@ -128,6 +128,7 @@ class _Assembler:
             ".note": lambda r: self._set("notes", (*self._fields["notes"], string(r))),
             ".no-values": lambda r: self._set("no_values", string(r)),
             ".extent": lambda r: self._set("extent", dict(_numbers(r))),
+            ".pipeline": self._pipeline,
             ".target": self._target,
             ".description": self._description,
             ".request": lambda r: self._requests.append(_understood("the request", request_from, _json(r, 0)[0])),
@@ -148,6 +149,12 @@ class _Assembler:
         if number(rest) != FORMAT_VERSION:
             raise Mistake(f"this text is of version {rest}; this pimc reads version {FORMAT_VERSION}", rest)
         self._set("version", FORMAT_VERSION)
+
+    def _pipeline(self, rest: str) -> None:
+        for name, number in _numbers(rest):
+            if name not in ("stages", "turns") or number < 1:
+                raise Mistake(f"a pipeline has stages=N and turns=N, not {name}={number}", name)
+            self._set(name, number)
 
     def _target(self, rest: str) -> None:
         name, end = _json(rest, 0)

@@ -129,6 +129,7 @@ def _header(program: Program) -> str:
         ".outputs" + "".join(f" {quoted(n)}" for n in program.outputs),
         *(f".note {quoted(n)}" for n in program.notes),
         *([f".no-values {quoted(program.no_values)}"] if program.no_values else []),
+        *([f".pipeline {quoted('stages')}={program.stages} {quoted('turns')}={program.turns}"] if program.stages > 1 else []),
         *(f".request {json.dumps(plain_request(r), ensure_ascii=False)}" for r in program.requests),
         ".extent" + "".join(f" {quoted(k)}={v}" for k, v in program.extent.items()),
         f".target {quoted(program.target_name)} {program.target_hash or '-'}",
