@@ -123,12 +123,13 @@ class _Assembler:
             ".phase": lambda r: self._set("phase", string(r)),
             ".dims": lambda r: self._set("dims", dict(_numbers(r))),
             ".devices": lambda r: self._set("devices", number(r)),
+            ".stages": lambda r: self._set("stages", number(r)),
+            ".turns": lambda r: self._set("turns", number(r)),
             ".inputs": lambda r: self._set("inputs", tuple(_strings(r))),
             ".outputs": lambda r: self._set("outputs", tuple(_strings(r))),
             ".note": lambda r: self._set("notes", (*self._fields["notes"], string(r))),
             ".no-values": lambda r: self._set("no_values", string(r)),
             ".extent": lambda r: self._set("extent", dict(_numbers(r))),
-            ".pipeline": self._pipeline,
             ".target": self._target,
             ".description": self._description,
             ".request": lambda r: self._requests.append(_understood("the request", request_from, _json(r, 0)[0])),
@@ -149,12 +150,6 @@ class _Assembler:
         if number(rest) != FORMAT_VERSION:
             raise Mistake(f"this text is of version {rest}; this pimc reads version {FORMAT_VERSION}", rest)
         self._set("version", FORMAT_VERSION)
-
-    def _pipeline(self, rest: str) -> None:
-        for name, number in _numbers(rest):
-            if name not in ("stages", "turns") or number < 1:
-                raise Mistake(f"a pipeline has stages=N and turns=N, not {name}={number}", name)
-            self._set(name, number)
 
     def _target(self, rest: str) -> None:
         name, end = _json(rest, 0)
@@ -202,10 +197,11 @@ class _Assembler:
         name, given = _row(rest)
         texts = {k: _is(_take(given, k), str) for k in ("op", "source", "phase", "nature", "engine", "reason")}
         counts = {k: number(_take(given, k), signed=True) for k in ("flops", "bytes", "layer", "shares")}
+        beat = _is(given.pop("beat", ""), str)
         passes = tuple(_is(p, str) for p in _is(_take(given, "passes"), list))
         _no_more(given, OpRow)
         fields: dict[str, Any] = {**texts, **counts}
-        self._ops.append(OpRow(name=name, passes=passes, **fields))
+        self._ops.append(OpRow(name=name, passes=passes, beat=beat, **fields))
 
     def _blob(self, line: str) -> None:
         index, _, rest = line.partition(" ")

@@ -48,6 +48,10 @@ class Frame:
 
     end: int
     """place of its END"""
+    own: set[Hashable] = field(default_factory=set)
+    """states that the runner itself was in, where others have a part in the loop"""
+    due: int | None = None
+    """when something was to happen next to one of them"""
     seen: dict[Hashable, Sighting] = field(default_factory=dict)
     trial: Trial | None = None
     tries: int = 0
@@ -66,6 +70,8 @@ class Sighting:
     resting: Sequence[Hashable | None]
     base: int
     turns: Turns
+    ranks: tuple[int, ...] = ()
+    """the devices that are awake; none where it is the state of one stream alone"""
 
     def alike(self, other: Sighting, steps: Turns) -> bool:
         if self.key != other.key:
@@ -118,6 +124,8 @@ class Steady:
         self._failures: dict[tuple[int, int], int] = defaultdict(int)
         self._periods: dict[tuple[int, int], dict[Hashable, Period]] = defaultdict(dict)
         """By runner and END: the periods of the loop, by the state in which they begin and end."""
+        self._begins: dict[tuple[int, int], set[Hashable]] = defaultdict(set)
+        """The same: the runner's own part of those states."""
 
     def at_end(self, runner: Runner, end: Instruction) -> None:
         """Called when a turn of a loop is over and more are to come; may advance everything by whole periods."""
@@ -129,12 +137,14 @@ class Steady:
             return
         alone = end.alone and self._is_alone(runner)
         scope = [runner] if alone else self._awake()
+        if frame.trial is not None and len(frame.trial.marks) != len(scope):  # others have come, or are held now
+            frame.trial = None
+        if not alone and not self._is_telling(runner, frame, scope):
+            return
         now = _own_state(runner) if alone else self._joint_state(runner, scope)
         if now is None:
             self._give_up(runner, frame)
             return
-        if frame.trial is not None and len(frame.trial.marks) != len(scope):  # others have come, or are held now
-            frame.trial = None
         if frame.trial is not None:
             self._try(runner, frame, scope, now)
             return
@@ -151,8 +161,25 @@ class Steady:
             return
         frame.seen[now.key] = now
         frame.tries += 1
-        if frame.tries >= (MOST_STATES if len(scope) == 1 else MOST_JOINT_STATES):
+        if frame.tries >= (MOST_JOINT_STATES if now.ranks else MOST_STATES):
             self._give_up(runner, frame)
+
+    def _is_telling(self, runner: Runner, frame: Frame, scope: Sequence[Runner]) -> bool:
+        """Whether it is worth looking at all that is awake: no period has a turn in which something was due, and in
+        another turn, or where a period begins, the runner itself was as it is now."""
+        due = min((d for r in scope if (d := _due(r)) is not None), default=None)
+        if due != frame.due:
+            frame.due = due
+            frame.trial = None
+            return False
+        if frame.trial is not None:
+            return True
+        own = _state(runner, runner.ready)
+        if own in frame.own or own in self._begins[runner.index, frame.end]:
+            return True
+        if len(frame.own) < MOST_STATES:
+            frame.own.add(own)
+        return False
 
     def _awake(self) -> Sequence[Runner]:
         """The runners of all devices on which somebody can go on."""
@@ -201,6 +228,7 @@ class Steady:
             return
         if all(r.code[f.end].alike for r in scope for f in r.frames):
             self._periods[runner.index, frame.end][now.key] = period
+            self._begins[runner.index, frame.end].add(_state(runner, runner.ready))
         self._skip(scope, period, now)
 
     def _skip(self, scope: Sequence[Runner], period: Period, now: Sighting) -> None:
@@ -221,7 +249,7 @@ class Steady:
         ):
             if not any(step):
                 continue
-            runner.account.repeat(stretch, now.base, times, period.shift, unheld=len(scope) == 1)
+            runner.account.repeat(stretch, now.base, times, period.shift, unheld=not now.ranks)
             _add(runner.skipped, counters, times)
             runner.timer.shift(total, now.base - period.shift)
             if runner.identifying is not None:
@@ -236,9 +264,9 @@ class Steady:
             _add(meter.by_op, by_op, times)
             if meter.free_at > now.base:
                 meter.free_at += total
-        if len(scope) > 1:
+        if now.ranks:
             clockwork = self._clockwork
-            clockwork.tokens.shift(now.base, total, _ranks(scope))
+            clockwork.tokens.shift(now.base, total, now.ranks)
             clockwork.heap = [(clockwork.runners[i].ready, i) for _, i in clockwork.heap]
             heapq.heapify(clockwork.heap)
 
@@ -256,8 +284,8 @@ class Steady:
             moving.append((other.pc, other.turns, other.blocked, None if other.blocked else state))
             resting.append(state if other.blocked else None)
         held = tuple(_held(list(clockwork.pools[rank].meters.values()), base) for rank in ranks)
-        key = (ranks, tuple(moving), held, tuple(clockwork.tokens.pending(base, ranks)))
-        return Sighting(key, resting, base, tuple(_turns(r) for r in scope))
+        key = (ranks, tuple(moving), held, clockwork.tokens.pending(base, ranks))
+        return Sighting(key, resting, base, tuple(_turns(r) for r in scope), ranks)
 
 
 def _ranks(scope: Sequence[Runner]) -> tuple[int, ...]:
