@@ -2,9 +2,9 @@
 
 A value is either whole on every device, or split along one axis. Heads of attention may be fewer than devices: they are
 then split over as many devices of each group as divide them, and the rest of the group does the same work again, so
-that caches lie there too. Exchanges of such values stay among those devices. Each op has a rule that says how its result is split
-when its operands are; an op without a rule gets whole operands. A product whose contraction is split gives partial
-sums, which are reduced at once.
+that caches lie there too. Exchanges of such values stay among those devices. Each op has a rule that says how its
+result is split when its operands are; an op without a rule gets whole operands. A product whose contraction is split
+gives partial sums, which are reduced at once.
 """
 
 from __future__ import annotations
@@ -267,8 +267,8 @@ class TensorParallel:
     # -- looking ahead --------------------------------------------------------------------------------------------
 
     def _worth_splitting(self, node: Node) -> int:
-        """Over how many devices columns are to be split: all, where they are consumed split by the contraction of another
-        product, as many as heads are split over where that is attention, 1 where they are not."""
+        """Over how many devices columns are to be split: all, where they are consumed split by the contraction of
+        another product, as many as heads are split over where that is attention, 1 where they are not."""
         columns = node.result.type.static_shape[-1]
         seen: set[Value] = set()
         reached: Sequence[Value] = [node.result]
@@ -295,9 +295,8 @@ class TensorParallel:
 
 def _ways_of_heads(graph: Graph, ways: int) -> int:
     """The largest divisor of `ways` that divides the heads of all attention."""
-    counts = {
-        v.type.static_shape[1] for n in graph.order() if n.op.name == "attention" for v in n.operands[:3] if v is not None
-    }
+    attention = [n for n in graph.order() if n.op.name == "attention"]
+    counts = {v.type.static_shape[1] for n in attention for v in n.operands[:3] if v is not None}
     return next(d for d in range(ways, 0, -1) if ways % d == 0 and all(count % d == 0 for count in counts))
 
 

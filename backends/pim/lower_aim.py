@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from pimc.backends.affine import Scalar
 from pimc.backends.emitter import Emitter
-from pimc.backends.kernels.arena import Arena
+from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.nest import chunks, walk
 from pimc.backends.lowering import Lowering, Tensor
-from pimc.backends.pim.aim_isa import MacAllBanks, WriteGlobalBuffer
-from pimc.backends.pim.aim_transfer import SLOTS, Channels, Drain, Feed, Lot, clear, mask_of, zero
-from pimc.backends.pim.cells import COLUMN_BYTES, LANES
+from pimc.backends.pim.aim_isa import MacAllBanks, ReadMac, WriteGlobalBuffer
+from pimc.backends.pim.aim_transfer import SLOTS, Channels, Drain, Feed, Lot, clear, copy_lot, mask_of, zero
+from pimc.backends.pim.cells import CELL_BYTES, COLUMN_BYTES, LANES
 from pimc.backends.pim.experts import ChosenExperts
 from pimc.backends.pim.layouts import BankPattern
 from pimc.backends.pim.products import (
@@ -173,9 +173,39 @@ class Vectors:
             yield p * self.heads + h, near, p * self.wave.target_step + h * self.wave.target_head
 
 
+class Outlet:
+    """Brings the results of several vectors out in one copy, where the buffer has room for them."""
+
+    def __init__(self, at: Lowering, arena: Arena, wave: Wave, registers: int) -> None:
+        """registers: accumulators at a time, at most."""
+        self.at, self.wave = at, wave
+        self.size = wave.channels.shares * registers * wave.channels.unit * CELL_BYTES
+        fits = SLOTS * padded(self.size) <= arena.left * 3 // 4 and at.spec.dma is not None
+        self.slots = [arena.take(self.size) for _ in range(SLOTS)] if fits else []
+        self.turn = 0
+
+    def takes(self, registers: int) -> bool:
+        needed = self.wave.channels.shares * registers * self.wave.channels.unit * CELL_BYTES
+        return bool(self.slots) and needed <= self.size
+
+    def empty(self, block: Vectors, registers: int, target: Scalar, elements: int) -> None:
+        """`registers` accumulators of each vector; `elements` of each go to their places from `target` on."""
+        channels, lot = self.wave.channels, self.wave.target
+        near = self.slots[self.turn % SLOTS]
+        self.turn += 1
+        unit, pitch = channels.unit * CELL_BYTES, registers * channels.unit * CELL_BYTES
+        stride = block.count * pitch if channels.shares > 1 else 0
+        with self.at.emit.loop(block.count * registers) as i:
+            command = ReadMac(i, channels.mask, near + i * unit, stride, channels.share, lot.dtype)
+            self.at.emit.issue("pim", command)
+        vectors = (*lot.vectors, (block.positions, self.wave.target_step), (block.heads, self.wave.target_head))
+        joint = Lot(lot.space, lot.dtype, tuple(d for d in vectors if d[0] > 1), lot.element)
+        copy_lot(self.at, joint, target, near, pitch, elements, out=True)
+
+
 def lower_scores(node: Node, at: Lowering) -> None:
-    """q[B, H, S, D] times the keys [B, KV, T, D]: tokens over banks, a row opened once for all heads of a group, and for
-    as many query positions as global buffers and accumulators hold."""
+    """q[B, H, S, D] times the keys [B, KV, T, D]: tokens over banks, a row opened once for all heads of a group, and
+    for as many query positions as global buffers and accumulators hold."""
     q, k = (v.type.static_shape for v in node.inputs())
     cache = bank_pattern(node, at, at.tensor(list(node.inputs())[1]))
     scale = node.attribute("scale")
@@ -204,7 +234,8 @@ class _Scores:
         held = at.spec.pim.global_buffer_bytes // COLUMN_BYTES // self.columns
         most = min(held, accumulators(at))
         self.heads = min(group, most)
-        self.positions = max(1, min(wave.steps, most // group))
+        # All slots of a row have an accumulator: results that leave in shorter stretches cost more than opening again.
+        self.positions = max(1, min(wave.steps, held // group, accumulators(at) // (group * self.slots)))
         self.at_once = accumulators(at) // (self.heads * self.positions)
         room = at.scratch.budget // 4
         arena = Arena(at)
@@ -213,6 +244,9 @@ class _Scores:
         self.feed = Feed(
             at, arena, wave.source, wave.channels, self.columns, ragged=ragged, room=room, machine=machine, scale=scale
         )
+        together = self.heads * self.positions * min(self.at_once, self.slots)
+        self.out = Outlet(at, arena, wave, together)
+        room = min(room, arena.left // 2)
         self.drain = Drain(at, arena, wave.target, wave.channels, self.slots, room=room)
 
     def run(self, source: Scalar, target: Scalar, row: Scalar) -> None:
@@ -243,9 +277,40 @@ class _Scores:
             with self.at.emit.loop(block.count) as i, self.at.emit.loop(slots) as s:
                 column = (s + first) * self.slot_columns
                 mac(self.at, self.columns, mask, row, i * slots + s, column, i * self.columns)
+            there = target + first * unit * self.wave.target.element
+            if self.out.takes(block.count * slots):
+                self.out.empty(block, slots, there, here)
+                continue
             with block.each(self.at.emit) as (i, _, far):
-                there = target + first * unit * self.wave.target.element
                 self.drain.empty(i * slots, there + far, here)
+
+
+class Inlet:
+    """Brings several vectors into global buffers by one copy, where the on-chip buffer has room for them."""
+
+    def __init__(self, at: Lowering, arena: Arena, wave: Wave, vectors: int, columns: int) -> None:
+        self.at, self.wave = at, wave
+        self.size = wave.channels.shares * vectors * columns * COLUMN_BYTES
+        fits = vectors > 1 and SLOTS * padded(self.size) <= arena.left * 3 // 4 and at.spec.dma is not None
+        self.slots = [arena.take(self.size) for _ in range(SLOTS)] if fits else []
+        self.turn = 0
+
+    def takes(self, block: Vectors, elements: int) -> bool:
+        """Whether it can bring so many elements of each; only whole columns, since nothing lies behind them."""
+        needed = self.wave.channels.shares * block.count * elements * CELL_BYTES
+        return bool(self.slots) and elements % LANES == 0 and needed <= self.size
+
+    def fill(self, block: Vectors, source: Scalar, elements: int) -> None:
+        """Elements of all vectors, one vector's columns behind the other's."""
+        channels, lot, columns = self.wave.channels, self.wave.source, elements // LANES
+        near = self.slots[self.turn % SLOTS]
+        self.turn += 1
+        vectors = (*lot.vectors, (block.positions, self.wave.source_step), (block.heads, self.wave.source_head))
+        joint = Lot(lot.space, lot.dtype, tuple(d for d in vectors if d[0] > 1), lot.element)
+        copy_lot(self.at, joint, source, near, columns * COLUMN_BYTES, elements, out=False)
+        stride = block.count * columns * COLUMN_BYTES if channels.shares > 1 else 0
+        total = block.count * columns
+        self.at.emit.issue("pim", WriteGlobalBuffer(total, near, channels.mask, 0, stride, channels.share, lot.dtype))
 
 
 def lower_context(node: Node, at: Lowering) -> None:
@@ -282,6 +347,8 @@ class _Context:
         room = at.scratch.budget // 4
         arena = Arena(at)
         self.feed = Feed(at, arena, wave.source, wave.channels, columns, ragged=tokens % LANES > 0, room=room)
+        self.inlet = Inlet(at, arena, wave, self.heads * self.positions, columns)
+        room = min(room, arena.left // 2)
         self.drain = Drain(at, arena, wave.target, wave.channels, units, room=room)
 
     def run(self, source: Scalar, target: Scalar, row: Scalar) -> None:
@@ -319,8 +386,11 @@ class _Context:
 
         def chunk(at: Scalar, row: Scalar, tokens: int) -> None:
             columns = -(-tokens // LANES)
-            with block.each(self.at.emit) as (i, near, _):
-                self.feed.fill(at + near, tokens, i * columns)
+            if self.inlet.takes(block, tokens):
+                self.inlet.fill(block, at, tokens)
+            else:
+                with block.each(self.at.emit) as (i, near, _):
+                    self.feed.fill(at + near, tokens, i * columns)
             work(row, columns)
 
         with self.at.emit.loop(whole) as c:

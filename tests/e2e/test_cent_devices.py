@@ -1,4 +1,4 @@
-"""CENT with several devices: what ONNX Runtime computes, over pipelines, tensor groups, and devices that stages share."""
+"""CENT with several devices: what ONNX Runtime computes, over pipelines, tensor groups, and shared devices."""
 
 from __future__ import annotations
 
