@@ -43,6 +43,7 @@ class Split:
 CENTS = ("mapping=cent-mapping",)
 SPLITS = {
     "tp": Split(2, tp=2),
+    "tp-beyond-heads": Split(4, tp=4),
     "pp": Split(2, pp=2),
     "both": Split(4, pp=2, tp=2),
     "turns": Split(1, pp=2),
