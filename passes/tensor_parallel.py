@@ -1,8 +1,10 @@
 """Tensor parallelism: follows how values are split over a group of devices, and inserts exchanges where they must meet.
 
-A value is either whole on every device, or split along one axis. Each op has a rule that says how its result is split
-when its operands are; an op without a rule gets whole operands. A product whose contraction is split gives partial
-sums, which are reduced at once.
+A value is either whole on every device, or split along one axis. Heads of attention may be fewer than devices: they are
+then split over as many devices of each group as divide them, and the rest of the group does the same work again, so
+that caches lie there too. Exchanges of such values stay among those devices. Each op has a rule that says how its
+result is split when its operands are; an op without a rule gets whole operands. A product whose contraction is split
+gives partial sums, which are reduced at once.
 """
 
 from __future__ import annotations
@@ -29,10 +31,14 @@ class TensorParallel:
         self.graph = graph
         self.rewriter = rewriter
         self.ways = ways
+        self.head_ways = _ways_of_heads(graph, ways)
+        """How many devices heads are split over."""
         self.axis: dict[Value, int] = {}
         """The axis along which a value is split; values that are not here are whole."""
+        self.count: dict[Value, int] = {}
+        """Over how many devices, for values that are split."""
         self._whole: dict[Value, Value] = {}
-        self._parts: dict[tuple[Value, int], Value] = {}
+        self._parts: dict[tuple[Value, int, int], Value] = {}
         self._rules: dict[str, Callable[[Node], None]] = {
             "matmul": self._matmul,
             "attention": self._attention,
@@ -59,65 +65,48 @@ class TensorParallel:
         left, right = node.operands[0], node.operands[1]
         assert left is not None and right is not None
         last = left.type.rank - 1
-        static = self._is_splittable(right, right.type.rank - (2 if left in self.axis else 1))
+        ways = self.count[left] if left in self.axis else self._worth_splitting(node)
+        static = self._is_splittable(right, right.type.rank - (2 if left in self.axis else 1), ways)
         if left in self.axis and self.axis[left] == last and static:
-            self._set(node, 1, self._split_static(right, right.type.rank - 2))
-            self._reduced(node)
+            self._set(node, 1, self._split_static(right, right.type.rank - 2, ways))
+            self._reduced(node, ways)
         elif left in self.axis and self.axis[left] != last and static and right.type.rank == 2:
-            self._done(node, self.axis[left])
-        elif left not in self.axis and static and right.type.rank == 2 and self._worth_splitting(node):
-            self._set(node, 1, self._split_static(right, 1))
-            self._done(node, node.result.type.rank - 1)
+            self._done(node, self.axis[left], ways)
+        elif left not in self.axis and static and right.type.rank == 2 and ways > 1:
+            self._set(node, 1, self._split_static(right, 1, ways))
+            self._done(node, node.result.type.rank - 1, ways)
         else:
             self._needs_whole(node)
 
-    def _is_splittable(self, value: Value, axis: int) -> bool:
+    def _is_splittable(self, value: Value, axis: int, ways: int) -> bool:
         """Whether a value is a weight or constant, seen through transposes; if quantized, cut between its blocks."""
         owner = value.owner
         if owner is not None and owner.op.name == "transpose" and owner.operands[0] is not None:
-            return self._is_splittable(owner.operands[0], _order(owner)[axis])
+            return self._is_splittable(owner.operands[0], _order(owner)[axis], ways)
         if owner is not None and owner.op.name == "dequantize_linear":
             fixed = all(v.role in (Role.WEIGHT, Role.CONSTANT) for v in owner.inputs())
-            return fixed and all(self._cuts_between_blocks(owner, v, axis) for v in owner.operands[1:] if v is not None)
+            parameters = (v for v in owner.operands[1:] if v is not None)
+            return fixed and all(_cuts_between_blocks(owner, v, axis, ways) for v in parameters)
         return value.role in (Role.WEIGHT, Role.CONSTANT)
-
-    def _cuts_between_blocks(self, node: Node, parameter: Value, axis: int) -> bool:
-        own = _parameter_axis(node, parameter, axis)
-        if own is None:
-            return True
-        extent, count = node.result.type.static_shape[axis], parameter.type.static_shape[own]
-        return count % self.ways == 0 and (count == extent or extent % count == 0)
 
     def _attention(self, node: Node) -> None:
         products = [v for v in node.operands[:3] if v is not None]
-        self._check_heads(node, products)
-        if not any(v in self.axis for v in products):
+        ways = {self.count[v] for v in products if v in self.axis}
+        if not ways:
             self._done(node, None)
             return
-        heads = [v.type.static_shape[1] * (self.ways if v in self.axis else 1) for v in products]
-        if any(self.axis.get(v) != 1 for v in products):
+        if len(ways) > 1 or any(self.axis.get(v) != 1 for v in products):
             self._needs_whole(node)
             return
+        (count,) = ways
+        heads = products[0].type.static_shape[1] * count
         mask = node.operands[3] if len(node.operands) > 3 else None
-        if mask is not None and mask.type.rank == 4 and mask.type.static_shape[1] == heads[0]:
+        if mask is not None and mask.type.rank == 4 and mask.type.static_shape[1] == heads:
             if mask.role not in _STATIC:
                 self._needs_whole(node)
                 return
-            self._set(node, 3, self._split_static(mask, 1))
-        self._done(node, 1)
-
-    def _check_heads(self, node: Node, products: Sequence[Value]) -> None:
-        """Refuse a degree that does not divide the heads, rather than compute all of them on every device."""
-        counts = [v.type.static_shape[1] * (self.ways if self.axis.get(v) == 1 else 1) for v in products]
-        if any(count % self.ways for count in counts):
-            fits = [d for d in range(self.ways, 0, -1) if all(count % d == 0 for count in counts)]
-            raise fail(
-                Kind.PARALLEL,
-                f"%{node.name} has {counts[0]} query heads and {counts[1]} heads of keys and values, which cannot be "
-                f"split over tp={self.ways} devices",
-                node.source,
-                help=f"--parallel tp={fits[0]}",
-            )
+            self._set(node, 3, self._split_static(mask, 1, count))
+        self._done(node, 1, count)
 
     def _reshape(self, node: Node) -> None:
         value = node.operands[0]
@@ -130,20 +119,20 @@ class TensorParallel:
             self._needs_whole(node)
             return
         shape = list(node.result.type.static_shape)
-        shape[axis] //= self.ways
+        shape[axis] //= self.count[value]
         numbers = np.asarray(shape, np.int64)
         name = content_name(numbers)
         self.rewriter.set_operand(node, 1, self.graph.value(name) or self.rewriter.constant(name, numbers))
-        self._done(node, axis)
+        self._done(node, axis, self.count[value])
 
     def _reshaped_axis(self, value: Value, result: Value) -> int | None:
         """Where the split axis is after a reshape: the axis that begins where it begins, and can be split too."""
-        before = list(value.type.static_shape)
-        before[self.axis[value]] *= self.ways
+        before, ways = list(value.type.static_shape), self.count[value]
+        before[self.axis[value]] *= ways
         after = result.type.static_shape
         lead = int(np.prod(before[: self.axis[value]], dtype=np.int64))
         for axis in range(len(after)):
-            if int(np.prod(after[:axis], dtype=np.int64)) == lead and after[axis] % self.ways == 0:
+            if int(np.prod(after[:axis], dtype=np.int64)) == lead and after[axis] % ways == 0:
                 return axis
         return None
 
@@ -152,7 +141,7 @@ class TensorParallel:
         assert value is not None
         perm = node.attribute("perm")
         order = [int(i) for i in perm] if isinstance(perm, tuple) and perm else list(range(value.type.rank))[::-1]
-        self._done(node, order.index(self.axis[value]) if value in self.axis else None)
+        self._done(node, order.index(self.axis[value]) if value in self.axis else None, self.count.get(value, 1))
 
     def _first_operand(self, node: Node) -> None:
         value = node.operands[0]
@@ -160,7 +149,7 @@ class TensorParallel:
         if value in self.axis and self.axis[value] != 1:
             self._needs_whole(node)
         else:
-            self._done(node, self.axis.get(value))
+            self._done(node, self.axis.get(value), self.count.get(value, 1))
 
     def _append(self, node: Node) -> None:
         past, new = node.operands[0], node.operands[1]
@@ -170,19 +159,19 @@ class TensorParallel:
             if past.role not in _STATIC:
                 self._needs_whole(node)
                 return
-            self._set(node, 0, self._split_static(past, axis))
-        self._done(node, axis)
+            self._set(node, 0, self._split_static(past, axis, self.count[new]))
+        self._done(node, axis, self.count.get(new, 1))
 
     def _elementwise(self, node: Node) -> None:
         rank = node.result.type.rank
-        axes = {self.axis[v] - v.type.rank for v in node.inputs() if v in self.axis}
-        if not axes:
+        cuts = {(self.axis[v] - v.type.rank, self.count[v]) for v in node.inputs() if v in self.axis}
+        if not cuts:
             self._done(node, None)
             return
-        if len(axes) > 1:
+        if len(cuts) > 1:
             self._needs_whole(node)
             return
-        from_end = axes.pop()
+        from_end, ways = cuts.pop()
         for index, value in enumerate(node.operands):
             if value is None or value in self.axis or value.type.rank < -from_end:
                 continue
@@ -192,8 +181,8 @@ class TensorParallel:
             if value.role not in _STATIC:
                 self._needs_whole(node)
                 return
-            self._set(node, index, self._split_static(value, axis))
-        self._done(node, rank + from_end)
+            self._set(node, index, self._split_static(value, axis, ways))
+        self._done(node, rank + from_end, ways)
 
     def _needs_whole(self, node: Node) -> None:
         for index, value in enumerate(node.operands):
@@ -203,24 +192,24 @@ class TensorParallel:
 
     # -- edits ----------------------------------------------------------------------------------------------------
 
-    def _done(self, node: Node, axis: int | None) -> None:
+    def _done(self, node: Node, axis: int | None, ways: int = 1) -> None:
         self.rewriter.reinfer(node)
         if axis is not None:
             for result in node.results:
-                self.axis[result] = axis
+                self.axis[result], self.count[result] = axis, ways
                 if self.graph.is_output(result):
-                    result.shard = (axis, self.ways)
+                    result.shard = (axis, ways)
 
     def _set(self, node: Node, index: int, value: Value) -> None:
         if node.operands[index] is not value:
             self.rewriter.set_operand(node, index, value)
 
-    def _reduced(self, node: Node) -> None:
+    def _reduced(self, node: Node, ways: int) -> None:
         """Sum the partial products of all devices, for everybody who reads the product."""
         self.rewriter.reinfer(node)
         partial = node.result
         readers = [(u, i) for u in self.graph.users(partial) for i, v in enumerate(u.operands) if v is partial]
-        reduce = self.rewriter.add(opdef("all_reduce"), (partial,), {"group": self.ways}, origins=(node,))
+        reduce = self.rewriter.add(opdef("all_reduce"), (partial,), {"group": ways}, origins=(node,))
         for user, index in readers:
             self.rewriter.set_operand(user, index, reduce.result)
         for name in self.graph.output_names(partial):
@@ -228,80 +217,95 @@ class TensorParallel:
 
     def _gathered(self, value: Value) -> Value:
         if value not in self._whole:
-            axis = self.axis[value]
+            axis, ways = self.axis[value], self.count[value]
             origins = (value.owner,) if value.owner is not None else ()
-            node = self.rewriter.add(opdef("all_gather"), (value,), {"axis": axis, "group": self.ways}, origins=origins)
+            node = self.rewriter.add(opdef("all_gather"), (value,), {"axis": axis, "group": ways}, origins=origins)
             self._whole[value] = node.result
         return self._whole[value]
 
-    def _split_static(self, value: Value, axis: int) -> Value:
+    def _split_static(self, value: Value, axis: int, ways: int) -> Value:
         """Each device's part of a weight, constant or input (seen through transposes)."""
         if value.owner is not None and value.owner.op.name == "transpose":
             owner = value.owner
             inner = owner.operands[0]
             assert inner is not None
-            part = self._split_static(inner, _order(owner)[axis])
+            part = self._split_static(inner, _order(owner)[axis], ways)
             attributes = dict(owner.attributes)
             return self.rewriter.add(owner.op, (part,), attributes, origins=(owner,)).result
         if value.owner is not None and value.owner.op.name == "dequantize_linear":
-            return self._split_quantized(value.owner, axis)
-        if (value, axis) not in self._parts:
+            return self._split_quantized(value.owner, axis, ways)
+        if (value, axis, ways) not in self._parts:
             extent = value.type.static_shape[axis]
-            if extent % self.ways:
+            if extent % ways:
                 raise fail(
                     Kind.PARALLEL,
-                    f"%{value.name} {value.type} cannot be split {self.ways} ways along axis {axis} ({extent})",
+                    f"%{value.name} {value.type} cannot be split {ways} ways along axis {axis} ({extent})",
                     value.source,
                     help=f"choose a tp that divides {extent}",
                 )
-            self._parts[value, axis] = self._part(value, axis)
-        return self._parts[value, axis]
+            self._parts[value, axis, ways] = self._part(value, axis, ways)
+        return self._parts[value, axis, ways]
 
-    def _split_quantized(self, node: Node, axis: int) -> Value:
+    def _split_quantized(self, node: Node, axis: int, ways: int) -> Value:
         """Each device's part of a quantized weight: of its levels, and of scales and zero points that go with them."""
         parts: list[Value | None] = []
         for index, value in enumerate(node.operands):
             own = axis if index == 0 or value is None else _parameter_axis(node, value, axis)
-            parts.append(value if value is None or own is None else self._split_static(value, own))
+            parts.append(value if value is None or own is None else self._split_static(value, own, ways))
         return self.rewriter.add(node.op, parts, dict(node.attributes), origins=(node,)).result
 
-    def _part(self, value: Value, axis: int) -> Value:
+    def _part(self, value: Value, axis: int, ways: int) -> Value:
         if value.role in (Role.INPUT, Role.CACHE):
-            self.rewriter.set_shard(value, axis, self.ways)
-            self.axis[value] = axis
+            self.rewriter.set_shard(value, axis, ways)
+            self.axis[value], self.count[value] = axis, ways
             return value
         assert value.contents is not None
         part = self.rewriter.weight(f"{value.name}.part", value.type, value.contents, source=value.source)
-        self.rewriter.set_shard(part, axis, self.ways)
+        self.rewriter.set_shard(part, axis, ways)
         return part
 
     # -- looking ahead --------------------------------------------------------------------------------------------
 
-    def _worth_splitting(self, node: Node) -> bool:
-        """Whether the split columns are consumed split: by attention, or by the contraction of another product."""
-        if node.result.type.static_shape[-1] % self.ways:
-            return False
+    def _worth_splitting(self, node: Node) -> int:
+        """Over how many devices columns are to be split: all, where they are consumed split by the contraction of
+        another product, as many as heads are split over where that is attention, 1 where they are not."""
+        columns = node.result.type.static_shape[-1]
         seen: set[Value] = set()
         reached: Sequence[Value] = [node.result]
         while reached:
             following: list[Value] = []
             for value in reached:
                 if self.graph.is_output(value) and not self._is_cache(value):
-                    return True
+                    return self.ways if columns % self.ways == 0 else 1
                 for user in self.graph.users(value):
                     if user.op.name == "attention":
-                        return value.type.static_shape[1] % self.ways == 0
+                        return self.head_ways
                     if user.op.name == "matmul" and user.operands[0] is value:
-                        return True
+                        return self.ways if columns % self.ways == 0 else 1
                     if user.op.name in _FOLLOWS or user.op.cls is OpClass.ELEMENTWISE:
                         following += [r for r in user.results if r not in seen]
             seen.update(following)
             reached = following
-        return False
+        return 1
 
     @staticmethod
     def _is_cache(value: Value) -> bool:
         return value.owner is not None and value.owner.op.name in IN_PLACE
+
+
+def _ways_of_heads(graph: Graph, ways: int) -> int:
+    """The largest divisor of `ways` that divides the heads of all attention."""
+    attention = [n for n in graph.order() if n.op.name == "attention"]
+    counts = {v.type.static_shape[1] for n in attention for v in n.operands[:3] if v is not None}
+    return next(d for d in range(ways, 0, -1) if ways % d == 0 and all(count % d == 0 for count in counts))
+
+
+def _cuts_between_blocks(node: Node, parameter: Value, axis: int, ways: int) -> bool:
+    own = _parameter_axis(node, parameter, axis)
+    if own is None:
+        return True
+    extent, count = node.result.type.static_shape[axis], parameter.type.static_shape[own]
+    return count % ways == 0 and (count == extent or extent % count == 0)
 
 
 def _order(transpose: Node) -> list[int]:

@@ -28,7 +28,7 @@ from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.pim.products import bank_pattern, vector_machine
 from pimc.backends.pim.waves import Wave, waves
 from pimc.backends.planning import BufferSplit
-from pimc.backends.target import TargetSpec
+from pimc.backends.target import PnmSpec, TargetSpec
 from pimc.ir.diagnostics import InternalError
 from pimc.ir.facts import Ragged
 from pimc.ir.graph import Node
@@ -107,10 +107,13 @@ class Shapes:
     accumulators: int
     held: int
     """columns of a global buffer"""
+    pnm: PnmSpec
+    sharing: int
+    """parts of the device that the PNM units serve in turn"""
 
     @staticmethod
     def of(node: Node, spec: TargetSpec, keys: BankPattern, values: BankPattern) -> Shapes:
-        assert spec.pim is not None
+        assert spec.pim is not None and spec.pnm is not None
         q, k, v = (given(node, i).type.static_shape for i in range(3))
         along, dim = values.dims[2], values.dims[3]
         batch = min(q[0], keys.dims[0].channel[0])
@@ -127,6 +130,8 @@ class Shapes:
             row_tokens=along.byte[0] if along.row[0] > 1 else 0,
             accumulators=spec.pim.accumulators,
             held=spec.pim.global_buffer_bytes // COLUMN_BYTES,
+            pnm=spec.pnm,
+            sharing=spec.system.sharing,
         )
 
     @property
@@ -176,10 +181,24 @@ class Shapes:
         return 3 * padded(self.pairs * COLUMN_BYTES)
 
     def _first_clocks(self, part: Part) -> tuple[int, int]:
+        units = self._reduction(part) + -(-self.pairs * part.heads // self.pnm.cores) * self.pnm.core_default
+        return self._times(part) * max(self._scores(part), units * self.sharing), part.slots
+
+    def _scores(self, part: Part) -> int:
+        """Clocks of the banks for the scores of a chunk."""
         rows = max(1, part.slots // self.row_slots)
         registers = part.heads * part.slots
-        one = rows * ROW_CLOCKS + 2 * registers * self.columns + registers * REGISTER_CLOCKS + MODE_CLOCKS
-        return self._times(part) * one, part.slots
+        return rows * ROW_CLOCKS + 2 * registers * self.columns + registers * REGISTER_CLOCKS + MODE_CLOCKS
+
+    def _reduction(self, part: Part) -> int:
+        """Clocks of the reduction trees for a chunk: one round over its slots, one over what comes of each row."""
+        rows = self.pairs * part.heads
+        slots = rows * -(-min(self.chunk(part), self.tokens) // LANES)
+        return slots + (rows if slots > rows else 0) + self._rounds(slots, self.pnm.reduction_trees) * 2
+
+    @staticmethod
+    def _rounds(slots: int, units: int) -> int:
+        return -(-slots // units)
 
     def _second_clocks(self, part: Part) -> tuple[int, int]:
         chunk = self.chunk(part)
@@ -187,7 +206,10 @@ class Shapes:
         registers = part.heads * self.value_registers
         columns = part.heads * self.value_registers * -(-min(chunk, self.tokens) // LANES)
         one = rows * self.value_turns * ROW_CLOCKS + 2 * columns + registers * REGISTER_CLOCKS + MODE_CLOCKS
-        return self._first_clocks(part)[0] + self._times(part) * one, part.slots
+        slots = self.pairs * part.heads * -(-min(chunk, self.tokens) // LANES)
+        exponents = slots + self._rounds(slots, self.pnm.exponent_units) * (self.pnm.exponent_latency + 1)
+        units = (exponents + self._reduction(part)) * self.sharing
+        return self._times(part) * max(self._scores(part) + one, units), part.slots
 
     def _times(self, part: Part) -> int:
         return -(-self.group // part.heads) * -(-self.tokens // self.chunk(part))
@@ -205,7 +227,7 @@ def lower_attention(node: Node, at: Lowering) -> None:
     head = given(node, 0).type.static_shape[3], given(node, 2).type.static_shape[3]
     scale = node.attribute("scale")
     assert isinstance(scale, int | float)
-    for wave in waves(node, q, out, keys, keys.dims[2].channel[0], at, dims):
+    for wave in waves(node, at, q, out, keys, keys.dims[2].channel[0], dims):
         kernel = _Attention(at, wave, keys, dims, shapes, sizes, head, float(scale))
         for (source, target, row, value_row), _ in wave.turns:
             kernel.run(source, target, row, value_row)
@@ -402,11 +424,8 @@ class _Heads:
         mask, used = self.kernel.value_channels.mask, 0
         for r, start in enumerate(range(0, chunk.tokens, in_row)):
             count = -(-min(in_row, chunk.tokens - start) // LANES)
-            with (
-                emit.loop(shapes.value_turns) as t,
-                emit.loop(self.heads) as h,
-                emit.loop(shapes.value_slots) as s,
-            ):
+            loop = emit.loop
+            with loop(shapes.value_turns) as t, loop(self.heads) as h, loop(shapes.value_slots) as s:
                 row = chunk.value_row + r * step + t * dim.row[1]
                 register = h * self.registers + t * shapes.value_slots + s
                 vector = first + h * columns + used

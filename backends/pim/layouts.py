@@ -251,6 +251,11 @@ def _over(count: int, places: int) -> tuple[int, int]:
     return turns, up(count, turns)
 
 
+def spread_of(heads: int, channels: int) -> int:
+    """Over how many channels CENT's values and scores spread heads of keys."""
+    return _over(heads, channels)[1]
+
+
 def scores_layout(spec: TargetSpec, first_row: int, shape: Sequence[int], kv: int) -> tuple[Layout, int]:
     """The layout of scores [B, H, S, T] that EWMUL scales, from a row index on, and how many row indices it takes."""
     geometry = spec.dram.geometry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pimc.backends.lowering import Lowering, Rule, lowers
-from pimc.backends.pim import attention_aim, lower_aim, lower_cent, lower_newton
+from pimc.backends.pim import activation_aim, attention_aim, lower_aim, lower_cent, lower_newton
 from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.pim.newton_transfer import mark_vectors
 from pimc.backends.ragged import groups
@@ -39,6 +39,9 @@ def rules_of(spec: TargetSpec) -> dict[str, Rule]:
     """The rules of a target's mapping."""
     assert spec.pim is not None
     return RULES_BY_MAPPING[mapping_of(spec).rules or spec.pim.style]
+
+
+lowers("pim", *activation_aim.TABLES)(activation_aim.lower_activation)
 
 
 @lowers("pim", "matmul", "attention_scores", "attention_context", "expert_matmul", "attention", "attention_softmax")

@@ -7,7 +7,8 @@ reciprocal sum of their exponentials; rows of values are opened again for every 
 
 Repaired is: what is read from bank 2 is read, not written; rows hold whole rounds of tokens, so that nothing runs over
 the end of a row; sums of products that wait for their next turn have room in the shared buffer, block by block of
-outputs. As there, exponentials are those of the scores themselves, not of their distance from the largest.
+outputs. As there, exponentials are those of the scores themselves, not of their distance from the largest; the vector
+units add them up; and transfers, PIM and PNM take turns within a query.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from dataclasses import replace
 from pimc.backends.affine import Scalar
 from pimc.backends.dma.copy import issue_copy
 from pimc.backends.kernels.arena import ALIGNMENT, padded
-from pimc.backends.kernels.lanes import Lanes, Ref
+from pimc.backends.kernels.lanes import Lanes, Ref, VectorMachine
 from pimc.backends.kernels.nest import walk
 from pimc.backends.kernels.places import given, operand
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.pim.aim_isa import MultiplyBanks, ReadMac, WriteBias, WriteGlobalBuffer
 from pimc.backends.pim.aim_transfer import Channels, clear, mask_of, zero
 from pimc.backends.pim.cells import CELL_BYTES, COLUMN_BYTES, LANES
-from pimc.backends.pim.layouts import FACTOR_BANK, PRODUCT_BANK, BankPattern, pattern_of
+from pimc.backends.pim.layouts import FACTOR_BANK, PRODUCT_BANK, BankPattern, pattern_of, spread_of
 from pimc.backends.pim.lower_aim import Gemv, mac
 from pimc.backends.pim.products import bank_pattern, rows_of, single, vector_machine
 from pimc.backends.target import TargetSpec
-from pimc.ir.diagnostics import InternalError
+from pimc.ir.diagnostics import InternalError, Kind, fail
 from pimc.ir.graph import Node
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
@@ -111,7 +112,11 @@ class _Bytes:
         address = self._next
         self._next += padded(size)
         if self._next > self._end:
-            raise InternalError(f"{self._next - self._end} bytes on chip are missing")
+            raise fail(
+                Kind.CAPACITY,
+                f"CENT's attention needs {self._next - self._end} bytes on chip more than there are",
+                help="a larger buffer (--set buffer.bytes=64KiB), or --set mapping=default",
+            )
         return address
 
 
@@ -125,13 +130,22 @@ def _cut(layout: Layout, *ranges: tuple[int, int]) -> Layout:
     return layout
 
 
-def _by_group(tensor: Tensor, kv: int, group: int) -> Layout:
-    """[B, H, S, X] as [B, KV, G, S, X]."""
-    batch, _, steps, last = tensor.layout.shape
-    layout = tensor.layout.reshaped((batch, kv, group, steps, last))
+def _by_group(tensor: Tensor, group: int) -> Layout:
+    """[B, H, S, X] as [B, KV, G, S, X]; padding stays."""
+    batch, heads, steps, last = tensor.layout.shape
+    layout = tensor.layout.reshaped((batch, heads // group, group, steps, last))
     if layout is None:
-        raise InternalError(f"cannot see the heads of {tensor} as {kv} groups of {group}")
+        raise InternalError(f"cannot see the heads of {tensor} as groups of {group}")
     return layout
+
+
+def _stretches(heads: range, spread: int) -> Iterator[range]:
+    """Heads that lie side by side in channels."""
+    start = heads.start
+    while start < heads.stop:
+        stop = min(heads.stop, (start // spread + 1) * spread)
+        yield range(start, stop)
+        start = stop
 
 
 def _move(at: Lowering, tensor: Tensor, far: Layout, near: Scalar, pitch: int, *, out: bool) -> None:
@@ -181,10 +195,11 @@ class _Scores:
         self.q, self.k = (v.type.static_shape for v in node.inputs())
         self.group = self.q[1] // self.k[1]
         self.source, self.target = at.tensor(next(node.inputs())), at.tensor(node.result)
-        self.queries = _by_group(self.source, self.k[1], self.group)
-        self.scores = _by_group(_raw(at, self.target), self.k[1], self.group)
+        self.queries = _by_group(self.source, self.group)
+        self.scores = _by_group(_raw(at, self.target), self.group)
         self.cache = bank_pattern(node, at, at.tensor(list(node.inputs())[1]))
         token = self.cache.dims[2]
+        self.spread = spread_of(self.k[1], at.spec.dram.channels)
         self.channels = Channels(mask_of(self.cache.channel, [token.channel]), token.channel[0])
         self.round = self.channels.share * LANES
         self.columns = -(-self.q[3] // LANES)
@@ -227,11 +242,13 @@ class _Scores:
                 mac(self.at, self.columns, mask, row, 0, j * slot_columns, j * self.columns)
                 address = near + j * (self.round * CELL_BYTES)
                 emit.issue("pim", ReadMac(0, mask, address, 0, share, self.source.dtype))
-            part = _cut(
-                self.scores, (b, b + 1), (heads.start, heads.stop), (repeat, repeat + 1), (s, s + 1),
-                (tokens.start, tokens.stop),
-            )  # fmt: skip
-            _move(self.at, self.target, _rows_of(part), near, self.round * CELL_BYTES, out=True)
+            for some in _stretches(heads, self.spread):
+                part = _cut(
+                    self.scores, (b, b + 1), (some.start, some.stop), (repeat, repeat + 1), (s, s + 1),
+                    (tokens.start, tokens.stop),
+                )  # fmt: skip
+                first = near + (some.start - heads.start) * self.round * CELL_BYTES
+                _move(self.at, self.target, _rows_of(part), first, self.round * CELL_BYTES, out=True)
 
     def _clear(self, near: int, columns: int) -> None:
         clear(self.at, near, columns, self.source.dtype)
@@ -292,26 +309,23 @@ def lower_softmax(node: Node, at: Lowering) -> None:
     room, machine, dtype = _Bytes(at), vector_machine(at), scores.dtype
     powers, factors = _in_bank(at, target, 0), _in_bank(at, target, FACTOR_BANK)
     width = scores.layout.dims[3][-1][0]
-    small = 6 * padded(DType.F32.bits // 8) + padded(width * CELL_BYTES)
-    rows = max(1, min(-(-tokens // width), (room.left - small) // 2 // padded(width * CELL_BYTES)))
-    near = [room.take(rows * width * CELL_BYTES) for _ in range(2)]
+    small = 4 * padded(DType.F32.bits // 8) + 2 * padded(width * CELL_BYTES)
+    # A row of scores takes its bytes, and as many again for the first round of its sums in float32.
+    rows = max(1, min(-(-tokens // width), (room.left - small) // (2 * padded(width * CELL_BYTES))))
+    here = room.take(rows * width * CELL_BYTES)
+    halves = room.take(rows * width * CELL_BYTES + padded(1))
     found, total = (Ref(room.take(DType.F32.bits // 8), DType.F32, (0,)) for _ in range(2))
     numbers = room.take(LANES * CELL_BYTES)
     one = Lanes(at.emit, machine, None, (1,))
-    count = 0
     for b in range(batch):
         for h in range(heads):
             one("copy", 0.0, out=total)
             for start, stop in _row_ranges(tokens, width, rows):
                 part = ((b, b + 1), (h, h + 1), (0, steps), (start, stop))
-                here = near[count % 2]
-                count += 1
                 _move(at, scores, _flat(_cut(scores.layout, *part)), here, 0, out=False)
                 lanes, grid = Lanes(at.emit, machine, None, (stop - start,)), Ref(here, dtype, (CELL_BYTES,))
                 lanes("exp", grid, out=grid)
-                Lanes(at.emit, machine, None, (1, stop - start)).reduce(
-                    "sum", Ref(here, dtype, (0, CELL_BYTES)), found
-                )
+                _sum(at, machine, grid, stop - start, halves, found)
                 one("add", total, found, out=total)
                 _move(at, powers, _flat(_cut(powers.layout, *part)), here, 0, out=True)
             one("reciprocal", total, out=total)
@@ -321,6 +335,23 @@ def lower_softmax(node: Node, at: Lowering) -> None:
             issue_copy(at.emit, ("buffer", "dram"), numbers, place, dtype,
                        [c for c, _ in digits], [0] * len(digits), [s for _, s in digits])  # fmt: skip
     _multiply(at, target)
+
+
+def _sum(at: Lowering, machine: VectorMachine, grid: Ref, count: int, halves: int, out: Ref) -> None:
+    """Slots are added in pairs until one is left, whose lanes a tree adds (CENT's routine)."""
+    size = DType.F32.bits // 8
+    while count > LANES:
+        half = -(-(count // 2) // LANES) * LANES
+        rest = count - half
+        first, second = grid, replace(grid, address=grid.address + half * grid.strides[0])
+        result = Ref(halves, DType.F32, (size,))
+        Lanes(at.emit, machine, None, (rest,))("add", first, second, out=result)
+        if rest < half:
+            tails = [replace(r, address=r.address + rest * r.strides[0]) for r in (first, result)]
+            Lanes(at.emit, machine, None, (half - rest,))("copy", tails[0], out=tails[1])
+        grid, count = result, half
+    spread = replace(grid, strides=(0, *grid.strides))
+    Lanes(at.emit, machine, None, (1, count)).reduce("sum", spread, out)
 
 
 def _row_ranges(tokens: int, width: int, rows: int) -> Iterator[tuple[int, int]]:
@@ -343,7 +374,7 @@ def lower_context(node: Node, at: Lowering) -> None:
     group = p[1] // v[1]
     source, target = at.tensor(next(node.inputs())), at.tensor(node.result)
     cache = bank_pattern(node, at, at.tensor(list(node.inputs())[1]))
-    weights, results = _by_group(source, v[1], group), _by_group(target, v[1], group)
+    weights, results = _by_group(source, group), _by_group(target, group)
     width = cache.dims[2].byte[0] if cache.dims[2].row[0] > 1 else v[2]
     spread = cache.dims[1].channel
     room = _Bytes(at)
@@ -366,11 +397,9 @@ class _Context:
         self.width, self.depth = width, depth
         self.turns = -(-depth // LANES)
         most = cache.dims[1].channel[0]
-        self.pitch = -(-width // LANES) * COLUMN_BYTES
-        slots = 2 if 2 * most * self.pitch + most * self.turns * COLUMN_BYTES + 1024 <= room.left else 1
-        self.near = [room.take(most * self.pitch) for _ in range(slots)]
         self.out = room.take(most * self.turns * COLUMN_BYTES)
-        self.count = 0
+        self.piece = min(-(-width // LANES), max(1, room.left // (most * COLUMN_BYTES)))
+        self.near = room.take(most * self.piece * COLUMN_BYTES)
 
     def run(self, weights: Layout, results: Layout, b: int, turn: int) -> None:
         at, cache, dtype = self.at, self.cache, self.source.dtype
@@ -382,15 +411,9 @@ class _Context:
         for r, start in enumerate(range(0, tokens, self.width)):
             stop = min(tokens, start + self.width)
             columns = -(-(stop - start) // LANES)
-            near = self.near[self.count % len(self.near)]
-            self.count += 1
-            if (stop - start) % LANES:
-                for pair in range(pairs):
-                    clear(at, near + pair * self.pitch + (columns - 1) * COLUMN_BYTES, 1, dtype)
-            part = weights.sliced(4, start, stop)
-            assert part is not None
-            _move(at, self.source, _rows_of(part), near, self.pitch, out=False)
-            at.emit.issue("pim", WriteGlobalBuffer(columns, near, mask, 0, self.pitch if pairs > 1 else 0, 1, dtype))
+            for column in range(0, columns, self.piece):
+                end = min(stop, start + (column + self.piece) * LANES)
+                self._bring(weights, mask, start + column * LANES, end, column)
             with at.emit.loop(self.turns) as t:
                 address, apart = self.out + t * COLUMN_BYTES, stride if pairs > 1 else 0
                 if r:
@@ -403,3 +426,17 @@ class _Context:
         part = results.sliced(4, 0, self.depth)
         assert part is not None
         _move(at, self.target, _rows_of(part), self.out, stride, out=True)
+
+    def _bring(self, weights: Layout, mask: int, start: int, stop: int, column: int) -> None:
+        """Tokens of all pairs into their global buffers, from a column on; zeros behind the last ones."""
+        at, dtype, pairs = self.at, self.source.dtype, weights.shape[1]
+        columns = -(-(stop - start) // LANES)
+        pitch = columns * COLUMN_BYTES
+        if (stop - start) % LANES:
+            for pair in range(pairs):
+                clear(at, self.near + pair * pitch + (columns - 1) * COLUMN_BYTES, 1, dtype)
+        part = weights.sliced(4, start, stop)
+        assert part is not None
+        _move(at, self.source, _rows_of(part), self.near, pitch, out=False)
+        stride = pitch if pairs > 1 else 0
+        at.emit.issue("pim", WriteGlobalBuffer(columns, self.near, mask, column, stride, 1, dtype))

@@ -28,16 +28,23 @@ class Wave:
     source_head: int
     """bytes from a query head of the group to the next"""
     target_head: int
+    steps: int
+    """query positions of a turn"""
+    source_step: int
+    """bytes from a position to the next"""
+    target_step: int
     turns: Iterator[tuple[tuple[Scalar, ...], int]]
     """(first vector, first result, first row of each cache) of every turn"""
 
 
 def waves(
-    node: Node, x: Tensor, y: Tensor, cache: BankPattern, spare: int, at: Lowering, *more: BankPattern
+    node: Node, at: Lowering, x: Tensor, y: Tensor, cache: BankPattern, spare: int, *more: BankPattern,
+    together: bool = False,
 ) -> Iterator[Wave]:
     """x and y are [B, H, S, X] with the vectors and the results. spare: channels of a pair that take part.
 
-    more: caches that spread requests and heads alike, whose rows are told as well.
+    more: caches that spread requests and heads alike, whose rows are told as well. together: a turn has all query
+    positions, if they lie at one distance; else each has a turn of its own.
     """
     batch, heads, steps, _ = node.result.type.static_shape
     kv = list(node.inputs())[1].type.static_shape[1]
@@ -53,10 +60,19 @@ def waves(
                 for t, v in zip((x, y), views, strict=True)
             )
             source_head, target_head = (single(v.dims[4]) or 0 for v in views)
-            for nest in nests([*outer, *rows], (b.turns, h.turns, steps)):
+            source_step, target_step = (single(v.dims[5]) for v in views)
+            joint = together and source_step is not None and target_step is not None
+            own = steps if joint else 1
+            if joint:
+                outer, rows = ([Layout(v.offset, v.dims[:2]) for v in each] for each in (outer, rows))
+            shape = (b.turns, h.turns) if joint else (b.turns, h.turns, steps)
+            for nest in nests([*outer, *rows], shape):
                 turns = walk(at.emit, nest.merged())
                 channels = Channels(mask_of(cache.channel, spread), spare)
-                yield Wave(channels, spread, source, target, source_head, target_head, turns)
+                yield Wave(
+                    channels, spread, source, target, source_head, target_head,
+                    own, source_step or 0, target_step or 0, turns,
+                )  # fmt: skip
 
 
 def _rows(cache: BankPattern, b: Range, h: Range, steps: int) -> Layout:

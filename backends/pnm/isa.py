@@ -1,5 +1,4 @@
-"""Commands of the PNM units: exponents, vector units that add and multiply, reduction trees, and routines of the
-scalar cores.
+"""Commands of the PNM units: exponents, sums and products of vectors, reduction trees, routines of the scalar cores.
 
 Each unit has its own mnemonic; the functions that it offers are those of `backends.vector`.
 """

@@ -13,12 +13,14 @@ from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pimc.backends.assembly import ranks
 from pimc.backends.engines import platform_of
 from pimc.backends.program import OpRow, Program
 from pimc.backends.target import from_description
 from pimc.backends.timing import SERVED
-from pimc.sim.accounts import END, START
+from pimc.sim.accounts import END, OP, START
 from pimc.sim.breakdown import Breakdown, breakdown_of
 from pimc.sim.energy import Energy, energy_of
 from pimc.sim.timing import EngineTiming, Timing
@@ -305,12 +307,7 @@ def _pipeline(program: Program, timing: Timing) -> PipelineReport | None:
     if program.stages == 1 or not timing.time:
         return None
     tokens = prod(n for name, n in program.dims.items() if name in ("batch", "seq"))
-    spans: dict[int, tuple[int, int]] = {}
-    for engine in (e for e in timing.engines if len(e.segments)):
-        first, last = int(engine.segments[:, START].min()), int(engine.segments[:, END].max())
-        low, high = spans.get(engine.devices[0], (first, last))
-        spans[engine.devices[0]] = min(low, first), max(high, last)
-    slowest = max((high - low for low, high in spans.values()), default=0)
+    slowest = max((last - first for first, last in _spans(program, timing).values()), default=0)
     parts = from_description(program.target).system.sharing
     seconds = timing.time * PS
     groups = -(-program.stages // program.turns)
@@ -324,6 +321,20 @@ def _pipeline(program: Program, timing: Timing) -> PipelineReport | None:
         slowest_seconds=slowest * PS,
         balance=timing.time / timing.turns / groups / slowest if slowest else 1.0,
     )
+
+
+def _spans(program: Program, timing: Timing) -> dict[int, tuple[int, int]]:
+    """From when to when devices have a query: from what they receive first, or from the start."""
+    receives = [i for i, row in enumerate(program.ops) if row.op == "receive"]
+    spans: dict[int, tuple[int, int]] = {}
+    for engine in (e for e in timing.engines if len(e.segments)):
+        rank, found = engine.devices[0], engine.segments
+        received = found[np.isin(found[:, OP], receives)]
+        first, last = spans.get(rank, (0, 0))
+        if len(received):
+            first = int(received[:, START].min())
+        spans[rank] = first, max(last, int(found[:, END].max()))
+    return spans
 
 
 def _engines(timing: Timing) -> Iterable[EngineReport]:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from pimc.backends.pnm.isa import Core, Exponent, TreeReduce, VectorAdd
-from pimc.backends.pnm.timing import cycles_of
+from pimc.backends.pnm.isa import Core, Exponent, TreeReduce, VectorAdd, VectorMultiply
+from pimc.backends.pnm.timing import cycles_of, make_timer
 from pimc.backends.program import steps
+from pimc.backends.sharing import shared
 from pimc.backends.target import PnmSpec
 from pimc.backends.target_registry import load_target
 from pimc.ir.types import DType
@@ -34,7 +35,14 @@ def pnm() -> PnmSpec:
     return spec
 
 
-GRID: dict[str, Any] = {"dst": 0, "dst_type": DType.BF16, "dst_row": 0, "dst_column": 2}
+GRID: dict[str, Any] = {
+    "dst": 0,
+    "dst_type": DType.BF16,
+    "dst_row": 0,
+    "dst_column": 2,
+    "a_column": 2,
+    "b_column": 2,
+}
 
 
 def test_cents_units() -> None:
@@ -42,6 +50,7 @@ def test_cents_units() -> None:
     assert cycles_of(Exponent(function="exp", form="a", rows=1, columns=512, **GRID), pnm()) == 44
     assert cycles_of(VectorAdd(function="add", form="ab", rows=1, columns=512, **GRID), pnm()) == 66
     assert cycles_of(VectorAdd(function="add", form="ab", rows=1, columns=1024, **GRID), pnm()) == 132
+    assert cycles_of(VectorMultiply(function="mul", form="ab", rows=1, columns=512, **GRID), pnm()) == 66
 
 
 def test_reduction_has_levels() -> None:
@@ -54,3 +63,22 @@ def test_reduction_has_levels() -> None:
 def test_cores_take_their_routine_for_each_element() -> None:
     command = Core(function="rsqrt", form="a", rows=1, columns=16, **GRID)
     assert cycles_of(command, pnm()) == 2 * 26
+
+
+def test_what_a_row_repeats_is_read_once_a_row() -> None:
+    """8 rows of 4 slots and one number for each row: 32 + 8 slots through the port, one round of 32 units."""
+    repeated = {**GRID, "b_column": 0}
+    assert cycles_of(VectorMultiply(function="mul", form="ab", rows=8, columns=64, **repeated), pnm()) == 40 + 2
+    assert cycles_of(VectorMultiply(function="mul", form="ai", rows=8, columns=64, **GRID), pnm()) == 32 + 2
+
+
+def test_units_serve_all_parts_of_a_device() -> None:
+    """Three stages side by side: everything takes three times as long."""
+    spec = load_target("cent", ("mapping=cent-mapping", "system.devices=1"))
+    command = VectorAdd(function="add", form="ab", rows=1, columns=512, **GRID)
+    times = {}
+    for stages in (1, 3):
+        part = shared(spec, stages, 1)
+        engine = next(e for e in part.engines() if e.name == "pnm")
+        times[stages] = make_timer(part, engine, {}).issue(command, 0).done
+    assert times[3] == 3 * times[1] == 3 * 66 * 500
