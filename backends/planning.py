@@ -591,6 +591,10 @@ def _cache_kinds(nodes: Iterable[Node]) -> dict[Value, str]:
         kind = _PIM_OPERANDS.get(node.op.name)
         if kind in ("key", "value") and node.operands[1] is not None:
             kinds.setdefault(node.operands[1], kind)
+        if node.op.name == "attention":
+            for value, kind in zip(node.operands[1:3], ("key", "value"), strict=True):
+                if value is not None:
+                    kinds.setdefault(value, kind)
     return kinds
 
 

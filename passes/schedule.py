@@ -19,7 +19,7 @@ from pimc.passes.manager import Pass, PassContext
 class SchedulePass(Pass):
     """List scheduling: of the nodes whose operands are ready, the one whose engine is free first goes next.
 
-    Ties go to the node with the longest way still to go, by estimated times. Layers stay together (identical ones get
+    Where one engine has all of a stretch, every order takes it as long, and that of the source stands. Ties go to the node with the longest way still to go, by estimated times. Layers stay together (identical ones get
     the same order), so that they can become loops. Engines take their commands in the order found here; what may
     overlap follows from the memory that commands touch, and is kept apart by signals when streams are made.
 
@@ -39,8 +39,7 @@ class SchedulePass(Pass):
             raise fail(Kind.PASS_OPTION, f"schedule.order is 'list' or 'source', not '{self.order}'")
         nodes = graph.order()
         if self.order == "list" and context.target is not None:
-            times = {n: _seconds(n, context.target) for n in nodes}
-            nodes = [n for stretch in _stretches(nodes) for n in _listed(graph, stretch, times)]
+            nodes = [n for stretch in _stretches(nodes) for n in _ordered(graph, stretch, context.target)]
         for index, node in enumerate(nodes):
             rewriter.set_fact(node, Position(index))
 
@@ -56,6 +55,12 @@ def _stretches(nodes: Sequence[Node]) -> list[list[Node]]:
         stretches[-1].append(node)
         last = layer
     return stretches
+
+
+def _ordered(graph: Graph, nodes: Sequence[Node], target: Target) -> Sequence[Node]:
+    if len({_engine(n) for n in nodes}) == 1:
+        return nodes
+    return _listed(graph, nodes, {n: _seconds(n, target) for n in nodes})
 
 
 def _seconds(node: Node, target: Target) -> float:
