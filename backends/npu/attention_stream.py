@@ -33,7 +33,7 @@ PARTS = 4
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A tensor as a walk over pairs of request and key head (at `index` of their nests), and what belongs to one pair."""
+    """A tensor: its walk over pairs of request and key head (at `index` of their nests), and what belongs to one."""
 
     tensor: Tensor
     index: int
