@@ -19,9 +19,10 @@ from pimc.passes.manager import Pass, PassContext
 class SchedulePass(Pass):
     """List scheduling: of the nodes whose operands are ready, the one whose engine is free first goes next.
 
-    Where one engine has all of a stretch, every order takes it as long, and that of the source stands. Ties go to the node with the longest way still to go, by estimated times. Layers stay together (identical ones get
-    the same order), so that they can become loops. Engines take their commands in the order found here; what may
-    overlap follows from the memory that commands touch, and is kept apart by signals when streams are made.
+    Where one engine has all of a stretch, every order takes it as long, and that of the source stands. Ties go to the
+    node with the longest way still to go, by estimated times. Layers stay together (identical ones get the same order),
+    so that they can become loops. Engines take their commands in the order found here; what may overlap follows from
+    the memory that commands touch, and is kept apart by signals when streams are made.
 
         %a = matmul(%x, %w)  // npu                  %s = attention_scores(%q, %k)  // pim, position 0
         %s = attention_scores(%q, %k)  // pim   ->   %a = matmul(%x, %w)            // npu, position 1

@@ -169,7 +169,7 @@ def test_whole_attention_computes_on_every_dataflow(
     """Streams of several engines, as they are split and signalled."""
     model = tmp_path / "heads.pimc"
     model.write_text(HEADS, encoding="utf-8")
-    dims = dict(zip(("B", "H", "KV", "S", "T"), sizes, strict=True))
+    dims: dict[str, int] = dict(zip(("B", "H", "KV", "S", "T"), sizes, strict=True))
     overrides = (f"array.dataflow={dataflow}", f"npu.cores={cores}", "buffer.bytes=1MiB")
     options = Options(dims=dims, overrides=overrides, pass_options=("split-attention.whole=always",))
     result = compile_model(model, "npu", options, values="random")
