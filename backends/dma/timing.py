@@ -1,10 +1,10 @@
 """The time of copies.
 
 A transfer occupies its queue for an issue slot, waits for the memory's first data, and then lasts as long as the
-busiest channel needs for its accesses: their bursts on the data bus, the activations of their rows (tRRD, tFAW), or
-the rows of its busiest bank one after the other (tRC), whichever is more. Queues share the data buses; a transfer holds them for its share of their whole bandwidth. Refresh
-takes its part of the time from all of that. A limit of the queue itself, or of the on-chip buffer's port, may last
-longer.
+busiest channel needs for its accesses: their bursts on the data bus, the activations of their rows (tRRD, tFAW), or the
+rows of its busiest bank one after the other (tRC), whichever is more. Queues share the data buses; a transfer holds
+them for its share of their whole bandwidth. Refresh takes its part of the time from all of that. A limit of the queue
+itself, or of the on-chip buffer's port, may last longer.
 """
 
 from __future__ import annotations
