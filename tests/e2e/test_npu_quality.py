@@ -9,6 +9,7 @@ import pytest
 from pimc.driver import Options, compile_model
 from pimc.ir.diagnostics import CompileError
 from pimc.sim.report import Report
+from tests.e2e.harness import with_layers
 
 GEMM = Path(__file__).parents[2] / "models" / "bench" / "gemm.pimc"
 
@@ -177,3 +178,16 @@ def test_whole_attention_computes_on_every_dataflow(
     assert result.comparison is not None
     assert result.comparison.ok
     assert [op.op for op in result.report.ops] == ["attention"]
+
+
+def test_an_encoder_computes(tmp_path: Path) -> None:
+    """One layer of BERT-base, its attention whole on the chip, padding masked."""
+    result = compile_model(
+        with_layers("bert-base", 1, tmp_path), "npu", Options(dims={"batch": 2, "seq": 24},
+        pass_options=("split-attention.whole=always",)), values="random",
+    )  # fmt: skip
+    assert result.report is not None
+    assert result.comparison is not None
+    assert result.comparison.ok
+    assert "attention" in {op.op for op in result.report.ops}
+    assert result.report.phase == "encode"
