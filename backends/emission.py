@@ -14,15 +14,15 @@ from pimc.backends.emitter import Emitter, Scratch
 from pimc.backends.engines import packages
 from pimc.backends.lowering import RULES, Lowering
 from pimc.backends.lowering_memory import LoweringMemory, seen_by_rules
-from pimc.backends.pim.mapping import why_no_values
+from pimc.backends.pim.mapping import mapping_of, why_no_values
 from pimc.backends.planning import BufferSplit, Plan, nodes_by_stage
 from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.ragged import groups
 from pimc.backends.roll import roll
-from pimc.backends.synchronize import split_streams
+from pimc.backends.synchronize import Barrier, split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.diagnostics import InternalError, Kind, fail
-from pimc.ir.facts import Layer, Phase, Placement, Ragged, Stage, Tile, Work
+from pimc.ir.facts import Beat, Layer, Phase, Placement, Ragged, Stage, SubBatch, Tile, Work
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -64,6 +64,8 @@ class Sequential:
     """of each part; parts that do the same have the same object"""
     shared: Mapping[int, int]
     """for ops of layers that were folded into a loop, the op that stands for each"""
+    barriers: tuple[tuple[Barrier, ...], ...] = ()
+    """of each part; empty: there are none"""
 
 
 def emit(graph: Graph, spec: TargetSpec, plans: Mapping[int, Plan], dims: Mapping[str, int]) -> Program:
@@ -85,22 +87,24 @@ def sequential(
         parts.append(Part(nodes, devices, plans[own_nodes.stage], position, offset))
         offset += len(nodes)
     items: list[tuple[Item, ...]] = []
+    barriers: list[tuple[Barrier, ...]] = []
     shared: dict[int, int] = {}
-    known: dict[Hashable, tuple[Part, tuple[Item, ...]]] = {}
+    known: dict[Hashable, tuple[Part, tuple[Item, ...], tuple[Barrier, ...]]] = {}
     for part in parts:
         key = _work_of(part) if len(parts) > 1 else None
         if key in known:
-            first, own = known[key]
+            first, own, orders = known[key]
             twins = range(len(part.nodes))
             shared |= {part.first_op + i: shared.get(first.first_op + i, first.first_op + i) for i in twins}
         else:
-            folded_items, folded = _folded(list(_lowered(part, spec, part.first_op, memory=memory)))
+            folded_items, folded, orders = _folded(list(_lowered(part, spec, part.first_op, memory=memory)))
             own = tuple(folded_items)
             shared |= folded
             if key is not None:
-                known[key] = part, own
+                known[key] = part, own, orders
         items.append(own)
-    return Sequential(tuple(parts), tuple(items), shared)
+        barriers.append(orders)
+    return Sequential(tuple(parts), tuple(items), shared, tuple(barriers))
 
 
 def _work_of(part: Part) -> Hashable | None:
@@ -114,7 +118,7 @@ def _work_of(part: Part) -> Hashable | None:
             return None
         place = None if layer is None else layer.index - layers.setdefault(layer.group, layer.index)
         peers = [(n, v - part.stage if n in PEERS and isinstance(v, int) else v) for n, v in node.attributes.items()]
-        facts = node.fact(Placement), node.fact(Tile), node.fact(Ragged)
+        facts = node.fact(Placement), node.fact(Tile), node.fact(Ragged), node.fact(Beat)
         engine = None if facts[0] is None else (facts[0].engine, facts[0].channels)
         rows.append((node.op.name, tuple(sorted(peers)), place, engine, *facts[1:], seen))
     ends = BufferSplit.ends(part.plan.homes.values())
@@ -151,11 +155,13 @@ def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[
         streams=tuple(streams),
         memory=tuple(entry for part in parts for entry in _memory_map(part, graph)),
         ops=tuple(rows),
-        inputs=tuple(v.name for v in graph.inputs),
-        outputs=tuple(name for name, _ in graph.outputs),
+        inputs=tuple(dict.fromkeys(_called(graph, v.name) for v in graph.inputs)),
+        outputs=tuple(dict.fromkeys(_called(graph, name) for name, _ in graph.outputs)),
         requests=graph.batch.requests if graph.batch is not None else (),
         extent=extent,
-        no_values=why_no_values(spec, streams),
+        no_values=why_no_values(
+            spec, streams, of_requests=any(n.fact(Ragged) is not None for part in parts for n in part.nodes)
+        ),
         stages=stages,
         turns=turns,
     )
@@ -166,7 +172,7 @@ def emit_node(node: Node, spec: TargetSpec, plan: Plan, limited: Callable[[str],
     load_rules()
     part = Part((node,), (0,), plan)
     row = OpRow(node.name, node.op.name, "", (), "", "", _engine(node), "", 0, 0)
-    items, _ = _folded(list(_lowered(part, spec, 0, limited)))
+    items, _, _ = _folded(list(_lowered(part, spec, 0, limited)))
     return Program(
         graph=node.name, dims={}, phase="", target=describe(spec), target_name=spec.name, target_hash="",
         devices=1, streams=tuple(_streams(items, (0,), spec)), memory=(), ops=(row,), extent=dict(plan.used),
@@ -203,34 +209,47 @@ def _all_streams(order: Sequential, spec: TargetSpec) -> list[Stream]:
     """The streams of all parts; what equal parts do is split once."""
     found: list[Stream] = []
     known: dict[int, list[Stream]] = {}
-    for part, items in zip(order.parts, order.items, strict=True):
+    barriers = order.barriers or ((),) * len(order.parts)
+    for part, items, orders in zip(order.parts, order.items, barriers, strict=True):
         if id(items) not in known:
-            known[id(items)] = list(_streams(items, part.devices, spec))
+            known[id(items)] = list(_streams(items, part.devices, spec, orders))
         found += [replace(stream, devices=part.devices) for stream in known[id(items)]]
     return found
 
 
-def _streams(items: Sequence[Item], devices: tuple[int, ...], spec: TargetSpec) -> Iterator[Stream]:
+def _streams(
+    items: Sequence[Item], devices: tuple[int, ...], spec: TargetSpec, barriers: Sequence[Barrier] = ()
+) -> Iterator[Stream]:
     instances = {e.name: e.instances for e in spec.engines()}
     split = split_streams(
         items,
         devices=devices[-1] + 1,
         instances=max(instances.values()),
         row_stride=spec.dram.geometry.stride_row,
+        barriers=barriers,
     )
     for engine, stream in split.items():
         for group, own in _by_instance(stream, instances[engine]):
             yield Stream(engine, devices, group, own)
 
 
+_BEATS = -2
+"""The group of stretches that are beats."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """What one layer (or one node outside of layers) emits."""
+    """What one layer, one beat, or one node outside of layers emits."""
 
     group: int
     index: int
     items: tuple[Item, ...]
     ops: range
+    fences: tuple[int, ...] = ()
+    """numbers of items before which nothing is brought for the op that they begin"""
+
+
+_LOADING, _AFTER = frozenset({"load"}), frozenset({"npu", "store"})
 
 
 def _lowered(
@@ -241,11 +260,12 @@ def _lowered(
     memory: LoweringMemory | None = None,
 ) -> Iterator[_Stretch]:
     split = BufferSplit.beside(spec, part.plan.homes.values())
-    emitter = Emitter()
+    emitter = Emitter({e.beside: e for e in spec.engines() if e.beside})
+    scratch = _scratch(split, halved=any(n.fact(SubBatch) is not None for n in part.nodes))
     at = Lowering(
         spec,
         emitter,
-        Scratch(split.resident, split.scratch),
+        scratch[False],
         part.plan.homes,
         part.plan.staging,
         part.stage,
@@ -253,22 +273,46 @@ def _lowered(
         limited=limited,
     )
     current: tuple[int, int] | None = None
+    fences: list[int] = []
     begin = first_op
     for offset, node in enumerate(part.nodes):
-        layer = node.fact(Layer)
+        layer, beat = node.fact(Layer), node.fact(Beat)
         key = (layer.group, layer.index) if layer is not None else (-1, offset)
+        key = (_BEATS, beat.index) if beat is not None else key
         if current is not None and key != current:
-            yield _Stretch(*current, emitter.take(), range(begin, first_op + offset))
-            at.scratch.restart()
+            yield _Stretch(*current, emitter.take(), range(begin, first_op + offset), tuple(fences))
+            for area in scratch.values():
+                area.restart()
+            fences = []
             begin = first_op + offset
         current = key
+        if beat is not None and not beat.prefetch:
+            fences.append(emitter.level[0])
         emitter.op = first_op + offset
+        half = node.fact(SubBatch)
+        emitter.beside = half is not None and half.beside
+        there = replace(at, scratch=scratch[True]) if emitter.beside else at
         if memory is None:
-            lower(node, at)
+            lower(node, there)
         else:
-            memory.lower(node, at, lower)
+            memory.lower(node, there, lower)
     if current is not None:
-        yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)))
+        yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences))
+
+
+BESIDE_SHARE = 4
+"""One part in so many of the scratch is for attention in PIM beside the other sub-batch."""
+
+
+def _scratch(split: BufferSplit, *, halved: bool) -> dict[bool, Scratch]:
+    """The scratch of nodes, and of those beside the other sub-batch."""
+    if not halved:
+        return {False: Scratch(split.resident, split.scratch)}
+    own = split.scratch // BESIDE_SHARE // 4096 * 4096
+    return {
+        False: Scratch(split.resident, split.scratch - own),
+        True: Scratch(split.resident + split.scratch - own, own),
+    }
 
 
 def lower(node: Node, at: Lowering) -> None:
@@ -280,6 +324,8 @@ def lower(node: Node, at: Lowering) -> None:
         raise InternalError(f"no lowering rule for {node.op.name} on {kind} (%{node.name})")
     tile = node.fact(Tile)
     at = at if tile is None else replace(at, tile=tile)
+    if node.op.name == "cache_append" and node.fact(Ragged) is not None and not mapping_of(at.spec).appends_requests:
+        return
     if node.fact(Ragged) is not None and kind != "pim":
         for part, there in groups(node, at):
             rule(part, there)
@@ -310,7 +356,8 @@ def _rehearse(
 ) -> None:  # fmt: skip
     load_rules()
     split = BufferSplit.beside(spec, homes.values())
-    scratch = Scratch(split.resident, split.scratch)
+    half = node.fact(SubBatch)
+    scratch = _scratch(split, halved=half is not None)[half is not None and half.beside]
     lower(node, Lowering(spec, Emitter(), scratch, homes, tiled=tiled, limited=limited))
 
 
@@ -321,13 +368,18 @@ def _engine(node: Node) -> str:
     return placement.engine
 
 
-def _folded(stretches: Sequence[_Stretch]) -> tuple[list[Item], dict[int, int]]:
-    """Fold runs of layers of one group into loops; also, for each op folded away, the op that stands for it."""
+def _folded(stretches: Sequence[_Stretch]) -> tuple[list[Item], dict[int, int], tuple[Barrier, ...]]:
+    """Fold runs of layers of one group into loops; for each op folded away, the op that stands for it; and the barriers
+    between and in beats."""
     free = 1 + max((v for s in stretches for v in _variables(s.items)), default=-1)
     items: list[Item] = []
     shared: dict[int, int] = {}
+    barriers: list[Barrier] = []
     at = 0
     while at < len(stretches):
+        if stretches[at].group == _BEATS:
+            barriers.append(Barrier(len(items)))
+            barriers += [Barrier(len(items) + n, _LOADING, _AFTER) for n in stretches[at].fences]
         end = at + 1
         if stretches[at].group >= 0:
             while end < len(stretches) and stretches[end].group == stretches[at].group:
@@ -340,7 +392,7 @@ def _folded(stretches: Sequence[_Stretch]) -> tuple[list[Item], dict[int, int]]:
                 first = run[rolled.first + (position - rolled.first) % rolled.period]
                 shared |= dict(zip(run[position].ops, first.ops, strict=True))
         at = end
-    return items, shared
+    return items, shared, tuple(barriers)
 
 
 def _variables(items: Sequence[Item]) -> Iterator[int]:
@@ -391,6 +443,7 @@ def _all_steps(items: Sequence[Item]) -> Iterator[Step]:
 def _op_rows(part: Part) -> Iterator[OpRow]:
     for node in part.nodes:
         phase, work, placement, layer = node.fact(Phase), node.fact(Work), node.fact(Placement), node.fact(Layer)
+        beat = node.fact(Beat)
         yield OpRow(
             name=node.name,
             op=node.op.name,
@@ -403,6 +456,7 @@ def _op_rows(part: Part) -> Iterator[OpRow]:
             flops=work.flops if work is not None else 0,
             bytes=work.bytes if work is not None else 0,
             layer=layer.index if layer is not None else -1,
+            beat=beat.name if beat is not None else "",
         )
 
 
@@ -432,12 +486,20 @@ def _memory_map(part: Part, graph: Graph) -> Iterator[MapEntry]:
         yield from _entries(name, value, part, "output", graph, alias)
 
 
+def _called(graph: Graph, name: str) -> str:
+    """How the model calls an input or output of the graph."""
+    return name if graph.batch is None else graph.batch.called(name)[0]
+
+
 def _entries(
     name: str, value: Value, part: Part, role: str, graph: Graph, alias: str | None = None
 ) -> Iterator[MapEntry]:
     """The place of a tensor; one for each group of requests where these have lengths of their own."""
     home = part.plan.homes[value]
-    shape, batch = value.type.static_shape, graph.batch
+    shape, batch, all = value.type.static_shape, graph.batch, graph.batch
+    if all is not None:
+        name, batch = all.called(name)
+        alias = None if alias is None else _called(graph, alias)
     if batch is not None and name in batch.outputs and shape[:1] != (len(batch.requests),):
         raise fail(
             Kind.REQUESTS_BAD,
@@ -457,15 +519,16 @@ def _entries(
         contents=value.contents,
         alias=alias,
         extents=shape if shape != home.layout.shape else None,
-        rows=batch.rows_of(name) if batch is not None else None,
+        rows=batch.rows_of(name, all) if batch is not None else None,
     )
-    if batch is None or not home.parts:
+    if batch is None or all is None or not home.parts:
         yield whole
         return
     for layout, members in _request_places(home.parts, batch):
         requests = [batch.requests[i] for i in members]
         lengths = tuple(r.past + (r.new if role == "output" else 0) for r in requests)
-        rows = Rows(tuple(r.row for r in requests), shape[0], lengths, CACHE_AXIS, shape[CACHE_AXIS])
+        extent = all.past + (all.new if role == "output" else 0)
+        rows = Rows(tuple(r.row for r in requests), len(all.requests), lengths, CACHE_AXIS, extent)
         extents = (len(members), shape[1], max(lengths), shape[3])
         yield replace(whole, layout=layout, rows=rows, extents=extents)
 

@@ -60,8 +60,14 @@ class Machine:
         pim = self.spec.pim
         return self.spec.dram.channels if pim is not None and pim.style == "newton" else 0
 
+    @property
+    def takes_turns(self) -> bool:
+        pim = self.spec.pim
+        return pim is not None and pim.style == "newton" and pim.row_buffers == "single"
+
     def engines(self) -> Sequence[Engine]:
-        return tuple(Engine(e.name, e.kind) for e in self.spec.engines() if e.kind in _COMPUTE or e.kind == "link")
+        engines = (e for e in self.spec.engines() if not e.beside)
+        return tuple(Engine(e.name, e.kind) for e in engines if e.kind in _COMPUTE or e.kind == "link")
 
     def why_not(self, node: Node, engine: Engine) -> str:
         if node.op.name == "quantized_matmul" and engine.kind == "pim" and node.operands[1] is not None:

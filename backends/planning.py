@@ -17,7 +17,7 @@ from pimc.backends.pim import layouts as pim_layouts
 from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.target import TargetSpec
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.facts import Placement, Ragged, Stage
+from pimc.ir.facts import Placement, Ragged, Stage, SubBatch
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -179,6 +179,7 @@ class _Planner:
         self.linear = Bump()
         self.split = BufferSplit.of(spec)
         self.chip = FreeList(0, self.split.resident)
+        self.chips = _by_half(nodes, self.chip)
         self.channel_rows: Counter[int] = Counter()
         """Row indices that requests take in each channel, where they have channels of their own."""
         self.roots: dict[Value, Value] = {}
@@ -314,13 +315,13 @@ class _Planner:
     def _place_results(self, rows: Bump) -> None:
         geometry = self.spec.dram.geometry
         start = rows.next * geometry.stride_row
-        chip = self.chip
         dram = FreeList(start, max(0, geometry.bytes - start), self.spec.dram.access_bytes)
         ends = _last_uses(self.outputs, self.nodes)
-        leaving: dict[int, list[tuple[Value, int]]] = {}
+        leaving: dict[int, list[tuple[Value, int, FreeList]]] = {}
         for value in self._foreign():
-            self._place_result(value, chip, dram, permanent=_is_cache(value))
+            self._place_result(value, self.chip, dram, permanent=_is_cache(value))
         for position, node in enumerate(self.nodes):
+            chip = self.chips[_half(node)]
             self._place_views(node)
             for result in node.results:
                 if result not in self.homes and self._is_scaled_in_banks(node):
@@ -330,10 +331,10 @@ class _Planner:
                     permanent = end >= len(self.nodes)
                     align = self.spec.dram.access_bytes if node.op.name in ALIGNED_ROWS and not permanent else 1
                     size = self._place_result(result, chip, dram, permanent=permanent, align=align)
-                    leaving.setdefault(end, []).append((result, size))
-            for value, size in leaving.pop(position, ()):
+                    leaving.setdefault(end, []).append((result, size, chip))
+            for value, size, own in leaving.pop(position, ()):
                 home = self.homes[value]
-                (chip if home.on_chip else dram).give_back(home.layout.offset, size)
+                (own if home.on_chip else dram).give_back(home.layout.offset, size)
         self.plan_.used = {"dram": start + dram.high, "buffer": self.split.resident + self.split.scratch}
 
     def _foreign(self) -> list[Value]:
@@ -380,7 +381,7 @@ class _Planner:
             size = self._place_returned(value, chip, dtype)
             if size:
                 return size
-        elif not permanent and size <= self.split.resident // LARGEST_RESIDENT:
+        elif not permanent and size <= chip.capacity // LARGEST_RESIDENT:
             address = chip.take(size)
             if address is not None:
                 self.homes[value] = Home("buffer", Layout.dense(shape, cell, address), dtype)
@@ -501,6 +502,21 @@ class _Planner:
             help=f"spread it over {fewest} times as many devices (--set system.devices=N --parallel tp=T,pp=P), "
             "or bind smaller dimensions",
         )
+
+
+def _half(node: Node) -> int:
+    half = node.fact(SubBatch)
+    return half.index if half is not None else 0
+
+
+def _by_half(nodes: Iterable[Node], chip: FreeList) -> list[FreeList]:
+    """Sub-batches have parts of the buffer of their own, so that none waits until the other has read what it is done
+    with."""
+    count = 1 + max((_half(node) for node in nodes), default=0)
+    if count == 1:
+        return [chip]
+    size = chip.capacity // count // 4096 * 4096
+    return [FreeList(chip.base + i * size, size) for i in range(count)]
 
 
 def _gib(size: int) -> str:

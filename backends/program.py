@@ -121,6 +121,8 @@ class OpRow:
     layer: int = -1
     shares: int = -1
     """the row whose commands, in a loop over identical layers, are this op's too; -1: it has its own"""
+    beat: str = ""
+    """the beat of the schedule that it belongs to, where there are barriers between beats"""
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,25 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class SubBatch:
+    """The node works for one half of the requests."""
+
+    index: int
+    beside: bool = False
+    """it belongs to attention in PIM, whose copies and vector work have queues of their own"""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The node belongs to a beat of a schedule: nothing of it begins before all of the beat before is done."""
+
+    index: int
+    name: str
+    prefetch: bool = True
+    """operands of an op may come from memory while the op before is at work"""
+
+
+@dataclass(frozen=True, slots=True)
 class Ragged:
     """Requests (axis 0) of a node differ in the number of key positions that count, which come first.
 
@@ -144,4 +163,4 @@ class Ragged:
         return Fraction(sum(self.lengths), max(self.lengths) * len(self.lengths))
 
 
-Fact = Phase | Work | Placement | Layer | Stage | Tile | Position | Ragged
+Fact = Phase | Work | Placement | Layer | Stage | Tile | Position | SubBatch | Beat | Ragged

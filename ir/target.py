@@ -40,6 +40,11 @@ class Target(Protocol):
         """Among how many memory channels requests are shared out, where keys and values of each stay in one; else 0."""
         ...
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether PIM and the other engines' memory traffic exclude each other."""
+        ...
+
     def engines(self) -> Sequence[Engine]:
         """The engines that can execute ops, in a fixed order."""
         ...

@@ -4,7 +4,8 @@ A transfer occupies its queue for an issue slot, waits for the memory's first da
 busiest channel needs for its accesses: their bursts on the data bus, the activations of their rows (tRRD, tFAW), or the
 rows of its busiest bank one after the other (tRC), whichever is more. Queues share the data buses; a transfer holds
 them for its share of their whole bandwidth. Refresh takes its part of the time from all of that. A limit of the queue
-itself, or of the on-chip buffer's port, may last longer.
+itself, or of the on-chip buffer's port, may last longer. A transfer that begins beside PIM work in banks with two row
+buffers gets a share of the bus.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, MapRows, Move
 from pimc.backends.dma.traffic import Memory, Traffic, slots, traffic
 from pimc.backends.isa import Command
 from pimc.backends.quantity import PS_PER_S, period_ps
-from pimc.backends.target import DmaSpec, DramSpec, TargetSpec
+from pimc.backends.target import DmaSpec, DramSpec, NewtonPim, TargetSpec
 from pimc.backends.timing import EngineDecl, Issued, Resource, Resources
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import InternalError
@@ -28,6 +29,8 @@ DATA_BUS = "dram.bus"
 READS = (Load, Gather)
 INDEXED = (Indexed, MapRows)
 """What needs an index that may have been loaded right before."""
+PIM_WORK = "pim"
+"""The resource that tells until when PIM works."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,15 @@ class DmaCosts:
         self.port = _port_bandwidth(spec, dma)
         self.slot = spec.pnm.lanes * spec.element_bytes if spec.pnm is not None else 1
         """Bytes that pass the on-chip port together: a slot of the shared buffer where there is one."""
+        pim = spec.pim
+        self.bus_percent = pim.sharing.bus_percent if isinstance(pim, NewtonPim) and pim.row_buffers == "dual" else 0
+        """of transfers beside PIM work; 0: there are none"""
+
+    def beside(self, time: TransferTime) -> TransferTime:
+        """The time of a transfer beside PIM work: its share of the bus has refresh taken from it already."""
+        part = 100 * self.derated(1 << 20)
+        whole = max(part, 100 * 100 * (1 << 20) // self.bus_percent)
+        return TransferTime(time.latency, -(-time.duration * whole // part), -(-time.held * whole // part))
 
     def of(self, command: Command) -> tuple[TransferTime, Traffic | None]:
         """A command's time, and what it asks of the memory."""
@@ -187,6 +199,8 @@ class DmaTimer:
     costs: DmaCosts
     bus: Resource
     issue_ps: int
+    pim: Resource | None = None
+    """PIM work, where transfers go on beside it"""
     counters: Counter[str] = field(default_factory=Counter)
     slot_at: int = 0
     """when the queue may issue again"""
@@ -209,6 +223,8 @@ class DmaTimer:
         if isinstance(command, INDEXED):
             issued = max(issued, self.done_at)
         begin = max(issued + time.latency, self.free_at)
+        if self.pim is not None and self.pim.free_at > begin:
+            time = self.costs.beside(time)
         cause = "queue" if begin > issued + time.latency else ""
         if time.held:
             granted = self.bus.acquire(begin, time.held)
@@ -241,4 +257,7 @@ def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Dm
     """The timer of one queue."""
     assert spec.dma is not None
     issue = spec.dma.issue * spec.system.sharing * engine.clock_ps
-    return DmaTimer(engine.clock_ps, DmaCosts(spec, spec.dma), resources[DATA_BUS], issue)
+    costs = DmaCosts(spec, spec.dma)
+    return DmaTimer(
+        engine.clock_ps, costs, resources[DATA_BUS], issue, resources[PIM_WORK] if costs.bus_percent else None
+    )

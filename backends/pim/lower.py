@@ -5,6 +5,7 @@ from __future__ import annotations
 from pimc.backends.lowering import Lowering, Rule, lowers
 from pimc.backends.pim import attention_aim, lower_aim, lower_cent, lower_newton
 from pimc.backends.pim.mapping import mapping_of
+from pimc.backends.pim.newton_transfer import mark_vectors
 from pimc.backends.ragged import groups
 from pimc.backends.target import TargetSpec
 from pimc.ir.facts import Ragged
@@ -46,6 +47,8 @@ def lower_product(node: Node, at: Lowering) -> None:
     assert at.spec.pim is not None
     rule = rules_of(at.spec)[node.op.name]
     ragged = node.fact(Ragged)
+    if ragged is not None and at.spec.pim.style == "newton":
+        at = mark_vectors(node, at)
     if ragged is None:
         rule(node, at)
     elif ragged.channels:

@@ -84,6 +84,18 @@ class PhaseReport:
 
 
 @dataclass(frozen=True, slots=True)
+class BeatReport:
+    """One beat of a schedule with barriers between beats."""
+
+    name: str
+    cycles: int
+    """of the main clock, from the end of the beat before"""
+    seconds: float
+    busy: Mapping[str, float]
+    """by engine: the busiest of its kind"""
+
+
+@dataclass(frozen=True, slots=True)
 class BackgroundReport:
     """Normal reads (one access each) that channels with PIM work were offered, and served meanwhile."""
 
@@ -181,6 +193,8 @@ class Report:
     """in the user's order; empty where requests have no lengths of their own"""
     batch: BatchReport | None = None
     pipeline: PipelineReport | None = None
+    beats: Sequence[BeatReport] = ()
+    """empty where the schedule has none"""
 
     def to_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -188,6 +202,8 @@ class Report:
         for name in ("background", "values", "pipeline"):
             if plain[name] is None:
                 del plain[name]
+        if not self.beats:
+            del plain["beats"]
         if self.batch is None:
             del plain["requests"], plain["batch"]
         else:
@@ -228,6 +244,7 @@ def build_report(
         requests=request_rows(program),
         batch=_batch(program),
         pipeline=_pipeline(program, timing),
+        beats=tuple(_beats(program, timing)),
     )
 
 
@@ -337,6 +354,27 @@ def _ops(program: Program, timing: Timing) -> Iterable[OpReport]:
             bytes=row.bytes,
             busy={name: time * PS / parts for name, time in sorted(found.busy.items())} if found else {},
         )
+
+
+def _beats(program: Program, timing: Timing) -> Iterable[BeatReport]:
+    """Beats in order. They follow each other without a gap: each ends with the last of its ops."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, row in enumerate(program.ops):
+        if row.beat and index in timing.ops:
+            members[row.beat].append(index)
+    before = 0
+    for name, ops in members.items():
+        end = max(timing.ops[op].end for op in ops)
+        busy: Counter[str] = Counter()
+        for op in ops:
+            busy.update(timing.ops[op].busy)
+        yield BeatReport(
+            name=name,
+            cycles=round((end - before) / timing.clock_ps),
+            seconds=(end - before) * PS,
+            busy={engine: time * PS for engine, time in sorted(busy.items())},
+        )
+        before = end
 
 
 def _phases(program: Program, timing: Timing) -> Iterable[PhaseReport]:
