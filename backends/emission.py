@@ -335,16 +335,30 @@ def lower(node: Node, at: Lowering) -> None:
 
 def tile_of(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> Tile | None:
     """How the rule of a node's engine cuts it, found by lowering it for nothing."""
-    load_rules()
     found: list[Tile] = []
-    split = BufferSplit.beside(spec, homes.values())
-    half = node.fact(SubBatch)
-    scratch = _scratch(split, halved=half is not None)[half is not None and half.beside]
-    lower(node, Lowering(spec, Emitter(), scratch, homes, tiled=found.append))
+    _rehearse(node, spec, homes, tiled=found.append)
     if not found:
         return None
     largest = max(found, key=lambda t: t.m * t.n * t.k)
     return replace(largest, tiles=sum(t.tiles for t in found))
+
+
+def limit_of(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> str:
+    """What limits a node, found by lowering it for nothing; empty where nothing is known of it."""
+    found: list[str] = []
+    _rehearse(node, spec, homes, limited=found.append)
+    return found[0] if found else ""
+
+
+def _rehearse(
+    node: Node, spec: TargetSpec, homes: Mapping[Value, Home], tiled: Callable[[Tile], None] | None = None,
+    limited: Callable[[str], None] | None = None,
+) -> None:  # fmt: skip
+    load_rules()
+    split = BufferSplit.beside(spec, homes.values())
+    half = node.fact(SubBatch)
+    scratch = _scratch(split, halved=half is not None)[half is not None and half.beside]
+    lower(node, Lowering(spec, Emitter(), scratch, homes, tiled=tiled, limited=limited))
 
 
 def _engine(node: Node) -> str:

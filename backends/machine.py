@@ -109,8 +109,11 @@ class Machine:
         return self._tiles[key]
 
     def bound(self, node: Node, engine: Engine) -> str:
-        self.estimate(node, engine)
-        return self._limits[_key(node, engine)]
+        key = _key(node, engine)
+        if key not in self._limits:
+            placed = _placed_alone(node, engine)
+            self._limits[key] = emission.limit_of(placed, self.spec, plan_node(placed, self.spec).homes)
+        return self._limits[key]
 
     def plans(self, graph: Graph) -> Mapping[int, Plan]:
         """The memory plan of each pipeline stage."""

@@ -696,6 +696,9 @@ def _cache_kinds(nodes: Iterable[Node]) -> dict[Value, str]:
         for kind, value in _multiplied(node):
             if kind in ("key", "value"):
                 kinds.setdefault(value, kind)
+        if node.op.name == "attention":
+            caches = zip(("key", "value"), node.operands[1:3], strict=True)
+            kinds = {**{cache: kind for kind, cache in caches if cache is not None}, **kinds}
     return kinds
 
 

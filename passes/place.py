@@ -72,7 +72,7 @@ class PlacePass(Pass):
         if is_view_op(node):
             chosen = (wished or able)[0]
             return Placement(chosen.name, "changes how elements are addressed; moves them only where it must")
-        costs = {e: target.estimate(node, e) for e in able}
+        costs = {e: target.estimate(node, e) if len(able) > 1 else 0.0 for e in able}
         best = wished[0] if wished else min(able, key=lambda e: costs[e])
         alternatives = tuple(
             Alternative(e.name, costs.get(e, 0.0), illegal=refusals[e])

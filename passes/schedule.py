@@ -20,9 +20,10 @@ from pimc.passes.manager import Pass, PassContext
 class SchedulePass(Pass):
     """List scheduling: of the nodes whose operands are ready, the one whose engine is free first goes next.
 
-    Ties go to the node with the longest way still to go, by estimated times. Layers stay together (identical ones get
-    the same order), so that they can become loops. Engines take their commands in the order found here; what may
-    overlap follows from the memory that commands touch, and is kept apart by signals when streams are made.
+    Where one engine has all of a stretch, every order takes it as long, and that of the source stands. Ties go to the
+    node with the longest way still to go, by estimated times. Layers stay together (identical ones get the same order),
+    so that they can become loops. Engines take their commands in the order found here; what may overlap follows from
+    the memory that commands touch, and is kept apart by signals when streams are made.
 
         %a = matmul(%x, %w)  // npu                  %s = attention_scores(%q, %k)  // pim, position 0
         %s = attention_scores(%q, %k)  // pim   ->   %a = matmul(%x, %w)            // npu, position 1
@@ -43,7 +44,6 @@ class SchedulePass(Pass):
             raise fail(Kind.PASS_OPTION, f"schedule.order is 'list', 'source' or 'beats', not '{self.order}'")
         nodes = graph.order()
         if self.order != "source" and context.target is not None:
-            times = {n: _seconds(n, context.target) for n in nodes}
             stretches: Sequence[Sequence[Node]]
             if self.order == "beats":
                 beats = find_beats(nodes)
@@ -54,7 +54,7 @@ class SchedulePass(Pass):
                 _set_layers(rewriter, stretches)
             else:
                 stretches = _stretches(nodes)
-            nodes = [n for stretch in stretches for n in _listed(graph, stretch, times)]
+            nodes = [n for stretch in stretches for n in _ordered(graph, stretch, context.target)]
         for index, node in enumerate(nodes):
             rewriter.set_fact(node, Position(index))
 
@@ -107,6 +107,12 @@ def _stretches(nodes: Sequence[Node]) -> list[Sequence[Node]]:
         stretches[-1].append(node)
         last = layer
     return [*stretches]
+
+
+def _ordered(graph: Graph, nodes: Sequence[Node], target: Target) -> Sequence[Node]:
+    if len({_engine(n) for n in nodes}) == 1:
+        return nodes
+    return _listed(graph, nodes, {n: _seconds(n, target) for n in nodes})
 
 
 def _seconds(node: Node, target: Target) -> float:

@@ -25,15 +25,15 @@ class SplitAttentionPass(Pass):
         %p = attention_softmax(%a, %mask) {causal=true}
         %y = attention_context(%p, %v)
 
-    If asked for, it stays whole where an engine takes less time for it than the parts would, each on its fastest
-    engine: the scores then never leave the chip. The parts inherit the facts of the whole; the nature of their work is
+    It stays whole where an engine takes less time for it than the parts would, each on its fastest engine: the scores
+    then never leave the chip. The parts inherit the facts of the whole; the nature of their work is
     found anew.
     """
 
     name: ClassVar[str] = "split-attention"
     before: ClassVar[GraphStage] = GraphStage.CANONICAL
 
-    whole: str = "never"
+    whole: str = "auto"
     """Attention that stays in one piece: "auto" where that is faster, "always" where it can, or "never"."""
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:

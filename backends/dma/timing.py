@@ -1,10 +1,11 @@
 """The time of copies.
 
 A transfer occupies its queue for an issue slot, waits for the memory's first data, and then lasts as long as the
-busiest channel needs for its accesses: their bursts on the data bus, or the activations of their rows (tRRD, tFAW),
-whichever is more. Queues share the data buses; a transfer holds them for its share of their whole bandwidth. Refresh
-takes its part of the time from all of that. A limit of the queue itself, or of the on-chip buffer's port, may last
-longer. A transfer that begins beside PIM work in banks with two row buffers gets a share of the bus.
+busiest channel needs for its accesses: their bursts on the data bus, the activations of their rows (tRRD, tFAW), or the
+rows of its busiest bank one after the other (tRC), whichever is more. Queues share the data buses; a transfer holds
+them for its share of their whole bandwidth. Refresh takes its part of the time from all of that. A limit of the queue
+itself, or of the on-chip buffer's port, may last longer. A transfer that begins beside PIM work in banks with two row
+buffers gets a share of the bus.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class DmaCosts:
         self.write_latency = (cycles["nRCDWR"] + cycles["nCWL"] + cycles["nBL"]) * clock + 2 * dma.latency
         self.access_ps = spec.dram.burst_cycles * clock
         self.activation_ps = max(cycles["nRRDS"] * clock, -(-cycles["nFAW"] * clock // 4))
+        self.cycle_ps = cycles["nRC"] * clock
         self.port = _port_bandwidth(spec, dma)
         self.slot = spec.pnm.lanes * spec.element_bytes if spec.pnm is not None else 1
         """Bytes that pass the on-chip port together: a slot of the shared buffer where there is one."""
@@ -92,7 +94,8 @@ class DmaCosts:
         raise InternalError(f"the copy engines have no time for {command.mnemonic}")
 
     def _transfer(self, asked: Traffic, chip_slots: int, reads: bool) -> TransferTime:
-        duration = max(asked.busiest * self.access_ps, asked.rows * self.activation_ps)
+        rows = max(asked.rows * self.activation_ps, max(0, asked.one_bank - 1) * self.cycle_ps)
+        duration = max(asked.busiest * self.access_ps, rows)
         held = -(-asked.accesses * self.access_ps // self.dram.channels)
         duration, held = self.derated(duration), self.derated(held)
         latency = self.read_latency if reads else self.write_latency
@@ -135,7 +138,7 @@ class DmaCosts:
 def memory_of(spec: TargetSpec) -> Memory:
     """What transfers see of a target's memory."""
     hashed = spec.dma is not None and spec.dma.channels == "hashed"
-    return Memory(spec.dram.channels, spec.dram.row_bytes, spec.dram.access_bytes, hashed)
+    return Memory(spec.dram.channels, spec.dram.row_bytes, spec.dram.access_bytes, hashed, spec.dram.banks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +154,16 @@ class CopyTime:
     """seconds for a byte on the on-chip side"""
     latency: float
     """of a read"""
+    cycle: float = 0.0
+    """the least between two activations of a bank"""
 
     def of(self, digits: tuple[Digit, ...], element_bytes: int, elements: int) -> tuple[float, float]:
         """How long a copy of a loop nest takes, and its share of the time of all buses."""
         if not self.access:
             return 0.0, 0.0
         asked = traffic(self.memory, digits, element_bytes)
-        moving = max(asked.busiest * self.access, asked.rows * self.activation)
+        one_bank = max(0, asked.one_bank - 1) * self.cycle
+        moving = max(asked.busiest * self.access, asked.rows * self.activation, one_bank)
         held = asked.accesses * self.access / self.memory.channels
         return max(moving, held, elements * element_bytes * self.port), held
 
@@ -168,8 +174,10 @@ def copy_time(spec: TargetSpec) -> CopyTime:
     costs = DmaCosts(spec, spec.dma)
     if spec.dma.transfers == "free":
         return CopyTime(costs.memory, 0.0, 0.0, 0.0, 0.0)
-    access, activation = (costs.derated(1000 * t) / (1000 * PS_PER_S) for t in (costs.access_ps, costs.activation_ps))
-    return CopyTime(costs.memory, access, activation, 1 / costs.port, costs.read_latency / PS_PER_S)
+    access, activation, cycle = (
+        costs.derated(1000 * t) / (1000 * PS_PER_S) for t in (costs.access_ps, costs.activation_ps, costs.cycle_ps)
+    )
+    return CopyTime(costs.memory, access, activation, 1 / costs.port, costs.read_latency / PS_PER_S, cycle)
 
 
 def _port_bandwidth(spec: TargetSpec, dma: DmaSpec) -> int:

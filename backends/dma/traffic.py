@@ -26,15 +26,19 @@ class Memory:
     access_bytes: int
     hashed: bool = False
     """a hash of their addresses spreads accesses evenly over the channels instead"""
+    banks: int = 1
+    """of a channel; rows a whole turn of the channels apart lie in neighbouring banks"""
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """accesses in all and on the busiest channel; rows opened there, if each is opened once for each stretch of it."""
+    """accesses in all and on the busiest channel; rows opened there, if each is opened once for each stretch of it; and
+    rows opened in the busiest bank."""
 
     accesses: int
     busiest: int
     rows: int
+    one_bank: int = 0
 
 
 @lru_cache(maxsize=65536)
@@ -53,7 +57,7 @@ def traffic(memory: Memory, digits: tuple[Digit, ...], element_bytes: int) -> Tr
     if memory.hashed:
         busiest = -(-total // memory.channels)
     rows = _row_stretches(run, rest, memory.row_bytes)
-    return Traffic(total, busiest, -(-rows * busiest // max(1, total)))
+    return Traffic(total, busiest, -(-rows * busiest // max(1, total)), _busiest_bank(run, rest, memory))
 
 
 @lru_cache(maxsize=65536)
@@ -123,7 +127,27 @@ def _row_stretches(run: int, rest: Sequence[Digit], row_bytes: int) -> int:
             span = reach
         elif stretches == 1 and span < stride < row_bytes:
             stretches, span = -(-reach // row_bytes), row_bytes
+        elif stretches == 1 and stride % row_bytes:  # runs begin at all parts of a row alike: some lie across two
+            stretches = -(-count * (span - gcd(row_bytes, stride) + row_bytes) // row_bytes)
+            span = min(span, row_bytes)
         else:
             stretches *= count * -(-span // row_bytes)
             span = min(span, row_bytes)
     return stretches if stretches > 1 else -(-span // row_bytes)
+
+
+def _busiest_bank(run: int, rest: Sequence[Digit], memory: Memory) -> int:
+    """Stretches of rows in the bank that has most of them; 0 where loops by parts of rows spread them over banks."""
+    row, span, outer = memory.row_bytes, run, list(rest)
+    while outer and (outer[0][1] < row or outer[0][1] <= span):
+        count, stride = outer.pop(0)
+        span += (count - 1) * stride
+    if memory.hashed or any(stride % row for _, stride in outer):
+        return 0
+    stretches = np.zeros(memory.channels * memory.banks, np.int64)
+    whole, part = divmod(-(-span // row), len(stretches))
+    stretches[:] = whole
+    stretches[:part] += 1
+    for count, stride in outer:
+        stretches = _repeated(stretches, count, stride // row % len(stretches))
+    return int(stretches.max())

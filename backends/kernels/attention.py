@@ -27,7 +27,7 @@ LIMIT_TYPE = DType.I32
 
 
 @dataclass(frozen=True, slots=True)
-class _Limits:
+class Limits:
     """Tensors [B|1, 1, S|1, 1] of key positions: the last one that a query sees, and the first."""
 
     last: Tensor | None = None
@@ -138,13 +138,23 @@ def _column_numbers(at: Lowering, machine: VectorMachine, arena: Arena, columns:
     return Ref(numbers.layout.offset, LIMIT_TYPE, (size,)), count
 
 
-def _limits(node: Node, at: Lowering, machine: VectorMachine, arena: Arena) -> _Limits:
-    """Which key positions a query sees, where causality, a window or lengths say so."""
+def _limits(node: Node, at: Lowering, machine: VectorMachine, arena: Arena) -> Limits:
     batch, _, queries, keys = given(node, 0).type.static_shape
-    lengths = operand(node, 2)
-    causal, window = bool(node.attribute("causal")), node.attribute("window")
+    lengths, window = operand(node, 2), node.attribute("window")
     assert isinstance(window, int)
     valid = None if lengths is None else place(at, lengths)
+    return position_limits(at, machine, arena, valid, (batch, queries, keys), bool(node.attribute("causal")), window)
+
+
+def position_limits(
+    at: Lowering, machine: VectorMachine, arena: Arena, valid: Tensor | None, extents: tuple[int, int, int],
+    causal: bool, window: int,
+) -> Limits:  # fmt: skip
+    """Which key positions a query sees, where causality, a window or lengths (`valid`) say so.
+
+    extents: requests, queries and keys.
+    """
+    batch, queries, keys = extents
     last = first = None
     if causal and (valid is not None or queries > 1):
         last = _positions(at, machine, arena, valid, batch, queries, keys, 0)
@@ -152,7 +162,7 @@ def _limits(node: Node, at: Lowering, machine: VectorMachine, arena: Arena) -> _
         last = _positions(at, machine, arena, valid, batch, 1, keys, 0)
     if window and window < keys:
         first = _positions(at, machine, arena, valid, batch, queries, keys, 1 - window)
-    return _Limits(last, first)
+    return Limits(last, first)
 
 
 def _positions(

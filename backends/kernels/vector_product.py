@@ -171,14 +171,19 @@ class RowProducts:
         return Ref(held, tensor.dtype, (k * size, size))
 
     def _finish(self, rows: Tiling, columns: Tiling, start: Scalar, sums: Ref, slot: int) -> None:
+        """Sums to the result's place: at once, if commands can address it there."""
         out, m, n = self.tensors[OUT], rows.elements, columns.elements
         counts = [*(x.count for x in rows.tile), *(x.count for x in columns.tile)]
         far = [*(x.strides[1] for x in rows.tile), *(x.strides[1] for x in columns.tile)]
-        lanes = self._lanes(m, n)
+        direct = out.on_chip and len(rows.tile) <= 1 and len(columns.tile) <= 1
         tile = Ref(self.slots[OUT][slot], out.dtype, dense_strides((m, n), out.element_bytes))
+        if direct:
+            row, column = (axes[0].strides[1] if axes else 0 for axes in (rows.tile, columns.tile))
+            tile = Ref(start, out.dtype, (row, column))
         if self.scale == 1:
-            lanes("copy", sums, out=tile)
+            self._lanes(m, n)("copy", sums, out=tile)
         else:
-            lanes("mul", sums, self.scale, out=tile)
-        near = dense_strides(counts, out.element_bytes)
-        issue_copy(self.at.emit, ("buffer", out.space), tile.address, start, out.dtype, counts, near, far)
+            self._lanes(m, n)("mul", sums, self.scale, out=tile)
+        if not direct:
+            near = dense_strides(counts, out.element_bytes)
+            issue_copy(self.at.emit, ("buffer", out.space), tile.address, start, out.dtype, counts, near, far)

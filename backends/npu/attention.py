@@ -1,84 +1,85 @@
-"""Attention whose scores never leave the chip.
+"""Attention whose scores never leave the chip: tiles of keys pass by, with a running maximum and sum of each query.
 
-For each request, group of heads and block of queries, the scores of all keys gather in the buffer; the vector unit
-makes them exponentials and sums, the arrays multiply these with the values, and only that result is divided by the
-sums. Blocks of a causal matrix see no further than their last query: keys beyond are neither multiplied nor loaded.
+For a block of queries of some pairs of request and key head, and a tile of their keys:
+
+    scores    arrays       q @ k^T
+    softmax   vector unit  largest' = max(largest, rows of scores); weights = exp(scores - largest')
+                           shrink = exp(largest - largest'); total = total * shrink + sum of weights
+    context   arrays       weights @ v
+    output    vector unit  sums = sums * shrink + context; after the last tile, sums / total
+
+The four are stages of a pipeline (`pipeline.py`): arrays and vector unit work on tiles of neighbouring turns. Keys that
+no query of a block may see are neither loaded nor multiplied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
-from pimc.backends.affine import Scalar
-from pimc.backends.dma.copy import issue_copy
-from pimc.backends.emitter import Scratch
 from pimc.backends.kernels.arena import Arena, padded
-from pimc.backends.kernels.lanes import Lanes, Ref
-from pimc.backends.kernels.nest import dense_strides
+from pimc.backends.kernels.attention import position_limits
+from pimc.backends.kernels.lanes import Ref
+from pimc.backends.kernels.movement import index_tensor
+from pimc.backends.kernels.nest import Axis, Nest, nests, spread, tilings
 from pimc.backends.kernels.places import copy_tensor, dense_at, given, operand, place
 from pimc.backends.lowering import Lowering, Tensor, lowers
+from pimc.backends.npu.attention_stream import Operand, Stream
+from pimc.backends.npu.attention_tiles import (
+    F32_BYTES,
+    Attended,
+    AttentionTiles,
+    Core,
+    Sizes,
+    best_attention,
+)
 from pimc.backends.npu.isa import Fence
-from pimc.backends.npu.matmul import contract
+from pimc.backends.npu.matmul import SWAPS, machine_of, microseconds
+from pimc.backends.npu.tiles import Side
 from pimc.backends.npu.vector_unit import NPU
 from pimc.backends.target import TargetSpec
+from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.facts import Ragged
 from pimc.ir.graph import Node
-from pimc.ir.layout import Digit, Layout
+from pimc.ir.layout import Layout
 from pimc.ir.types import DType
-
-LEAST_ROWS = 8
-"""Queries of a block below which a head's scores are better kept in memory."""
-F32_BYTES = DType.F32.bits // 8
 
 
 def why_not(node: Node, spec: TargetSpec, room: int) -> str:
     """Why attention cannot run as a whole; empty if it can."""
-    if operand(node, 3) is not None or operand(node, 4) is not None:
-        return "masks and lengths are for the softmax alone"
-    if node.attribute("softcap") or node.attribute("window"):
-        return "soft caps and windows are for the softmax alone"
-    if 0 in node.result.type.static_shape or 0 in given(node, 1).type.static_shape:
+    if node.fact(Ragged) is not None:
+        return "requests with lengths of their own go through its parts"
+    if any(0 in given(node, i).type.static_shape for i in range(3)):
         return "there is nothing to attend to"
     if not all(given(node, i).type.dtype.is_float for i in range(3)):
         return "the arrays multiply floats"
-    if node.attribute("causal") and given(node, 0).type.static_shape[2] > given(node, 1).type.static_shape[2]:
-        return "the first queries see no key"
-    if not _Extents.of(node).rows(room, spec.element_bytes):
-        return f"the scores of {LEAST_ROWS} queries do not fit {room} bytes on chip"
-    return ""
+    e = _attended(node, spec, None, None)
+    least = Sizes.of(e, 1, 1, 1).bytes(e.keys) + _limit_bytes(node)
+    return f"one query needs {least} of {room} bytes on chip" if least > room else ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Extents:
-    """Requests, key heads, query heads of each, queries, keys, and the widths of keys and values."""
+def _limit_bytes(node: Node) -> int:
+    """What the positions that queries see take on chip: at most two numbers and an intermediate for each query."""
+    batch, _, queries, _ = given(node, 0).type.static_shape
+    return 4 * padded(batch * queries * F32_BYTES) + 16 * padded(1)
 
-    batch: int
-    kv: int
-    group: int
-    queries: int
-    keys: int
-    depth: int
-    width: int
 
-    @staticmethod
-    def of(node: Node) -> _Extents:
-        batch, heads, queries, depth = given(node, 0).type.static_shape
-        _, kv, keys, width = given(node, 2).type.static_shape
-        return _Extents(batch, kv, heads // kv, queries, keys, depth, width)
-
-    def bytes(self, rows: int, element: int) -> int:
-        """What blocks of so many queries take on chip, beside the operands of their products."""
-        cells = self.group * rows
-        own = cells * self.keys * (F32_BYTES + element) + cells * self.width * (F32_BYTES + element)
-        return own + 2 * padded(cells * F32_BYTES) + self.keys * F32_BYTES + 16 * padded(1)
-
-    def rows(self, room: int, element: int) -> int:
-        """Queries of a block, so that half of the room is left for operands; 0: too few fit."""
-        rows = self.queries
-        while rows and self.bytes(rows, element) > room // 2:
-            rows //= 2
-        return rows if rows >= min(LEAST_ROWS, self.queries) else 0
+def _attended(node: Node, spec: TargetSpec, k: Side | None, v: Side | None) -> Attended:
+    batch, heads, queries, depth = given(node, 0).type.static_shape
+    _, kv, keys, width = given(node, 2).type.static_shape
+    mask, lengths = operand(node, 3), operand(node, 4)
+    causal, window = bool(node.attribute("causal")) and queries > 1, node.attribute("window")
+    assert isinstance(window, int)
+    window = window if window < keys else 0
+    mask_bytes = (
+        0 if mask is None else max(1, (spec.storage_dtype if mask.type.dtype.is_float else DType.BOOL).bits // 8)
+    )
+    limits = int(causal or lengths is not None) + int(window > 0)
+    told = lengths is None
+    return Attended(
+        batch * kv, heads // kv, queries, keys, depth, width, spec.element_bytes, mask_bytes, causal and told,
+        window if told else 0, limits, not told, bool(node.attribute("softcap")), k, v,
+    )  # fmt: skip
 
 
 @lowers("npu", "attention")
@@ -88,133 +89,127 @@ def lower_attention(node: Node, at: Lowering) -> None:
 
 class _Attention:
     def __init__(self, node: Node, at: Lowering) -> None:
-        self.at, self.emit = at, at.emit
-        self.extents = _Extents.of(node)
-        self.causal = bool(node.attribute("causal")) and self.extents.queries > 1
-        scale = node.attribute("scale")
+        self.node, self.at, self.emit = node, at, at.emit
+        npu = at.spec.npu
+        assert npu is not None
+        scale, softcap = node.attribute("scale"), node.attribute("softcap")
         assert isinstance(scale, float | int)
-        self.scale = float(scale)
-        self.q, self.k, self.v, self.out = (
-            place(at, value) for value in (given(node, 0), given(node, 1), given(node, 2), node.result)
-        )
+        assert isinstance(softcap, float | int)
+        self.scale, self.softcap = float(scale), float(softcap)
+        self.batch, self.heads, self.queries, _ = given(node, 0).type.static_shape
+        self.kv, self.keys = given(node, 2).type.static_shape[1:3]
+        self.group = self.heads // self.kv
+        machine = machine_of(at)
+        vector = npu.vector
+        self.core = Core(
+            machine, vector.units * npu.cores, vector.lanes, vector.tree, vector.cycles("add"), vector.cycles("exp"),
+            SWAPS[npu.array.dataflow],
+        )  # fmt: skip
         self.arena = Arena(at)
-        e, element = self.extents, self.v.element_bytes
-        self.rows = e.rows(self.arena.size, element)
-        cells = e.group * self.rows
-        self.scores = self.arena.take(cells * e.keys * F32_BYTES)
-        self.powers = self.arena.take(cells * e.keys * element)
-        self.sums = self.arena.take(cells * e.width * F32_BYTES)
-        self.result = self.arena.take(cells * e.width * element)
-        self.largest, self.total = (self.arena.take(cells * F32_BYTES) for _ in range(2))
-        self.numbers = self.arena.take(e.keys * F32_BYTES)
-        self.last = self.arena.take(self.rows * F32_BYTES)
-        self.q, self.k, self.v = (self._regular(t) for t in (self.q, self.k, self.v))
-        self.target, self.out = self.out, self._regular(self.out, moves=False)
-        inner = self.arena.left // 64 * 64
-        self.inner = replace(at, scratch=Scratch(self.arena.take(inner), inner), limited=None, tiled=None)
 
     def run(self) -> None:
-        e = self.extents
-        if self.causal:
-            numbers = Ref(self.numbers, DType.I32, (F32_BYTES,))
-            Lanes(self.emit, NPU, None, (e.keys,))("index", 0.0, out=numbers)
-        for start in range(0, e.queries, self.rows):
-            rows = min(self.rows, e.queries - start)
-            keys = min(e.keys, e.keys - e.queries + start + rows) if self.causal else e.keys
-            for moved in self._heads():
-                self._block(start, rows, keys, moved)
+        tensors = self._tensors()
+        if any(t.on_chip for t in tensors.values()):
+            self.emit.issue("npu", Fence())
+        pairs = self._pairs(tensors)
+        for nest, operands in pairs:
+            e, batch = self._order(nest, operands)
+            tiles = best_attention(self.core, e, self.arena.left)
+            assert tiles is not None
+            mark = self.arena.mark()
+            numbers = None
+            if e.limits:
+                held = index_tensor(self.at, NPU, self.arena, self.keys)
+                numbers = Ref(held.layout.offset, DType.I32, (F32_BYTES,))
+            stream = Stream(self.emit, self.arena, self.core, e, tiles, operands, numbers, self.scale, self.softcap)
+            for start in range(0, e.queries, tiles.queries):
+                rows = min(tiles.queries, e.queries - start)
+                for tiling in tilings(Nest(nest.starts, batch), tiles.pairs, even=False):
+                    stream.block(start, rows, tiling)
+            self.arena.reset(mark)
+            self._report(tiles)
         if self.out is not self.target:
             copy_tensor(self.at, self.out, self.target, self.out.shape)
 
-    def _regular(self, tensor: Tensor, *, moves: bool = True) -> Tensor:
-        """The tensor, or a dense copy on chip of one whose requests, heads or rows no single loop can address."""
-        if all(len([d for d in dim if d[0] > 1]) <= 1 for dim in tensor.layout.dims[:3]):
+    def _report(self, tiles: AttentionTiles) -> None:
+        if self.at.limited is not None:
+            parts = f"{microseconds(tiles.memory)} of transfers, {microseconds(tiles.compute)} of arrays"
+            parts += f", {microseconds(tiles.vector)} on the vector unit"
+            self.at.limited(
+                f"bound by {tiles.limit} ({parts}; {tiles.queries} queries and {tiles.keys} keys at a time)"
+            )
+
+    # -- operands -------------------------------------------------------------------------------------------------
+
+    def _tensors(self) -> dict[str, Tensor]:
+        node, at = self.node, self.at
+        q, k, v, self.target = (place(at, x) for x in (given(node, 0), given(node, 1), given(node, 2), node.result))
+        q, self.out = self._split_heads(q, moves=True), self._split_heads(self.target, moves=False)
+        found = {"q": q, "k": k, "v": v, "out": self.out}
+        mask, lengths = operand(node, 3), operand(node, 4)
+        if mask is not None:
+            placed = place(at, mask)
+            shape = (self.batch, self.heads, self.queries, self.keys)
+            found["mask"] = replace(placed, layout=spread(placed.layout, shape))
+        window = node.attribute("window")
+        assert isinstance(window, int)
+        limits = position_limits(
+            at, NPU, self.arena, None if lengths is None else place(at, lengths),
+            (self.batch, self.queries, self.keys), bool(node.attribute("causal")), window,
+        )  # fmt: skip
+        for name, limit in (("last", limits.last), ("first", limits.first)):
+            if limit is not None:
+                layout = spread(limit.layout, (self.batch, 1, self.queries, 1))
+                found[name] = replace(limit, layout=layout)
+        return found
+
+    def _split_heads(self, tensor: Tensor, *, moves: bool) -> Tensor:
+        """The tensor, or a dense copy on chip where its heads are no regular groups of neighbours."""
+        if self._grouped(tensor.layout) is not None:
             return tensor
         dense = dense_at(self.arena.take(prod(tensor.shape) * tensor.element_bytes), tensor, tensor.shape)
         if moves:
             copy_tensor(self.at, tensor, dense, tensor.shape)
         return dense
 
-    def _heads(self) -> Iterator[dict[str, Scalar]]:
-        """For every request and key head, how far the tensors' addresses move; loops where heads lie regularly."""
-        e = self.extents
-        tensors = {"q": (self.q, e.group), "k": (self.k, 1), "v": (self.v, 1), "out": (self.out, e.group)}
-        requests = {name: _stride(t.layout.dims[0]) for name, (t, _) in tensors.items()}
-        heads = {name: _stride(t.layout.dims[1]) for name, (t, _) in tensors.items()}
-        with self.emit.loop(e.batch) as b, self.emit.loop(e.kv) as h:
-            yield {name: b * requests[name] + h * (heads[name] * group) for name, (_, group) in tensors.items()}
+    def _grouped(self, layout: Layout) -> Layout | None:
+        """[heads] as [kv, group]."""
+        return Layout(0, (layout.dims[1],)).reshaped((self.kv, self.group))
 
-    def _block(self, start: int, rows: int, keys: int, moved: dict[str, Scalar]) -> None:
-        e = self.extents
-        q = self._part(self.q, e.group, start, rows)
-        k, v = (self._part(t, 1, 0, keys, group=e.group) for t in (self.k, self.v))
-        transposed = replace(k, layout=Layout(k.layout.offset, (*k.layout.dims[:2], *k.layout.dims[:1:-1])))
-        scores = self._held(self.scores, (1, e.group, rows, keys), DType.F32)
-        powers = self._held(self.powers, (1, e.group, rows, keys), self.v.dtype)
-        sums = self._held(self.sums, (1, e.group, rows, e.width), DType.F32)
-        batch = (1, e.group)
-        contract(self.inner, q, transposed, scores, batch, rows, keys, e.depth, self.scale, (moved["q"], moved["k"], 0))
-        self._powers(start, rows, keys)
-        contract(self.inner, powers, v, sums, batch, rows, e.width, keys, 1.0, (0, moved["v"], 0))
-        self._divide(start, rows, moved["out"])
+    def _pairs(self, tensors: dict[str, Tensor]) -> list[tuple[Nest, dict[str, Operand]]]:
+        """The regular walks over (request, key head), with what belongs to one pair of each tensor."""
+        outer: list[Layout] = []
+        operands: dict[str, Operand] = {}
+        for index, (name, tensor) in enumerate(tensors.items()):
+            dims, offset = tensor.layout.dims, tensor.layout.offset
+            if name in ("k", "v"):
+                lead, inner = dims[:2], dims[2:]
+            elif name in ("last", "first"):
+                lead, inner = (dims[0], ((1, 0),)), (((self.group, 0),), *dims[2:])
+            else:
+                heads = self._grouped(tensor.layout)
+                assert heads is not None
+                lead, inner = (dims[0], heads.dims[0]), (heads.dims[1], *dims[2:])
+            outer.append(Layout(offset, lead))
+            operands[name] = Operand(tensor, index, Layout(0, inner))
+        return [(nest.merged(), operands) for nest in nests(outer, (self.batch, self.kv))]
 
-    def _powers(self, start: int, rows: int, keys: int) -> None:
-        """The exponentials of scores less the largest of their row, and the sum of each row."""
-        e, element = self.extents, self.v.element_bytes
-        counts = (e.group, rows, keys)
-        x = Ref(self.scores, DType.F32, (rows * keys * F32_BYTES, keys * F32_BYTES, F32_BYTES))
-        out = Ref(self.powers, self.v.dtype, (rows * keys * element, keys * element, element))
-        lanes = Lanes(self.emit, NPU, None, counts)
-        largest = Ref(self.largest, DType.F32, (rows * F32_BYTES, F32_BYTES))
-        total = replace(largest, address=self.total)
-        if self.causal and keys > e.keys - e.queries + start + 1:
-            last = Ref(self.last, DType.I32, (F32_BYTES,))
-            Lanes(self.emit, NPU, None, (rows,))("index", float(e.keys - e.queries + start), out=last)
-            numbers = Ref(self.numbers, DType.I32, (0, 0, F32_BYTES))
-            lanes("keep", x, numbers, last.spread(before=1, behind=1), float("-inf"), out=x)
-        lanes.reduce("max", x, largest)
-        lanes("sub", x, largest.spread(behind=1), out=x)
-        lanes("exp", x, out=out)
-        lanes.reduce("sum", out, total)
-        Lanes(self.emit, NPU, None, counts[:2])("reciprocal", total, out=total)
-        self.emit.issue("npu", Fence())
-
-    def _divide(self, start: int, rows: int, moved: Scalar) -> None:
-        e, element = self.extents, self.out.element_bytes
-        lanes = Lanes(self.emit, NPU, None, (e.group, rows, e.width))
-        x = Ref(self.sums, DType.F32, (rows * e.width * F32_BYTES, e.width * F32_BYTES, F32_BYTES))
-        total = Ref(self.total, DType.F32, (rows * F32_BYTES, F32_BYTES, 0))
-        held = self._held(self.result, (1, e.group, rows, e.width), self.out.dtype)
-        lanes(
-            "mul",
-            x,
-            total,
-            out=Ref(self.result, self.out.dtype, (rows * e.width * element, e.width * element, element)),
-        )
-        target = self._part(self.out, e.group, start, rows).layout
-        digits = [digit for dim in target.dims for digit in dim]
-        counts, far = [c for c, _ in digits], [s for _, s in digits]
-        near = dense_strides(counts, element)
-        issue_copy(
-            self.emit, ("buffer", self.out.space), held.layout.offset, target.offset + moved, self.out.dtype, counts,
-            near, far,
-        )  # fmt: skip
-
-    def _held(self, address: int, shape: tuple[int, ...], dtype: DType) -> Tensor:
-        return Tensor("buffer", Layout.dense(shape, dtype.bits // 8, address), dtype)
-
-    @staticmethod
-    def _part(tensor: Tensor, heads: int, start: int, rows: int, *, group: int = 0) -> Tensor:
-        """The first heads of the first request, and some of their rows; group: a single head stands for so many."""
-        layout = tensor.layout
-        for dim, first, count in ((0, 0, 1), (1, 0, heads), (2, start, rows)):
-            cut = layout.sliced(dim, first, first + count)
-            assert cut is not None
-            layout = cut
-        if group:
-            layout = Layout(layout.offset, (layout.dims[0], ((group, 0),), *layout.dims[2:]))
-        return replace(tensor, layout=layout)
-
-
-def _stride(digits: tuple[Digit, ...]) -> int:
-    return next((stride for count, stride in digits if count > 1), 0)
+    def _order(self, nest: Nest, operands: dict[str, Operand]) -> tuple[Attended, tuple[Axis, ...]]:
+        """The walk whose innermost axis brings keys fastest, many pairs at a time."""
+        best: tuple[float, Attended, tuple[Axis, ...]] | None = None
+        for innermost in nest.axes or (Axis(1, (0,) * len(operands)),):
+            batch = (*(a for a in nest.axes if a is not innermost), innermost)
+            sides: list[Side | None] = []
+            for operand_ in (operands["k"], operands["v"]):
+                rows, columns = operand_.inner.dims
+                digits = tuple((a.count, a.strides[operand_.index]) for a in batch)
+                sides.append(None if operand_.tensor.on_chip else Side(rows, columns, digits))
+            e = replace(_attended(self.node, self.at.spec, *sides), pairs=prod(a.count for a in batch))
+            tiles = best_attention(self.core, e, self.arena.left)
+            if tiles is not None and (best is None or tiles.seconds < best[0]):
+                best = tiles.seconds, e, batch
+        if best is None:
+            raise fail(
+                Kind.CAPACITY, f"not even single queries and keys fit {self.arena.left} bytes of on-chip scratch"
+            )
+        return best[1], best[2]

@@ -8,6 +8,7 @@ from functools import lru_cache
 from math import prod
 
 from pimc.backends.affine import Scalar
+from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.nest import SLOTS, Axis, Nest, tilings, walk
 from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest
@@ -48,7 +49,7 @@ class Group:
     @property
     def accumulators(self) -> int:
         """Bytes of accumulators of a group."""
-        return padded(-(-self.products // self.pack.count) * self.pack.count * self.pack.block)
+        return padded(self.pack.accumulators(self.products))
 
 
 def group_bytes(e: Extents, products: int) -> int:
@@ -142,11 +143,11 @@ class Groups:
             for name, rows in zip((self.streamed, self.stationary), self.rows, strict=True)
         )
         acc = slot * self.group.accumulators
-        pack.multiply(self.blocks, t, s, products, acc)
+        pack.multiply(self.blocks, t, s, range(products), acc)
         out = self.tensors[OUT]
-        lead, columns = _walk((*batch, *self.rows[0]), OUT), _walk(self.rows[1], OUT)
+        lead, columns = walk_of((*batch, *self.rows[0]), OUT), walk_of(self.rows[1], OUT)
         if out.on_chip and len(lead) <= 1 and len(columns) <= 1:
-            to = Matrix(starts[OUT], _stride(lead), _stride(columns))
+            to = Matrix(starts[OUT], stride_of(lead), stride_of(columns))
             pack.drain(self.emit, products, acc, to, out.dtype, self.scale)
             return
         size = out.element_bytes
@@ -157,27 +158,38 @@ class Groups:
 
     def _operand(self, name: int, axes: Sequence[Axis], start: Scalar, held: int) -> Matrix:
         """Rows of all products of a group, on chip: where they are, if commands can address them there, else copied."""
-        tensor, rows = self.tensors[name], _walk(axes, name)
-        contracted = [(moves[name], _walk(along, name)) for moves, along in self.nest.contracted]
-        if tensor.on_chip and len(rows) <= 1 and len(contracted) == 1 and len(contracted[0][1]) <= 1:
-            moved, along = contracted[0]
-            return Matrix(start + moved, _stride(rows), _stride(along))
-        size = tensor.element_bytes
-        by_row = not axes or axes[-1].count == 1 or axes[-1].strides[name] != size
-        count, depth = prod(a.count for a in rows), self.nest.depth
-        matrix = Matrix(held, depth * size, size) if by_row else Matrix(held, size, count * size)
-        done = 0
-        for moved, along in contracted:
-            near = [*scaled(rows, matrix.row), *scaled(along, matrix.column)]
-            bring(self.emit, tensor, start + moved, matrix.at(done), (*rows, *along), 0, near)
-            done += prod(a.count for a in along)
-        return matrix
+        contracted = [(moves[name], walk_of(along, name)) for moves, along in self.nest.contracted]
+        return rows_on_chip(self.emit, self.tensors[name], start, walk_of(axes, name), contracted, held)
 
 
-def _walk(axes: Sequence[Axis], operand: int) -> tuple[Axis, ...]:
+def rows_on_chip(
+    emit: Emitter, tensor: Tensor, start: Scalar, rows: Sequence[Axis],
+    columns: Sequence[tuple[Scalar, Sequence[Axis]]], held: int, *,
+    stays: bool = True,
+) -> Matrix:  # fmt: skip
+    """A matrix on chip: where it is (`stays`), if commands can address it there, else copied to `held`.
+
+    rows: the loops over its rows, those of a group of products outside. columns: the ranges of its columns.
+    """
+    if stays and tensor.on_chip and len(rows) <= 1 and len(columns) == 1 and len(columns[0][1]) <= 1:
+        moved, along = columns[0]
+        return Matrix(start + moved, stride_of(rows), stride_of(along))
+    size = tensor.element_bytes
+    count, depth = prod(a.count for a in rows), sum(prod(a.count for a in along) for _, along in columns)
+    by_row = not rows or rows[-1].strides[0] != size
+    matrix = Matrix(held, depth * size, size) if by_row else Matrix(held, size, count * size)
+    done = 0
+    for moved, along in columns:
+        near = [*scaled(rows, matrix.row), *scaled(along, matrix.column)]
+        bring(emit, tensor, start + moved, matrix.at(done), (*rows, *along), 0, near)
+        done += prod(a.count for a in along)
+    return matrix
+
+
+def walk_of(axes: Sequence[Axis], operand: int) -> tuple[Axis, ...]:
     """The loops of one operand alone."""
     return Nest((0,), tuple(Axis(a.count, (a.strides[operand],)) for a in axes)).merged().axes
 
 
-def _stride(axes: Sequence[Axis]) -> int:
+def stride_of(axes: Sequence[Axis]) -> int:
     return axes[0].strides[0] if axes else 0

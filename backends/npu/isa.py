@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from pimc.backends.affine import Scalar
-from pimc.backends.isa import Command, Region, address, command, element_type, operand, real
+from pimc.backends.isa import Command, Region, address, choice, command, element_type, operand, real
 from pimc.backends.state import DeviceState
 from pimc.backends.vector import Elementwise, Reduce, Scan, grid_region, plain
 from pimc.ir.op import Array
@@ -148,13 +148,14 @@ class Drain(Command):
 @command
 @dataclass(frozen=True, slots=True)
 class Fence(Command):
-    """Hold the core until everything issued to it before has completed.
+    """Hold the core until everything issued to it before, or to its vector unit, has completed.
 
     The array does not look at what the vector unit still writes: a fence lies before products of its results.
     """
 
     mnemonic: ClassVar[str] = "FENCE"
     unit: ClassVar[str] = "npu"
+    of: str = choice("whose commands are waited for", ("all", "vector"), "all")
 
     def execute(self, state: DeviceState) -> None:
         """Order changes no values."""

@@ -38,7 +38,7 @@ from pimc.ir.facts import Tile
 
 CLEARLY = 0.98
 """The vector unit is taken where it needs no more than this part of the arrays' time."""
-_STREAMED_FIRST = {"ws": (False,), "is": (True,), "os": (False,), "either": (False, True)}
+SWAPS = {"ws": (False,), "is": (True,), "os": (False,), "either": (False, True)}
 """By dataflow: whether operands may be swapped, so that the activation stays and the weight streams."""
 
 
@@ -137,7 +137,7 @@ class Contraction:
         assert npu is not None
         machine, found = machine_of(self.at), list[Choice]()
         room = 0
-        for swap in _STREAMED_FIRST[npu.array.dataflow]:
+        for swap in SWAPS[npu.array.dataflow]:
             extents = self._extents(swap, self.nest.batch)
             room = Arena.room(self.at, self._want(extents))
             tiles = best_tiles(machine, extents, room, self._limits(swap))

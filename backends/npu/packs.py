@@ -8,7 +8,6 @@ otherwise costs no more then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -43,6 +42,10 @@ class Pack:
         beside = self.s * ACCUMULATOR_BYTES if self.count > 1 else 0
         return self.t * self.row + beside
 
+    def accumulators(self, products: int) -> int:
+        """Bytes of accumulators of so many products."""
+        return -(-products // self.count) * self.count * self.block
+
     @property
     def dense(self) -> bool:
         """Whether the wanted rows of all products lie at equal distances."""
@@ -66,41 +69,40 @@ class Pack:
 
     # -- commands -------------------------------------------------------------------------------------------------
 
-    def multiply(self, blocks: Blocks, t: Matrix, s: Matrix, products: int, acc: Scalar) -> None:
-        """All products of two groups; rows of either are those of one product after the other."""
-        for first, count, _ in chunks(blocks.emit, products, self.count):
+    def multiply(self, blocks: Blocks, t: Matrix, s: Matrix, products: range, acc: Scalar) -> None:
+        """Some products of two groups; rows of either are those of one product after the other."""
+        for turn, count, _ in chunks(blocks.emit, len(products), self.count):
+            first = turn + products.start
             rows, columns = t.rows_from(first * self.t), s.rows_from(first * self.s)
             sums = Sums(acc + first * self.block, self.row)
             blocks.multiply(rows, columns, count * self.t, count * self.s, self.k, sums)
 
-    def drain(self, emit: Emitter, products: int, acc: Scalar, to: Matrix, dtype: DType, scale: float = 1.0) -> None:
-        """What is wanted, to rows of `s` that follow each other, those of one product after the other."""
-        for first, rows in self._drained(emit, products):
+    def drain(
+        self, emit: Emitter, products: int, acc: Scalar, to: Matrix, dtype: DType, scale: float = 1.0, apart: int = 0
+    ) -> None:
+        """What is wanted, to [products, t, s]; apart: bytes from product to product there (0: their rows follow)."""
+        apart = apart or self.t * to.row
+        together = (self.count == 1 or self.t == 1) and apart == self.t * to.row
+        rows = products * self.t if together else self.t
+        step = self.block // self.t if together else self.row
+        with emit.loop(1 if together else products) as i:
             drain = Drain(
-                acc=acc + first * self.block, rows=rows, columns=self.s, acc_row=self.row if rows == self.t else
-                self.block // self.t, dst=to.address + first * (self.t * to.row), dst_type=dtype, dst_row=to.row,
-                dst_column=to.column, scale=scale,
+                acc=acc + i * self.block, rows=rows, columns=self.s, acc_row=step, dst=to.address + i * apart,
+                dst_type=dtype, dst_row=to.row, dst_column=to.column, scale=scale,
             )  # fmt: skip
             emit.issue("npu", drain)
 
-    def _drained(self, emit: Emitter, products: int) -> Iterator[tuple[Scalar, int]]:
-        """The first product and the rows of each DRAIN."""
-        if self.dense:
-            yield 0, products * self.t
-            return
-        with emit.loop(products) as i:
-            yield i, self.t
-
 
 @lru_cache(maxsize=4096)
-def best_pack(machine: Machine, t: int, s: int, k: int, products: int) -> Pack:
-    """The fastest way through the arrays."""
+def best_pack(machine: Machine, t: int, s: int, k: int, products: int, room: int = 0) -> Pack:
+    """The fastest way through the arrays that takes at most `room` bytes of accumulators (0: half of them) for all."""
+    room = room or machine.accumulator_bytes // SLOTS
     found: list[tuple[float, int, Pack]] = []
     for down, across in machine.array.grids():
         _, wide = machine.block(down, across)
         beside = [1, wide // s, machine.array.load // t, min(wide // s, machine.array.load // t)]
         for count in sorted({max(1, min(products, n)) for n in beside}):
             pack = Pack(t, s, k, count, down, across)
-            if pack.count * pack.block <= machine.accumulator_bytes // SLOTS:
+            if count == 1 or pack.accumulators(products) <= room:
                 found.append((pack.clocks(machine, products), count, pack))
-    return min(found, key=lambda f: f[:2])[2] if found else Pack(t, s, k, 1, 1, 1)
+    return min(found, key=lambda f: f[:2])[2]

@@ -51,6 +51,11 @@ class Machine:
         """Seconds from the last row that enters the array until its products are out and more operands can come."""
         return (self.array.first_load + self.array.skew) / self.clock + self.copies.latency
 
+    @property
+    def drain(self) -> float:
+        """The same while the arrays are at work, when loads of blocks are hidden."""
+        return self.array.skew / self.clock + self.copies.latency
+
     def block(self, down: int, across: int) -> tuple[int, int]:
         """Rows and columns of a block on a grid of arrays."""
         return self.array.rows * down, self.array.columns * across
@@ -300,7 +305,7 @@ def _panel(
     drained = micro[0] * micro[1] / machine.drained / clock if machine.drained else 0.0
     after = out_piece[0] + drained
     around = turn + inner_piece[0] + machine.turnaround  # from loading a slot until it may be loaded again
-    leaving = turn / pieces + machine.turnaround + after  # from the first product in a slot until it is stored
+    leaving = turn / pieces + machine.drain + after  # from the first product in a slot until it is stored
     compute, last = turns * turn, micros if turns_inner == 1 else turn
     if pieces == 1 and turns_outer == 1:
         last /= machine.parts(e.k, grid[0])

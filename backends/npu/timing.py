@@ -10,8 +10,8 @@ last stream has entered.
 Vector unit: a pass of a function works on `lanes` columns of `units` rows; reductions of a row of n elements take
 tree(n) = 1 up to `lanes`, else ceil(n / lanes) + tree(ceil(n / lanes)). Its commands run one after another; DRAIN waits
 for the array, and takes a pass, or no time through a port of its own. The array waits for the vector unit only at a
-FENCE, but for the accumulators that a DRAIN still reads: products of a tile may begin to arrive when the DRAINs of the
-tile before last are over.
+FENCE (of everything, or of the vector unit alone), but for the accumulators that a DRAIN still reads: products of a
+tile may begin to arrive when the DRAINs of the tile before last are over.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class NpuTimer:
             case MatmulOs(rows=rows, k=k, columns=columns):
                 stream = self.array.stream(plain(k), plain(rows), plain(columns)) * self.clock_ps
                 return self._matmul_os(command, at, stream)
-            case Fence():
-                done = max(at, self.array_done, self.vector_done)
+            case Fence(of=of):
+                done = max(at, self.vector_done, self.array_done if of == "all" else 0)
                 self.slot_at = done
                 return Issued(done, done, done, 0, "fence" if done > at else "")
         return self._vector(command, at)
@@ -170,7 +170,7 @@ class NpuTimer:
     def signature(self, command: Command) -> Hashable:
         """What a command's time depends on: its extents, not its addresses."""
         goes_on = command.accumulate if isinstance(command, MatmulOs) else 0
-        return (goes_on, *(getattr(command, name, None) for name in ("function", "rows", "columns", "k")))
+        return (goes_on, *(getattr(command, name, None) for name in ("function", "rows", "columns", "k", "of")))
 
     def relative(self, now: int) -> Hashable:
         times = (

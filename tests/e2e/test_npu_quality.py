@@ -9,6 +9,7 @@ import pytest
 from pimc.driver import Options, compile_model
 from pimc.ir.diagnostics import CompileError
 from pimc.sim.report import Report
+from tests.e2e.harness import with_layers
 
 GEMM = Path(__file__).parents[2] / "models" / "bench" / "gemm.pimc"
 
@@ -123,3 +124,70 @@ def test_attention_of_many_heads_with_one_query_is_bound_by_memory(op: str, targ
     least = 2 * 64 * 32 * (512 * 128 + 512 + 128) / 1024e9
     assert attention.seconds <= least / (0.9 if target == "npu" else 0.85)
     assert attention.engine == "npu"
+
+
+HEADS = """model heads(B = 1, H = 8, KV = 8, S = 1024, T = 1024)
+input q "q": f16[B, H, S, 64]
+input k "k": f16[B, KV, T, 64]
+input v "v": f16[B, KV, T, 64]
+let y = attention(q, k, v, scale=0.125, causal=true)
+output y
+"""
+
+
+@pytest.mark.parametrize("target", ["npu", "npu-server", "tpuv3"])
+def test_attention_stays_whole_where_that_is_faster(target: str, tmp_path: Path) -> None:
+    """Prefill: 7 tenths of the time of its parts at most, and no score in DRAM."""
+    model = tmp_path / "heads.pimc"
+    model.write_text(HEADS, encoding="utf-8")
+    whole = compile_model(model, target, Options()).report
+    parts = compile_model(model, target, Options(pass_options=("split-attention.whole=never",))).report
+    assert whole is not None
+    assert parts is not None
+    assert [op.op for op in whole.ops] == ["attention"]
+    assert whole.seconds < 0.7 * parts.seconds
+    assert whole.bytes_moved["bytes written"] == 2 * 8 * 1024 * 64
+    assert "keys at a time" in whole.ops[0].reason
+
+
+def test_decoding_attention_is_bound_by_memory_as_a_whole(tmp_path: Path) -> None:
+    """Grouped queries: 32 heads read keys and values of 8; scores and weights stay on chip."""
+    model = tmp_path / "heads.pimc"
+    model.write_text(HEADS, encoding="utf-8")
+    dims = {"B": 64, "H": 32, "S": 1, "T": 2048}
+    report = compile_model(model, "npu", Options(dims=dims)).report
+    assert report is not None
+    assert [op.op for op in report.ops] == ["attention"]
+    assert report.seconds <= 2 * 2 * 64 * 8 * 2048 * 64 / 1024e9 / 0.9
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+@pytest.mark.parametrize("dataflow", ["ws", "is", "os", "either"])
+@pytest.mark.parametrize("sizes", [(2, 6, 3, 150, 150), (3, 8, 2, 1, 90), (1, 4, 1, 20, 60)], ids=str)
+def test_whole_attention_computes_on_every_dataflow(
+    sizes: tuple[int, ...], dataflow: str, cores: int, tmp_path: Path
+) -> None:
+    """Streams of several engines, as they are split and signalled."""
+    model = tmp_path / "heads.pimc"
+    model.write_text(HEADS, encoding="utf-8")
+    dims: dict[str, int] = dict(zip(("B", "H", "KV", "S", "T"), sizes, strict=True))
+    overrides = (f"array.dataflow={dataflow}", f"npu.cores={cores}", "buffer.bytes=1MiB")
+    options = Options(dims=dims, overrides=overrides, pass_options=("split-attention.whole=always",))
+    result = compile_model(model, "npu", options, values="random")
+    assert result.report is not None
+    assert result.comparison is not None
+    assert result.comparison.ok
+    assert [op.op for op in result.report.ops] == ["attention"]
+
+
+def test_an_encoder_computes(tmp_path: Path) -> None:
+    """One layer of BERT-base, its attention whole on the chip, padding masked."""
+    result = compile_model(
+        with_layers("bert-base", 1, tmp_path), "npu", Options(dims={"batch": 2, "seq": 24},
+        pass_options=("split-attention.whole=always",)), values="random",
+    )  # fmt: skip
+    assert result.report is not None
+    assert result.comparison is not None
+    assert result.comparison.ok
+    assert "attention" in {op.op for op in result.report.ops}
+    assert result.report.phase == "encode"

@@ -84,6 +84,20 @@ def test_onnxim_rows(row: dict[str, str]) -> None:
     assert report.cycles == pytest.approx(int(row["op_cycles"]), rel=0.01)
 
 
+MOBILE = (
+    "array.rows=8", "array.columns=8", "array.longest_stream=8", "buffer.bytes=128KiB", "npu.accumulator_bytes=16KiB",
+    "npu.vector.lanes=256", "dram.channels=2", "dram.clock=400MHz", "dram.access_bytes=64B",
+)  # fmt: skip
+"""ONNXim's mobile NPU, 8 x 8 with 64 KiB and DDR4 of 25.6 GB/s: its elements of a byte take two here, in a buffer and
+through a memory twice as large, so that as many fit and pass."""
+
+
+@pytest.mark.parametrize(("size", "op_cycles"), [(256, 263606), (512, 2099506)])
+def test_onnxim_mobile_rows(size: int, op_cycles: int) -> None:
+    report = gemm("npu-onnxim", size, size, size, *MOBILE)
+    assert report.cycles == pytest.approx(op_cycles, rel=0.005)
+
+
 # -- TPUv3 -----------------------------------------------------------------------------------------------------------
 
 MODELS = {
