@@ -57,12 +57,16 @@ class Machine:
         return self.spec.dram.channels if pim is not None and pim.style == "newton" else 0
 
     @property
+    def queues(self) -> frozenset[str]:
+        return frozenset(e.queue for e in self.spec.engines() if e.queue)
+
+    @property
     def takes_turns(self) -> bool:
         pim = self.spec.pim
         return pim is not None and pim.style == "newton" and pim.row_buffers == "single"
 
     def engines(self) -> Sequence[Engine]:
-        engines = (e for e in self.spec.engines() if not e.beside)
+        engines = (e for e in self.spec.engines() if not e.queue)
         return tuple(Engine(e.name, e.kind) for e in engines if e.kind in _COMPUTE or e.kind == "link")
 
     def why_not(self, node: Node, engine: Engine) -> str:

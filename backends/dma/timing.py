@@ -4,7 +4,8 @@ A transfer occupies its queue for an issue slot, waits for the memory's first da
 busiest channel needs for its accesses: their bursts on the data bus, or the activations of their rows (tRRD, tFAW),
 whichever is more. Queues share the data buses; a transfer holds them for its share of their whole bandwidth. Refresh
 takes its part of the time from all of that. A limit of the queue itself, or of the on-chip buffer's port, may last
-longer. A transfer that begins beside PIM work in banks with two row buffers gets a share of the bus.
+longer. Transfers of further queues (small ones, beside the weights of the NPU) take turns with others, access by
+access. A transfer that begins beside PIM work in banks with two row buffers gets a share of the bus.
 """
 
 from __future__ import annotations
@@ -186,6 +187,8 @@ class DmaTimer:
     issue_ps: int
     pim: Resource | None = None
     """PIM work, where transfers go on beside it"""
+    shares: bool = False
+    """its accesses take turns with those of transfers that came before"""
     counters: Counter[str] = field(default_factory=Counter)
     slot_at: int = 0
     """when the queue may issue again"""
@@ -212,7 +215,7 @@ class DmaTimer:
             time = self.costs.beside(time)
         cause = "queue" if begin > issued + time.latency else ""
         if time.held:
-            granted = self.bus.acquire(begin, time.held)
+            granted = (self.bus.share if self.shares else self.bus.acquire)(begin, time.held)
             cause = "data bus" if granted > begin else cause
             begin = granted
         self.free_at = begin + time.duration
@@ -243,6 +246,5 @@ def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Dm
     assert spec.dma is not None
     issue = spec.dma.issue * engine.clock_ps
     costs = DmaCosts(spec, spec.dma)
-    return DmaTimer(
-        engine.clock_ps, costs, resources[DATA_BUS], issue, resources[PIM_WORK] if costs.bus_percent else None
-    )
+    pim = resources[PIM_WORK] if costs.bus_percent else None
+    return DmaTimer(engine.clock_ps, costs, resources[DATA_BUS], issue, pim, shares=bool(engine.queue))
