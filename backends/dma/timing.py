@@ -97,7 +97,7 @@ class DmaCosts:
         return TransferTime(latency, max(duration, held, self._on_chip(chip_slots)), held)
 
     def _indexed(self, command: Indexed) -> tuple[TransferTime, Traffic | None]:
-        """Each index is a transfer of its own; rows are taken to fall on all channels alike."""
+        """Each index is a transfer of its own; rows are taken to fall on all channels and ranks alike."""
         count, size = plain(command.count), command.dtype.bits // 8
         issue = count * self.dma.issue * period_ps(self.dma.clock)
         chip_slots = count * self._slots(((command.row_elements, size),), size)
@@ -108,7 +108,9 @@ class DmaCosts:
         busiest = max(row.busiest, -(-accesses // self.dram.channels))
         rows = max(row.rows, -(-row.rows * row.accesses * count // max(1, row.busiest) // self.dram.channels))
         asked = Traffic(accesses, busiest, rows)
-        found = self._transfer(asked, chip_slots, isinstance(command, Gather))
+        # tRRD and tFAW hold within a rank
+        timed = Traffic(accesses, busiest, -(-rows // self.dram.ranks))
+        found = self._transfer(timed, chip_slots, isinstance(command, Gather))
         return TransferTime(found.latency, max(found.duration, issue), found.held), asked
 
     def _slots(self, digits: tuple[Digit, ...], element_bytes: int) -> int:
