@@ -123,6 +123,8 @@ class _Assembler:
             ".phase": lambda r: self._set("phase", string(r)),
             ".dims": lambda r: self._set("dims", dict(_numbers(r))),
             ".devices": lambda r: self._set("devices", number(r)),
+            ".stages": lambda r: self._set("stages", number(r)),
+            ".turns": lambda r: self._set("turns", number(r)),
             ".inputs": lambda r: self._set("inputs", tuple(_strings(r))),
             ".outputs": lambda r: self._set("outputs", tuple(_strings(r))),
             ".note": lambda r: self._set("notes", (*self._fields["notes"], string(r))),

@@ -125,6 +125,8 @@ def _header(program: Program) -> str:
         f".phase {quoted(program.phase)}",
         ".dims" + "".join(f" {quoted(k)}={v}" for k, v in program.dims.items()),
         f".devices {program.devices}",
+        *([f".stages {program.stages}"] if program.stages > 1 else []),
+        *([f".turns {program.turns}"] if program.turns > 1 else []),
         ".inputs" + "".join(f" {quoted(n)}" for n in program.inputs),
         ".outputs" + "".join(f" {quoted(n)}" for n in program.outputs),
         *(f".note {quoted(n)}" for n in program.notes),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
@@ -13,9 +13,9 @@ from math import prod
 from pimc.backends.emitter import Emitter, Scratch
 from pimc.backends.engines import packages
 from pimc.backends.lowering import RULES, Lowering
-from pimc.backends.lowering_memory import LoweringMemory
+from pimc.backends.lowering_memory import LoweringMemory, seen_by_rules
 from pimc.backends.pim.mapping import mapping_of, why_no_values
-from pimc.backends.planning import BufferSplit, Plan
+from pimc.backends.planning import BufferSplit, Plan, nodes_by_stage
 from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.ragged import groups
 from pimc.backends.roll import roll
@@ -39,6 +39,10 @@ def load_rules() -> None:
             importlib.import_module(f"{package}.lower")
 
 
+PEERS = ("to", "from_")
+"""Attributes that name another stage."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """The nodes that the devices of one pipeline stage execute, and their memory plan."""
@@ -47,6 +51,8 @@ class Part:
     devices: tuple[int, ...]
     plan: Plan
     stage: int = 0
+    first_op: int = 0
+    """the row of its first node in the table of ops"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ class Sequential:
 
     parts: tuple[Part, ...]
     items: tuple[tuple[Item, ...], ...]
-    """of each part"""
+    """of each part; parts that do the same have the same object"""
     shared: Mapping[int, int]
     """for ops of layers that were folded into a loop, the op that stands for each"""
     barriers: tuple[tuple[Barrier, ...], ...] = ()
@@ -74,20 +80,56 @@ def sequential(
     load_rules()
     ranks = _ranks(graph)
     parts: list[Part] = []
-    for position, stage in enumerate(sorted(plans)):
-        nodes = tuple(n for n in graph.scheduled() if stage_of(n) == stage)
-        parts.append(Part(nodes, tuple(range(position * ranks, (position + 1) * ranks)), plans[stage], position))
+    offset = 0
+    for position, own_nodes in enumerate(nodes_by_stage(graph).values()):
+        nodes = tuple(own_nodes.scheduled)
+        devices = tuple(range(position * ranks, (position + 1) * ranks))
+        parts.append(Part(nodes, devices, plans[own_nodes.stage], position, offset))
+        offset += len(nodes)
     items: list[tuple[Item, ...]] = []
     barriers: list[tuple[Barrier, ...]] = []
     shared: dict[int, int] = {}
-    offset = 0
+    known: dict[Hashable, tuple[Part, tuple[Item, ...], tuple[Barrier, ...]]] = {}
     for part in parts:
-        own, folded, orders = _folded(list(_lowered(part, spec, offset, memory=memory)))
-        items.append(tuple(own))
+        key = _work_of(part) if len(parts) > 1 else None
+        if key in known:
+            first, own, orders = known[key]
+            twins = range(len(part.nodes))
+            shared |= {part.first_op + i: shared.get(first.first_op + i, first.first_op + i) for i in twins}
+        else:
+            folded_items, folded, orders = _folded(list(_lowered(part, spec, part.first_op, memory=memory)))
+            own = tuple(folded_items)
+            shared |= folded
+            if key is not None:
+                known[key] = part, own, orders
+        items.append(own)
         barriers.append(orders)
-        shared |= folded
-        offset += len(part.nodes)
     return Sequential(tuple(parts), tuple(items), shared, tuple(barriers))
+
+
+def _work_of(part: Part) -> Hashable | None:
+    """All that lowering looks at in a part: parts where that is equal do the same. None: too much to compare."""
+    rows: list[Hashable] = []
+    layers: dict[int, int] = {}
+    for node in part.nodes:
+        seen = _values_of(node, part)
+        layer = node.fact(Layer)
+        if seen is None:
+            return None
+        place = None if layer is None else layer.index - layers.setdefault(layer.group, layer.index)
+        peers = [(n, v - part.stage if n in PEERS and isinstance(v, int) else v) for n, v in node.attributes.items()]
+        facts = node.fact(Placement), node.fact(Tile), node.fact(Ragged), node.fact(Beat)
+        engine = None if facts[0] is None else (facts[0].engine, facts[0].channels)
+        rows.append((node.op.name, tuple(sorted(peers)), place, engine, *facts[1:], seen))
+    ends = BufferSplit.ends(part.plan.homes.values())
+    return tuple(rows), ends, part.plan.staging, len(part.devices)
+
+
+def _values_of(node: Node, part: Part) -> Hashable | None:
+    values = [*node.operands, *node.results]
+    seen = [None if v is None else seen_by_rules(node, v, part.plan.homes) for v in values]
+    missing = any(s is None and v is not None for s, v in zip(seen, values, strict=True))
+    return None if missing else tuple(seen)
 
 
 def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[str, int]) -> Program:
@@ -96,12 +138,9 @@ def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[
     rows = [row for part in parts for row in _op_rows(part)]
     for op, first in order.shared.items():
         rows[op] = replace(rows[op], shares=first)
-    streams = [
-        stream
-        for part, items, barriers in zip(parts, order.items, order.barriers or [()] * len(parts), strict=True)
-        for stream in _streams(items, part.devices, spec, barriers)
-    ]
+    streams = _all_streams(order, spec)
     extent: dict[str, int] = {}
+    stages, turns = pipeline_of(graph)
     for part in parts:
         for space, used in part.plan.used.items():
             extent[space] = max(extent.get(space, 0), used)
@@ -123,6 +162,8 @@ def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[
         no_values=why_no_values(
             spec, streams, of_requests=any(n.fact(Ragged) is not None for part in parts for n in part.nodes)
         ),
+        stages=stages,
+        turns=turns,
     )
 
 
@@ -145,6 +186,12 @@ def stage_of(node: Node) -> int:
     return fact.index if fact is not None else 0
 
 
+def pipeline_of(graph: Graph) -> tuple[int, int]:
+    """How many pipeline stages there are, and how many of them take turns on the same devices."""
+    stages = {(fact.index, fact.turn) for n in graph.order() if (fact := n.fact(Stage)) is not None}
+    return max(1, len(stages)), 1 + max((turn for _, turn in stages), default=0)
+
+
 def phase_of(graph: Graph) -> Phase:
     """The phase that all nodes share, or mixed."""
     found = {fact for n in graph.order() if (fact := n.fact(Phase)) is not None}
@@ -158,6 +205,18 @@ def _ranks(graph: Graph) -> int:
 
 
 # -- streams ----------------------------------------------------------------------------------------------------------
+
+
+def _all_streams(order: Sequential, spec: TargetSpec) -> list[Stream]:
+    """The streams of all parts; what equal parts do is split once."""
+    found: list[Stream] = []
+    known: dict[int, list[Stream]] = {}
+    barriers = order.barriers or ((),) * len(order.parts)
+    for part, items, orders in zip(order.parts, order.items, barriers, strict=True):
+        if id(items) not in known:
+            known[id(items)] = list(_streams(items, part.devices, spec, orders))
+        found += [replace(stream, devices=part.devices) for stream in known[id(items)]]
+    return found
 
 
 def _streams(

@@ -85,16 +85,18 @@ class SystemSpec(Group):
     """How many devices there are, and the link between them."""
 
     devices: Count
+    sharing: Count = 1
+    """parts that each device is divided into, by channels, which work in lock-step (`backends/sharing.py`)"""
     link: LinkSpec
 
     @property
     def link_bandwidth(self) -> int:
-        """Bytes a second of one device's port, each way."""
+        """Bytes a second of the port of one part of a device, each way."""
         link = self.link
         if link.bandwidth is not None:
-            return link.bandwidth
+            return link.bandwidth // self.sharing
         assert link.lanes is not None
-        return max(1, link.lanes.total // self.devices) * link.lanes.bandwidth
+        return max(1, link.lanes.total // self.devices) * link.lanes.bandwidth // self.sharing
 
 
 class DramTiming(Sourced):

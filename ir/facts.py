@@ -90,9 +90,13 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The pipeline-parallel stage that executes a node."""
+    """The pipeline-parallel stage that executes a node.
+
+    index: the devices that execute it. turn: which of their stages it belongs to, where several take turns on them.
+    """
 
     index: int
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pimc.backends.machine import Machine
 from pimc.backends.program import Program
+from pimc.backends.sharing import shared
 from pimc.backends.target import TargetSpec
 from pimc.backends.target_registry import load_target
 from pimc.backends.verify import verify_program
@@ -132,7 +133,7 @@ def lower_model(
     model: str | Path | Graph, target: str | Path, options: Options, inputs: Mapping[str, Array] | None = None
 ) -> Lowered:
     """Load, bind (dimensions also from the shapes of `inputs`), and run the passes."""
-    spec = load_target(target, options.overrides)
+    spec = machine_for(target, options)
     graph = model if isinstance(model, Graph) else read_model(model, options, inputs)
     given = options.dims
     batch = batch_of(graph, options.requests, given) if options.requests else None
@@ -153,6 +154,12 @@ def lower_model(
         instance = _instances(again, given, batch.new, bound, machine)
     program = run_passes(graph, bound, machine, batch=batch, instance=instance)
     return Lowered(graph, reference, machine, dims, again, batch, program)
+
+
+def machine_for(target: str | Path, options: Options) -> TargetSpec:
+    """The target, or a part of its devices where the pipeline has more stages than there are devices."""
+    spec = load_target(target, options.overrides)
+    return shared(spec, options.parallel.get("pp", 1), options.parallel.get("tp", 1))
 
 
 def _instances(

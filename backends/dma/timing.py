@@ -26,6 +26,9 @@ from pimc.ir.diagnostics import InternalError
 from pimc.ir.layout import Digit
 
 DATA_BUS = "dram.bus"
+READS = (Load, Gather)
+INDEXED = (Indexed, MapRows)
+"""What needs an index that may have been loaded right before."""
 PIM_WORK = "pim"
 """The resource that tells until when PIM works."""
 
@@ -82,7 +85,7 @@ class DmaCosts:
             far, near = ends if reads else ends[::-1]
             size = command.dtype.bits // 8
             asked = traffic(self.memory, far, size)
-            return self._transfer(asked, self._slots(near, size), reads), asked
+            return self._transfer(asked, max(self._slots(near, size), self._passes(asked)), reads), asked
         if isinstance(command, Indexed):
             return self._indexed(command)
         if isinstance(command, MapRows):  # an index out of the buffer, and a register of the controller
@@ -99,7 +102,7 @@ class DmaCosts:
     def _indexed(self, command: Indexed) -> tuple[TransferTime, Traffic | None]:
         """Each index is a transfer of its own; rows are taken to fall on all channels and ranks alike."""
         count, size = plain(command.count), command.dtype.bits // 8
-        issue = count * self.dma.issue * period_ps(self.dma.clock)
+        issue = count * self.dma.issue * self.spec.system.sharing * period_ps(self.dma.clock)
         chip_slots = count * self._slots(((command.row_elements, size),), size)
         if command.space != "dram":
             return TransferTime(0, max(issue, self._on_chip(2 * chip_slots)), 0), None
@@ -115,6 +118,10 @@ class DmaCosts:
 
     def _slots(self, digits: tuple[Digit, ...], element_bytes: int) -> int:
         return slots(digits, element_bytes, self.slot)
+
+    def _passes(self, asked: Traffic) -> int:
+        """Slots that the accesses of a shared buffer's memory bring or take, even if it is always the same one."""
+        return asked.accesses * self.dram.access_bytes // self.slot if self.slot > 1 else 0
 
     def _on_chip(self, count: int) -> int:
         """As long as the on-chip side of a transfer takes for so many slots."""
@@ -176,7 +183,7 @@ def _port_bandwidth(spec: TargetSpec, dma: DmaSpec) -> int:
     if spec.pnm is not None:
         slot = spec.pnm.lanes * spec.element_bytes
         limits.append(slot * spec.pnm.clock // max(spec.pnm.buffer_read, spec.pnm.buffer_write))
-    return min(limits, default=spec.dram.bandwidth)
+    return min(limits, default=spec.dram.bandwidth) // spec.system.sharing
 
 
 @dataclass
@@ -206,11 +213,11 @@ class DmaTimer:
 
     def cost(self, command: Command) -> Hashable:
         time, _ = self.costs.of(command)
-        return time.latency, time.duration, time.held, isinstance(command, Indexed | MapRows)
+        return time.latency, time.duration, time.held, isinstance(command, INDEXED)
 
     def _issue(self, command: Command, time: TransferTime, asked: Traffic | None, ready: int) -> Issued:
         issued = max(ready, self.slot_at)
-        if isinstance(command, Indexed | MapRows):  # its indices may be what this queue has just loaded
+        if isinstance(command, INDEXED):
             issued = max(issued, self.done_at)
         begin = max(issued + time.latency, self.free_at)
         if self.pim is not None and self.pim.free_at > begin:
@@ -229,7 +236,7 @@ class DmaTimer:
         return Issued(start, self.slot_at, self.done_at, self.free_at - begin, cause)
 
     def _count(self, command: Command, asked: Traffic) -> None:
-        reads = isinstance(command, Load | Gather)
+        reads = isinstance(command, READS)
         self.counters["RD" if reads else "WR"] += asked.accesses
         moved = asked.accesses * self.costs.memory.access_bytes
         self.counters["bytes read" if reads else "bytes written"] += moved
@@ -246,7 +253,7 @@ class DmaTimer:
 def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> DmaTimer:
     """The timer of one queue."""
     assert spec.dma is not None
-    issue = spec.dma.issue * engine.clock_ps
+    issue = spec.dma.issue * spec.system.sharing * engine.clock_ps
     costs = DmaCosts(spec, spec.dma)
     pim = resources[PIM_WORK] if costs.bus_percent else None
     return DmaTimer(engine.clock_ps, costs, resources[DATA_BUS], issue, pim, shares=bool(engine.queue))

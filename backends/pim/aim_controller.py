@@ -15,11 +15,12 @@ from pimc.backends.pim.aim_device import AimDevice
 from pimc.backends.pim.aim_isa import Activate
 from pimc.backends.pim.aim_line import MARKER, Line
 from pimc.backends.pim.aim_lines import OWN, LineMaker, shape_of
+from pimc.backends.pim.aim_runs import Repeated
 from pimc.backends.pim.aim_states import States
 from pimc.backends.pim.aim_steps import SteppedDevice
 from pimc.backends.pim.issues import IssueSink
 from pimc.backends.pim.memory_share import MemoryShare
-from pimc.backends.timing import EngineDecl, Issued, Resources
+from pimc.backends.timing import EngineDecl, Issued, Resources, Turns
 from pimc.ir.diagnostics import Kind, fail
 
 IDENTITY = "row"
@@ -78,17 +79,14 @@ class AimTimer:
 
     def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
         """A command of one line, prepared: what is known of the channels' states gives its time."""
-        moves = isinstance(self.identity(command), Affine)
-        plan = self.lines.plan(command.resolved(defaultdict(int)) if moves else command)
-        if len(plan.lines) != 1 or not plan.mask or plan.mask >> self.rules.channels or isinstance(command, Activate):
+        line = self._only_line(command)
+        if line is None:
             return None
-        if self.device is not self.skipping or self.issues is not None or self.skipping.stalls_channels:
-            return None
-        mask, number, bank, fixed, count = plan.lines[0]
+        mask, number, bank, fixed, count = line
         at_row = evaluated(self.identity(command)) if fixed == OWN else None
         device, clock, period = self.skipping, self.clock_ps, self.rules.period[number]
         take, begin, end = self.skipping.take, self.memory.begin, self.memory.end
-        lead = (plan.requests - 1) * period
+        lead = (count - 1) * period
 
         def issue(ready: int) -> Issued:
             ready, disturbed = begin(ready)
@@ -102,6 +100,43 @@ class AimTimer:
             return Issued((start - 1) * clock, (device.clock - 1) * clock, done * clock, busy, cause)
 
         return issue
+
+    def bind_turns(
+        self, command: Command, variables: dict[int, int], variable: int
+    ) -> Callable[[int, int, int, int], Turns] | None:
+        """A loop of one such command, whose turns come to the same from the same state."""
+        line, time = self._only_line(command), self.bind(command, variables)
+        if line is None or time is None:
+            return None
+        own = self.identity(command) if line.row == OWN else line.row
+        at_row = evaluated(own)
+        step = dict(own.terms).get(variable, 0) if isinstance(own, Affine) else 0
+
+        def issue(number: int, ready: int) -> Issued:
+            variables[variable] = number
+            return time(ready)
+
+        memory, shape = self.memory, (line.command, line.bank, line.times)
+        loop = Repeated(self.skipping, line.mask, self.clock_ps, shape, issue, memory.end)
+
+        def turns(number: int, count: int, ready: int, limit: int) -> Turns:
+            numbers = range(number, count)
+            if memory.is_disturbed:
+                return loop.stepped(numbers[:1], ready, limit)
+            variables[variable] = number
+            return loop.turns(numbers, at_row(variables), step, ready, limit)
+
+        return turns
+
+    def _only_line(self, command: Command) -> Line | None:
+        """The line of a command that is one line and nothing else, its row OWN where it is the command's."""
+        moves = isinstance(self.identity(command), Affine)
+        plan = self.lines.plan(command.resolved(defaultdict(int)) if moves else command)
+        if len(plan.lines) != 1 or not plan.mask or plan.mask >> self.rules.channels or isinstance(command, Activate):
+            return None
+        if self.device is not self.skipping or self.issues is not None or self.skipping.stalls_channels:
+            return None
+        return plan.lines[0]
 
     def finish(self, ready: int) -> int:
         """The end of the stream: when all channels have said that they are done."""

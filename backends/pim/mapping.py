@@ -35,6 +35,15 @@ class PimMapping:
     results_on_chip: bool = False
     """results of products stay where they are returned, in the on-chip buffer, also outputs of the program; there is
     room for a value of every bank"""
+    rules: str = ""
+    """whose lowering rules of products: empty: those of the style of the PIM engine"""
+    tokens_in_banks: bool = False
+    """a token's keys of all heads lie in one bank; scores lie in bank groups, where EWMUL takes them; rows of keys and
+    of scores hold whole rounds of tokens (CENT)"""
+    stages_side_by_side: bool = False
+    """pipeline stages that share a device have a part of its channels each; else they take turns on all of them"""
+    softmax_in_banks: bool = False
+    """EWMUL scales the scores of attention"""
     marks_vectors: bool = False
     """vectors of a batch of requests are taken to be there: one element of each says that it is complete"""
     appends_requests: bool = True
@@ -43,6 +52,9 @@ class PimMapping:
 
 MAPPINGS: dict[str, PimMapping] = {
     "default": PimMapping(),
+    "cent-mapping": PimMapping(
+        rules="cent", tokens_in_banks=True, stages_side_by_side=True, softmax_in_banks=True
+    ),
     "newtonsim": PimMapping(
         first_row=1024,
         follows_work=True,
@@ -62,6 +74,8 @@ def mapping_of(spec: TargetSpec) -> PimMapping:
         raise fail(Kind.NAME_UNKNOWN, f"no mapping '{spec.mapping}'", help=did_you_mean(spec.mapping, MAPPINGS))
     if found.one_vector_row and (spec.pim is None or spec.pim.style != "newton"):
         raise fail(Kind.UNAVAILABLE, f"the mapping '{spec.mapping}' is for PIM of the style 'newton'")
+    if found.rules == "cent" and (spec.pim is None or spec.pim.style != "aim" or spec.pnm is None):
+        raise fail(Kind.UNAVAILABLE, f"the mapping '{spec.mapping}' is for PIM of the style 'aim' with PNM beside it")
     return found
 
 

@@ -25,6 +25,11 @@ class MemoryShare:
         self._memory = resources[MEMORY]
         self._ours = resources[OURS]
 
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether there was traffic since the last work."""
+        return self._memory.free_at > self._ours.free_at
+
     def begin(self, at: int) -> tuple[int, bool]:
         """PIM work that is ready at a time: when it may start, and whether there was traffic since the last work."""
         busy_until = self._memory.free_at
