@@ -68,7 +68,8 @@ def test_group_query_attention_of_requests_whose_lengths_differ(tmp_path: Path, 
         [node], "ragged",
         [*(float_info(n, shape=s) for n, s in shapes.items()),
          onnx.helper.make_tensor_value_info("lengths", onnx.TensorProto.INT32, [batch])],
-        [float_info("y", shape=shapes["q"])] + [float_info(n, shape=(batch, kv, room, size)) for n in ("now_k", "now_v")],
+        [float_info("y", shape=shapes["q"]),
+         *(float_info(n, shape=(batch, kv, room, size)) for n in ("now_k", "now_v"))],
         [total],
     )  # fmt: skip
     opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
