@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
@@ -22,7 +22,7 @@ from pimc.backends.roll import roll
 from pimc.backends.synchronize import Barrier, split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.diagnostics import InternalError, Kind, fail
-from pimc.ir.facts import Beat, Layer, Phase, Placement, Ragged, Stage, SubBatch, Tile, Work
+from pimc.ir.facts import Beat, Layer, Phase, Placement, Queue, Ragged, Stage, SubBatch, Tile, Work
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -170,12 +170,14 @@ def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[
 def emit_node(node: Node, spec: TargetSpec, plan: Plan, limited: Callable[[str], None] | None = None) -> Program:
     """A program of one node alone, for estimates. limited: is told what limits a contraction."""
     load_rules()
-    part = Part((node,), (0,), plan)
+    group = node.attributes.get("group")
+    part = Part((node,), tuple(range(group if isinstance(group, int) else 1)), plan)
     row = OpRow(node.name, node.op.name, "", (), "", "", _engine(node), "", 0, 0)
     items, _, _ = _folded(list(_lowered(part, spec, 0, limited)))
     return Program(
         graph=node.name, dims={}, phase="", target=describe(spec), target_name=spec.name, target_hash="",
-        devices=1, streams=tuple(_streams(items, (0,), spec)), memory=(), ops=(row,), extent=dict(plan.used),
+        devices=len(part.devices), streams=tuple(_streams(items, part.devices, spec)), memory=(), ops=(row,),
+        extent=dict(plan.used),
     )  # fmt: skip
 
 
@@ -260,12 +262,12 @@ def _lowered(
     memory: LoweringMemory | None = None,
 ) -> Iterator[_Stretch]:
     split = BufferSplit.beside(spec, part.plan.homes.values())
-    emitter = Emitter({e.beside: e for e in spec.engines() if e.beside})
-    scratch = _scratch(split, halved=any(n.fact(SubBatch) is not None for n in part.nodes))
+    emitter = Emitter(spec.engines())
+    scratch = _scratch(split, {_queue(n) for n in part.nodes})
     at = Lowering(
         spec,
         emitter,
-        scratch[False],
+        scratch[""],
         part.plan.homes,
         part.plan.staging,
         part.stage,
@@ -289,9 +291,8 @@ def _lowered(
         if beat is not None and not beat.prefetch:
             fences.append(emitter.level[0])
         emitter.op = first_op + offset
-        half = node.fact(SubBatch)
-        emitter.beside = half is not None and half.beside
-        there = replace(at, scratch=scratch[True]) if emitter.beside else at
+        emitter.queue = _queue(node)
+        there = replace(at, scratch=scratch[emitter.queue])
         if memory is None:
             lower(node, there)
         else:
@@ -300,19 +301,24 @@ def _lowered(
         yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences))
 
 
-BESIDE_SHARE = 4
-"""One part in so many of the scratch is for attention in PIM beside the other sub-batch."""
+QUEUE_SHARES = {"pim": 4, "cache": 8}
+"""One part in so many of the scratch is for nodes with such queues, so that none waits until the others are done."""
 
 
-def _scratch(split: BufferSplit, *, halved: bool) -> dict[bool, Scratch]:
-    """The scratch of nodes, and of those beside the other sub-batch."""
-    if not halved:
-        return {False: Scratch(split.resident, split.scratch)}
-    own = split.scratch // BESIDE_SHARE // 4096 * 4096
-    return {
-        False: Scratch(split.resident, split.scratch - own),
-        True: Scratch(split.resident + split.scratch - own, own),
-    }
+def _scratch(split: BufferSplit, queues: Set[str]) -> dict[str, Scratch]:
+    """The scratch of nodes by the queues that they have (empty: those of their engines)."""
+    areas: dict[str, Scratch] = {}
+    end = split.resident + split.scratch
+    for queue in sorted(queues - {""}):
+        size = split.scratch // QUEUE_SHARES[queue] // 4096 * 4096
+        end -= size
+        areas[queue] = Scratch(end, size)
+    return {"": Scratch(split.resident, end - split.resident), **areas}
+
+
+def _queue(node: Node) -> str:
+    fact = node.fact(Queue)
+    return fact.name if fact is not None else ""
 
 
 def lower(node: Node, at: Lowering) -> None:
@@ -356,9 +362,8 @@ def _rehearse(
 ) -> None:  # fmt: skip
     load_rules()
     split = BufferSplit.beside(spec, homes.values())
-    half = node.fact(SubBatch)
-    scratch = _scratch(split, halved=half is not None)[half is not None and half.beside]
-    lower(node, Lowering(spec, Emitter(), scratch, homes, tiled=tiled, limited=limited))
+    scratch = _scratch(split, {"", "pim", "cache"} if node.fact(SubBatch) is not None else {""})
+    lower(node, Lowering(spec, Emitter(), scratch[""], homes, tiled=tiled, limited=limited))
 
 
 def _engine(node: Node) -> str:

@@ -6,7 +6,7 @@ operand (`base + i * stride`). What may overlap is found afterwards from the mem
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,19 +20,20 @@ from pimc.backends.vector import Elementwise, Reduce, Scan
 class Emitter:
     """Collects steps and loops in program order. `op` is the row of the op table that new commands belong to."""
 
-    def __init__(self, second: Mapping[str, EngineDecl] | None = None) -> None:
-        """second: the second queues of engines, by the engine."""
+    def __init__(self, engines: Iterable[EngineDecl] = ()) -> None:
+        """engines: those of the machine, with their further queues."""
         self.op = -1
-        self.beside = False
-        """issue to second queues what those take"""
-        self._second = second or {}
+        self.queue = ""
+        """what copies and vector work are for, if that has queues of its own"""
+        self._queues = {(e.of, e.queue): e for e in engines if e.queue}
         self._next_variable = 0
         self._stack: list[list[Item]] = [[]]
 
     def issue(self, engine: str, command: Command, instances: tuple[int, ...] | None = None) -> None:
         """Append one command for an engine, or for some of its instances (channels)."""
-        if self.beside and engine in self._second and (self._second[engine].kind != "npu" or _is_vector(command)):
-            engine = self._second[engine].name
+        other = self._queues.get((engine, self.queue))
+        if other is not None and (other.kind != "npu" or _is_vector(command)):
+            engine = other.name
         self._stack[-1].append(Step(engine, command, self.op, instances))
 
     @contextmanager

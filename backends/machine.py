@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,11 +16,12 @@ from pimc.backends.program import Program
 from pimc.backends.sharing import turns_on
 from pimc.backends.target import TargetSpec
 from pimc.ir.facts import Placement, Ragged, Tile
-from pimc.ir.graph import Graph, Node, Value
+from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
 from pimc.ir.memory import Home
 from pimc.ir.op import Attribute, OpClass
 from pimc.ir.quantized import expanded_name
 from pimc.ir.target import Engine
+from pimc.ir.types import TensorType
 
 Simulate = Callable[[Program], float]
 """Seconds that a program takes; the driver hands the simulator in, since backends lie below it."""
@@ -67,12 +69,16 @@ class Machine:
         return self.spec.dram.channels if pim is not None and pim.style == "newton" else 0
 
     @property
+    def queues(self) -> frozenset[str]:
+        return frozenset(e.queue for e in self.spec.engines() if e.queue)
+
+    @property
     def takes_turns(self) -> bool:
         pim = self.spec.pim
         return pim is not None and pim.style == "newton" and pim.row_buffers == "single"
 
     def engines(self) -> Sequence[Engine]:
-        engines = (e for e in self.spec.engines() if not e.beside)
+        engines = (e for e in self.spec.engines() if not e.queue)
         return tuple(Engine(e.name, e.kind) for e in engines if e.kind in _COMPUTE or e.kind == "link")
 
     def why_not(self, node: Node, engine: Engine) -> str:
@@ -90,6 +96,11 @@ class Machine:
 
     def estimate(self, node: Node, engine: Engine) -> float:
         key = _key(node, engine)
+        ragged = node.fact(Ragged)
+        if engine.kind == "pim" and ragged is not None and ragged.channels and node.op.cls is OpClass.CONTRACTION:
+            if key not in self._estimates:
+                self._estimates[key] = self._fullest_channel(node, engine, ragged)
+            return self._estimates[key]
         if key not in self._estimates:
             placed = _placed_alone(node, engine)
             plan = plan_node(placed, self.spec)
@@ -97,6 +108,16 @@ class Machine:
             self._estimates[key] = self.simulate(emission.emit_node(placed, self.spec, plan, limits.append))
             self._limits[key] = limits[0] if limits else ""
         return self._estimates[key]
+
+    def _fullest_channel(self, node: Node, engine: Engine, ragged: Ragged) -> float:
+        """The longest that the requests of one channel take one after another, each as it takes alone."""
+        load: Counter[int] = Counter()
+        banks = self.spec.dram.banks
+        for channel, tokens in Counter(
+            (c, -(-n // banks) * banks) for c, n in zip(ragged.channels, ragged.lengths, strict=True)
+        ).elements():
+            load[channel] += round(self.estimate(_of_one_request(node, tokens), engine) * 1e12)
+        return max(load.values()) * 1e-12
 
     def tile(self, node: Node, engine: Engine, homes: Mapping[Value, Home]) -> Tile | None:
         if node.op.cls is not OpClass.CONTRACTION and not node.op.name.startswith("attention_"):
@@ -145,6 +166,20 @@ class Machine:
 
     def pass_options(self) -> Mapping[str, Mapping[str, Attribute]]:
         return self.spec.passes
+
+
+def _of_one_request(node: Node, tokens: int) -> Node:
+    """A product of attention for one request with so many keys."""
+    rewriter = Rewriter(Graph("estimate"), "estimate")
+    a, b = node.inputs()
+    lasts = tokens if node.op.name == "attention_context" else a.type.static_shape[3]
+    moving = (1, *a.type.static_shape[1:3], lasts)
+    held = (1, b.type.static_shape[1], tokens, b.type.static_shape[3])
+    values = [
+        rewriter.input("a", TensorType(a.type.dtype, moving)),
+        rewriter.input("b", TensorType(b.type.dtype, held), role=Role.CACHE),
+    ]
+    return rewriter.add(node.op, values, node.attributes)
 
 
 def _placed_alone(node: Node, engine: Engine) -> Node:

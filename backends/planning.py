@@ -17,7 +17,7 @@ from pimc.backends.pim import layouts as pim_layouts
 from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.target import TargetSpec
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.facts import Placement, Ragged, Stage, SubBatch
+from pimc.ir.facts import Placement, Queue, Ragged, Stage, SubBatch
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -203,7 +203,9 @@ class _Planner:
         for value in lasting:
             if value in self.bank:
                 self._place_in_banks(value, self.bank[value], rows)
-        self.plan_.staging = rows.take(pim_layouts.staging_rows(self.spec), 1) * geometry.stride_row
+        waves = max((max(Counter(r.channels).values(), default=1) for r in self.ragged.values()), default=1)
+        staging_rows = pim_layouts.staging_rows(self.spec, waves)
+        self.plan_.staging = rows.take(staging_rows, 1) * geometry.stride_row
         self.linear = Bump(rows.next * geometry.stride_row)
         for value in (*lasting, *passing):
             if value in self.vectors:
@@ -703,7 +705,10 @@ def _cache_kinds(nodes: Iterable[Node]) -> dict[Value, str]:
 
 
 def _last_uses(outputs: Sequence[Value], nodes: Sequence[Node]) -> dict[Value, int]:
-    """The position of the last node that reads each result or a view of it; outputs are read after the last one."""
+    """The position of the last node that reads each result or a view of it; outputs are read after the last one.
+
+    What a queue of its own takes to a cache counts as read until the cache is: others go on meanwhile.
+    """
     ends: dict[Value, int] = {}
     leaving = set(outputs)
     for position in range(len(nodes) - 1, -1, -1):
@@ -714,7 +719,11 @@ def _last_uses(outputs: Sequence[Value], nodes: Sequence[Node]) -> dict[Value, i
                 ends[result] = len(nodes)
             else:
                 ends.setdefault(result, position)
+        reach = position
+        if is_view_op(node):
+            reach = max([position, *mine, *(ends[r] for r in node.results)])
+        elif node.op.name in IN_PLACE and node.fact(Queue) is not None:
+            reach = max([position, *mine])
         for value in node.inputs():
-            reach = max([position, *mine, *(ends[r] for r in node.results)]) if is_view_op(node) else position
             ends[value] = max(ends.get(value, -1), reach)
     return ends

@@ -545,6 +545,10 @@ class AnalyticSpec(Sourced):
     """what the host takes for a token: sampling, and moving it"""
 
 
+QUEUES = ("pim", "cache")
+"""What has queues of its own beside an NPU with PIM (`pimc.ir.facts.Queue`)."""
+
+
 class TargetSpec(Group):
     """A machine. `describe` gives it as plain data, `from_description` takes it back."""
 
@@ -629,15 +633,16 @@ class TargetSpec(Group):
         if self.pnm is not None:
             declared.append(EngineDecl("pnm", "pnm", self.pnm.clock_ps, 1, frozenset({"pnm", "vector"})))
         declared.append(EngineDecl("link", "link", self.clock_ps, 1, frozenset({"link"})))
-        return (*declared, *self._second_queues(declared))
+        return (*declared, *self._queues(declared))
 
-    def _second_queues(self, declared: Sequence[EngineDecl]) -> Iterator[EngineDecl]:
-        """Of the NPU's copies and vector unit, where PIM is a memory of its own stream a channel beside an NPU."""
+    def _queues(self, declared: Sequence[EngineDecl]) -> Iterator[EngineDecl]:
+        """Further queues of copies and vector unit, where the memory beside an NPU takes a stream a channel."""
         if self.npu is None or self.pim is None or self.pim.style != "newton":
             return
         for engine in declared:
             if engine.kind in ("dma", "npu"):
-                yield replace(engine, name=f"{engine.name}-pim", beside=engine.name)
+                for queue in QUEUES:
+                    yield replace(engine, name=f"{engine.name}-{queue}", queue=queue, of=engine.name)
 
 
 def clocks_of(timing: Group, hertz: int) -> dict[str, int]:

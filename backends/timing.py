@@ -43,6 +43,14 @@ class Resource:
         self.busy += duration
         return start
 
+    def share(self, at: int, duration: int) -> int:
+        """Hold the resource for `duration`, in turns with who holds it already, who is held up as long; returns when
+        that starts as if it were held alone from then on."""
+        waiting = max(0, self.free_at - at)
+        self.free_at = at + waiting + duration
+        self.busy += duration
+        return at + min(waiting, duration)
+
 
 class Timer(Protocol):
     """Keeps the time of one engine instance. All its resources are looked up when it is made.
@@ -213,8 +221,9 @@ class EngineDecl:
     instances: int = 1
     units: frozenset[str] = field(default_factory=frozenset)
     """Which commands it takes, by their `unit`."""
-    beside: str = ""
-    """The engine that it is a second queue of, for what serves attention in PIM beside the other sub-batch."""
+    queue: str = ""
+    """It is a further queue of engine `of`, for what belongs to this name (`pimc.ir.facts.Queue`)."""
+    of: str = ""
 
 
 Resources = Mapping[str, Resource]

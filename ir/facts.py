@@ -124,8 +124,16 @@ class SubBatch:
     """The node works for one half of the requests."""
 
     index: int
-    beside: bool = False
-    """it belongs to attention in PIM, whose copies and vector work have queues of their own"""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The node's copies and vector work have a queue of their own, beside that of their engine.
+
+    name: pim (attention in PIM, beside the other sub-batch), cache (new keys and values).
+    """
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,4 +171,4 @@ class Ragged:
         return Fraction(sum(self.lengths), max(self.lengths) * len(self.lengths))
 
 
-Fact = Phase | Work | Placement | Layer | Stage | Tile | Position | SubBatch | Beat | Ragged
+Fact = Phase | Work | Placement | Layer | Stage | Tile | Position | SubBatch | Queue | Beat | Ragged

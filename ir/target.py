@@ -46,6 +46,11 @@ class Target(Protocol):
         ...
 
     @property
+    def queues(self) -> frozenset[str]:
+        """The queues that engines have beside their own (`pimc.ir.facts.Queue`)."""
+        ...
+
+    @property
     def takes_turns(self) -> bool:
         """Whether PIM and the other engines' memory traffic exclude each other."""
         ...

@@ -50,15 +50,19 @@ def join_heads(builder: Builder, x: Value) -> Value:
     return builder.reshape(builder.transpose(x, 0, 2, 1, 3), (batch, positions, heads * size))
 
 
-def append(builder: Builder, past: Value | None, new: Value) -> Value:
-    """`new` behind `past`, in the memory of the cache where the past is an input that nothing else reads."""
+def append(builder: Builder, past: Value | None, new: Value, positions: Value | None = None) -> Value:
+    """`new` behind `past`, in the memory of the cache where the past is an input that nothing else reads.
+
+    positions: those of `new` [B, S], where requests differ.
+    """
     if past is None:
         return new
     graph = builder.rewriter.graph
     if past.role in (Role.INPUT, Role.CACHE) and graph.use_count(past) == 1:
         builder.rewriter.set_role(past, Role.CACHE)
-        return builder.call("cache_append", past, new)
-    return builder.call("concat", past, new, axis=2)
+        return builder.call("cache_append", past, new, *([] if positions is None else [positions]))
+    joined = builder.call("concat", past, new, axis=2)
+    return joined if positions is None else builder.call("cache_write", joined, new, positions)
 
 
 def attention(node: Node, rewriter: Rewriter) -> None:
@@ -216,9 +220,9 @@ def _padding(builder: Builder, padding: Value | None, keys: Value, like: Value, 
 def group_query_attention(node: Node, rewriter: Rewriter) -> None:
     """ms_group_query_attention(packed qkv, past, lengths, ...) -> rotary, cache_append, attention
 
-    All requests of a batch are taken to have the same number of cached tokens in front of the new ones, as they have
-    when nothing is padded: then the caches come out as ONNX Runtime leaves them. A prompt padded on the right is exact.
-    A past longer than the cached tokens is a buffer; the part in use is cut out and put back.
+    Requests whose lengths are known when the model runs write their new tokens behind their own cached ones; what lies
+    behind those in the caches stays as it was. A prompt padded on the right is exact. A past longer than the cached
+    tokens is a buffer; the part in use is cut out and put back.
     """
     builder = Builder(rewriter, node)
     total = _total(node)
@@ -234,8 +238,9 @@ def group_query_attention(node: Node, rewriter: Rewriter) -> None:
         cos, sin = _tables(builder, length, cached)
         turned = bool(node.attribute("rotary_interleaved"))
         q, k = (builder.call("rotary", x, cos, sin, interleaved=turned) for x in (q, k))
-    keys, present_k = _extended(builder, past_k, k, cached)
-    values, present_v = _extended(builder, past_v, v, cached)
+    positions = _positions(builder, length) if _may_differ(node, cached) else None
+    keys, present_k = _extended(builder, past_k, k, cached, positions)
+    values, present_v = _extended(builder, past_v, v, cached, positions)
     window = _int(node, "local_window_size")
     attributes: dict[str, Attribute] = {
         "scale": _float(node, "scale") or 1 / math.sqrt(size),
@@ -299,12 +304,17 @@ def _tables(builder: Builder, length: int, cached: int) -> tuple[Value, Value]:
     if given is not None:
         positions = builder.reshape(given, (batch, length))
     elif _may_differ(node, cached):
-        # each request's new tokens end at its own number of valid ones
-        before = builder.constant(np.arange(length, dtype=np.int64)[None, :] - length, "steps")
-        positions = builder.call("add", builder.reshape(_lengths(builder), (batch, 1)), before)
+        positions = _positions(builder, length)
     else:
         positions = builder.constant(np.arange(cached, cached + length, dtype=np.int64)[None, :], "positions")
     return tuple(builder.cast(builder.call("gather", t, positions), query) for t in (cos, sin))  # type: ignore[return-value]
+
+
+def _positions(builder: Builder, length: int) -> Value:
+    """i64 [B, S]: each request's new tokens end at its own number of valid ones."""
+    batch = operand_at(builder.node, 0).type.static_shape[0]
+    before = builder.constant(np.arange(length, dtype=np.int64)[None, :] - length, "steps")
+    return builder.call("add", builder.reshape(_lengths(builder), (batch, 1)), before)
 
 
 def _lengths(builder: Builder) -> Value:
@@ -315,10 +325,21 @@ def _lengths(builder: Builder) -> Value:
     return builder.call("add", flat, builder.constant(np.asarray([1], np.int64), "one"))
 
 
-def _extended(builder: Builder, past: Value | None, new: Value, cached: int) -> tuple[Value, Value]:
-    """The keys (or values) to attend to, and the cache to hand out, which may have room behind them."""
+def _extended(
+    builder: Builder, past: Value | None, new: Value, cached: int, positions: Value | None
+) -> tuple[Value, Value]:
+    """The keys (or values) to attend to, and the cache to hand out, which may have room behind them.
+
+    positions: of the new tokens [B, S], where requests differ.
+    """
     capacity = past.type.static_shape[2] if past is not None else 0
     total = cached + new.type.static_shape[2]
+    if past is not None and positions is not None:
+        if capacity < total:
+            present = append(builder, past if capacity == cached else builder.slice(past, 2, 0, cached), new, positions)
+        else:
+            present = builder.call("cache_write", past, new, positions)
+        return builder.slice(present, 2, 0, total), present
     if past is None or capacity <= cached:
         keys = append(builder, past, new)
         return keys, keys

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.facts import Beat, Layer, Placement, Position, SubBatch
+from pimc.ir.facts import Beat, Layer, Placement, Position, Queue, SubBatch
 from pimc.ir.graph import Graph, Node, Rewriter
-from pimc.ir.op import OpClass
 from pimc.ir.stage import GraphStage
 from pimc.ir.target import Target
 from pimc.ir.views import is_view_op
-from pimc.passes.beats import BeatNodes, find_beats
+from pimc.passes.beats import ATTENTION, BeatNodes, find_beats
 from pimc.passes.manager import Pass, PassContext
 
 
@@ -42,34 +41,50 @@ class SchedulePass(Pass):
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         if self.order not in ("list", "source", "beats"):
             raise fail(Kind.PASS_OPTION, f"schedule.order is 'list', 'source' or 'beats', not '{self.order}'")
-        nodes = graph.order()
-        if self.order != "source" and context.target is not None:
-            stretches: Sequence[Sequence[Node]]
-            if self.order == "beats":
-                beats = find_beats(nodes)
-                stretches = [beat.nodes for beat in beats]
-                self._set_beats(rewriter, beats)
-            elif any(n.fact(SubBatch) is not None for n in nodes):
-                stretches = _turns(find_beats(nodes))
-                _set_layers(rewriter, stretches)
-            else:
-                stretches = _stretches(nodes)
-            nodes = [n for stretch in stretches for n in _ordered(graph, stretch, context.target)]
+        nodes, target = graph.order(), context.target
+        if self.order == "beats" and target is not None:
+            times = _Times(target)
+            beats = find_beats(nodes)
+            for index, beat in enumerate(beats):
+                for node in beat.nodes:
+                    rewriter.set_fact(node, Beat(index, beat.name, self.prefetch))
+            nodes = [n for beat in beats for n in _Listing(graph, times).listed(beat.nodes)]
+        elif self.order == "list" and target is not None:
+            if graph.batch is not None:
+                _set_queues(nodes, rewriter, target)
+            if _is_halved(nodes):
+                _set_layers(rewriter, _turns(find_beats(nodes)))
+            nodes = _list_order(graph, target, _Times(target))
         for index, node in enumerate(nodes):
             rewriter.set_fact(node, Position(index))
 
-    def _set_beats(self, rewriter: Rewriter, beats: Sequence[BeatNodes]) -> None:
-        for index, beat in enumerate(beats):
-            for node in beat.nodes:
-                rewriter.set_fact(node, Beat(index, beat.name, self.prefetch))
+
+def _set_queues(nodes: Sequence[Node], rewriter: Rewriter, target: Target) -> None:
+    """Nothing waits for vectors on their way into PIM, and for new keys and values, that does not need them."""
+    for node in nodes:
+        queue = "cache" if node.op.name == "cache_append" else "pim" if node.op.name in ATTENTION else ""
+        if queue in target.queues:
+            rewriter.set_fact(node, Queue(queue))
+
+
+def _is_halved(nodes: Sequence[Node]) -> bool:
+    return any(n.fact(SubBatch) is not None for n in nodes)
+
+
+def _list_order(graph: Graph, target: Target, times: Mapping[Node, float]) -> list[Node]:
+    """Stretch by stretch. Those of two sub-batches are pairs of beats, and follow on what is at work already."""
+    nodes = graph.order()
+    if not _is_halved(nodes):
+        return [n for stretch in _stretches(nodes) for n in _Listing(graph, times).listed(stretch)]
+    beats = find_beats(nodes)
+    listing = _Listing(graph, times, {n: i for i, beat in enumerate(beats) for n in beat.nodes}, target.takes_turns)
+    return [n for turn in _turns(beats) for n in listing.listed(turn)]
 
 
 def _turns(beats: Sequence[BeatNodes]) -> list[tuple[Node, ...]]:
     """Pairs of beats of two sub-batches: what lies between two attentions, of both, and an attention of each. All but
     the first and the last do the same."""
-    return [
-        tuple(node for beat in beats[at : at + 2] for node in beat.nodes) for at in range(0, len(beats), 2)
-    ]
+    return [tuple(node for beat in beats[i : i + 2] for node in beat.nodes) for i in range(0, len(beats), 2)]
 
 
 def _set_layers(rewriter: Rewriter, turns: Sequence[Sequence[Node]]) -> None:
@@ -82,13 +97,10 @@ def _set_layers(rewriter: Rewriter, turns: Sequence[Sequence[Node]]) -> None:
 def finish_seconds(graph: Graph, target: Target) -> float:
     """When a placed graph is done by the estimates of its ops, each engine taking its own in the order of a list
     schedule; engines that exclude each other are one."""
-    nodes = graph.order()
-    times = {n: _seconds(n, target) for n in nodes}
-    halved = any(n.fact(SubBatch) is not None for n in nodes)
-    stretches = _turns(find_beats(nodes)) if halved else _stretches(nodes)
+    times = _Times(target)
     free: dict[str, float] = {}
     done: dict[Node, float] = {}
-    for node in (n for stretch in stretches for n in _listed(graph, stretch, times)):
+    for node in _list_order(graph, target, times):
         engine = "" if target.takes_turns else _engine(node)
         ready = max((done[v.owner] for v in node.inputs() if v.owner in done), default=0.0)
         done[node] = max(ready, free.get(engine, 0.0)) + times[node]
@@ -109,40 +121,63 @@ def _stretches(nodes: Sequence[Node]) -> list[Sequence[Node]]:
     return [*stretches]
 
 
-def _ordered(graph: Graph, nodes: Sequence[Node], target: Target) -> Sequence[Node]:
-    if len({_engine(n) for n in nodes}) == 1:
-        return nodes
-    return _listed(graph, nodes, {n: _seconds(n, target) for n in nodes})
-
-
 def _seconds(node: Node, target: Target) -> float:
     placement = node.fact(Placement)
     engine = next((e for e in target.engines() if placement is not None and e.name == placement.engine), None)
-    if engine is None or is_view_op(node) or node.op.cls is OpClass.COLLECTIVE:
+    if engine is None or is_view_op(node) or node.op.name in ("send", "receive"):
         return 0.0
     return target.estimate(node, engine)
 
 
-def _listed(graph: Graph, nodes: Sequence[Node], times: Mapping[Node, float]) -> list[Node]:
-    inside = {n: i for i, n in enumerate(nodes)}
-    ahead = _ways_to_go(graph, nodes, times)
-    missing = {n: len({v.owner for v in n.inputs() if v.owner in inside}) for n in nodes}
-    ready_at = dict.fromkeys(nodes, 0.0)
-    ready = [n for n in nodes if not missing[n]]
-    free: dict[str, float] = {}
-    order: list[Node] = []
-    while ready:
-        node = min(ready, key=lambda n: (max(ready_at[n], free.get(_engine(n), 0.0)), -ahead[n], inside[n]))
-        ready.remove(node)
-        order.append(node)
-        done = max(ready_at[node], free.get(_engine(node), 0.0)) + times[node]
-        free[_engine(node)] = done
-        for user in {u for r in node.results for u in graph.users(r) if u in inside}:
-            missing[user] -= 1
-            ready_at[user] = max(ready_at[user], done)
-            if not missing[user]:
-                ready.append(user)
-    return order
+class _Times(dict[Node, float]):
+    """Estimated seconds of nodes, found when they are asked for."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self.target = target
+
+    def __missing__(self, node: Node) -> float:
+        seconds = self[node] = _seconds(node, self.target)
+        return seconds
+
+
+class _Listing:
+    """A list schedule, stretch by stretch."""
+
+    def __init__(
+        self, graph: Graph, times: Mapping[Node, float], rank: Mapping[Node, int] | None = None, turns: bool = False
+    ) -> None:
+        """rank: of nodes that could begin at the same time, those with the least go first, then those with the longest
+        way to go. turns: engines exclude each other."""
+        self.graph, self.times, self.rank, self.turns = graph, times, rank or {}, turns
+        self.free: dict[str, float] = {}
+        self.done: dict[Node, float] = {}
+
+    def listed(self, nodes: Sequence[Node]) -> list[Node]:
+        if not self.rank and len({self._engine(n) for n in nodes}) == 1:
+            return list(nodes)
+        inside = {n: i for i, n in enumerate(nodes)}
+        ahead = _ways_to_go(self.graph, nodes, self.times)
+        missing = {n: len({v.owner for v in n.inputs() if v.owner in inside}) for n in nodes}
+        ready = [n for n in nodes if not missing[n]]
+        order: list[Node] = []
+        while ready:
+            node = min(ready, key=lambda n: (self._start(n), self.rank.get(n, 0), -ahead[n], inside[n]))
+            ready.remove(node)
+            order.append(node)
+            self.done[node] = self.free[self._engine(node)] = self._start(node) + self.times[node]
+            for user in {u for r in node.results for u in self.graph.users(r) if u in inside}:
+                missing[user] -= 1
+                if not missing[user]:
+                    ready.append(user)
+        return order
+
+    def _start(self, node: Node) -> float:
+        ready = max((self.done[v.owner] for v in node.inputs() if v.owner in self.done), default=0.0)
+        return max(ready, self.free.get(self._engine(node), 0.0))
+
+    def _engine(self, node: Node) -> str:
+        return "" if self.turns else _engine(node)
 
 
 def _ways_to_go(graph: Graph, nodes: Sequence[Node], times: Mapping[Node, float]) -> dict[Node, float]:
@@ -157,6 +192,7 @@ def _ways_to_go(graph: Graph, nodes: Sequence[Node], times: Mapping[Node, float]
 
 def _engine(node: Node) -> str:
     """Where it queues."""
-    placement, half = node.fact(Placement), node.fact(SubBatch)
-    beside = half is not None and half.beside
-    return f"{placement.engine}{'-pim' if beside else ''}" if placement is not None else ""
+    placement, queue = node.fact(Placement), node.fact(Queue)
+    if placement is None:
+        return ""
+    return f"{placement.engine}-{queue.name}" if queue is not None and placement.engine != "pim" else placement.engine

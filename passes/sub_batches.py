@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar
 
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.facts import Placement, SubBatch
+from pimc.ir.facts import Placement, Queue, SubBatch
 from pimc.ir.graph import Graph, Rewriter
 from pimc.ir.requests import Batch, Request
 from pimc.ir.stage import GraphStage
 from pimc.ir.target import Target
+from pimc.passes.assign_requests import attention_seconds
 from pimc.passes.beats import ATTENTION
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.schedule import finish_seconds
 
-_BESIDE = ATTENTION | {"cache_append"}
 LEAST_SHARE = 8
 """Halves are looked at where attention in PIM takes at least one part in so many of the time: no more can be hidden."""
 
@@ -48,9 +48,9 @@ class SubBatchesPass(Pass):
 
     Each half is a graph of its own, whose weights are those of the other. "auto" splits where the estimated times of
     the ops, each engine working in order, end sooner so: every half reads all weights, which must be worth it.
-    split: "load" gives each half the same number of keys in every channel as far as possible; "halves" the first and
-    the second half of each channel's requests in the order of the file, odd ones in turns. Does nothing without
-    `--requests`.
+    split: "load" gives each half the same estimated time of attention in every channel as far as possible; "halves" the
+    first and the second half of each channel's requests in the order of the file, odd ones in turns. Does nothing
+    without `--requests`.
     """
 
     name: ClassVar[str] = "sub-batches"
@@ -64,7 +64,8 @@ class SubBatchesPass(Pass):
         batch, target, instance = graph.batch, context.target, context.instance
         if self.use is Use.OFF or batch is None or target is None:
             return
-        halves = _split(batch.requests, by_load=self.split is Split.LOAD)
+        load = attention_seconds(graph, target, 1) if self.split is Split.LOAD else None
+        halves = _split(batch.requests, load)
         if not all(halves) or instance is None:
             if self.use is Use.ON:
                 why = "there is one request" if not all(halves) else "its model is no file"
@@ -89,8 +90,12 @@ def attention_in_pim(graph: Graph, target: Target) -> float:
     return found
 
 
-def _split(requests: Sequence[Request], *, by_load: bool) -> tuple[list[Request], list[Request]]:
-    """The requests of both halves, in the order of the user's file."""
+Load = Callable[[int], float]
+"""What a request with a number of keys is to PIM."""
+
+
+def _split(requests: Sequence[Request], load: Load | None) -> tuple[list[Request], list[Request]]:
+    """The requests of both halves, in the order of the user's file. load: None: by their number in each channel."""
     channels: dict[int, list[Request]] = defaultdict(list)
     for r in sorted(requests, key=lambda r: r.row):
         channels[-1 if r.channel is None else r.channel].append(r)
@@ -98,8 +103,8 @@ def _split(requests: Sequence[Request], *, by_load: bool) -> tuple[list[Request]
     more = 0
     for channel in sorted(channels):
         members = channels[channel]
-        if by_load:
-            for half, chosen in zip(halves, _balanced(members, halves), strict=True):
+        if load is not None:
+            for half, chosen in zip(halves, _balanced(members, halves, load), strict=True):
                 half += chosen
             continue
         middle = (len(members) + 1 - more) // 2
@@ -109,15 +114,17 @@ def _split(requests: Sequence[Request], *, by_load: bool) -> tuple[list[Request]
     return tuple(sorted(half, key=lambda r: r.row) for half in halves)  # type: ignore[return-value]
 
 
-def _balanced(members: Sequence[Request], before: Sequence[Sequence[Request]]) -> tuple[list[Request], list[Request]]:
-    """Requests of a channel, from the longest to the shortest, each to the half with fewer keys in this channel, then
+def _balanced(
+    members: Sequence[Request], before: Sequence[Sequence[Request]], load: Load
+) -> tuple[list[Request], list[Request]]:
+    """Requests of a channel, from the longest to the shortest, each to the half with less load in this channel, then
     with fewer requests so far."""
     chosen: tuple[list[Request], list[Request]] = ([], [])
-    load = [0, 0]
+    sums = [0.0, 0.0]
     for r in sorted(members, key=lambda r: (-r.past, r.row)):
-        half = min((0, 1), key=lambda i: (load[i], len(before[i]) + len(chosen[i]), i))
+        half = min((0, 1), key=lambda i: (sums[i], len(before[i]) + len(chosen[i]), i))
         chosen[half].append(r)
-        load[half] += r.past + r.new
+        sums[half] += load(r.past + r.new)
     return chosen
 
 
@@ -136,7 +143,9 @@ def join(graphs: Sequence[Graph], batch: Batch) -> Graph:
         parts.append(replace(own, names=names))
         for node in joined.order():
             if node.fact(SubBatch) is None:
-                rewriter.set_fact(node, SubBatch(index, node.op.name in _BESIDE))
+                rewriter.set_fact(node, SubBatch(index))
+                if node.op.name in ATTENTION:
+                    rewriter.set_fact(node, Queue("pim"))
     requests = tuple(r for part in parts for r in part.requests)
     rewriter.set_batch(replace(batch, requests=requests, halves=tuple(parts), groups=()))
     joined.defaults.update(graphs[0].defaults)

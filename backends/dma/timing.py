@@ -4,8 +4,9 @@ A transfer occupies its queue for an issue slot, waits for the memory's first da
 busiest channel needs for its accesses: their bursts on the data bus, the activations of their rows (tRRD, tFAW), or the
 rows of its busiest bank one after the other (tRC), whichever is more. Queues share the data buses; a transfer holds
 them for its share of their whole bandwidth. Refresh takes its part of the time from all of that. A limit of the queue
-itself, or of the on-chip buffer's port, may last longer. A transfer that begins beside PIM work in banks with two row
-buffers gets a share of the bus.
+itself, or of the on-chip buffer's port, may last longer. Transfers of further queues (small ones, beside the weights of
+the NPU) take turns with others, access by access. A transfer that begins beside PIM work in banks with two row buffers
+gets a share of the bus.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class DmaCosts:
         return TransferTime(latency, max(duration, held, self._on_chip(chip_slots)), held)
 
     def _indexed(self, command: Indexed) -> tuple[TransferTime, Traffic | None]:
-        """Each index is a transfer of its own; rows are taken to fall on all channels alike."""
+        """Each index is a transfer of its own; rows are taken to fall on all channels and ranks alike."""
         count, size = plain(command.count), command.dtype.bits // 8
         issue = count * self.dma.issue * self.spec.system.sharing * period_ps(self.dma.clock)
         chip_slots = count * self._slots(((command.row_elements, size),), size)
@@ -113,7 +114,9 @@ class DmaCosts:
         busiest = max(row.busiest, -(-accesses // self.dram.channels))
         rows = max(row.rows, -(-row.rows * row.accesses * count // max(1, row.busiest) // self.dram.channels))
         asked = Traffic(accesses, busiest, rows)
-        found = self._transfer(asked, chip_slots, isinstance(command, Gather))
+        # tRRD and tFAW hold within a rank
+        timed = Traffic(accesses, busiest, -(-rows // self.dram.ranks))
+        found = self._transfer(timed, chip_slots, isinstance(command, Gather))
         return TransferTime(found.latency, max(found.duration, issue), found.held), asked
 
     def _slots(self, digits: tuple[Digit, ...], element_bytes: int) -> int:
@@ -201,6 +204,8 @@ class DmaTimer:
     issue_ps: int
     pim: Resource | None = None
     """PIM work, where transfers go on beside it"""
+    shares: bool = False
+    """its accesses take turns with those of transfers that came before"""
     counters: Counter[str] = field(default_factory=Counter)
     slot_at: int = 0
     """when the queue may issue again"""
@@ -227,7 +232,7 @@ class DmaTimer:
             time = self.costs.beside(time)
         cause = "queue" if begin > issued + time.latency else ""
         if time.held:
-            granted = self.bus.acquire(begin, time.held)
+            granted = (self.bus.share if self.shares else self.bus.acquire)(begin, time.held)
             cause = "data bus" if granted > begin else cause
             begin = granted
         self.free_at = begin + time.duration
@@ -258,6 +263,5 @@ def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Dm
     assert spec.dma is not None
     issue = spec.dma.issue * spec.system.sharing * engine.clock_ps
     costs = DmaCosts(spec, spec.dma)
-    return DmaTimer(
-        engine.clock_ps, costs, resources[DATA_BUS], issue, resources[PIM_WORK] if costs.bus_percent else None
-    )
+    pim = resources[PIM_WORK] if costs.bus_percent else None
+    return DmaTimer(engine.clock_ps, costs, resources[DATA_BUS], issue, pim, shares=bool(engine.queue))

@@ -194,5 +194,5 @@ class NpuTimer:
 def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> NpuTimer:
     """The timer of the core."""
     assert spec.npu is not None
-    has_second = any(e.beside == "npu" for e in spec.engines())
+    has_second = any(e.of == "npu" for e in spec.engines())
     return NpuTimer(engine.clock_ps, spec.npu, resources["vector unit"] if has_second else None)

@@ -33,6 +33,8 @@ STAGING_SLOTS = 2
 """Vectors on their way into global buffers take turns in so many stretches of staging rows."""
 STAGING_ROWS = 4
 """Row indices of one stretch: each bank row of it holds one filling of a global buffer."""
+STAGED_WAVES = 16
+"""Waves of requests whose vectors have stretches of their own, so that all are on their way at once."""
 
 
 def up(count: int, size: int) -> int:
@@ -370,10 +372,12 @@ def requests_layout(spec: TargetSpec, kind: str, first_row: int, shape: Sequence
     return newton_keys(banks, shape) if kind == "key" else newton_values(banks, shape, first_tokens_first=True)
 
 
-def staging_rows(spec: TargetSpec) -> int:
-    """Row indices that lowering needs for vectors on their way into global buffers."""
+def staging_rows(spec: TargetSpec, waves: int = 1) -> int:
+    """Row indices that lowering needs for vectors on their way into global buffers. waves: of requests."""
     is_newton = spec.pim is not None and spec.pim.style == "newton"
-    return STAGING_SLOTS * STAGING_ROWS if is_newton and not mapping_of(spec).one_vector_row else 0
+    if not is_newton or mapping_of(spec).one_vector_row:
+        return 0
+    return STAGING_SLOTS * STAGING_ROWS * min(STAGED_WAVES, waves)
 
 
 def vector_layout(

@@ -19,7 +19,7 @@ from pimc.backends.kernels.nest import chunks, nests, walk
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.pim.cells import CELL_BYTES, COLUMN_BYTES, LANES
 from pimc.backends.pim.experts import ChosenExperts
-from pimc.backends.pim.layouts import STAGING_ROWS, STAGING_SLOTS, BankPattern
+from pimc.backends.pim.layouts import STAGED_WAVES, STAGING_ROWS, STAGING_SLOTS, BankPattern
 from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.pim.newton_transfer import (
     Move,
@@ -69,7 +69,7 @@ def staging(at: Lowering, slot: int, filling: Filling) -> int:
     if mapping_of(at.spec).one_vector_row:
         return 0
     over, bank = divmod(filling.first, geometry.banks)
-    row = slot % STAGING_SLOTS * STAGING_ROWS + over
+    row = slot * STAGING_ROWS + over
     return at.staging + row * geometry.stride_row + bank * geometry.stride_bank
 
 
@@ -146,6 +146,7 @@ class _Gemv:
         return Stage(self.at, self.arena, self.source, moves, filling.elements)
 
     def run(self, source: Scalar, target: Scalar, slot: int) -> None:
+        slot %= STAGING_SLOTS
         first = self.weights.channel * self.at.spec.dram.geometry.stride_channel
         if self.row is not None:
             gather_vector(self.at, self.x, source, self.row, 0, self.depth)
@@ -359,27 +360,29 @@ def _turn(kernel: K, source: Scalar, target: Scalar, row: Scalar) -> _Turn[K]:
 
 
 def allot(arena: Arena, waves: Sequence[Sequence[_Kernel]]) -> None:
-    """Room for results in both slots, the same for all waves."""
-    sizes = [sum(padded(k.near_bytes) for k in wave) for wave in waves]
-    slots = [arena.take(max(sizes)) for _ in range(STAGING_SLOTS)]
-    for wave in waves:
+    """Room for results in both slots, for as many waves of its own as fit a quarter of the arena."""
+    most = max(sum(padded(k.near_bytes) for k in wave) for wave in waves)
+    sets = max(1, min(len(waves), arena.left // 4 // max(1, most * STAGING_SLOTS)))
+    places = [[arena.take(most) for _ in range(STAGING_SLOTS)] for _ in range(sets)]
+    for number, wave in enumerate(waves):
         offset = 0
         for kernel in wave:
-            kernel.allot([slot + offset for slot in slots])
+            kernel.allot([slot + offset for slot in places[number % sets]])
             offset += padded(kernel.near_bytes)
 
 
 def _in_step(waves: Sequence[Sequence[_Turn[K]]], queries: int, slot: int) -> None:
     """Wave after wave, each in all of its channels at once; the results of one come home while the next works."""
+    slots = [slot % STAGING_SLOTS + STAGING_SLOTS * (i % STAGED_WAVES) for i in range(len(waves))]
     for i, wave in enumerate(waves):
         for turn in wave:
-            turn.kernel.stage(turn.source, queries, slot + i)
+            turn.kernel.stage(turn.source, queries, slots[i])
         for turn in wave:
-            turn.kernel.compute(turn.places, queries, slot + i)
+            turn.kernel.compute(turn.places, queries, slots[i])
         for turn in waves[i - 1] if i else ():
-            turn.kernel.collect(turn.places, queries, slot + i - 1)
+            turn.kernel.collect(turn.places, queries, slots[i - 1])
     for turn in waves[-1]:
-        turn.kernel.collect(turn.places, queries, slot + len(waves) - 1)
+        turn.kernel.collect(turn.places, queries, slots[-1])
 
 
 def run_scores(at: Lowering, heads: Range, waves: Sequence[Sequence[_Turn[_Scores]]], slot: int) -> None:

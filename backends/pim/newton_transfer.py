@@ -1,7 +1,7 @@
 """Getting vectors to where GWRITE can take them, and results of tiles together.
 
 Vectors reach a channel's global buffer through DRAM rows of that channel (staging): filling number f of a vector lies
-in bank f mod banks of the staging row f div banks. Two stretches of staging rows take turns.
+in bank f mod banks of the staging row f div banks. Two stretches of staging rows take turns, in every wave of requests.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class Tiles:
 
     def global_write(self, filling: Scalar, slot: int, count: int, *, over: int = 0) -> None:
         """GWRITE of a filling; `over`: staging rows before the one that it lies in (its bank is `filling`)."""
-        row = self.staging_row + slot % STAGING_SLOTS * STAGING_ROWS + over
+        row = self.staging_row + slot * STAGING_ROWS + over
         bank, row = (0, 0) if self.one_row else (filling, row)
         self._issue(GlobalWrite(bank, row, count, dtype=self.dtype))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pimc.ir.facts import Beat, Fact, Layer, Phase, Placement, Position, Ragged, Stage, SubBatch, Tile, Work
+from pimc.ir.facts import Beat, Fact, Layer, Phase, Placement, Position, Queue, Ragged, Stage, SubBatch, Tile, Work
 from pimc.ir.op import Array
 from pimc.ir.types import TensorType
 
@@ -28,6 +28,7 @@ FACTS: dict[str, type] = {
     "tile": Tile,
     "position": Position,
     "half": SubBatch,
+    "queue": Queue,
     "beat": Beat,
     "ragged": Ragged,
 }

@@ -97,6 +97,10 @@ class Meter(Resource):
         self.by_op[self.work.op] += duration
         return super().acquire(at, duration)
 
+    def share(self, at: int, duration: int) -> int:
+        self.by_op[self.work.op] += duration
+        return super().share(at, duration)
+
 
 class Pool(dict[str, Resource]):
     """The resources of one class of devices, made when a timer first asks for them."""

@@ -111,6 +111,9 @@ def test_derived_numbers() -> None:
         "load-pim": ("dma", 1),
         "store-pim": ("dma", 1),
         "npu-pim": ("npu", 1),
+        "load-cache": ("dma", 1),
+        "store-cache": ("dma", 1),
+        "npu-cache": ("npu", 1),
     }
     assert [e.name for e in cent.engines()] == ["load", "store", "pim", "pnm", "link"]
 
