@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from pimc.backends.affine import Affine, Scalar, evaluated
 from pimc.backends.isa import Command
 from pimc.backends.pim.aim_device import AimDevice
 from pimc.backends.pim.aim_isa import Activate, BeginTrace, EndTrace
 from pimc.backends.pim.aim_line import MARKER, Line
-from pimc.backends.pim.aim_lines import OWN, LineMaker, shape_of
-from pimc.backends.pim.aim_passage import pass_through
+from pimc.backends.pim.aim_lines import OWN, LineMaker, Plan, shape_of
+from pimc.backends.pim.aim_passage import MANY_LINES, pass_through
 from pimc.backends.pim.aim_states import States
 from pimc.backends.pim.aim_steps import SteppedDevice
 from pimc.backends.pim.issues import IssueSink
@@ -25,8 +26,6 @@ from pimc.backends.timing import EngineDecl, Issued, Resources
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import Kind, fail
 
-MANY_LINES = 16
-"""Commands of so many lines are worth remembering what they make of the device."""
 IDENTITY = "row"
 """The operand of which only matters whether it is that of an earlier command."""
 
@@ -114,8 +113,8 @@ class AimTimer:
         at = decoded = -(-ready // clock) + 1
         if len(plan.lines) >= MANY_LINES and device is self.skipping:
             key = shape_of(command), self.identity(command)
-            decoded = pass_through(self.skipping, key, lambda: self.lines.lines(command, plan), at)
-            self.trace.lines += len(plan.lines)
+            decoded, lines = pass_through(self.skipping, key, partial(self._decode, command, plan), at)
+            self.trace.lines += lines
         else:
             for line in self.lines.lines(command, plan):
                 decoded = device.decode(line, at)
@@ -128,6 +127,12 @@ class AimTimer:
         start = max(at, issued - (plan.requests - 1) * period)
         self.memory.end((issued - 1 + period) * clock)
         return Issued((start - 1) * clock, free, done * clock, (issued - start + period) * clock, cause)
+
+    def _decode(self, command: Command, plan: Plan) -> int:
+        """Decode the lines of a command as soon as they can be; returns how many there are."""
+        for line in self.lines.lines(command, plan):
+            self.device.decode(line)
+        return len(plan.lines)
 
     def _bounds(self, command: BeginTrace | EndTrace, ready: int) -> Issued:
         """The device begins anew, or everything on it comes to an end."""
