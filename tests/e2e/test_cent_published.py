@@ -40,8 +40,8 @@ def compiled(model: str, devices: int, pp: int, tp: int, keys: int, *overrides: 
 
 
 def of_row(row: dict[str, str], *overrides: str) -> Result:
-    degrees = (int(row[name]) for name in ("devices", "pipeline_parallel", "tensor_parallel", "seqlen"))
-    return compiled(row["model"].lower(), *degrees, *overrides)
+    devices, pp, tp, keys = (int(row[n]) for n in ("devices", "pipeline_parallel", "tensor_parallel", "seqlen"))
+    return compiled(row["model"].lower(), devices, pp, tp, keys, *overrides)
 
 
 def check(found: Breakdown, row: dict[str, str]) -> None:
