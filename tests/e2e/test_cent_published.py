@@ -106,7 +106,7 @@ TRACES = {
     "embtp20_Llama2-13B_s4096": ("llama2-13b", 20, 1, 20, 4096, 0, 1),
     "embtp8_Llama2-7B_s4096": ("llama2-7b", 8, 1, 8, 4096, 0, 1),
 }
-"""CENT's own traces: model, devices, degrees, keys; whose stream (0: a master's, 1: another device's) and which trace."""
+"""CENT's own traces: model, devices, degrees, keys; whose stream (0: a master's, 1: a helper's) and which trace."""
 
 
 @pytest.mark.parametrize("name", TRACES)
