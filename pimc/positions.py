@@ -62,6 +62,12 @@ class Positions:
         self._forms = Forms(self.spec)
         self._prices = Prices.of(self.spec)
 
+    def moves_to(self, other: Positions, by: int) -> bool:
+        """Whether another binding of the same model differs in nothing but in its one new token's position."""
+        mine, its = self.publisher.decoder, other.publisher.decoder
+        same = (mine.sizes, mine.vocabulary, len(mine.blocks)) == (its.sizes, its.vocabulary, len(its.blocks))
+        return same and len(self.keys) == len(other.keys) == 1 and other.keys[0] - self.keys[0] == by
+
     def at(self, keys: int) -> Position:
         """The token that attends to so many keys."""
         publisher = self.publisher

@@ -231,8 +231,8 @@ def attention() -> Iterator[str]:
                      f"{pipelined.tokens_per_s / gpu:.3f}"]
                 )  # fmt: skip
     yield "Llama 2 70B with 64, 8 and 1 key and value heads, the width of its feed-forward layers changed so that the"
-    yield "model has as many parameters. The A100s are a bound: four of them, at the largest batch (up to 512) that their"
-    yield "memory holds, as fast as bandwidth and peak allow."
+    yield "model has as many parameters. The A100s are a bound: four of them, at the largest batch (up to 512) that"
+    yield "their memory holds, as fast as bandwidth and peak allow."
     yield ""
     head = ("", "ffn", "tokens/s, pp=80", "tokens/s, tp=32", "mJ/token, pp=80", "A100 batch", "A100 bound", "ratio")
     yield from table(head, rows)
@@ -269,8 +269,8 @@ def page(only: Sequence[str] = ()) -> str:
         "",
         "Written by `python docs/studies/cent.py`; published numbers: `docs/studies/cent.yaml`",
         f"({PUBLISHED['source']}).",
-        "pimc's are those of the target `cent-published` ([CENT](../cent.md)), whose clocks come from the commands of each",
-        "block. A published mean is over every 128th position, and so is pimc's here.",
+        "pimc's are those of the target `cent-published` ([CENT](../cent.md)), whose clocks come from the commands of",
+        "each block. A published mean is over every 128th position, and so is pimc's here.",
         "",
     ]
     for title, section in SECTIONS.items():

@@ -15,6 +15,7 @@ from pimc.backends.program import Item, Loop, Program, Stream
 from pimc.backends.storage import from_bytes, to_bytes
 from pimc.driver import Options, Result, compile_model
 from pimc.ir.diagnostics import CompileError
+from pimc.points import time_points
 from pimc.positions import Positions
 from pimc.sim.breakdown import Breakdown
 from pimc.sim.time import simulate
@@ -207,3 +208,32 @@ def test_the_mapping_is_chosen_by_its_name_alone(tmp_path: Path) -> None:
     lowered = compile_model(SMALL, target, options)
     assert lowered.program.flight is not None
     assert CentMachine.cuts_graphs.fget is not None
+
+
+# -- many positions, many tokens --------------------------------------------------------------------------------------
+
+TWO = Options(overrides=("system.devices=2", "analytic.host=1us"), parallel={"pp": 1, "tp": 2})
+
+
+def test_a_range_gives_what_compilations_give() -> None:
+    found = time_points(SMALL, "cent-published", TWO, {"past": range(14, 18)}).points
+    for point in found:
+        report = compile_model(SMALL, "cent-published", replace(TWO, dims=point.dims)).report
+        assert report is not None
+        assert (point.cycles, point.seconds) == (report.cycles, pytest.approx(report.seconds, rel=1e-12))
+
+
+def test_a_prompt_goes_token_by_token() -> None:
+    """Its time is the sum of the tokens' times, and its table their mean."""
+    together = compile_model(SMALL, "cent-published", replace(TWO, dims={"past": 3, "seq": 4})).report
+    alone = [
+        compile_model(SMALL, "cent-published", replace(TWO, dims={"past": 3 + i, "seq": 1})).report for i in range(4)
+    ]
+    tables = [report.breakdown for report in alone if report is not None and report.breakdown is not None]
+    assert together is not None
+    assert together.breakdown is not None
+    assert together.breakdown.tokens == len(tables) == 4
+    for column in ("pim_cycles", "acc_latency_ms", "token_latency_ms", "token_energy_mJ"):
+        mean = sum(getattr(table, column) for table in tables) / 4
+        assert getattr(together.breakdown, column) == pytest.approx(mean, rel=1e-9)
+    assert together.seconds == pytest.approx(sum(r.seconds for r in alone if r is not None), rel=1e-4)
