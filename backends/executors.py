@@ -62,11 +62,13 @@ def representatives(program: Program, alike: Callable[[Stream, int], bool] | Non
     same = alike or (lambda stream, variable: True)
     classes: list[tuple[int, ...]] = []
     for ranks in device_classes(program):
-        whole = all(same(s, DEVICE) for s in program.streams if ranks[0] in s.devices)
+        whole = len(ranks) == 1 or all(same(s, DEVICE) for s in program.streams if ranks[0] in s.devices)
         classes += [ranks] if whole else [(rank,) for rank in ranks]
 
     def groups(stream: Stream) -> list[tuple[int, ...]]:
-        return _instance_classes(stream) if same(stream, INSTANCE) else [(i,) for i in stream.instances]
+        if len(stream.instances) > 1 and same(stream, INSTANCE):
+            return _instance_classes(stream)
+        return [(i,) for i in stream.instances]
 
     return _executors(program, classes, groups)
 

@@ -69,14 +69,17 @@ class Command:
 
     def resolved(self: CommandT, variables: Mapping[int, int]) -> CommandT:
         """This command with every affine operand replaced by its value."""
-        changes = {
-            name: v.at(variables) for name in _SCALARS[type(self)] if isinstance(v := getattr(self, name), Affine)
-        }
-        return dataclasses.replace(self, **changes) if changes else self
+        if not self.is_affine:
+            return self
+        values = [getattr(self, name) for name in _OPERANDS[type(self)]]
+        return type(self)(*[v.at(variables) if isinstance(v, Affine) else v for v in values])
 
     @property
     def is_affine(self) -> bool:
-        return any(isinstance(getattr(self, name), Affine) for name in _SCALARS[type(self)])
+        for name in _SCALARS[type(self)]:  # noqa: SIM110  asked for every command of a program: a loop is the fastest
+            if isinstance(getattr(self, name), Affine):
+                return True
+        return False
 
 
 CommandT = TypeVar("CommandT", bound=Command)

@@ -7,7 +7,7 @@ completes. Engines share `Resource`s (a data bus, a link); who comes first in ti
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -83,6 +83,45 @@ class Binding(Protocol):
         """What times a command as `issue` does, when its stream is ready for it; None: there is nothing to prepare.
 
         Its time does not depend on counters of loops. Its identity may: they are in `variables` then.
+        """
+        ...
+
+
+class Turn(NamedTuple):
+    """A command of a loop of its own: when its stream was ready for it, and the rest as `Issued` has it."""
+
+    ready: int
+    start: int
+    busy: int
+    done: int
+    cause: str
+
+
+class Turns(NamedTuple):
+    """Turns of a loop of one command, each of which the stream was ready for when the one before was `free`."""
+
+    at: int
+    """what all times count from"""
+    turns: Sequence[Turn]
+    free: int
+    """when the stream is ready for the next"""
+    done: int
+    """when all are complete"""
+    worked: int
+    """when the unit's work on all of them is over"""
+
+
+@runtime_checkable
+class Repeating(Protocol):
+    """A timer that knows what comes of loops of one command."""
+
+    def bind_turns(
+        self, command: Command, variables: dict[int, int], variable: int
+    ) -> Callable[[int, int, int, int], Turns] | None:
+        """What times turns of a loop as `issue` does, one after the other; None: there is nothing to prepare.
+
+        It is given the number of the next turn, how many there are in all, when the stream is ready, and a time: turns
+        that the stream is ready for by then are left out; there is at least one before.
         """
         ...
 
@@ -174,6 +213,8 @@ class EngineDecl:
     instances: int = 1
     units: frozenset[str] = field(default_factory=frozenset)
     """Which commands it takes, by their `unit`."""
+    beside: str = ""
+    """The engine that it is a second queue of, for what serves attention in PIM beside the other sub-batch."""
 
 
 Resources = Mapping[str, Resource]

@@ -31,6 +31,10 @@ class Target(Protocol):
         """How many devices the system has."""
         ...
 
+    def turns(self, stages: int, group: int) -> int:
+        """How many pipeline stages take turns on one group of devices, if there are so many stages."""
+        ...
+
     @property
     def cuts_graphs(self) -> bool:
         """Whether a model is spread over devices by cutting its graph; else the machine does it when it emits."""
@@ -39,6 +43,11 @@ class Target(Protocol):
     @property
     def request_channels(self) -> int:
         """Among how many memory channels requests are shared out, where keys and values of each stay in one; else 0."""
+        ...
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether PIM and the other engines' memory traffic exclude each other."""
         ...
 
     def engines(self) -> Sequence[Engine]:

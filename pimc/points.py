@@ -23,13 +23,13 @@ import numpy as np
 
 from pimc.backends.engines import platform_of
 from pimc.backends.lowering_memory import LoweringMemory
-from pimc.backends.schedules import machine_for
+from pimc.backends.schedules import scheduled_machine
 from pimc.backends.target import target_hash
-from pimc.backends.target_registry import load_target
 from pimc.driver import (
     Options,
     compile_model,
     emitted,
+    machine_for,
     pipeline_for,
     read_model,
     registry_for,
@@ -144,8 +144,8 @@ class PointTimer:
 
     def __init__(self, model: str | Path, target: str | Path, options: Options) -> None:
         self.options = options
-        self.spec = load_target(target, options.overrides)
-        self.machine = machine_for(self.spec, seconds_of(options.sim_engine), parallel=options.parallel)
+        self.spec = machine_for(target, options)
+        self.machine = scheduled_machine(self.spec, seconds_of(options.sim_engine), parallel=options.parallel)
         self.original = Original(read_model(model, options))
         self.memory = LoweringMemory()
         self.known: dict[Key, Timing] = {}
@@ -271,8 +271,8 @@ def _published(
 
     Where the dimension moves nothing but the position of a single new token, the token's own traces are timed.
     """
-    spec = load_target(target, options.overrides)
-    if machine_for(spec, seconds_of(options.sim_engine)).cuts_graphs:
+    spec = machine_for(target, options)
+    if scheduled_machine(spec, seconds_of(options.sim_engine)).cuts_graphs:
         return None
     from pimc.positions import Positions
 

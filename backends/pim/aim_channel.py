@@ -112,10 +112,9 @@ class AimChannel:
         if left:
             self.refused = (request, left)
 
-    def _retry(self) -> None:
-        if self.refused is not None:
-            request, count = self.refused
-            left = self._accept(request, count)
+    def _retry(self, request: Request, count: int) -> None:
+        left = self._accept(request, count)
+        if left != count:
             self.refused = (request, left) if left else None
             if not left:
                 self.accepted = self.now
@@ -127,11 +126,12 @@ class AimChannel:
     def _accept_ordered(self, request: Request, count: int) -> int:
         if self.reads or self.writes or (self.activated and self.rules.switches.drains_activated):
             return count
-        room = self.rules.queue - sum(n for _, n in self.queue)
+        room = self.rules.queue - sum([n for _, n in self.queue])
+        if room <= 0:
+            return count
         taken = min(room, count)
-        if taken > 0:
-            self._append(request, taken)
-        return count - max(0, taken)
+        self._append(request, taken)
+        return count - taken
 
     def _append(self, request: Request, count: int) -> None:
         if self.queue and self.queue[-1][0] == request:
@@ -166,8 +166,10 @@ class AimChannel:
     def advance(self, until: int) -> None:
         """Let the clocks before `until` pass; what was refused is offered again in each, and at `until`."""
         while self.now < until:
+            self._rest(until)
             self.now = min(self._clock(self.now, until), until)
-            self._retry()
+            if self.refused is not None:
+                self._retry(*self.refused)
         self._complete(until - 1)
 
     def _complete(self, clock: int) -> None:
@@ -323,10 +325,10 @@ class AimChannel:
         if request.bank != NONE:
             opened = self.rows[request.bank]
             return request.command if opened == row else ACT if opened == CLOSED else PRE
-        kinds = set(self.rows)
-        if kinds == {row}:
+        opened = self.rows.count(row)
+        if opened == len(self.rows):
             return request.command
-        return ACT16 if kinds <= {row, CLOSED} else PREA
+        return ACT16 if opened + self.rows.count(CLOSED) == len(self.rows) else PREA
 
     def _ready(self, command: int, bank: int) -> int:
         """The first clock at which a command may be issued."""
@@ -345,15 +347,15 @@ class AimChannel:
 
     def _issue(self, command: int, bank: int, row: int, t: int, count: int = 1, period: int = 1) -> None:
         last = t + (count - 1) * period
-        rules, earliest = self.rules, self.earliest
+        rules, allowed = self.rules, self.earliest.get
         for later, clocks in rules.after_channel[command]:
-            if last + clocks > earliest.get(later, 0):
-                earliest[later] = last + clocks
+            if last + clocks > allowed(later, 0):
+                self.earliest[later] = last + clocks
         if command in ONE_BANK:
             for start, after in zip(self._nodes(bank), (rules.after_group, rules.after_bank), strict=True):
                 for later, clocks in after[command]:
-                    if last + clocks > earliest.get(start + later, 0):
-                        earliest[start + later] = last + clocks
+                    if last + clocks > allowed(start + later, 0):
+                        self.earliest[start + later] = last + clocks
         self.issued.append(Issue(t, command, bank if command in ONE_BANK else NONE, row, count, period))
 
     def _switches_mode(self, request: Request, t: int) -> bool:
@@ -390,9 +392,21 @@ class AimChannel:
 
     # -- refresh ------------------------------------------------------------------------------------------------------
 
+    def _rest(self, until: int) -> None:
+        """Let all refreshes of a channel without work pass at once but for the last one before `until`."""
+        interval, first = self.rules.refresh, self.due
+        if first + interval >= until or self.is_working or self._ready(REFAB, NONE) > first:
+            return
+        if any(row != CLOSED for row in self.rows):
+            return
+        times = (until - 1 - first) // interval
+        self._issue(REFAB, NONE, NONE, first, times, interval)
+        self.due += times * interval
+        self.now = first + (times - 1) * interval + 1
+
     def _refresh(self, t: int) -> int:
         """Close all rows and refresh; returns when it is time for the next step."""
-        command = REFAB if all(row == CLOSED for row in self.rows) else PREA
+        command = REFAB if self.rows.count(CLOSED) == len(self.rows) else PREA
         ready = self._ready(command, NONE)
         if ready > t:
             return ready

@@ -18,11 +18,12 @@ from pimc.backends.pim.aim_isa import Activate, BeginTrace, EndTrace
 from pimc.backends.pim.aim_line import MARKER, Line
 from pimc.backends.pim.aim_lines import OWN, LineMaker, Plan, shape_of
 from pimc.backends.pim.aim_passage import MANY_LINES, pass_through
+from pimc.backends.pim.aim_runs import Repeated
 from pimc.backends.pim.aim_states import States
 from pimc.backends.pim.aim_steps import SteppedDevice
 from pimc.backends.pim.issues import IssueSink
 from pimc.backends.pim.memory_share import MemoryShare
-from pimc.backends.timing import EngineDecl, Issued, Resources
+from pimc.backends.timing import EngineDecl, Issued, Resources, Turns
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import Kind, fail
 
@@ -152,20 +153,15 @@ class AimTimer:
 
     def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
         """A command of one line, prepared: what is known of the channels' states gives its time."""
-        moves = isinstance(self.identity(command), Affine)
-        plan = self.lines.plan(command.resolved(defaultdict(int)) if moves else command)
-        if len(plan.lines) != 1 or not plan.mask or plan.mask >> self.rules.channels:
-            return None
-        if isinstance(command, Activate | EndTrace):
-            return None
-        if self.device is not self.skipping or self.issues is not None or self.skipping.stalls_channels:
-            return None
         trace = self.trace
-        mask, number, bank, fixed, count = plan.lines[0]
+        line = self._only_line(command)
+        if line is None:
+            return None
+        mask, number, bank, fixed, count = line
         at_row = evaluated(self.identity(command)) if fixed == OWN else None
         device, clock, period = self.skipping, self.clock_ps, self.rules.period[number]
         take, begin, end = self.skipping.take, self.memory.begin, self.memory.end
-        lead = (plan.requests - 1) * period
+        lead = (count - 1) * period
 
         def issue(ready: int) -> Issued:
             ready, disturbed = begin(ready)
@@ -180,6 +176,53 @@ class AimTimer:
             return Issued((start - 1) * clock, (device.clock - 1) * clock, done * clock, busy, cause)
 
         return issue
+
+    def bind_turns(
+        self, command: Command, variables: dict[int, int], variable: int
+    ) -> Callable[[int, int, int, int], Turns] | None:
+        """A loop of one such command, whose turns come to the same from the same state."""
+        line, time = self._only_line(command), self.bind(command, variables)
+        if line is None or time is None:
+            return None
+        trace = self.trace
+        own = self.identity(command) if line.row == OWN else line.row
+        at_row = evaluated(own)
+        step = dict(own.terms).get(variable, 0) if isinstance(own, Affine) else 0
+
+        def issue(number: int, ready: int) -> Issued:
+            variables[variable] = number
+            return time(ready)
+
+        memory, shape = self.memory, (line.command, line.bank, line.times)
+        loop = Repeated(self.skipping, line.mask, self.clock_ps, shape, issue, memory.end)
+
+        def turns(number: int, count: int, ready: int, limit: int) -> Turns:
+            numbers = range(number, count)
+            before = trace.lines
+            if memory.is_disturbed:
+                taken = loop.stepped(numbers[:1], ready, limit)
+            else:
+                variables[variable] = number
+                taken = loop.turns(numbers, at_row(variables), step, ready, limit)
+            trace.lines = before + len(taken.turns)  # also of turns that were known
+            return taken
+
+        return turns
+
+    def _only_line(self, command: Command) -> Line | None:
+        """The line of a command that is one line and nothing else, its row OWN where it is the command's."""
+        moves = isinstance(self.identity(command), Affine)
+        plan = self.lines.plan(command.resolved(defaultdict(int)) if moves else command)
+        if (
+            len(plan.lines) != 1
+            or not plan.mask
+            or plan.mask >> self.rules.channels
+            or isinstance(command, Activate | EndTrace)
+        ):
+            return None
+        if self.device is not self.skipping or self.issues is not None or self.skipping.stalls_channels:
+            return None
+        return plan.lines[0]
 
     def finish(self, ready: int) -> int:
         """The end of the stream: when all channels have said that they are done."""

@@ -303,7 +303,7 @@ class AimDevice:
         if not interval:
             return None
         recent = self.clock - interval
-        due = min((lane.due for lane in self.of_channel if lane.base > recent), default=None)
+        due = min([lane.due for lane in self.lanes() if lane.base > recent], default=None)
         if due is None:
             due = self.of_channel[0].due
             due += max(0, -(-(self.clock - due) // interval)) * interval

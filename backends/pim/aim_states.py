@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pimc.backends.pim.aim_channel import NEVER, AimChannel, Answer, Issue, Plain
 from pimc.backends.pim.aim_line import NONE, Request
 from pimc.backends.pim.aim_rules import ACT, ACT16, CAUSES, COMMANDS, PRE, PREA, REFAB, WRA16, AimRules
+
+if TYPE_CHECKING:
+    from pimc.backends.pim.aim_runs import Run
 
 Rows = tuple[int, ...]
 """The rows that a state knows, by their numbers in it."""
@@ -89,6 +92,8 @@ class States:
         """what sequences of lines make of whole devices (`aim_passage.py`)"""
         self.known: dict[Key, State] = {}
         self.transitions: list[Transition] = []
+        self.runs: dict[Key, Run] = {}
+        """what loops of one command come to"""
         self.idle = self._intern(frozen(AimChannel(rules))[0])
 
     def _intern(self, key: Key) -> State:
@@ -197,11 +202,12 @@ def frozen(channel: AimChannel) -> tuple[Key, Rows]:
     def plain(entries: Iterable[Plain]) -> tuple[Plain, ...]:
         return tuple(Plain(ranks[p.arrival], request(p.request)) for p in entries)
 
-    now = channel.now
+    now, opened = channel.now, channel.rows
+    first = opened[0]
     waiting = {p.arrival for p in (*channel.reads, *channel.writes, *channel.activated)}
     ranks = {arrival: rank for rank, arrival in enumerate(sorted(waiting))}
     key = (
-        tuple(row(r) for r in channel.rows),
+        (row(first),) * len(opened) if opened.count(first) == len(opened) else tuple([row(r) for r in opened]),
         channel.registers,
         tuple((request(r), n) for r, n in channel.queue),
         None if channel.refused is None else (request(channel.refused[0]), channel.refused[1]),

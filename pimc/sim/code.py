@@ -17,12 +17,15 @@ from pimc.backends.executors import Executor
 from pimc.backends.isa import Command, Signal, Wait, operands_of
 from pimc.backends.link.isa import Exchange
 from pimc.backends.program import Item, Loop, Step
-from pimc.backends.timing import Binding, Issued, Timer
+from pimc.backends.timing import Binding, Issued, Repeating, Timer, Turns
 from pimc.sim.tokens import Semaphore, Tokens
 
 Resolver = Callable[[Mapping[int, int]], Command]
 Time = Callable[[int], Issued]
 """What times a command when its stream is ready for it."""
+LoopTime = Callable[[int, int, int, int], Turns]
+"""What times turns of a loop of one command: the number of the next, how many there are, when the stream is ready, and
+a time before which it must be ready for further ones."""
 
 COMMAND: Final = 0
 SIGNAL: Final = 1
@@ -32,6 +35,8 @@ END: Final = 4
 EXCHANGE: Final = 5
 STOP: Final = 6
 RUN: Final = 7
+
+SYNCHRONISING = (Signal, Wait)
 
 LEAST_TURNS = 4
 """Loops with fewer turns are not worth skipping."""
@@ -48,6 +53,8 @@ class Instruction:
     command: Command | None = None
     time: Time | None = None
     """COMMAND, RUN: what times it, with its operands as they are then"""
+    turns: LoopTime | None = None
+    """RUN: what times turns at one go (`Repeating`)"""
     semaphore: Semaphore | None = None
     """SIGNAL, WAIT: which; None: `number` moves with loops"""
     number: Scalar = 0
@@ -57,6 +64,8 @@ class Instruction:
     """LOOP: where its END is. END: the first instruction of the body."""
     alone: bool = False
     """END: nothing in the body waits, signals or meets"""
+    meets: bool = False
+    """END: the body has an exchange"""
     families: tuple[Family, ...] = ()
     """END: the identities that commands of the body have (`Identifying`)"""
     alike: bool = False
@@ -73,6 +82,8 @@ class Body:
     """variables that some time, semaphore or partner depends on"""
     alone: bool = True
     """nothing waits, signals or meets"""
+    meets: bool = False
+    """there is an exchange"""
     ops: set[int] = field(default_factory=set)
     commands: int = 0
     """executed in one turn"""
@@ -83,6 +94,7 @@ class Body:
         """A loop belongs to the body."""
         self.moved |= inner.moved - {variable}
         self.alone = self.alone and inner.alone
+        self.meets = self.meets or inner.meets
         self.ops |= inner.ops
         self.commands += inner.commands * count
         for family in inner.families:
@@ -126,7 +138,7 @@ class Compiler:
         executor: Executor,
         timer: Timer,
         tokens: Tokens,
-        variables: Mapping[int, int],
+        variables: dict[int, int],
         plainly: Callable[[Command, int], Time] | None = None,
     ) -> None:
         self._executor = executor
@@ -136,6 +148,7 @@ class Compiler:
         """the counters of loops as they are when the code is executed"""
         self._plainly = plainly
         self._binding = timer if isinstance(timer, Binding) else None
+        self._repeating = timer if isinstance(timer, Repeating) else None
         self._identify = getattr(timer, "identity", None)
         self._start = dict(variables)
         self._ranges: dict[int, Iterable[int]] = {v: (at,) for v, at in variables.items()}
@@ -168,9 +181,10 @@ class Compiler:
         if len(loop.body) == 1 and self._code[-1].what == COMMAND and not skips:
             only = self._code.pop()
             head.what, head.op, head.command, head.time = RUN, only.op, only.command, only.time
+            head.turns = self._turns(only.command, loop.variable)
             return body
         self._code.append(
-            Instruction(END, variable=loop.variable, count=loop.count, target=start, alone=body.alone,
+            Instruction(END, variable=loop.variable, count=loop.count, target=start, alone=body.alone, meets=body.meets,
                         families=tuple(body.families), alike=alike, skips=skips)
         )  # fmt: skip
         return body
@@ -178,17 +192,18 @@ class Compiler:
     def _step(self, step: Step, body: Body) -> None:
         command = step.command
         body.ops.add(step.op)
-        if isinstance(command, Signal | Wait):
+        if isinstance(command, SYNCHRONISING):
             signals, number = isinstance(command, Signal), command.semaphore
             known = self._tokens.used(self._executor, number, self._ranges, signals=signals)
             self._code.append(Instruction(SIGNAL if signals else WAIT, step.op, semaphore=known, number=number))
             body.alone = False
-            body.moved.update(_variables(number))
+            if known is None:
+                body.moved.update(_variables(number))
             return
         body.commands += 1
         if isinstance(command, Exchange):
             self._code.append(Instruction(EXCHANGE, step.op, command))
-            body.alone = False
+            body.alone, body.meets = False, True
             body.moved |= moved_by(self._timer, command)
         elif self._plainly is not None:
             self._code.append(Instruction(COMMAND, step.op, command, self._plainly(command, step.op)))
@@ -204,16 +219,22 @@ class Compiler:
             body.families.setdefault(Family(identity if isinstance(identity, Affine) else Affine(identity, ())))
 
     def _time(self, command: Command, moved: frozenset[int]) -> Time:
-        timer, variables = self._timer, self._variables
+        prepared = self._prepared(command, moved)
+        bound = self._binding.bind(prepared, self._variables) if prepared and self._binding is not None else None
+        return bound or _resolving(prepared or command, self._timer, self._variables)
+
+    def _turns(self, command: Command | None, variable: int) -> LoopTime | None:
+        if command is None or self._repeating is None or self._plainly is not None:
+            return None
+        prepared = self._prepared(command, moved_by(self._timer, command))
+        return self._repeating.bind_turns(prepared, self._variables, variable) if prepared else None
+
+    def _prepared(self, command: Command, moved: frozenset[int]) -> Command | None:
+        """A command whose time does not depend on loops: with plain operands, unless its identity moves."""
         own = {DEVICE, INSTANCE}
-        if moved <= own:
-            if not identified_by(timer, command) <= own:
-                bound = self._binding.bind(command, variables) if self._binding is not None and not moved else None
-                return bound or _resolving(command, timer, variables)
-            command = command.resolved(self._start)
-            bound = self._binding.bind(command, variables) if self._binding is not None else None
-            return bound or (lambda ready: timer.issue(command, ready))
-        return _resolving(command, timer, variables)
+        if moved <= own and identified_by(self._timer, command) <= own:
+            return command.resolved(self._start)
+        return None if moved else command
 
 
 def _resolving(command: Command, timer: Timer, variables: Mapping[int, int]) -> Time:
@@ -246,7 +267,7 @@ def moved_by(timer: Timer, command: Command) -> frozenset[int]:
     """The variables that the time of a command depends on."""
     if not command.is_affine:
         return frozenset()
-    if isinstance(command, Signal | Wait):
+    if isinstance(command, SYNCHRONISING):
         return frozenset(_variables(command.semaphore))
     declared = operands_of(type(command))
     if isinstance(command, Exchange):  # whom it meets may depend on anything but addresses

@@ -35,6 +35,7 @@ from pimc.sim.code import (
     WAIT,
     Compiler,
     Instruction,
+    LoopTime,
     Time,
     identified_by,
     moved_by,
@@ -42,7 +43,7 @@ from pimc.sim.code import (
 )
 from pimc.sim.issue_trace import IssueLog
 from pimc.sim.ledger import Ledger
-from pimc.sim.steady import Frame, Steady
+from pimc.sim.steady import FOREVER, Frame, Steady
 from pimc.sim.timing import EngineTiming, ResourceTiming, Timing
 from pimc.sim.tokens import Semaphore, Tokens
 
@@ -344,11 +345,31 @@ class Clockwork:
         while runner.turns < instruction.count:
             if runner.coupled and self._is_early(runner):
                 return False
+            if instruction.turns is not None:
+                self._issue_turns(runner, instruction, instruction.turns)
+                continue
             runner.variables[variable] = runner.turns
             self._issue(runner, op, time)
             runner.turns += 1
         runner.turns = 0
         return True
+
+    def _issue_turns(self, runner: Runner, instruction: Instruction, time: LoopTime) -> None:
+        """Time turns of a loop of one command, up to the turn of somebody else."""
+        op = self.work.op = instruction.op
+        if runner.ledger.op != op:
+            runner.ledger.turn(op)
+        limit = FOREVER
+        if runner.coupled and self.heap:
+            limit, index = self.heap[0]
+            limit += runner.index < index
+        at, turns, free, done, worked = time(runner.turns, instruction.count, runner.ready, limit)
+        account = runner.account
+        account.entries += [(op, at + due, at + start, busy, at + end, cause) for due, start, busy, end, cause in turns]
+        account.frontier = max(account.frontier, worked + at)
+        runner.ready = free + at
+        runner.done = max(runner.done, done + at)
+        runner.turns += len(turns)
 
     def _issue(self, runner: Runner, op: int, time: Time) -> None:
         """Time one command."""
@@ -414,8 +435,9 @@ class Clockwork:
 
     def _result(self) -> Timing:
         total = max((max(r.done, r.account.frontier) for r in self.runners), default=0)
+        total *= self.program.turns
         engines, resources = tuple(self._engines(total)), tuple(self._resources())
-        return Timing(total, self.platform.clock_ps, engines, resources, self.background)
+        return Timing(total, self.platform.clock_ps, engines, resources, self.background, self.program.turns)
 
     def _engines(self, total: int) -> Iterator[EngineTiming]:
         for runner in self.runners:
@@ -434,6 +456,7 @@ class Clockwork:
                 counters=counters,
                 tallies=tallies,
                 counts=runner.ledger.by_op,
+                waited=total - total // self.program.turns,
             )
 
     def _resources(self) -> Iterator[ResourceTiming]:

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
 
 from pimc.backends.affine import Scalar
 from pimc.backends.executors import Executor, reached_values
 
-Key = tuple[int, int]
-"""Device and semaphore."""
+Pending = tuple[tuple[bool, int, tuple[int, ...]], ...]
+"""What a semaphore holds: whether for one that waits, for which executor, and the times of the tokens."""
 
 
 class Semaphore:
     """Who signals, who waits, and the tokens between them."""
 
-    __slots__ = ("_filled", "_only", "blocked", "cause", "key", "signallers", "waiters")
+    __slots__ = ("_moved", "_only", "blocked", "cause", "place", "signallers", "waiters")
 
-    def __init__(self, key: Key, filled: set[Semaphore]) -> None:
-        self.key = key
+    def __init__(self, place: int, moved: set[Semaphore]) -> None:
+        self.place = place
         self.signallers: dict[int, deque[int]] = {}
         """Tokens that still lack those of the other signallers."""
         self.waiters: dict[int, deque[int]] = {}
         self.blocked: list[int] = []
         self.cause = ""
         """what a stream that waits is said to wait for"""
-        self._filled = filled
+        self._moved = moved
         self._only: deque[int] | None = None
         """the tokens of the one that waits, for the one that signals"""
 
@@ -37,7 +37,7 @@ class Semaphore:
 
     def post(self, index: int, time: int) -> Sequence[int]:
         """Add a token; returns the executors that it may set free."""
-        self._filled.add(self)
+        self._moved.add(self)
         if self._only is not None:
             self._only.append(time)
         else:
@@ -58,64 +58,99 @@ class Semaphore:
         if not queue:
             self.blocked.append(index)
             return None
-        token = queue.popleft()
-        if not queue and not any(self.waiters.values()) and not any(self.signallers.values()):
-            self._filled.discard(self)
-        return token
+        self._moved.add(self)
+        return queue.popleft()
 
-    def queues(self) -> Iterator[tuple[int, deque[int]]]:
-        """All that hold tokens, and whose they are."""
+    def pending(self, base: int) -> Pending:
+        """Tokens on their way, with times as seen from `base`; those before it count as at it."""
+        return tuple(
+            [
+                (waits, index, tuple([t - base if t > base else 0 for t in queue]))
+                for waits, queues in ((False, self.signallers), (True, self.waiters))
+                for index, queue in queues.items()
+                if queue
+            ]
+        )
+
+    def is_late(self, base: int) -> bool:
+        """Whether a token lies in the future of `base`."""
+        return any(q and max(q) > base for queues in (self.signallers, self.waiters) for q in queues.values())
+
+    def shift(self, base: int, by: int) -> None:
+        """Move the tokens that lie in the future of `base`."""
         for queues in (self.signallers, self.waiters):
-            for index, queue in queues.items():
-                if queue:
-                    yield index, queue
+            for queue in queues.values():
+                for place, time in enumerate(queue):
+                    if time > base:
+                        queue[place] = time + by
+
+
+class Pool:
+    """The semaphores of one device."""
+
+    def __init__(self) -> None:
+        self.semaphores: dict[int, Semaphore] = {}
+        self.moved: set[Semaphore] = set()
+        """Those to which something has happened since `pending` was told, or whose tokens were in the future then."""
+        self._pending: list[Pending] = []
+        """what was told then"""
+        self._base = 0
+
+    def of(self, number: int) -> Semaphore:
+        found = self.semaphores.get(number)
+        if found is None:
+            found = self.semaphores[number] = Semaphore(len(self.semaphores), self.moved)
+        return found
+
+    def pending(self, base: int) -> tuple[Pending, ...]:
+        """Tokens on their way, by semaphore, with times as seen from `base`; those before it count as at it."""
+        told = self._pending
+        if base < self._base or len(told) < len(self.semaphores):
+            told = self._pending = [()] * len(self.semaphores)
+            self.moved.update(self.semaphores.values())
+        self._base = base
+        for semaphore in list(self.moved):
+            told[semaphore.place] = semaphore.pending(base)
+            if not semaphore.is_late(base):
+                self.moved.discard(semaphore)
+        return tuple(told)
 
 
 class Tokens:
     """All semaphores of a program."""
 
     def __init__(self) -> None:
-        self.semaphores: dict[Key, Semaphore] = {}
-        self._filled: set[Semaphore] = set()
-        """Semaphores that hold a token for somebody."""
+        self._pools: dict[int, Pool] = defaultdict(Pool)
+        """by device"""
 
     def used(
         self, executor: Executor, number: Scalar, ranges: Mapping[int, Iterable[int]], *, signals: bool
     ) -> Semaphore | None:
         """Executor signals or waits; returns the semaphore, if it is always the same."""
-        numbers = (number,) if isinstance(number, int) else reached_values(number, ranges)
-        for each in numbers:
+        semaphore = None
+        for each in (number,) if isinstance(number, int) else reached_values(number, ranges):
             semaphore = self.of(executor, each)
             queues = semaphore.signallers if signals else semaphore.waiters
             if executor.index not in queues:
                 queues[executor.index] = deque()
-        return self.of(executor, number) if isinstance(number, int) else None
+        return semaphore if isinstance(number, int) else None
 
     def close(self, executors: Sequence[Executor]) -> None:
         """All that signal and wait are known."""
-        for semaphore in self.semaphores.values():
-            semaphore.close(executors)
+        for pool in self._pools.values():
+            for semaphore in pool.semaphores.values():
+                semaphore.close(executors)
 
     def of(self, executor: Executor, number: int) -> Semaphore:
         """The semaphore that an executor means by a number."""
-        key = executor.rank, number
-        found = self.semaphores.get(key)
-        if found is None:
-            found = self.semaphores[key] = Semaphore(key, self._filled)
-        return found
+        return self._pools[executor.rank].of(number)
 
-    def pending(self, base: int) -> Iterator[tuple[Key, int, tuple[int, ...]]]:
-        """Tokens on their way, with times as seen from `base`; those before it count as at it."""
-        for semaphore in self.semaphores.values():
-            if semaphore in self._filled:
-                for index, queue in semaphore.queues():
-                    late = max(queue) > base
-                    yield semaphore.key, index, tuple([max(0, t - base) for t in queue]) if late else (0,) * len(queue)
+    def pending(self, base: int, ranks: Iterable[int]) -> tuple[tuple[Pending, ...], ...]:
+        """Tokens on their way on some devices, with times as seen from `base`."""
+        return tuple([self._pools[rank].pending(base) for rank in ranks])
 
-    def shift(self, base: int, by: int) -> None:
-        """Move the tokens that lie in the future of `base`."""
-        for semaphore in self._filled:
-            for _, queue in semaphore.queues():
-                for place, time in enumerate(queue):
-                    if time > base:
-                        queue[place] = time + by
+    def shift(self, base: int, by: int, ranks: Iterable[int]) -> None:
+        """Move the tokens of some devices that lie in the future of `base`, which `pending` was told of last."""
+        for rank in ranks:
+            for semaphore in self._pools[rank].moved:
+                semaphore.shift(base, by)

@@ -1,0 +1,164 @@
+"""Turns of a loop of one command at one go: what they come to from a state is found once, turn by turn."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from pimc.backends.pim.aim_channel import NEVER
+from pimc.backends.pim.aim_device import AimDevice, Lane
+from pimc.backends.pim.aim_states import State
+from pimc.backends.timing import Issued, Turn, Turns
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What turns come to. Clocks and times count from the channels' last offer before the first of them."""
+
+    state: State
+    rows: tuple[int, ...]
+    """the rows that the state knows: places among those known before, or ~turn for the row of a turn"""
+    base: int
+    clock: int
+    decoded: int
+    last: int | None
+    """the last command, if there was one"""
+    blocked: int | None
+    """until when nothing could be decoded, if the front end was held"""
+    free: int
+    done: int
+    worked: int
+    """as `Turns` has them"""
+
+
+@dataclass(slots=True)
+class Run:
+    """Turns from a state, as far as they are known."""
+
+    turns: list[Turn] = field(default_factory=list)
+    reached: list[Reached] = field(default_factory=list)
+    """after each"""
+    log: list[int] = field(default_factory=list)
+    """the transition of each"""
+    ready: list[int] = field(default_factory=list)
+    """when the stream was ready for each"""
+    finished: list[int] = field(default_factory=list)
+    """the clock at which everything is completed after each; no refresh may be due by then"""
+
+
+@dataclass(slots=True)
+class Repeated:
+    """A loop of one command, for channels of one history."""
+
+    device: AimDevice
+    mask: int
+    clock_ps: int
+    shape: tuple[int, ...]
+    """what the time of a turn depends on besides the state and the row"""
+    issue: Callable[[int, int], Issued]
+    """times a turn for which the stream is ready at a time"""
+    end: Callable[[int], None]
+    """work on the memory lasts until a time"""
+
+    def turns(self, numbers: range, row: int, step: int, ready: int, limit: int) -> Turns:
+        """Some of the turns that come next, whose rows are `row` and from there on `step` apart.
+
+        limit: turns that the stream is ready for only then, or later, are left out, but for the first.
+        """
+        device = self.device
+        lane = device.of_channel[self.mask.bit_length() - 1]
+        if lane.mask != self.mask:
+            return self.stepped(numbers, ready, limit)
+        at = lane.base * self.clock_ps
+        places = tuple([_turn_of(known, row, step) for known in lane.rows])
+        key = (self.shape, lane.state.number, ready - at, device.clock - lane.base, device.decoded, places)
+        run = device.states.runs.get(key)
+        if run is None or not run.turns:
+            run = device.states.runs[key] = Run()
+            return _together(list(self._found(run, lane, numbers, row, step, ready, limit)))
+        count = bisect_left(run.ready, limit - at, 0, min(len(run.turns), len(numbers)))
+        count = min(count, bisect_left(run.finished, lane.due - lane.base))
+        if not count:
+            return self.stepped(numbers[:1], ready, limit)
+        reached = run.reached[count - 1]
+        _advance(device, lane, reached, run.log[:count], row, step)
+        self.end(at + reached.worked)
+        return Turns(at, run.turns[:count], reached.free, reached.done, reached.worked)
+
+    def stepped(self, numbers: range, ready: int, limit: int) -> Turns:
+        """The same turn by turn."""
+        return _together(list(self._each(numbers, ready, limit)))
+
+    def _each(self, numbers: range, ready: int, limit: int) -> Iterator[tuple[Turn, int]]:
+        """Turns, and when the stream is ready for the next."""
+        for number in numbers:
+            if number != numbers[0] and ready >= limit:
+                return
+            start, free, done, busy, cause = self.issue(number, ready)
+            yield Turn(ready, start, busy, done, cause), free
+            ready = free
+
+    def _found(
+        self, run: Run, lane: Lane, numbers: range, row: int, step: int, ready: int, limit: int
+    ) -> Iterator[tuple[Turn, int]]:
+        """The same, and remembered up to a refresh."""
+        before, logged, outlook = replace(lane), len(lane.log), self.device.states.outlook
+        for turn, free in self._each(numbers, ready, limit):
+            finished = lane.base + outlook(lane.state, NEVER).done
+            if lane.due == before.due and finished < lane.due and len(lane.log) == logged + len(run.turns) + 1:
+                self._remember(run, before, lane, turn, free, finished, row, step)
+            yield turn, free
+
+    def _remember(
+        self, run: Run, before: Lane, lane: Lane, turn: Turn, free: int, finished: int, row: int, step: int
+    ) -> None:
+        device, base, at = self.device, before.base, before.base * self.clock_ps
+        told = Turn(turn.ready - at, turn.start - at, turn.busy, turn.done - at, turn.cause)
+        done, worked = told.done, told.start + told.busy
+        if run.reached:
+            done, worked = max(done, run.reached[-1].done), max(worked, run.reached[-1].worked)
+        known = before.rows
+        run.reached.append(
+            Reached(
+                state=lane.state,
+                rows=tuple([known.index(r) if r in known else ~((r - row) // (step or 1)) for r in lane.rows]),
+                base=lane.base - base,
+                clock=device.clock - base,
+                decoded=device.decoded,
+                last=lane.last - base if lane.last > before.last else None,
+                blocked=lane.blocked - base if lane.blocked > before.blocked else None,
+                free=free - at,
+                done=done,
+                worked=worked,
+            )
+        )
+        run.turns.append(told)
+        run.log.append(lane.log[-1])
+        run.ready.append(told.ready)
+        run.finished.append(max(finished - base, *run.finished[-1:], 0))
+
+
+def _together(turns: Sequence[tuple[Turn, int]]) -> Turns:
+    done = max([turn.done for turn, _ in turns])
+    worked = max([turn.start + turn.busy for turn, _ in turns])
+    return Turns(0, [turn for turn, _ in turns], turns[-1][1], done, worked)
+
+
+def _advance(device: AimDevice, lane: Lane, reached: Reached, log: Sequence[int], row: int, step: int) -> None:
+    base, known = lane.base, lane.rows
+    lane.state = reached.state
+    lane.rows = tuple([known[i] if i >= 0 else row + ~i * step for i in reached.rows])
+    lane.base = base + reached.base
+    lane.log.extend(log)
+    if reached.last is not None:
+        lane.last = base + reached.last
+    if reached.blocked is not None:
+        lane.blocked = base + reached.blocked
+    device.clock, device.decoded = base + reached.clock, reached.decoded
+
+
+def _turn_of(known: int, row: int, step: int) -> int | None:
+    """The turn, from 0 on, whose row is known already."""
+    turn, off = divmod(known - row, step or 1)
+    return None if off or turn < 0 or (turn and not step) else turn

@@ -1,0 +1,92 @@
+"""Results that are read again: stored programs, which are simulated, and what `--json` printed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pimc.backends.storage import MAGIC, from_bytes
+from pimc.driver import time_program
+from pimc.ir.diagnostics import Kind, fail
+from pimc.sim.report import Report, build_report
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+    from pimc.backends.program import Program
+    from pimc.sim.timing import Timing
+
+MOST_MISTAKES = 12
+HELP = "a result is a .pimprog, or the JSON of `pimc compile` or `pimc sim`"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run. `name`: where it comes from, for people."""
+
+    name: str
+    report: Report
+    program: Program | None = None
+    """None where only the report was stored"""
+    timing: Timing | None = None
+
+
+def read_results(data: bytes, name: str, folder: Path) -> tuple[Result, ...]:
+    """The run, or the runs, of a file; `folder`: where files that it names are looked for.
+
+    Raises CompileError: PROGRAM_BROKEN, SYNTAX, RESULT_BAD.
+    """
+    if data.startswith(MAGIC):
+        program = from_bytes(data, name, folder)
+        timing = time_program(program)
+        return (Result(name, build_report(program, timing), program, timing),)
+    return tuple(Result(label, _report(plain, label)) for label, plain in _runs(_object(data, name), name))
+
+
+def _object(data: bytes, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(data.decode())
+    except UnicodeDecodeError:
+        raise fail(Kind.RESULT_BAD, f"{name} is neither a program nor JSON", help=HELP) from None
+    except json.JSONDecodeError as error:
+        where = f"{name}:{error.lineno}:{error.colno}"
+        raise fail(Kind.SYNTAX, f"{where}: {error.msg[:1].lower()}{error.msg[1:]}", help=HELP) from None
+    except RecursionError:
+        raise fail(Kind.SYNTAX, f"{name} is nested too deeply", help=HELP) from None
+    if not isinstance(found, dict):
+        raise fail(Kind.RESULT_BAD, f"{name} holds no JSON object", help=HELP)
+    return found
+
+
+def _runs(found: dict[str, Any], name: str) -> list[tuple[str, Any]]:
+    """The reports in what `--json` printed, each with a name."""
+    if isinstance(found.get("results"), list):  # of several targets
+        return [(f"{name}#{number}", each) for number, each in enumerate(found["results"], 1)]
+    if isinstance(found.get("phases"), dict):  # of --phase both
+        return [(f"{name}#{phase}", each) for phase, each in found["phases"].items()]
+    for key, why in {"points": "times of a range of a dimension", "steps": "the steps of --generate"}.items():
+        if key in found:
+            raise fail(Kind.RESULT_BAD, f"{name} holds {why}, and no report of a run", help=HELP)
+    if "cycles" not in found and "ops" in found:
+        raise fail(Kind.RESULT_BAD, f"{name} was not simulated (--no-sim): there are no times in it", help=HELP)
+    return [(name, found)]
+
+
+_ADAPTERS: list[TypeAdapter[Report]] = []
+
+
+def _report(plain: Any, name: str) -> Report:
+    from pydantic import TypeAdapter, ValidationError
+
+    if not _ADAPTERS:
+        _ADAPTERS.append(TypeAdapter(Report))
+    try:
+        return _ADAPTERS[0].validate_python(plain)
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False, include_input=False)
+        notes = [f"{'.'.join(str(part) for part in m['loc']) or 'it'}: {m['msg']}" for m in mistakes[:MOST_MISTAKES]]
+        more = len(mistakes) - MOST_MISTAKES
+        notes += [f"and {more} more"] if more > 0 else []
+        raise fail(Kind.RESULT_BAD, f"{name} is no report of a run", notes=notes, help=HELP) from None
