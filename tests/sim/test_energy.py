@@ -20,7 +20,7 @@ TARGETS = ("npu", "npu-server", "tpuv3", "neupims", "newton", "cent")
 FREE = {
     "pim": {"PRE", "PREA", "TMOD", "PRECHARGE", "PIM_PRECHARGE", "HEADER", "clocks with open rows", "MAPROWS"},
     "dma": {"RD", "WR", "bytes read", "bytes written"},
-    "pnm": {"CORE", "EXP", "RED", "VADD", "CORERED", "CORESCAN"},
+    "pnm": {"CORE", "EXP", "RED", "VADD", "CORERED", "CORESCAN", "VMUL"},
     "analytic": {"attoseconds of work"},
 }
 """Counters that may have no price: what is in that of another (precharges in activations, accesses in bytes), and
