@@ -462,8 +462,8 @@ def op_rows(nodes: Sequence[Node], leaders: Mapping[int, int] | None = None) -> 
             flops=work.flops if work is not None else 0,
             bytes=work.bytes if work is not None else 0,
             layer=layer.index if layer is not None else -1,
-            beat=beat.name if beat is not None else "",
             shares=-1 if leaders is None else leaders.get(index, -1),
+            beat=beat.name if beat is not None else "",
         )
 
 

@@ -13,7 +13,7 @@ SCHEDULES: dict[str, type[Machine]] = {"cent": CentMachine}
 """By the name of the mapping's schedule."""
 
 
-def machine_for(
+def scheduled_machine(
     spec: TargetSpec,
     simulate: Simulate,
     cache_tokens: int | None = None,

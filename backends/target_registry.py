@@ -24,6 +24,7 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("aim-head", "pimc.backends.targets:aim_head"),
     ("aim-pinned", "pimc.backends.targets:aim_pinned"),
     ("cent", "pimc.backends.targets:cent"),
+    ("cent-published", "pimc.backends.targets:cent_published"),
     ("neupims", "pimc.backends.targets:neupims"),
     ("neupims-faithful", "pimc.backends.targets:neupims_faithful"),
     ("newton", "pimc.backends.targets:newton"),

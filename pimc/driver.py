@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pimc.backends.machine import Machine
 from pimc.backends.program import Program
-from pimc.backends.schedules import machine_for
+from pimc.backends.schedules import scheduled_machine
 from pimc.backends.sharing import shared
 from pimc.backends.target import TargetSpec
 from pimc.backends.target_registry import load_target
@@ -144,7 +144,7 @@ def lower_model(
         options = replace(options, dims={**dims_from_arrays(graph, inputs), **options.dims})
     dims = resolve_dims(graph, options.dims)
     kept = options.cache_tokens, options.banked, options.parallel
-    machine = machine_for(spec, seconds_of(options.sim_engine), *kept)
+    machine = scheduled_machine(spec, seconds_of(options.sim_engine), *kept)
 
     def again() -> Graph:
         return graph if isinstance(model, Graph) else read_model(model, options, inputs)

@@ -23,10 +23,11 @@ import numpy as np
 
 from pimc.backends.engines import platform_of
 from pimc.backends.lowering_memory import LoweringMemory
-from pimc.backends.schedules import machine_for
+from pimc.backends.schedules import scheduled_machine
 from pimc.backends.target import target_hash
 from pimc.driver import (
     Options,
+    compile_model,
     emitted,
     pipeline_for,
     read_model,
@@ -144,7 +145,7 @@ class PointTimer:
     def __init__(self, model: str | Path, target: str | Path, options: Options) -> None:
         self.options = options
         self.spec = spec_for(target, options)
-        self.machine = machine_for(self.spec, seconds_of(options.sim_engine), parallel=options.parallel)
+        self.machine = scheduled_machine(self.spec, seconds_of(options.sim_engine), parallel=options.parallel)
         self.original = Original(read_model(model, options))
         self.memory = LoweringMemory()
         self.known: dict[Key, Timing] = {}
@@ -239,6 +240,9 @@ def time_points(
     wanted = [dict(zip(ranges, values, strict=True)) for values in product(*ranges.values())]
     if not 0 < len(wanted) <= MOST_POINTS:
         raise fail(Kind.UNAVAILABLE, f"{len(wanted)} points are not between 1 and {MOST_POINTS}")
+    published = _published(model, target, options, ranges, wanted)
+    if published is not None:
+        return published
     timer = PointTimer(model, target, options)
     first, at_first = timer.time(wanted[0], Decided())
     last, at_last = (first, at_first) if len(wanted) == 1 else timer.time(wanted[-1], Decided())
@@ -254,6 +258,41 @@ def time_points(
     points += [last] if len(wanted) > 1 else []
     described = timer.spec
     return Points(str(model), described.name, target_hash(described), tuple(points))
+
+
+def _published(
+    model: str | Path,
+    target: str | Path,
+    options: Options,
+    ranges: Mapping[str, Sequence[int]],
+    wanted: Sequence[Mapping[str, int]],
+) -> Points | None:
+    """The points of a target whose mapping makes programs by itself; None for any other.
+
+    Where the dimension moves nothing but the position of a single new token, the token's own traces are timed.
+    """
+    spec = spec_for(target, options)
+    if scheduled_machine(spec, seconds_of(options.sim_engine)).cuts_graphs:
+        return None
+    from pimc.positions import Positions
+
+    def at(dims: Mapping[str, int]) -> Positions:
+        return Positions(model, target, replace(options, dims={**options.dims, **dims}))
+
+    first, last = at(wanted[0]), at(wanted[-1])
+    name, values = next(iter(ranges.items()))
+    moves = len(ranges) == 1 and options.sim_engine == "fast" and first.moves_to(last, values[-1] - values[0])
+    points: list[Point] = []
+    for dims in wanted:
+        if moves:
+            bound = {**first.dims, **dims}
+            seconds = first.at(first.keys[0] + dims[name] - values[0]).seconds
+        else:
+            result = compile_model(model, target, replace(options, dims={**options.dims, **dims}, observers=()))
+            assert result.timing is not None
+            bound, seconds = dict(result.program.dims), result.timing.time * 1e-12
+        points.append(Point(bound, -(-round(seconds * 1e12) // spec.clock_ps), seconds))
+    return Points(str(model), spec.name, target_hash(spec), tuple(points))
 
 
 def _alone(wanted: Sequence[Mapping[str, int]], decided: Decided, timer: PointTimer) -> Iterator[Point]:

@@ -8,8 +8,9 @@ works for a query of its own, so that a run gives one token of each query in fli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from pimc.backends.analytic.isa import BroadcastVector, GatherVector, HostToken, Norm, Rotate, SendVector, Softmax
 from pimc.backends.cent.decoder import Block, Decoder
@@ -18,7 +19,8 @@ from pimc.backends.cent.split import Split
 from pimc.backends.cent.stream import Writer
 from pimc.backends.emitter import Emitter
 from pimc.backends.isa import Command, Signal, Wait
-from pimc.backends.program import Item, Stream
+from pimc.backends.pim.aim_isa import BeginTrace, EndTrace
+from pimc.backends.program import Item, Step, Stream, steps
 from pimc.backends.target import TargetSpec
 from pimc.ir.graph import Node
 
@@ -39,6 +41,10 @@ class Streams:
     def issue(self, engine: str, command: Command, op: int) -> None:
         self.emitters[engine].op = op
         self.emitters[engine].issue(engine, command)
+
+    def take(self, written: Iterable[Step]) -> None:
+        for step in written:
+            self.issue(step.engine, step.command, step.op)
 
     def items(self, engine: str) -> tuple[Item, ...]:
         return self.emitters[engine].take()
@@ -71,27 +77,27 @@ class Publisher:
         streams += [Stream(name, self.split.helpers, (0,), helper.items(name)) for name in (PIM, PNM, LINK)]
         return tuple(s for s in streams if s.items)
 
-    def block_items(self, keys: int) -> tuple[Item, ...]:
-        """The trace of a block alone."""
+    def items(self, write: Callable[[Writer], None]) -> tuple[Item, ...]:
+        """What is written, by itself."""
         emit = Emitter()
-        self._block(self.writer(emit), keys)
+        write(self.writer(emit))
         return emit.take()
 
     def _master(self) -> Streams:
         streams, blocks = Streams(), self.decoder.blocks
+        emitters = streams.emitters
         first = self.ops[blocks[0].norm]
         for keys in self.decoder.positions:
             if self.decoder.head is not None:
-                self._embedding(self.writer(streams.emitters[PIM]), self._norm)
-            emitters = streams.emitters
+                self._traced(emitters[PIM], EMBEDDING, self.embedding_alone)
             with emitters[PIM].loop(len(blocks)), emitters[PNM].loop(len(blocks)), emitters[LINK].loop(len(blocks)):
-                self._block(self.writer(emitters[PIM]), keys)
+                self._traced(emitters[PIM], BLOCK, partial(self.block, keys=keys))
                 streams.issue(PIM, Signal(TRACE_DONE), first)
                 streams.issue(PNM, Wait(TRACE_DONE), first)
-                self._units(streams, keys)
+                streams.take(self.units(keys))
                 streams.issue(PNM, Signal(PNM_DONE), first)
                 streams.issue(LINK, Wait(PNM_DONE), first)
-                self._transfers(streams)
+                streams.take(self.transfers())
                 streams.issue(LINK, Signal(LINK_DONE), first)
                 streams.issue(PIM, Wait(LINK_DONE), first)
             if self.decoder.head is not None:
@@ -110,13 +116,13 @@ class Publisher:
         emitters = streams.emitters
         for keys in self.decoder.positions:
             if self.decoder.head is not None:
-                self._embedding(self.writer(emitters[PIM]), lambda writer: None)
+                self._traced(emitters[PIM], EMBEDDING, lambda writer: self._embedding(writer, lambda _: None))
             with emitters[PIM].loop(count):
-                self._products_alone(self.writer(emitters[PIM]))
+                self._traced(emitters[PIM], BLOCK, self.products_alone)
             with emitters[PNM].loop(count):
-                self._units(streams, keys)
+                streams.take(self.units(keys))
             with emitters[LINK].loop(count):
-                self._transfers(streams)
+                streams.take(self.transfers())
         return streams
 
     # -- traces ---------------------------------------------------------------------------------------------------
@@ -126,30 +132,52 @@ class Publisher:
         writer.emit.op = self.ops[node]
         return writer
 
-    def _block(self, writer: Writer, keys: int) -> None:
+    def _traced(self, emit: Emitter, number: int, write: Callable[[Writer], None]) -> None:
+        """Commands that are timed by themselves. Their beginning and end are put down to the first and the last op."""
+        items = self.items(write)
+        emit.op = next(steps(items)).op
+        emit.issue(PIM, BeginTrace(number))
+        write(self.writer(emit))
+        emit.issue(PIM, EndTrace())
+
+    def block(self, writer: Writer, keys: int) -> None:
         """The commands of a block, in the published order."""
+        self.before_keys(writer)
+        for part in self.of_keys():
+            part(writer, keys)
+        self.after_keys(writer)
+
+    def before_keys(self, writer: Writer) -> None:
+        """The part of a block that comes before the cache, and does not depend on its length."""
         block, rows = self.decoder.blocks[0], self.rows
-        query, key, value, output, gate, up, down = self._block_products(writer, block)
-        writer.emit.op = self.ops[block.norm]
-        with writer.trace(BLOCK):
-            writer.norm(rows.x, rows.x_copy, rows.norm, (0, 1))
-            query()
-            key()
-            value()
-            writer.rotary(self.ops[block.rotate_query], self.ops[block.rotate_key])
-            self._at(writer, block.keys).append_key(keys)
-            self._at(writer, block.values).append_value(keys)
-            self._at(writer, block.scores).scores(keys)
-            self._at(writer, block.softmax).softmax(keys)
-            self._at(writer, block.context).context(keys)
-            output()
-            self._at(writer, block.attention_sum).add()
-            self._at(writer, block.ffn_norm).norm(rows.sum_copy, rows.sum_copy, rows.ffn_norm, (1, 0))
-            gate()
-            up()
-            writer.gated(self.ops[block.activation], self.ops[block.product])
-            down()
-            self._at(writer, block.ffn_sum).add()
+        self._at(writer, block.norm).norm(rows.x, rows.x_copy, rows.norm, (0, 1))
+        for product in self._block_products(writer, block)[:3]:
+            product()
+        writer.rotary(self.ops[block.rotate_query], self.ops[block.rotate_key])
+
+    def of_keys(self) -> tuple[Callable[[Writer, int], None], ...]:
+        """The parts that depend on the number of keys, in order."""
+        block = self.decoder.blocks[0]
+        return (
+            lambda writer, keys: self._at(writer, block.keys).append_key(keys),
+            lambda writer, keys: self._at(writer, block.values).append_value(keys),
+            lambda writer, keys: self._at(writer, block.scores).scores(keys),
+            lambda writer, keys: self._at(writer, block.softmax).softmax(keys),
+            lambda writer, keys: self._at(writer, block.context).context(keys),
+        )
+
+    def after_keys(self, writer: Writer) -> None:
+        """The rest of a block."""
+        block, rows = self.decoder.blocks[0], self.rows
+        output, gate, up, down = self._block_products(writer, block)[3:]
+        output()
+        self._at(writer, block.attention_sum).add()
+        self._at(writer, block.ffn_norm).norm(rows.sum_copy, rows.sum_copy, rows.ffn_norm, (1, 0))
+        gate()
+        up()
+        writer.gated(self.ops[block.activation], self.ops[block.product])
+        down()
+        self._at(writer, block.ffn_sum).add()
 
     def _block_products(self, writer: Writer, block: Block) -> tuple[Callable[[], None], ...]:
         """What writes each product with a weight, in order."""
@@ -174,27 +202,29 @@ class Publisher:
         decoder, rows = self.decoder, self.rows
         assert decoder.embedding is not None and decoder.head is not None
         writer.emit.op = self.ops[decoder.embedding]
-        with writer.trace(EMBEDDING):
-            writer.gemv(decoder.vocabulary, decoder.sizes.hidden, rows.query_weight)
-            norm(writer)
-            self._at(writer, decoder.head).gemv(decoder.sizes.hidden, decoder.vocabulary, rows.output_weight)
+        writer.gemv(decoder.vocabulary, decoder.sizes.hidden, rows.query_weight)
+        norm(writer)
+        self._at(writer, decoder.head).gemv(decoder.sizes.hidden, decoder.vocabulary, rows.output_weight)
+
+    def embedding_alone(self, writer: Writer) -> None:
+        """The same on a master, outside of a trace."""
+        self._embedding(writer, self._norm)
 
     def _norm(self, writer: Writer) -> None:
         assert self.decoder.final_norm is not None
         rows = self.rows
         self._at(writer, self.decoder.final_norm).norm(rows.x, rows.x_copy, rows.norm, (1,), is_written=False)
 
-    def _products_alone(self, writer: Writer) -> None:
+    def products_alone(self, writer: Writer) -> None:
         """What devices that are no masters do for a block."""
         block = self.decoder.blocks[0]
         writer.emit.op = self.ops[block.query]
-        with writer.trace(BLOCK):
-            for write in self._block_products(writer, block):
-                write()
+        for write in self._block_products(writer, block):
+            write()
 
     # -- closed forms ---------------------------------------------------------------------------------------------
 
-    def _units(self, streams: Streams, keys: int) -> None:
+    def units(self, keys: int) -> Iterator[Step]:
         """The PNM shares of a block."""
         block, sizes, turns = self.decoder.blocks[0], self.decoder.sizes, self.split.turns
         shares = (
@@ -205,14 +235,14 @@ class Publisher:
             (block.ffn_norm, Norm(sizes.hidden, turns)),
         )
         for node, command in shares:
-            streams.issue(PNM, command, self.ops[node])
+            yield Step(PNM, command, self.ops[node])
 
-    def _transfers(self, streams: Streams) -> None:
+    def transfers(self) -> Iterator[Step]:
         """What a block moves between devices. In groups every product's input goes out to all and its result comes
         back; gate and up share both ways, and keys and values count as much as queries, as published."""
         block, sizes, ranks = self.decoder.blocks[0], self.decoder.sizes, self.split.ranks
         if self.split.is_shared:
-            streams.issue(LINK, SendVector(sizes.hidden), self.ops[block.ffn_sum])
+            yield Step(LINK, SendVector(sizes.hidden), self.ops[block.ffn_sum])
             return
         hidden = BroadcastVector(sizes.hidden), GatherVector(sizes.hidden, ranks)
         moves: list[tuple[Node, Command]] = [
@@ -225,4 +255,4 @@ class Publisher:
             (block.down, hidden[1]),
         ]
         for node, command in moves:
-            streams.issue(LINK, command, self.ops[node])
+            yield Step(LINK, command, self.ops[node])

@@ -7,8 +7,7 @@ values anew; scores go out and come back access by access for each of softmax's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pimc.backends.affine import Scalar
@@ -53,13 +52,6 @@ class Writer:
     def times(self, count: int, make: Callable[[Scalar], Command]) -> None:
         with self.emit.loop(count) as i:
             self.issue(make(i))
-
-    @contextmanager
-    def trace(self, number: int) -> Iterator[None]:
-        """What is inside is timed by itself."""
-        self.issue(aim.BeginTrace(number))
-        yield
-        self.issue(aim.EndTrace())
 
     # -- products with weights ------------------------------------------------------------------------------------
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from pimc.backends.affine import Affine, Scalar, evaluated
 from pimc.backends.isa import Command
 from pimc.backends.pim.aim_device import AimDevice
 from pimc.backends.pim.aim_isa import Activate, BeginTrace, EndTrace
 from pimc.backends.pim.aim_line import MARKER, Line
-from pimc.backends.pim.aim_lines import OWN, LineMaker, shape_of
-from pimc.backends.pim.aim_passage import pass_through
+from pimc.backends.pim.aim_lines import OWN, LineMaker, Plan, shape_of
+from pimc.backends.pim.aim_passage import MANY_LINES, pass_through
 from pimc.backends.pim.aim_runs import Repeated
 from pimc.backends.pim.aim_states import States
 from pimc.backends.pim.aim_steps import SteppedDevice
@@ -26,8 +27,6 @@ from pimc.backends.timing import EngineDecl, Issued, Resources, Turns
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import Kind, fail
 
-MANY_LINES = 16
-"""Commands of so many lines are worth remembering what they make of the device."""
 IDENTITY = "row"
 """The operand of which only matters whether it is that of an earlier command."""
 
@@ -115,8 +114,8 @@ class AimTimer:
         at = decoded = -(-ready // clock) + 1
         if len(plan.lines) >= MANY_LINES and device is self.skipping:
             key = shape_of(command), self.identity(command)
-            decoded = pass_through(self.skipping, key, lambda: self.lines.lines(command, plan), at)
-            self.trace.lines += len(plan.lines)
+            decoded, lines = pass_through(self.skipping, key, partial(self._decode, command, plan), at)
+            self.trace.lines += lines
         else:
             for line in self.lines.lines(command, plan):
                 decoded = device.decode(line, at)
@@ -129,6 +128,12 @@ class AimTimer:
         start = max(at, issued - (plan.requests - 1) * period)
         self.memory.end((issued - 1 + period) * clock)
         return Issued((start - 1) * clock, free, done * clock, (issued - start + period) * clock, cause)
+
+    def _decode(self, command: Command, plan: Plan) -> int:
+        """Decode the lines of a command as soon as they can be; returns how many there are."""
+        for line in self.lines.lines(command, plan):
+            self.device.decode(line)
+        return len(plan.lines)
 
     def _bounds(self, command: BeginTrace | EndTrace, ready: int) -> Issued:
         """The device begins anew, or everything on it comes to an end."""
@@ -148,6 +153,7 @@ class AimTimer:
 
     def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
         """A command of one line, prepared: what is known of the channels' states gives its time."""
+        trace = self.trace
         line = self._only_line(command)
         if line is None:
             return None
@@ -179,6 +185,7 @@ class AimTimer:
         line, time = self._only_line(command), self.bind(command, variables)
         if line is None or time is None:
             return None
+        trace = self.trace
         own = self.identity(command) if line.row == OWN else line.row
         at_row = evaluated(own)
         step = dict(own.terms).get(variable, 0) if isinstance(own, Affine) else 0
@@ -191,14 +198,15 @@ class AimTimer:
         loop = Repeated(self.skipping, line.mask, self.clock_ps, shape, issue, memory.end)
 
         def turns(number: int, count: int, ready: int, limit: int) -> Turns:
-            numbers, lines = range(number, count), trace.lines
-            variables[variable] = number
+            numbers = range(number, count)
+            before = trace.lines
             if memory.is_disturbed:
-                found = loop.stepped(numbers[:1], ready, limit)
+                taken = loop.stepped(numbers[:1], ready, limit)
             else:
-                found = loop.turns(numbers, at_row(variables), step, ready, limit)
-            trace.lines = lines + len(found.turns)
-            return found
+                variables[variable] = number
+                taken = loop.turns(numbers, at_row(variables), step, ready, limit)
+            trace.lines = before + len(taken.turns)  # also of turns that were known
+            return taken
 
         return turns
 
@@ -206,9 +214,12 @@ class AimTimer:
         """The line of a command that is one line and nothing else, its row OWN where it is the command's."""
         moves = isinstance(self.identity(command), Affine)
         plan = self.lines.plan(command.resolved(defaultdict(int)) if moves else command)
-        if len(plan.lines) != 1 or not plan.mask or plan.mask >> self.rules.channels:
-            return None
-        if isinstance(command, Activate | EndTrace):
+        if (
+            len(plan.lines) != 1
+            or not plan.mask
+            or plan.mask >> self.rules.channels
+            or isinstance(command, Activate | EndTrace)
+        ):
             return None
         if self.device is not self.skipping or self.issues is not None or self.skipping.stalls_channels:
             return None

@@ -9,16 +9,17 @@ remembered.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from pimc.backends.pim.aim_channel import NEVER
 from pimc.backends.pim.aim_device import AimDevice, Lane
-from pimc.backends.pim.aim_line import Line
 from pimc.backends.pim.aim_states import State
 from pimc.backends.pim.cells import channels_of
 
 MOST_PASSAGES = 1 << 17
+MANY_LINES = 16
+"""Commands of so many lines are worth remembering what they make of a device."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -36,35 +37,35 @@ class Passage:
     """DRAM commands of each channel of a mask"""
     open: Counter[int]
     """clocks in which a channel of a mask had a row open"""
+    lines: int
 
 
-def pass_through(device: AimDevice, key: Hashable, lines: Callable[[], Iterable[Line]], at: int = 0) -> int:
-    """Decode lines one after the other from a clock on. Returns the clock at which the first of them is decoded.
+def pass_through(device: AimDevice, key: Hashable, decode: Callable[[], int], at: int = 0) -> tuple[int, int]:
+    """Decode lines one after the other from a clock on. Returns the clock at which the first of them is decoded, and
+    how many there are.
 
-    key: stands for the lines, whatever the device; rows are as they are. lines: gives them, if they are needed.
+    key: stands for the lines, whatever the device; rows are as they are. decode: has the device decode them, if that is
+    needed, and says how many there are; it may do so by passages of its own.
     """
     begun = device.begin(at)
     if device.states.rules.refresh or device.issues is not None or device.stalls_channels:
-        for line in lines():
-            device.decode(line)
-        return begun
+        return begun, decode()
     known, state = device.states.passages, (key, device.rows(), device.relative(begun))
     found = known.get(state)
     if found is None:
         if len(known) >= MOST_PASSAGES:
             known.clear()
-        known[state] = _recorded(device, lines(), begun)
+        found = known[state] = _recorded(device, decode, begun)
     else:
         _taken_up(device, found, begun)
-    return begun
+    return begun, found.lines
 
 
-def _recorded(device: AimDevice, lines: Iterable[Line], begun: int) -> Passage:
+def _recorded(device: AimDevice, decode: Callable[[], int], begun: int) -> Passage:
     """Decode lines, and keep what comes of them."""
     used, opened = device.taken_counts()
     before = device.last_issued()
-    for line in lines:
-        device.decode(line)
+    lines = decode()
     after = device.last_issued()
     own_used, own_open = device.taken_counts()
     device.used, device.open = used, opened
@@ -76,6 +77,7 @@ def _recorded(device: AimDevice, lines: Iterable[Line], begun: int) -> Passage:
         tuple((c, b - begun) for c, (a, b) in enumerate(zip(before, after, strict=True)) if b != a),
         dict(own_used),
         own_open,
+        lines,
     )
 
 

@@ -111,6 +111,8 @@ class Channel:
         self.counts: Counter[str] = Counter()
         self.open_clocks = 0
         """clocks in which a row was open"""
+        self.open_since = 0
+        """those since the last offer"""
         self.last = 0
         """clock of the last command"""
         self.done = 0
@@ -133,6 +135,15 @@ class Channel:
         fresh.refresh_due = clock - 1 + self.rules.refresh if self.rules.refresh else None
         fresh.offered = clock
         return fresh
+
+    def offered_now(self) -> None:
+        """Something is offered, or everything is over: what was issued before is counted."""
+        self.since.clear()
+        self.open_since = 0
+
+    def told(self) -> Counter[str]:
+        """Commands that were issued before the last offer."""
+        return self.counts - Counter(COMMANDS[command] for _, command in self.since)
 
     # -- what comes ---------------------------------------------------------------------------------------------------
 
@@ -359,7 +370,7 @@ class SteppedDevice:
         request = Request(line.command, line.bank, line.row)
         for channel in named:
             channel.offered = decoded
-            channel.since.clear()
+            channel.offered_now()
             for _ in range(line.times):
                 channel.offer(request, decoded)
         self.decoded += 1
@@ -372,6 +383,8 @@ class SteppedDevice:
     def finish(self) -> int:
         """The last clock before a line for all channels could be decoded."""
         self._until_free(self.channels)
+        for channel in self.channels:
+            channel.offered_now()
         return self.clock - 1
 
     def _until_free(self, named: Iterable[Channel]) -> None:
@@ -388,7 +401,9 @@ class SteppedDevice:
     def _step(self) -> None:
         for channel in self.channels:
             channel.step(self.clock)
-            channel.open_clocks += any(row is not CLOSED for row in channel.rows)
+            is_open = any(row is not CLOSED for row in channel.rows)
+            channel.open_clocks += is_open
+            channel.open_since += is_open
         self.clock += 1
         self.decoded = 0
         self.busy = frozenset(channel for channel in self.channels if channel.refused)
@@ -400,6 +415,7 @@ class SteppedDevice:
         while self.clock < at:
             self._step()
         for channel in self.channels:
+            channel.offered_now()
             channel.lose_rows()
             if channel.issues is not None:
                 channel.issues(self.clock, channel.number, TRAFFIC)
@@ -416,7 +432,7 @@ class SteppedDevice:
 
     def counts(self) -> list[Counter[str]]:
         """DRAM commands of each channel."""
-        return [channel.counts.copy() for channel in self.channels]
+        return [channel.told() for channel in self.channels]
 
     def total(self) -> Counter[str]:
         """DRAM commands over all channels."""
@@ -424,7 +440,7 @@ class SteppedDevice:
 
     def open_clocks(self) -> int:
         """Clocks in which a row was open, summed up over the channels."""
-        return sum(channel.open_clocks for channel in self.channels)
+        return sum(channel.open_clocks - channel.open_since for channel in self.channels)
 
     def last_issued(self) -> list[int]:
         """The clock of each channel's last command; 0: there was none."""

@@ -35,6 +35,8 @@ class PimMapping:
     results_on_chip: bool = False
     """results of products stay where they are returned, in the on-chip buffer, also outputs of the program; there is
     room for a value of every bank"""
+    schedule: str = ""
+    """what makes programs of placed graphs by itself (`backends/schedules.py`); empty: the rules of the ops do"""
     rules: str = ""
     """whose lowering rules of products: empty: those of the style of the PIM engine"""
     tokens_in_banks: bool = False
@@ -48,16 +50,14 @@ class PimMapping:
     """vectors of a batch of requests are taken to be there: one element of each says that it is complete"""
     appends_requests: bool = True
     """new keys and values of a batch of requests are brought to their places"""
-    schedule: str = ""
-    """what makes programs of placed graphs by itself (`backends/schedules.py`); empty: the rules of the ops do"""
 
 
 MAPPINGS: dict[str, PimMapping] = {
     "default": PimMapping(),
+    "cent": PimMapping(schedule="cent"),
     "cent-mapping": PimMapping(
         rules="cent", tokens_in_banks=True, stages_side_by_side=True, softmax_in_banks=True
     ),
-    "cent": PimMapping(schedule="cent"),
     "newtonsim": PimMapping(
         first_row=1024,
         follows_work=True,

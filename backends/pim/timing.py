@@ -19,14 +19,14 @@ Controller = Callable[[TargetSpec, EngineDecl, Resources], Timer]
 
 def _aim(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Timer:
     assert isinstance(spec.pim, AimPim)
-    return AimTimer(_states(spec), engine, resources)
+    return AimTimer(states_of(spec), engine, resources)
 
 
 MOST_MACHINES = 8
 _known: dict[int, tuple[TargetSpec, States]] = {}
 
 
-def _states(spec: TargetSpec) -> States:
+def states_of(spec: TargetSpec) -> States:
     """What is known of the channels of a machine: the same for all its timers."""
     found = _known.get(id(spec))
     if found is None:

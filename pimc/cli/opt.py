@@ -67,11 +67,11 @@ def _machine(given: dict[str, Any]) -> Any:
         if given["overrides"]:
             raise click.UsageError("--set changes a machine: give one with -t")
         return None
-    from pimc.backends.schedules import machine_for
+    from pimc.backends.schedules import scheduled_machine
     from pimc.backends.target_registry import load_target
     from pimc.driver import seconds_of
 
-    return machine_for(load_target(given["target"], given["overrides"]), seconds_of("fast"))
+    return scheduled_machine(load_target(given["target"], given["overrides"]), seconds_of("fast"))
 
 
 def stage_of(graph: Graph) -> GraphStage:

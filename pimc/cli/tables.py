@@ -25,6 +25,7 @@ def report_page(found: Report, program: Program, *, verbose: int = 0) -> list[Li
     """Everything that `pimc compile` and `pimc sim` print about time."""
     page = [*headline(found), line(), *engine_table(found, verbose=verbose), line()]
     page += [*op_table(found, verbose=verbose), line()]
+    page += [*energy_lines(found, verbose=verbose), *breakdown_lines(found)]
     page += [*traffic_lines(found), *memory_table(program, verbose=verbose)]
     return page
 
@@ -44,6 +45,44 @@ def headline(found: Report) -> Iterator[Line]:
         (f"{percent(found.bound_share)} of its bound", "bold"),
         (f": {name} is at work for {time_text(seconds)}", ""),
     ]
+
+
+def energy_lines(found: Report, *, verbose: int = 0) -> Iterator[Line]:
+    """What the run spends, on what, and where."""
+    energy = found.energy
+    if energy is None:
+        return
+    words = [f"{name} {energy_text(j)}" for name, j in sorted(energy.groups.items(), key=lambda each: -each[1]) if j]
+    shown = words if verbose else words[:MOST_GROUPS]
+    more = f", and {len(words) - len(shown)} more (-v)" if len(words) > len(shown) else ""
+    yield [("  energy     ", "dim"), (energy_text(energy.total_j), "bold"), (f" · {energy.power_w:.3g} W", "")]
+    yield line(f"             {', '.join(shown)}{more}", "dim")
+    if verbose:
+        parts = {**energy.engines, "static": energy.static_j}
+        yield line("             by engine: " + ", ".join(f"{n} {energy_text(j)}" for n, j in parts.items()), "dim")
+
+
+MOST_GROUPS = 4
+
+
+def energy_text(joules: float) -> str:
+    """An energy with three digits and a fitting unit."""
+    for unit, size in (("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6), ("nJ", 1e-9)):
+        if joules >= size:
+            return f"{joules / size:.3g} {unit}"
+    return f"{joules * 1e12:.3g} pJ"
+
+
+def breakdown_lines(found: Report) -> Iterator[Line]:
+    """A token's way under a published mapping."""
+    table = found.breakdown
+    if table is None:
+        return
+    cycles = f"{table.pim_cycles:,.10g}".replace(",", " ")
+    block = f"PIM {cycles} cycles, CXL {table.cxl_latency_ms:.4g} ms, PNM {table.acc_latency_ms:.4g} ms"
+    rate = f" · {table.tokens_per_s:.5g} tokens/s · {table.token_energy_mJ:.4g} mJ · {table.queries} in flight"
+    yield [("  token      ", "dim"), (f"{table.token_latency_ms:.5g} ms", "bold"), (rate, "")]
+    yield line(f"             a block: {block}; embedding and head {table.embedding_latency_ms:.4g} ms", "dim")
 
 
 def pipeline_line(pipeline: PipelineReport) -> Line:

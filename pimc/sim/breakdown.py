@@ -14,8 +14,8 @@ from typing import Any
 from pimc.backends.analytic.timing import ATTOSECONDS, WORK
 from pimc.backends.cent.program import BLOCK, EMBEDDING, HOST, LINK, PIM, PNM
 from pimc.backends.pim.aim_controller import trace_clocks
-from pimc.backends.program import Program
-from pimc.backends.target import from_description
+from pimc.backends.program import Flight, Program
+from pimc.backends.target import TargetSpec, from_description
 from pimc.sim.energy import Energy
 from pimc.sim.timing import EngineTiming, Timing
 
@@ -62,26 +62,53 @@ def breakdown_of(program: Program, timing: Timing, energy: Energy | None) -> Bre
         return None
     spec = from_description(program.target)
     own = {e.name: e for e in timing.engines if 0 in e.devices}
-    steps = flight.blocks * flight.tokens
-    clocks = Fraction(own[PIM].tallies[trace_clocks(BLOCK)], steps)
-    pim, link, units = clocks * spec.dram.clock_ps, _work(own, LINK, steps), _work(own, PNM, steps)
-    embedding = Fraction(own[PIM].tallies.get(trace_clocks(EMBEDDING), 0) * spec.dram.clock_ps, flight.tokens)
-    token = (pim + link + units) * flight.blocks + embedding + _work(own, HOST, flight.tokens)
+    turns = flight.blocks * flight.tokens
     in_blocks = {i for i, row in enumerate(program.ops) if row.layer >= 0}
-    joules = (
-        sum((j for op, j in energy.ops.items() if op in in_blocks), Fraction(0)) if energy is not None else Fraction(0)
+    spent = [joules for op, joules in energy.ops.items() if op in in_blocks] if energy is not None else []
+    step = Step(
+        clocks=Fraction(own[PIM].tallies[trace_clocks(BLOCK)], turns),
+        link=_work(own, LINK, turns),
+        units=_work(own, PNM, turns),
+        embedding=Fraction(own[PIM].tallies.get(trace_clocks(EMBEDDING), 0), flight.tokens),
+        host=_work(own, HOST, flight.tokens),
+        joules=sum(spent, Fraction(0)) / turns,
     )
+    return table(step, flight, program.devices, spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a token's way consists of: of a block, and of what comes once."""
+
+    clocks: Fraction
+    """of a block's trace"""
+    link: Fraction
+    """ps of a block, as all that follow but the next"""
+    units: Fraction
+    embedding: Fraction
+    """clocks of the trace of embedding and head"""
+    host: Fraction
+    joules: Fraction
+    """that all devices spend while each stage works on a block"""
+
+
+def table(step: Step, flight: Flight, devices: int, spec: TargetSpec) -> Breakdown:
+    """The published columns. devices: that are used."""
+    clock = spec.dram.clock_ps
+    pim, embedding = step.clocks * clock, step.embedding * clock
+    block = pim + step.link + step.units
+    token = block * flight.blocks + embedding + step.host
     return Breakdown(
-        pim_cycles=int(clocks) if clocks.denominator == 1 else float(clocks),
-        cxl_latency_ms=float(link / MS),
-        acc_latency_ms=float(units / MS),
-        block_latency_ms=float((pim + link + units) / MS),
+        pim_cycles=int(step.clocks) if step.clocks.denominator == 1 else float(step.clocks),
+        cxl_latency_ms=float(step.link / MS),
+        acc_latency_ms=float(step.units / MS),
+        block_latency_ms=float(block / MS),
         embedding_latency_ms=float(embedding / MS),
         token_latency_ms=float(token / MS),
         tokens_per_s=float(flight.queries * 1000 * MS / token),
-        token_energy_mJ=float(joules / (flight.queries * flight.tokens) * 1000),
-        total_power_W=float(joules / steps / (pim * Fraction(1, 10**12))),
-        device_utilization=program.devices / spec.system.devices,
+        token_energy_mJ=float(step.joules * flight.blocks / flight.queries * 1000),
+        total_power_W=float(step.joules / (pim * Fraction(1, 10**12))),
+        device_utilization=devices / spec.system.devices,
         tokens=flight.tokens,
         queries=flight.queries,
     )

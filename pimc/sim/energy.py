@@ -7,7 +7,7 @@ energy of an op is that of its commands, and the sum over ops and static power i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -45,13 +45,12 @@ def energy_of(program: Program, timing: Timing, spec: TargetSpec | None = None) 
     if not spec.energy.events and not spec.energy.static:
         return None
     found = Energy()
-    prices = _prices(spec)
+    prices = Prices.of(spec)
     for engine in timing.engines:
         number = len(engine.devices) * len(engine.instances)
         for op, counts in engine.counts.items():
-            for name, count in counts.items():
-                for group, price in prices.get(engine.kind, {}).get(_counter(name), ()):
-                    _add(found, engine, op, group, price * count * number)
+            for group, joules in prices.spent(engine.kind, counts):
+                _add(found, engine, op, group, joules * number)
     for name, static in spec.energy.static.items():
         if static.during == "run":
             places = program.devices * (spec.dram.channels if static.of == "channel" else 1)
@@ -61,24 +60,35 @@ def energy_of(program: Program, timing: Timing, spec: TargetSpec | None = None) 
     return found
 
 
-Prices = Mapping[str, Mapping[str, list[tuple[str, Joules]]]]
-"""By kind of engine and counter: the groups, and joules of one."""
+@dataclass(frozen=True)
+class Prices:
+    """What a target's engines spend on what they count."""
 
+    each: Mapping[str, Mapping[str, Sequence[tuple[str, Joules]]]]
+    """by kind of engine and counter: the groups, and joules of one"""
 
-def _prices(spec: TargetSpec) -> Prices:
-    prices: dict[str, dict[str, list[tuple[str, Joules]]]] = defaultdict(lambda: defaultdict(list))
-    for group, events in spec.energy.events.items():
-        for counter, each in events.each.items():
-            prices[events.engine][counter].append((group, each * ATTO))
-    clock = spec.dram.clock_ps * PS
-    for group, static in spec.energy.static.items():
-        share = _share(static, spec)
-        if static.during == "traces":
-            channels = spec.dram.channels if static.of == "channel" else 1
-            prices["pim"][TRACES].append((group, static.power * NANO * clock * channels * share))
-        if static.while_open:
-            prices["pim"][OPEN_CLOCKS].append((group, static.while_open * NANO * clock * share))
-    return prices
+    @staticmethod
+    def of(spec: TargetSpec) -> Prices:
+        prices: dict[str, dict[str, list[tuple[str, Joules]]]] = defaultdict(lambda: defaultdict(list))
+        for group, events in spec.energy.events.items():
+            for counter, each in events.each.items():
+                prices[events.engine][counter].append((group, each * ATTO))
+        clock = spec.dram.clock_ps * PS
+        for group, static in spec.energy.static.items():
+            share = _share(static, spec)
+            if static.during == "traces":
+                channels = spec.dram.channels if static.of == "channel" else 1
+                prices["pim"][TRACES].append((group, static.power * NANO * clock * channels * share))
+            if static.while_open:
+                prices["pim"][OPEN_CLOCKS].append((group, static.while_open * NANO * clock * share))
+        return Prices(prices)
+
+    def spent(self, kind: str, counts: Mapping[str, int]) -> Iterator[tuple[str, Joules]]:
+        """(group, joules) for what an engine of a kind has counted."""
+        prices = self.each.get(kind, {})
+        for name, count in counts.items():
+            for group, price in prices.get(_counter(name), ()):
+                yield group, price * count
 
 
 def _share(static: StaticPower, spec: TargetSpec) -> Fraction:

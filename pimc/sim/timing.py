@@ -30,12 +30,12 @@ class EngineTiming:
     """the time of the whole run"""
     account: Account = field(repr=False)
     counters: Mapping[str, int]
-    waited: int = 0
-    """how much of the run belongs to other queries, which take turns with this one"""
     tallies: Mapping[str, int] = field(default_factory=dict)
     """what energy depends on besides (`Tallying`)"""
     counts: Mapping[int, Mapping[str, int]] = field(default_factory=dict, repr=False)
     """counters and tallies by row of the op table; -1: of no op"""
+    waited: int = 0
+    """how much of the run belongs to other queries, which take turns with this one"""
 
     @cached_property
     def sums(self) -> Sums:

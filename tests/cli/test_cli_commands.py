@@ -247,6 +247,7 @@ def test_targets(run: CommandLine) -> None:
         "aim-head",
         "aim-pinned",
         "cent",
+        "cent-published",
         "neupims",
         "neupims-faithful",
         "newton",

@@ -1,0 +1,300 @@
+"""Writes docs/studies/cent.md: CENT's published tables beside what pimc gives for the same models and mappings.
+
+    python docs/studies/cent.py [--step 128] [--only SECTION ...]
+
+Every number of pimc's is computed when this runs; the published ones are in cent.yaml. --step 1 takes every position
+instead of every 128th, which is what the published means are over.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from pimc.driver import Options
+from pimc.positions import Positions
+from pimc.sim.breakdown import Breakdown
+
+HERE = Path(__file__).parent
+MODELS = HERE.parents[1] / "models"
+PUBLISHED: dict[str, Any] = yaml.safe_load((HERE / "cent.yaml").read_text())
+LAYERS = {"llama2-7b": 32, "llama2-13b": 40, "llama2-70b": 80}
+LAST, PROMPT = 4096, 512
+STEP = [128]
+"""Between positions."""
+
+
+@cache
+def positions(model: Path, devices: int, pp: int, tp: int, *overrides: str) -> Positions:
+    options = Options(
+        dims={"past": 0}, overrides=(f"system.devices={devices}", *overrides), parallel={"pp": pp, "tp": tp}
+    )
+    return Positions(model, "cent-published", options)
+
+
+@cache
+def token(name: str, pp: int, tp: int, keys: int, *overrides: str) -> Breakdown:
+    return positions(MODELS / f"{name}.pimc", PUBLISHED["devices"][name], pp, tp, *overrides).at(keys).breakdown
+
+
+def taken(first: int, last: int) -> range:
+    """The positions that stand for those up to `last`: every 128th, as published."""
+    return range(first - 1 + STEP[0], last + 1, STEP[0])
+
+
+PHASES = {"prefill": (1, PROMPT), "decode": (PROMPT + 1, LAST), "end-to-end": (1, LAST)}
+
+
+class Mean:
+    """A token's mean over positions."""
+
+    def __init__(self, tokens: Sequence[Breakdown]) -> None:
+        self.tokens = tokens
+
+    def of(self, column: str) -> float:
+        return sum(float(getattr(t, column)) for t in self.tokens) / len(self.tokens)
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second of all queries in flight: the mean of the rates, as published."""
+        return self.of("tokens_per_s")
+
+
+def mean(name: str, pp: int, tp: int, first: int, last: int, *overrides: str) -> Mean:
+    return Mean([token(name, pp, tp, keys, *overrides) for keys in taken(first, last)])
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield "|" + "|".join("---" if i == 0 else "---:" for i in range(len(head))) + "|"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+    yield ""
+
+
+def off(found: float, published: float) -> str:
+    """How far a number is from the published one."""
+    return f"{(found / published - 1) * 100:+.2f} %"
+
+
+def throughput() -> Iterator[str]:
+    rows = []
+    for name, phase, rate, energy, gpu, per_joule in PUBLISHED["throughput"]:
+        found = mean(name, LAYERS[name], 1, *PHASES[phase])
+        joules = found.of("token_energy_mJ")
+        rows.append(
+            [f"{name}, {phase}", f"{rate:.2f}", f"{found.rate:.2f}", off(found.rate, rate), f"{energy:.3f}",
+             f"{joules:.3f}", off(joules, energy), f"{gpu}", f"{found.rate / gpu:.3f}",
+             f"{1000 / joules / per_joule:.3f}"]
+        )  # fmt: skip
+    yield "A block in each stage, `--parallel pp=<blocks>,tp=1`. Ratios are pimc's against the A100s' (1, 2 and 4)."
+    yield ""
+    yield from table(
+        ("model, phase", "tokens/s", "pimc", "", "mJ/token", "pimc", "", "A100 tokens/s", "ratio", "tokens/J ratio"),
+        rows,
+    )
+
+
+def latency() -> Iterator[str]:
+    rows = []
+    for name, seconds, gpu, decode, prefill, energy in PUBLISHED["latency"]:
+        degrees = 1, PUBLISHED["devices"][name]
+        whole, late, early = (mean(name, *degrees, *PHASES[p]) for p in ("end-to-end", "decode", "prefill"))
+        found = whole.of("token_latency_ms") * LAST / 1000
+        rows.append(
+            [name, f"{seconds:.5f}", f"{found:.5f}", off(found, seconds), f"{decode:.2f}", f"{late.rate:.2f}",
+             f"{prefill:.2f}", f"{early.rate:.2f}", f"{energy:.2f}", f"{whole.of('token_energy_mJ'):.2f}",
+             f"{gpu:.3f}", f"{gpu / found:.3f}"]
+        )  # fmt: skip
+    yield "One query at a time on all devices, `--parallel pp=1,tp=<devices>`; the A100s with batch 1."
+    yield ""
+    head = (
+        "model",
+        "s for 4096",
+        "pimc",
+        "",
+        "decode tokens/s",
+        "pimc",
+        "prefill tokens/s",
+        "pimc",
+        "mJ/token",
+        "pimc",
+    )
+    yield from table((*head, "A100 s", "ratio"), rows)
+
+
+def hybrids() -> Iterator[str]:
+    rows = []
+    for pp, tp, seconds, rate, energy in PUBLISHED["hybrids"]:
+        found = mean("llama2-70b", pp, tp, *PHASES["end-to-end"])
+        time, joules = found.of("token_latency_ms") * LAST / 1000, found.of("token_energy_mJ")
+        rows.append(
+            [f"pp={pp}, tp={tp}", f"{seconds:.2f}", f"{time:.2f}", f"{rate:.2f}", f"{found.rate:.2f}",
+             off(found.rate, rate), f"{energy:.2f}", f"{joules:.2f}", off(joules, energy)]
+        )  # fmt: skip
+    yield from table(("Llama 2 70B", "s for 4096", "pimc", "tokens/s", "pimc", "", "mJ/token", "pimc", ""), rows)
+
+
+def breakdown() -> Iterator[str]:
+    rows = []
+    for pp, tp, *published in PUBLISHED["breakdown"]:
+        found = mean("llama2-70b", pp, tp, *PHASES["end-to-end"])
+        blocks = LAYERS["llama2-70b"] * LAST / 60_000
+        embedding = found.of("embedding_latency_ms") * LAST / 60_000
+        pim = found.of("pim_cycles") / 2e6 * blocks + embedding
+        own = (pim, found.of("cxl_latency_ms") * blocks, found.of("acc_latency_ms") * blocks)
+        pairs = [text for p, f in zip(published, own, strict=True) for text in (f"{p:.5f}", f"{f:.5f}")]
+        rows.append([f"pp={pp}, tp={tp}", *pairs])
+    yield "Minutes for 4096 tokens; the host takes 0.01024 of them in every mapping. PIM includes embedding and head."
+    yield ""
+    yield from table(("Llama 2 70B", "PIM", "pimc", "CXL", "pimc", "PNM", "pimc"), rows)
+
+
+def context() -> Iterator[str]:
+    rows = []
+    for keys, rate, gpu in PUBLISHED["context"]:
+        found = token("llama2-70b", 80, 1, keys).tokens_per_s
+        rows.append(
+            [
+                f"{keys}",
+                f"{rate:.2f}",
+                f"{found:.2f}",
+                off(found, rate),
+                f"{gpu}",
+                f"{rate / gpu:.3f}",
+                f"{found / gpu:.3f}",
+            ]
+        )
+    yield "Decoding with Llama 2 70B, pp=80, at the mean position of contexts of 4, 8, 16 and 32 Ki tokens."
+    yield ""
+    yield from table(("position", "tokens/s", "pimc", "", "A100 tokens/s", "ratio", "pimc's"), rows)
+
+
+def phases() -> Iterator[str]:
+    rows = []
+    given = [(f"prefill {PROMPT}", 1, PROMPT, *PUBLISHED["phases"]["prefill"])]
+    given += [(f"decode {n}", PROMPT + 1, PROMPT + n, cent, gpu) for n, cent, gpu in PUBLISHED["phases"]["decode"]]
+    for label, first, last, published, gpu in given:
+        found = mean("llama2-70b", 80, 1, first, last).of("token_latency_ms") * (last - first + 1) / 60_000
+        rows.append(
+            [label, f"{published:.5f}", f"{found:.5f}", off(found, published), f"{gpu:.2f}", f"{gpu / found:.2f}"]
+        )
+    yield "Minutes for each of 80 queries of Llama 2 70B, pp=80; a prompt goes token by token, as published. Four A100."
+    yield ""
+    yield from table(("", "minutes", "pimc", "", "A100", "ratio"), rows)
+
+
+def standby() -> Iterator[str]:
+    rows = []
+    for name in LAYERS:
+        for keys in (128, LAST):
+            published = token(name, LAYERS[name], 1, keys).token_energy_mJ
+            right = token(name, LAYERS[name], 1, keys, "energy.static.standby.counted=all").token_energy_mJ
+            rows.append([f"{name}, {keys} keys", f"{published:.1f}", f"{right:.1f}", off(right, published)])
+    yield "CENT's script counts stand-by for one channel of 32; `--set energy.static.standby.counted=all` counts all."
+    yield ""
+    yield from table(("", "mJ/token, as published", "all channels", ""), rows)
+
+
+ATTENTION = """model llama2-70b-kv{kv}(batch = 1, seq = 1, past = 0)
+let layers = 80
+let hidden = 8192
+let heads = 64
+let kv_heads = {kv}
+let ffn = {ffn}
+let vocab = 32000
+include "{blocks}/llama.pimc"
+"""
+
+
+def attention() -> Iterator[str]:
+    """Key and value heads of a model of 70 B parameters; what they add is taken from the feed-forward layers."""
+    rows = []
+    with TemporaryDirectory() as folder:
+        for label, kv in (("MHA", 64), ("GQA (8)", 8), ("MQA", 1)):
+            ffn = round((28672 - 2 * (kv - 8) * 128 / 3) / 16) * 16
+            path = Path(folder) / f"kv{kv}.pimc"
+            path.write_text(ATTENTION.format(kv=kv, ffn=ffn, blocks=MODELS / "blocks"))
+            for keys in (512, LAST):
+                pipelined = positions(path, 32, 80, 1).at(keys).breakdown
+                alone = positions(path, 32, 1, 32).at(keys).breakdown
+                batch, gpu = gpu_bound(kv, ffn, keys)
+                rows.append(
+                    [f"{label}, {keys} keys", f"{ffn}", f"{pipelined.tokens_per_s:.1f}",
+                     f"{alone.tokens_per_s:.1f}", f"{pipelined.token_energy_mJ:.0f}", f"{batch}", f"{gpu:.0f}",
+                     f"{pipelined.tokens_per_s / gpu:.3f}"]
+                )  # fmt: skip
+    yield "Llama 2 70B with 64, 8 and 1 key and value heads, the width of its feed-forward layers changed so that the"
+    yield "model has as many parameters. The A100s are a bound: four of them, at the largest batch (up to 512) that"
+    yield "their memory holds, as fast as bandwidth and peak allow."
+    yield ""
+    head = ("", "ffn", "tokens/s, pp=80", "tokens/s, tp=32", "mJ/token, pp=80", "A100 batch", "A100 bound", "ratio")
+    yield from table(head, rows)
+
+
+def gpu_bound(kv: int, ffn: int, keys: int) -> tuple[int, float]:
+    """The batch, and tokens a second that four A100 cannot go beyond."""
+    gpu, count = PUBLISHED["gpu"], 4
+    weights = 80 * (2 * 8192 * 8192 + 2 * 8192 * kv * 128 + 3 * 8192 * ffn) + 2 * 32000 * 8192
+    cache = 80 * 2 * kv * 128 * keys
+    batch = int(min(512, max(1, (gpu["bytes"] * count - 2 * weights) // (2 * cache))))
+    memory = (2 * weights + batch * 2 * cache) / (gpu["bandwidth"] * count)
+    work = batch * 2 * (weights + 80 * 2 * 64 * 128 * keys) / (gpu["flops"] * count)
+    return batch, batch / max(memory, work)
+
+
+SECTIONS = {
+    "Throughput and energy": throughput,
+    "Latency": latency,
+    "Hybrids": hybrids,
+    "Where the time goes": breakdown,
+    "Long context": context,
+    "Prefill against decode": phases,
+    "Stand-by": standby,
+    "MHA, GQA and MQA": attention,
+}
+OWN = ("strict", "mapping")
+"""Parts about other profiles than the published one: cent-strict.md and cent-mapping.md, where they are there."""
+
+
+def page(only: Sequence[str] = ()) -> str:
+    lines = [
+        "# CENT: the published tables, and pimc's",
+        "",
+        "Written by `python docs/studies/cent.py`; published numbers: `docs/studies/cent.yaml`",
+        f"({PUBLISHED['source']}).",
+        "pimc's are those of the target `cent-published` ([CENT](../cent.md)), whose clocks come from the commands of",
+        "each block. A published mean is over every 128th position, and so is pimc's here.",
+        "",
+    ]
+    for title, section in SECTIONS.items():
+        if not only or title in only:
+            lines += [f"## {title}", "", *section()]
+    for name in OWN:
+        own = HERE / f"cent-{name}.md"
+        if own.is_file() and not only:
+            lines += [own.read_text().strip(), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--step", type=int, default=128)
+    parser.add_argument("--only", nargs="*", default=(), choices=list(SECTIONS))
+    given = parser.parse_args()
+    STEP[0] = given.step
+    text = page(given.only)
+    if given.only:
+        print(text, end="")
+    else:
+        (HERE / "cent.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
