@@ -16,7 +16,7 @@ from pimc.backends.lowering import RULES, Lowering
 from pimc.backends.lowering_memory import LoweringMemory
 from pimc.backends.pim.mapping import why_no_values
 from pimc.backends.planning import BufferSplit, Plan
-from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
+from pimc.backends.program import Cost, Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.ragged import groups
 from pimc.backends.roll import roll
 from pimc.backends.synchronize import split_streams
@@ -326,7 +326,16 @@ def _op_rows(part: Part) -> Iterator[OpRow]:
             flops=work.flops if work is not None else 0,
             bytes=work.bytes if work is not None else 0,
             layer=layer.index if layer is not None else -1,
+            costs=tuple(_costs(placement)) if placement is not None else (),
         )
+
+
+def _costs(placement: Placement) -> Iterator[Cost]:
+    """What the placement was decided by; nothing where there was nothing to decide."""
+    if placement.seconds:
+        yield Cost(placement.engine, placement.seconds)
+        for other in placement.alternatives:
+            yield Cost(other.engine, other.seconds, other.illegal)
 
 
 def _passes(source: Source | None) -> Iterator[str]:
