@@ -11,6 +11,7 @@ from pimc.cli.command import SETTINGS, PimcCommand, missing_name
 COMMANDS: dict[str, tuple[str, str]] = {
     "compile": ("compile:compile_command", "Compile a model, simulate it, and say where the time goes."),
     "sim": ("sim:sim", "Execute a stored program: its time, and its values if asked."),
+    "compare": ("compare:compare", "Put results side by side: what differs, and why."),
     "replay": ("replay:replay", "Time the trace of a published simulator."),
     "check": ("check:check", "Check the DRAM commands that were issued against the timing of the part."),
     "explain": ("explain:explain", "Say why each op is where it is, and what it would cost elsewhere."),
