@@ -54,6 +54,6 @@ def _pim(spec: TargetSpec, pim: PimSpec) -> Roof:
 
 
 def _pnm(spec: TargetSpec, pnm: PnmSpec) -> Roof:
-    """One slot with one operand after the other through the port of the shared buffer."""
+    """One slot after the other through the port of the shared buffer, a result for each at no cost."""
     lanes = pnm.lanes * pnm.clock / pnm.buffer_read
-    return Roof("units", "pnm", lanes, lanes * spec.element_bytes, "buffer port")
+    return Roof("units", "pnm", lanes, 2 * lanes * spec.element_bytes, "buffer port")

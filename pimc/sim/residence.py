@@ -164,7 +164,8 @@ def _cells(layout: Layout, geometry: DramGeometry) -> Cells:
 def _run(layout: Layout) -> tuple[int, list[tuple[int, int]]]:
     """The bytes that lie one after the other innermost, and the digits that are left; broadcasts do not count."""
     digits = sorted((abs(s), c) for dim in layout.dims for c, s in dim if s and c > 1)
-    run, left = 1, []
+    run = 1
+    left: list[tuple[int, int]] = []
     for stride, count in digits:
         if stride == run and not left:
             run *= count

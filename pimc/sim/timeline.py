@@ -130,7 +130,8 @@ def _binned(segments: Segments, time: int) -> Bins:
     slope = np.cumsum(np.concatenate([density, -density])[order])
     at = times[order]
     done = np.concatenate([[0.0], np.cumsum(slope[:-1] * np.diff(at))])
-    return np.maximum(0.0, np.diff(np.interp(edges, at, done)))
+    work: Bins = np.maximum(0.0, np.diff(np.interp(edges, at, done)))
+    return work
 
 
 # -- one layer --------------------------------------------------------------------------------------------------------
