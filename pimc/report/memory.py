@@ -58,8 +58,8 @@ def _addresses(m: MemoryReport, width: int) -> Html:
 
 
 def _largest(m: MemoryReport) -> Table:
-    columns = [Column(f"largest of {m.tensors} tensors"), Column("role"), Column("size", True)]
-    rows = [[cell(t.name), cell(t.role), cell(memory_text(t.bytes), t.bytes)] for t in m.largest]
+    columns = [Column(f"most of {m.tensors} tensors"), Column("number", True), Column("role"), Column("size", True)]
+    rows = [[cell(t.name), cell(str(t.count)), cell(t.role), cell(memory_text(t.bytes), t.bytes)] for t in m.largest]
     return Table(f"memory-{m.space}", columns, rows, kind="small")
 
 
@@ -86,7 +86,7 @@ def _scale(banks: BanksReport) -> Html:
     sizes = [size for row in banks.resident for size in row]
     mean = sum(sizes) / len(sizes)
     spread = max(sizes) / mean if mean else 1.0
-    said = f"{memory_text(min(sizes))} to {memory_text(max(sizes))}; the fullest has {spread:.3g} times the mean"
+    said = f"{memory_text(min(sizes))} to {memory_text(max(sizes))}; the fullest has {spread:.2f} times the mean"
     steps = join(Html(f'<i class="h{i}"></i>') for i in range(SHADES + 1))
     return tag("p", text("least "), tag("span", steps, class_="steps"), text(f" most · {said}"), class_="said")
 

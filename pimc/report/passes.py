@@ -10,14 +10,13 @@ def passes_section(view: View) -> Html:
     passes = view.report.passes
     if not passes:
         return NONE
-    most = max(p.ops for p in passes) or 1
     columns = [Column("", True), Column("pass"), Column("ops after it", True), Column("difference", True), Column("")]
     rows, before = [], None
     for number, p in enumerate(passes, 1):
         by = p.ops - before if before is not None else 0
         said = f"{by:+d}" if by else ""
         changed = "" if p.changed else "changed nothing"
-        rows.append([cell(str(number), number), cell(p.name), cell(str(p.ops), p.ops, f"--share:{p.ops / most:.3f}")])
+        rows.append([cell(str(number), number), cell(p.name), cell(str(p.ops), p.ops)])
         rows[-1] += [cell(said.replace("-", "−"), by), cell(changed)]  # noqa: RUF001  a minus sign
         before = p.ops
     note = (

@@ -47,12 +47,10 @@ def _overview(timeline: Timeline, seconds: float, width: int) -> Html:
     parts = [*_axis(axis, bottom, 6 if width > 500 else 2)]
     for i, lane in enumerate(lanes):
         base = (i + 1) * row
-        if row > 12 or i == 0 or lanes[i - 1].engine != lane.engine:
-            parts.append(
-                label(
-                    left - 8, base - row / 2 + 4 if row > 12 else base + 3, fitting(names[i], left - 8), "name", "end"
-                )
-            )
+        if row > 12:
+            parts.append(label(left - 8, base - row / 2 + 4, fitting(names[i], left - 8), "name", "end"))
+        elif i == 0 or lanes[i - 1].engine != lane.engine:  # devices from top to bottom
+            parts.append(label(left - 8, base + 3, fitting(lane.engine, left - 8), "name", "end"))
         parts += _lane(lane, axis, base, row - (4 if row > 12 else 1))
         parts.append(line(left, base, axis.end, base, "base"))
     return svg(width, bottom + 20, parts, "time line of all engines")

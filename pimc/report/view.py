@@ -86,10 +86,10 @@ def alike(groups: Sequence[OpGroup]) -> Iterator[OpGroup]:
     begin the stages of a pipeline are not identical to the others."""
     found: dict[object, list[OpReport]] = {}
     for g in groups:
-        if len(g.ops) > 1 or g.ops[0].layer >= 0:
+        first = g.ops[0]
+        if len(g.ops) > 1 or first.layer >= 0:
             yield g
             continue
-        first = g.ops[0]
         spelling = [_NUMBER.sub("*", first.name), place_of(first.source)]
         spelling[1] = _NUMBER.sub("*", spelling[1]) if ": node " in spelling[1] else spelling[1]
         key = first.op, first.phase, first.nature, first.engine, first.flops, first.bytes, *spelling

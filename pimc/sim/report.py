@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import pimc
 from pimc.backends.assembly import ranks
 from pimc.backends.engines import platform_of
 from pimc.backends.program import OpRow, Program
@@ -23,6 +22,7 @@ from pimc.sim.moves import MoveReport, moves_of
 from pimc.sim.residence import BanksReport, MemoryReport, banks_of, memories_of
 from pimc.sim.timeline import Timeline, timeline_of
 from pimc.sim.timing import EngineTiming, Timing
+from pimc.version import version
 
 if TYPE_CHECKING:
     from pimc.sim.compare import Comparison
@@ -233,7 +233,7 @@ def build_report(
         values=None if comparison is None else comparison.to_json(form),
         requests=request_rows(program),
         batch=_batch(program),
-        pimc=pimc.__version__,
+        pimc=version(),
         command=_command(program, timing),
         passes=tuple(PassReport(p.name, p.changed, p.ops) for p in program.passes),
         roofs=roofs_of(from_description(program.target)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +14,22 @@ from pimc.backends.engines import platform_of
 from pimc.backends.program import MapEntry, Program
 from pimc.backends.state import DramGeometry
 from pimc.ir.layout import Layout
+from pimc.sim.common_name import common_name
 
 LARGEST = 8
-"""Tensors of a space that are named."""
+"""Lines of tensors that are named."""
+_NUMBER = re.compile(r"\d+")
 MOST_STRETCHES = 240
 TEMPORARY = "temporary"
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensors:
+    """Those of one role whose names differ in numbers alone (`layers.*.wq`), together."""
+
     name: str
     role: str
+    count: int
     bytes: int
 
 
@@ -47,7 +53,7 @@ class MemoryReport:
     """used at most, from address 0"""
     roles: Mapping[str, int]
     tensors: int
-    largest: Sequence[Tensor]
+    largest: Sequence[Tensors]
     stretches: Sequence[Stretch]
 
 
@@ -80,20 +86,25 @@ def _own(program: Program, space: str) -> list[MapEntry]:
 
 def _memory(space: str, capacity: int | None, peak: int, entries: Sequence[MapEntry]) -> MemoryReport:
     roles: Counter[str] = Counter()
-    tensors: Counter[tuple[str, str]] = Counter()
+    alike: dict[tuple[str, str], list[MapEntry]] = defaultdict(list)
     for e in entries:
         roles[e.role] += entry_bytes(e)
-        tensors[e.name, e.role] += entry_bytes(e)
-    largest = sorted(tensors.items(), key=lambda item: (-item[1], item[0]))[:LARGEST]
+        alike[_NUMBER.sub("*", e.name), e.role].append(e)
+    tensors = [_together(role, members) for (_, role), members in alike.items()]
     return MemoryReport(
         space,
         capacity,
         max([peak, *(_span(e)[1] for e in entries)]),
         dict(sorted(roles.items())),
-        len(tensors),
-        tuple(Tensor(name, role, size) for (name, role), size in largest),
+        sum(t.count for t in tensors),
+        tuple(sorted(tensors, key=lambda t: (-t.bytes, t.name))[:LARGEST]),
         tuple(_stretches(entries, max(1, peak // 1000))),
     )
+
+
+def _together(role: str, members: Sequence[MapEntry]) -> Tensors:
+    names = list(dict.fromkeys(e.name for e in members))  # a tensor may lie in several places
+    return Tensors(common_name(names), role, len(names), sum(entry_bytes(e) for e in members))
 
 
 def entry_bytes(e: MapEntry) -> int:
