@@ -108,6 +108,7 @@ def test_an_overlap_would_be_seen(browser: Any, tmp_path: Path) -> None:
 
 def test_on_paper_everything_is_there(browser: Any, tmp_path: Path) -> None:
     shown = Shown(browser, page("cent", "neupims"), tmp_path, 794, media="print")
+    assert shown.tab.evaluate("document.documentElement.scrollWidth") <= 794
     assert shown.tab.evaluate(OVERLAPS) == []
     assert not shown.tab.locator("nav").is_visible()
     assert shown.tab.locator("svg:visible").count() == shown.tab.locator(".wide svg").count()
