@@ -14,7 +14,8 @@ from pimc.backends.affine import DEVICE, INSTANCE, Scalar, affine
 from pimc.backends.batches import request_from, rows_from
 from pimc.backends.engines import commands
 from pimc.backends.isa import Command, OperandDecl, operands_of
-from pimc.backends.program import FORMAT_VERSION, Flight, Item, Loop, MapEntry, OpRow, Program, Step, Stream
+from pimc.backends.program import FORMAT_VERSION, Flight, Item, Loop, MapEntry, OpRow, PassRow, Program, Step, Stream
+from pimc.backends.provenance import costs_from, pass_from
 from pimc.backends.references import contents_of
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean
 from pimc.ir.layout import Digit, Layout
@@ -64,6 +65,7 @@ class _Assembler:
         self._entries: list[tuple[int, str]] = []
         self._ops: list[OpRow] = []
         self._requests: list[Request] = []
+        self._passes: list[PassRow] = []
         self._blobs: list[bytes] = []
         self._streams: list[Stream] = []
         self._commands = commands()
@@ -84,6 +86,7 @@ class _Assembler:
             memory=tuple(memory),
             ops=tuple(self._ops),
             requests=tuple(self._requests),
+            passes=tuple(self._passes),
             **self._fields,
         )
 
@@ -131,6 +134,8 @@ class _Assembler:
             ".no-values": lambda r: self._set("no_values", string(r)),
             ".flight": self._flight,
             ".extent": lambda r: self._set("extent", dict(_numbers(r))),
+            ".command": lambda r: self._set("command", string(r)),
+            ".pass": lambda r: self._passes.append(_understood("the pass", pass_from, _json(r, 0)[0])),
             ".target": self._target,
             ".description": self._description,
             ".request": lambda r: self._requests.append(_understood("the request", request_from, _json(r, 0)[0])),
@@ -207,9 +212,10 @@ class _Assembler:
         counts = {k: number(_take(given, k), signed=True) for k in ("flops", "bytes", "layer", "shares")}
         beat = _is(given.pop("beat", ""), str)
         passes = tuple(_is(p, str) for p in _is(_take(given, "passes"), list))
+        costs = _understood("costs", costs_from, given.pop("costs", []))
         _no_more(given, OpRow)
         fields: dict[str, Any] = {**texts, **counts}
-        self._ops.append(OpRow(name=name, passes=passes, beat=beat, **fields))
+        self._ops.append(OpRow(name=name, passes=passes, costs=costs, beat=beat, **fields))
 
     def _blob(self, line: str) -> None:
         index, _, rest = line.partition(" ")

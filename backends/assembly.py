@@ -22,6 +22,7 @@ from pimc.backends.batches import plain_request, plain_rows
 from pimc.backends.isa import Command, OperandDecl, operands_of
 from pimc.backends.numbering import canonical
 from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
+from pimc.backends.provenance import plain_costs
 from pimc.backends.references import Blobs, plain
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
@@ -134,6 +135,8 @@ def _header(program: Program) -> str:
         *([".flight" + "".join(f" {k}={v}" for k, v in asdict(program.flight).items())] if program.flight else []),
         *(f".request {json.dumps(plain_request(r), ensure_ascii=False)}" for r in program.requests),
         ".extent" + "".join(f" {quoted(k)}={v}" for k, v in program.extent.items()),
+        *([f".command {quoted(program.command)}"] if program.command else []),
+        *(f".pass {json.dumps([p.name, p.changed, p.ops])}" for p in program.passes),
         f".target {quoted(program.target_name)} {program.target_hash or '-'}",
         ".description",
         description,
@@ -179,7 +182,13 @@ def op_text(index: int, row: OpRow) -> str:
         f"{index} {quoted(row.name)} op={quoted(row.op)} phase={quoted(row.phase)} nature={quoted(row.nature)} "
         f"engine={quoted(row.engine)} flops={row.flops} bytes={row.bytes} layer={row.layer} shares={row.shares} "
         f"{beat}source={quoted(row.source)} passes={passes} reason={quoted(row.reason)}"
+        + (f" costs={compact(plain_costs(row))}" if row.costs else "")
     )
+
+
+def compact(plain: object) -> str:
+    """JSON without blanks."""
+    return json.dumps(plain, separators=(",", ":"), ensure_ascii=False)
 
 
 def layout_text(layout: Layout) -> str:

@@ -16,7 +16,7 @@ from pimc.backends.lowering import RULES, Lowering
 from pimc.backends.lowering_memory import LoweringMemory, seen_by_rules
 from pimc.backends.pim.mapping import mapping_of, why_no_values
 from pimc.backends.planning import BufferSplit, Plan, nodes_by_stage
-from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
+from pimc.backends.program import Cost, Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.ragged import groups
 from pimc.backends.roll import roll
 from pimc.backends.synchronize import Barrier, split_streams
@@ -464,7 +464,16 @@ def op_rows(nodes: Sequence[Node], leaders: Mapping[int, int] | None = None) -> 
             layer=layer.index if layer is not None else -1,
             shares=-1 if leaders is None else leaders.get(index, -1),
             beat=beat.name if beat is not None else "",
+            costs=tuple(_costs(placement)) if placement is not None else (),
         )
+
+
+def _costs(placement: Placement) -> Iterator[Cost]:
+    """What the placement was decided by; nothing where there was nothing to decide."""
+    if placement.seconds:
+        yield Cost(placement.engine, placement.seconds)
+        for other in placement.alternatives:
+            yield Cost(other.engine, other.seconds, other.illegal)
 
 
 def _passes(source: Source | None) -> Iterator[str]:

@@ -103,6 +103,24 @@ class MapEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of an op's own commands on an engine of an idle machine, or why that cannot run it."""
+
+    engine: str
+    seconds: float
+    illegal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PassRow:
+    """A pass that ran, whether it changed the graph, and how many ops that had afterwards."""
+
+    name: str
+    changed: bool
+    ops: int
+
+
+@dataclass(frozen=True, slots=True)
 class OpRow:
     """What the report says of one op, and the provenance of its commands."""
 
@@ -121,6 +139,8 @@ class OpRow:
     layer: int = -1
     shares: int = -1
     """the row whose commands, in a loop over identical layers, are this op's too; -1: it has its own"""
+    costs: tuple[Cost, ...] = ()
+    """what it takes by itself, on each engine that was asked"""
     beat: str = ""
     """the beat of the schedule that it belongs to, where there are barriers between beats"""
 
@@ -168,6 +188,10 @@ class Program:
     flight: Flight | None = None
     extent: Mapping[str, int] = field(default_factory=dict)
     """Bytes of each space that the program uses, from address 0."""
+    command: str = ""
+    """The command line that compiles it, where one is known."""
+    passes: tuple[PassRow, ...] = ()
+    """The passes that made it, in their order."""
 
     def entry(self, name: str) -> MapEntry | None:
         return next((e for e in self.memory if e.name == name), None)

@@ -26,6 +26,7 @@ from pimc.backends.encoding import Damaged, Tables, decode, encode, signature
 from pimc.backends.engines import commands
 from pimc.backends.numbering import canonical
 from pimc.backends.program import FORMAT_VERSION, Flight, Item, MapEntry, OpRow, Program, Stream
+from pimc.backends.provenance import costs_from, pass_from, plain_costs
 from pimc.backends.references import Blobs, contents_of, plain
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.layout import Layout
@@ -120,6 +121,8 @@ def _manifest(program: Program, tables: Tables, encoded: list[bytes], blobs: Blo
         **({"stages": program.stages} if program.stages > 1 else {}),
         **({"turns": program.turns} if program.turns > 1 else {}),
         "extent": dict(program.extent),
+        **({"command": program.command} if program.command else {}),
+        **({"passes": [[p.name, p.changed, p.ops] for p in program.passes]} if program.passes else {}),
         "requests": [plain_request(r) for r in program.requests],
         "memory": [_entry(entry, blobs) for entry in program.memory],
         "ops": [_op(row) for row in program.ops],
@@ -176,9 +179,9 @@ _OP_FIELDS = ("name", "op", "source", "passes", "phase", "nature", "engine", "re
 
 
 def _op(row: OpRow) -> list[Any]:
-    """The fields in their order, without names."""
+    """The fields in their order, without names; costs come last, where there are any."""
     values = [getattr(row, name) for name in _OP_FIELDS]
-    return [list(v) if isinstance(v, tuple) else v for v in values]
+    return [*(list(v) if isinstance(v, tuple) else v for v in values), *([plain_costs(row)] if row.costs else [])]
 
 
 # -- reading --------------------------------------------------------------------------------------------------------
@@ -270,6 +273,8 @@ def _program(manifest: dict[str, Any], streams: bytes, constants: bytes, beside:
         requests=tuple(request_from(r) for r in manifest.get("requests", ())),
         flight=Flight(**{k: _number(v) for k, v in manifest["flight"].items()}) if "flight" in manifest else None,
         extent={_text(k): _number(v) for k, v in manifest["extent"].items()},
+        command=_text(manifest.get("command", "")),
+        passes=tuple(pass_from(row) for row in manifest.get("passes", ())),
     )
 
 
@@ -294,13 +299,14 @@ def _cut(data: bytes, lengths: list[int]) -> list[bytes]:
 
 
 def _op_row(row: list[Any]) -> OpRow:
+    *row, costs = row if len(row) > len(_OP_FIELDS) else [*row, []]
     given = dict(zip(_OP_FIELDS, row, strict=True))
     for name in _OP_FIELDS:
         if name == "passes":
             given[name] = tuple(_text(p) for p in given[name])
         else:
             (_number if name in _OP_COUNTS else _text)(given[name])
-    return OpRow(**given)
+    return OpRow(**given, costs=costs_from(costs))
 
 
 def _map_entry(row: dict[str, Any], blobs: list[bytes], beside: Path | None) -> MapEntry:

@@ -71,13 +71,14 @@ class Placement:
     """The engine that runs a node, and why.
 
     channels: of an engine that has an instance a channel, those that hold the operand and work on it, where the model
-    asks for some (empty: as the target likes).
+    asks for some (empty: as the target likes). seconds: what the engine takes for the node alone, where it was asked.
     """
 
     engine: str
     reason: str
     alternatives: tuple[Alternative, ...] = ()
     channels: tuple[int, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,8 @@ class PlacePass(Pass):
             for e in refusals
             if e is not best and e.kind != "link"
         )
-        return Placement(best.name, self._reason(node, best, costs, target.bound(node, best)), alternatives)
+        reason = self._reason(node, best, costs, target.bound(node, best))
+        return Placement(best.name, reason, alternatives, seconds=costs[best])
 
     def _place_quantized(self, node: Node, rewriter: Rewriter, target: Target) -> None:
         """Compare engines that expand the weight as they read it with those that need it by its values.
@@ -114,7 +115,7 @@ class PlacePass(Pass):
             for e in forms
             if e is not best and e.kind != "link"
         )
-        rewriter.set_fact(node, Placement(best.name, reason, others))
+        rewriter.set_fact(node, Placement(best.name, reason, others, seconds=costs[best]))
 
     def _kept(self, node: Node, given: Placement, target: Target) -> Placement:
         engine = next((e for e in target.engines() if e.name == given.engine), None)

@@ -110,7 +110,9 @@ _PUBLIC = {
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        return _version()
+        from pimc.version import version
+
+        return version()
     place = _PUBLIC.get(name)
     if place is None:
         raise AttributeError(f"module 'pimc' has no attribute '{name}'")
@@ -121,17 +123,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted([*_PUBLIC, "__version__"])
-
-
-def _version() -> str:
-    """The version of the installed distribution, or of the checkout."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("pimc")
-    except metadata.PackageNotFoundError:
-        import tomllib
-        from pathlib import Path
-
-        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-        return str(project["project"]["version"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pimc.backends.machine import Machine
-from pimc.backends.program import Program
+from pimc.backends.program import PassRow, Program
 from pimc.backends.schedules import scheduled_machine
 from pimc.backends.sharing import shared
 from pimc.backends.target import TargetSpec
@@ -26,6 +26,7 @@ from pimc.passes.manager import Observer, PassContext, PassManager, Pipeline
 from pimc.passes.pipeline import DEFAULT, WITH_REQUESTS, default_pipeline
 from pimc.passes.registry import PassRegistry, default_registry
 from pimc.random_inputs import random_inputs
+from pimc.reproduce import compile_command
 from pimc.requests import batch_of, expected_of_each, name_of_one, of_each, own_inputs, padded_inputs
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Options:
     """weights that lie in the banks' pattern whoever reads them"""
     until: str | None = None
     """the last pass to run; no program is made"""
+    command: str | None = None
+    """the command line that asks for this, where it is not the one of these options"""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ def compile_model(
     options = options or Options()
     lowered = lower_model(model, target, options, given_inputs(values))
     program = checked_program(lowered)
+    told = options.command if options.command is not None else command_of([model], target, options, lowered.dims)
+    program = replace(program, command=told)
     background = options.background
     timing = time_program(program, options.sim_engine, background=background) if options.simulate else None
     comparison, outputs = None, None
@@ -128,6 +133,28 @@ def compile_model(
         comparison = compared(found, expected, lowered.machine.spec, wide=wide) if expected else None
     result = Result(program, lowered.graph, lowered.machine.spec, timing, None, comparison, outputs)
     return replace(result, report=report_of(result, str(model), wide=wide)) if timing is not None else result
+
+
+def command_of(
+    models: Sequence[str | Path | Graph], target: str | Path, options: Options, dims: Mapping[str, int]
+) -> str:
+    """The command line that asks for the same; empty for a graph, which has no file."""
+    files = [model for model in models if not isinstance(model, Graph)]
+    if len(files) < len(models):
+        return ""
+    return compile_command(
+        files,
+        target,
+        dims={} if options.requests else dims,
+        requests=bool(options.requests),
+        phase=options.phase,
+        parallel=options.parallel,
+        overrides=options.overrides,
+        pass_options=options.pass_options,
+        disabled=options.disabled,
+        plugins=options.plugins,
+        shapes_only=options.shapes_only,
+    )
 
 
 def lower_model(
@@ -221,7 +248,8 @@ def run_pipeline(
 ) -> Program | None:
     """Run passes on a graph in place. trusted: those whose failures are ours. verify: look at the graph after each."""
     programs: list[object] = []
-    manager = PassManager(verify=verify, observers=options.observers, trusted=trusted)
+    record = _Record()
+    manager = PassManager(verify=verify, observers=(*options.observers, record), trusted=trusted)
     context = PassContext(
         dims=options.dims,
         batch=batch,
@@ -233,7 +261,18 @@ def run_pipeline(
         instance=instance,
     )
     manager.run(pipeline, graph, context)
-    return next((p for p in programs if isinstance(p, Program)), None)
+    program = next((p for p in programs if isinstance(p, Program)), None)
+    return replace(program, passes=tuple(record.rows)) if program is not None else None
+
+
+@dataclass
+class _Record(Observer):
+    """What becomes of the graph, pass by pass."""
+
+    rows: list[PassRow] = field(default_factory=list)
+
+    def after_pass(self, name: str, graph: Graph, seconds: float, changed: bool) -> None:
+        self.rows.append(PassRow(name, changed, len(graph)))
 
 
 def _check_needed(disabled: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pimc.driver import Options, Result, Values, compile_model, lower_model, read_model
+from pimc.driver import Options, Result, Values, command_of, compile_model, lower_model, read_model
 from pimc.generation import DEFAULT_PROMPT
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Graph
@@ -108,7 +108,9 @@ def compile_phases(
     """
     pair = tuple(zip(NAMES, (models[0], models[-1]), strict=True))
     sizes = {name: _dims(_graph(model, options, name), options.dims, name) for name, model in pair}
-    shared = replace(options, cache_tokens=max(sizes["prefill"].new, sizes["decode"].past) + 1, simulate=True)
+    command = command_of(tuple(dict.fromkeys(models)), target, replace(options, phase="both"), options.dims)
+    room = max(sizes["prefill"].new, sizes["decode"].past) + 1
+    shared = replace(options, cache_tokens=room, simulate=True, command=command)
     chosen = {name: _for_phase(shared, model, name, sizes[name].dims) for name, model in pair}
     if models[0] == models[-1]:
         layout = lower_model(models[-1], target, replace(chosen["decode"], until="layout", observers=()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +12,6 @@ from pimc.cli import options as o
 from pimc.cli.command import command
 
 if TYPE_CHECKING:
-    from pimc.results import Result
     from pimc.sim.report import Report
 
 
@@ -33,19 +31,12 @@ def compare(**given: Any) -> None:
     lies. A RESULT is a .pimprog, which is simulated, or what `pimc compile --json` or `pimc sim --json` printed (- is
     stdin).
     """
-    from pimc.cli.files import check_writable, read_file
+    from pimc.cli.files import check_writable, read_runs
     from pimc.cli.watch import Progress
-    from pimc.results import read_results
 
-    if list(given["results"]).count("-") > 1:
-        raise click.UsageError("stdin holds one result: - may be given once")
     check_writable(given["csv"])
-    runs: list[Result] = []
     with Progress("compare", quiet=given["quiet"]) as progress:
-        for path in given["results"]:
-            progress.say(f"reading {path}")
-            name, folder = ("<stdin>", Path.cwd()) if path == "-" else (path, Path(path).parent)
-            runs += read_results(read_file(path), name, folder)
+        runs = read_runs(given["results"], progress.say)
     write_comparison([(run.name, run.report) for run in runs], given)
 
 

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from pimc.driver import Options
 
 EMITS = ("ir", "tagged", "placed", "tiled", "asm")
-_ONE_PROGRAM = {"output": "-o", "trace": "--trace", "emit": "--emit"}
-_FORBIDDEN_WITH_EMIT = {"as_json": "--json", "trace": "--trace", "values": "--values", "generate": "--generate"}
+_EXPORTS = {"trace": "--trace", "annotate": "--annotate", "dot": "--dot"}
+"""Files that are written out of one simulated program."""
+_ONE_PROGRAM = {"output": "-o", **_EXPORTS, "emit": "--emit"}
+_FORBIDDEN_WITH_EMIT = {"as_json": "--json", **_EXPORTS, "values": "--values", "generate": "--generate"}
 
 
 @command(
@@ -46,6 +48,8 @@ pimc compile merged.onnx -t cent --phase both --dim batch=1 --dim past=127
 @o.pass_options
 @option(o.OUTPUT, "-o", "--output", metavar="OUT.pimprog", help="Store the program.")
 @option(o.OUTPUT, "--trace", metavar="OUT.json.gz", help="Write a Chrome trace, which Perfetto opens.")
+@option(o.OUTPUT, "--annotate", metavar="OUT.onnx", help="Write the ONNX model with what became of each node (Netron).")
+@option(o.OUTPUT, "--dot", metavar="OUT.dot", help="Write the graph with engines and times, for Graphviz.")
 @o.csv_option
 @o.json_option
 @o.loudness_options
@@ -97,14 +101,17 @@ def _check_usage(given: dict[str, Any]) -> None:
         _check_several(given)
     elif given["csv"]:
         raise click.UsageError("--csv writes the comparison of several targets: -t a,b")
-    if given["no_sim"] and given["trace"]:
-        raise click.UsageError("--trace needs the simulation that --no-sim leaves out")
+    for name, spelling in _EXPORTS.items():
+        if given["no_sim"] and given[name]:
+            raise click.UsageError(f"{spelling} needs the simulation that --no-sim leaves out")
+        if given["generate"] and given[name]:
+            raise click.UsageError(f"--generate makes several programs: it does not go with {spelling}")
     if given["no_sim"] and given["generate"]:
         raise click.UsageError("--generate reports times: it does not go with --no-sim")
     if given["output"] == "-" and (given["as_json"] or given["emit"]):
         raise click.UsageError("-o - already writes the program to stdout")
-    if given["generate"] and (given["output"] or given["trace"]):
-        raise click.UsageError("--generate makes several programs: it does not go with -o or --trace")
+    if given["generate"] and given["output"]:
+        raise click.UsageError("--generate makes several programs: it does not go with -o")
     if both:
         _check_both(given)
     if o.ranges_of(given["dims"]):

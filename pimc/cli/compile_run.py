@@ -11,7 +11,7 @@ import click
 
 from pimc.backends.target import TargetSpec
 from pimc.cli.arrays import read_values
-from pimc.cli.files import check_writable, write_file
+from pimc.cli.files import check_writable, write_file, write_text_file
 from pimc.cli.guard import DONE, FAILED
 from pimc.cli.screen import Line, line, stderr_page, write_page, write_text
 from pimc.cli.watch import Progress, check_pass_names, observers_of, print_timing
@@ -65,7 +65,7 @@ def report(options: Options, given: Mapping[str, Any]) -> int:
     """Compile, simulate, run on values; print the report."""
     from pimc.backends.storage import to_bytes
 
-    for path in (given["output"], given["trace"]):
+    for path in (given["output"], given["trace"], given["annotate"], given["dot"]):
         check_writable(path)
     values = values_of(given)
     with Progress(given["models"][0], quiet=given["quiet"]) as progress:
@@ -77,10 +77,23 @@ def report(options: Options, given: Mapping[str, Any]) -> int:
         from pimc.sim.trace import write_trace
 
         write_trace(given["trace"], result.program, result.timing)
+    _export(result, given)
     if given["output"]:
         write_file(given["output"], to_bytes(result.program))
     _print(result, given)
     return outcome(result.comparison)
+
+
+def _export(result: Result, given: Mapping[str, Any]) -> None:
+    """The files for other programs: Netron, Graphviz."""
+    if given["annotate"]:
+        from pimc.annotate import annotated
+
+        write_file(given["annotate"], annotated(given["models"][0], result))
+    if given["dot"]:
+        from pimc.graphviz import dot
+
+        write_text_file(given["dot"], dot(result))
 
 
 def _print(result: Result, given: Mapping[str, Any]) -> None:
@@ -142,7 +155,7 @@ def page_of(result: Result, given: Mapping[str, Any]) -> list[Line]:
     if result.outputs is not None:
         tolerance = tolerance_of(result.spec, given["form"])
         page += tables.values_lines(result.comparison, given["form"], len(result.outputs), tolerance)
-    return page + written_line(given["output"], given["trace"])
+    return page + written_line(given["output"], given["trace"], given["annotate"], given["dot"])
 
 
 def written_line(*paths: str | None) -> list[Line]:

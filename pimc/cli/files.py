@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from pimc.ir.diagnostics import Kind, fail
 
 if TYPE_CHECKING:
     from pimc.backends.program import Program
+    from pimc.results import Result
     from pimc.sim.check.issued import Issued
 
 
@@ -59,6 +61,21 @@ def read_program(path: str) -> Program:
     from pimc.backends.storage import from_bytes, load
 
     return from_bytes(read_file("-"), "<stdin>", Path.cwd()) if path == "-" else load(path)
+
+
+def read_runs(paths: Sequence[str], say: Callable[[str], object]) -> list[Result]:
+    """The runs of stored results, in their order; `-` is stdin. Raises CompileError: FILE_MISSING, PROGRAM_BROKEN,
+    SYNTAX, RESULT_BAD."""
+    from pimc.results import read_results
+
+    if list(paths).count("-") > 1:
+        raise click.UsageError("stdin holds one result: - may be given once")
+    runs: list[Result] = []
+    for path in paths:
+        say(f"reading {path}")
+        name, folder = ("<stdin>", Path.cwd()) if path == "-" else (path, Path(path).parent)
+        runs += read_results(read_file(path), name, folder)
+    return runs
 
 
 def read_text(path: str) -> str:

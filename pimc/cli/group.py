@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("replay:replay", "Time the trace of a published simulator."),
     "check": ("check:check", "Check the DRAM commands that were issued against the timing of the part."),
     "explain": ("explain:explain", "Say why each op is where it is, and what it would cost elsewhere."),
+    "report": ("report:report", "Draw a result as one HTML page: where the time goes, and why."),
     "show": ("show:show", "Look into the streams and the memory map of a program."),
     "asm": ("asm:asm", "Assemble text into a program."),
     "disasm": ("asm:disasm", "Print a program as text."),

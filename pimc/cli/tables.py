@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from pimc.backends.program import MapEntry, OpRow, Program
 from pimc.cli.layout import TIMES, Column, bar, count_text, grouped, memory_text, percent, size_text, table, time_text
 from pimc.cli.screen import Line, line
 from pimc.generation import Generation, StepResult
 from pimc.sim.compare import Comparison
+from pimc.sim.engine_groups import merged_engines
 from pimc.sim.op_groups import OpGroup, group_ops
 from pimc.sim.report import BatchReport, EngineReport, OpReport, PipelineReport, Report
 
@@ -148,29 +148,6 @@ def engine_table(found: Report, *, verbose: int = 0) -> list[Line]:
                 numbers = "  ".join(f"{name} {count_text(number)}" for name, number in e.counters.items())
                 page.append(line(f"    {e.name}: {numbers}", "dim"))
     return page
-
-
-def merged_engines(engines: Sequence[EngineReport]) -> list[EngineReport]:
-    """The same engine of several groups of devices as one, with mean times and the last one's cycles."""
-    groups: dict[str, list[EngineReport]] = defaultdict(list)
-    for e in engines:
-        groups[e.name.partition("@")[0]].append(e)
-    merged = []
-    for name, members in groups.items():
-        causes = dict.fromkeys(cause for e in members for cause in e.stalled)
-        n = len(members)
-        merged.append(
-            replace(
-                members[0],
-                name=name,
-                cycles=max(e.cycles for e in members),
-                commands=sum(e.commands for e in members) // n,
-                busy=sum(e.busy for e in members) / n,
-                stalled={cause: sum(e.stalled.get(cause, 0.0) for e in members) / n for cause in causes},
-                idle=sum(e.idle for e in members) / n,
-            )
-        )
-    return merged
 
 
 def _engine_row(e: EngineReport, whole: float) -> list[str | Line]:

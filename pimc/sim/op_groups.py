@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pimc.sim.common_name import common_name as common_name
 from pimc.sim.report import OpReport
 
 
@@ -44,14 +45,3 @@ def _label(ops: Sequence[OpReport]) -> str:
     place = first.source.partition("; ")[0].replace("\\", "/").rpartition("/")[2]
     made_up = re.fullmatch(rf"{re.escape(first.op)}_[\d*]+(\.[\d*]+)?", name)
     return f"{name} {place}" if made_up and re.fullmatch(r"[^ ]+:\d+:\d+", place) else name
-
-
-def common_name(names: Sequence[str]) -> str:
-    """One name for several that differ in numbers: `layers.*.q_proj`."""
-    parts = [re.split(r"(\d+)", name) for name in names]
-    if len(names) == 1 or len({len(p) for p in parts}) != 1:
-        return names[0]
-    columns = list(zip(*parts, strict=True))
-    if any(len(set(column)) > 1 for column in columns[::2]):
-        return names[0]
-    return "".join(column[0] if len(set(column)) == 1 else "*" for column in columns)

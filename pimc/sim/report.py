@@ -7,8 +7,8 @@ layers is reported with its share: the time of the loop's op divided by the laye
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,18 @@ import numpy as np
 from pimc.backends.assembly import ranks
 from pimc.backends.engines import platform_of
 from pimc.backends.program import OpRow, Program
+from pimc.backends.roofs import Roof, roofs_of
 from pimc.backends.target import from_description
 from pimc.backends.timing import SERVED
 from pimc.sim.accounts import END, OP, START
 from pimc.sim.breakdown import Breakdown, breakdown_of
+from pimc.sim.channels import ChannelsReport, channels_of
 from pimc.sim.energy import Energy, energy_of
+from pimc.sim.moves import MoveReport, moves_of
+from pimc.sim.residence import BanksReport, MemoryReport, banks_of, memories_of
+from pimc.sim.timeline import Timeline, timeline_of
 from pimc.sim.timing import EngineTiming, Timing
+from pimc.version import version
 
 if TYPE_CHECKING:
     from pimc.sim.compare import Comparison
@@ -70,6 +76,9 @@ class OpReport:
     energy: float | None = None
     """joules of its commands over all devices; None: the target gives no constants"""
 
+    costs: Mapping[str, float | str] = field(default_factory=dict)
+    """by engine that placement asked: seconds of its own commands on an idle machine, or why it cannot run there"""
+
 
 @dataclass(frozen=True, slots=True)
 class EnergyReport:
@@ -103,6 +112,15 @@ class PhaseReport:
     seconds: float
     flops: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassReport:
+    """A pass that ran: whether it changed the graph, and how many ops that had afterwards."""
+
+    name: str
+    changed: bool
+    ops: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +239,26 @@ class Report:
     """None: the target gives no constants"""
     breakdown: Breakdown | None = None
     """of a token, where a published mapping has one"""
+    pimc: str = ""
+    """the version that made the report"""
+    command: str = ""
+    """the command line that gives it again, where one is known"""
+    passes: Sequence[PassReport] = ()
+    roofs: Sequence[Roof] = ()
+    """what the units of one device could do at best"""
+    memory: Sequence[MemoryReport] = ()
+    """of the first device"""
+    banks: BanksReport | None = None
+    channels: ChannelsReport | None = None
+    moves: Sequence[MoveReport] = ()
+    timeline: Timeline | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """where the numbers of the target come from, by their group"""
 
     def to_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         plain = asdict(self)
-        for name in ("background", "values", "pipeline", "energy", "breakdown"):
+        for name in ("background", "values", "pipeline", "banks", "channels", "timeline", "energy", "breakdown"):
             if plain[name] is None:
                 del plain[name]
         if not self.beats:
@@ -274,7 +307,33 @@ def build_report(
         beats=tuple(_beats(program, timing)),
         energy=_energy(energy, timing) if energy is not None else None,
         breakdown=breakdown_of(program, timing, energy),
+        pimc=version(),
+        command=_command(program, timing),
+        passes=tuple(PassReport(p.name, p.changed, p.ops) for p in program.passes),
+        roofs=roofs_of(from_description(program.target)),
+        memory=memories_of(program),
+        banks=banks_of(program),
+        channels=channels_of(program, timing),
+        moves=moves_of(program, timing),
+        timeline=timeline_of(program, timing),
+        sources=dict(_sources(program.target)),
     )
+
+
+def _command(program: Program, timing: Timing) -> str:
+    if not program.command or timing.background is None:
+        return program.command
+    return f"{program.command} --background reads={timing.background}"
+
+
+def _sources(group: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """What groups of a description say of where they come from."""
+    for name, member in group.items():
+        if isinstance(member, Mapping):
+            here = f"{path}.{name}" if path else name
+            if isinstance(source := member.get("source"), str):
+                yield here, source
+            yield from _sources(member, here)
 
 
 def request_rows(program: Program) -> tuple[RequestReport, ...]:
@@ -402,6 +461,7 @@ def _ops(program: Program, timing: Timing, energy: Energy | None) -> Iterable[Op
             bytes=row.bytes,
             busy={name: time * PS / parts for name, time in sorted(found.busy.items())} if found else {},
             energy=float(energy.ops.get(leader, Fraction(0)) / parts) if energy is not None else None,
+            costs={cost.engine: cost.illegal or cost.seconds for cost in row.costs},
         )
 
 

@@ -13,13 +13,16 @@ import pytest
 
 from pimc.backends.program import Loop
 from pimc.backends.synchronize import split_streams
+from pimc.backends.target import describe
+from pimc.backends.target_registry import load_target
 from pimc.sim.compare import compare
 from pimc.sim.report import Report, build_report
 from pimc.sim.time import simulate
 from pimc.sim.trace import trace, write_trace
 from tests.fakes import platform, program, work
 
-MADE = program(split_streams((Loop(0, 50, (work("a", 4, 0, 64), work("b", 9, 64, 128, op=1))),)))
+STREAMS = split_streams((Loop(0, 50, (work("a", 4, 0, 64), work("b", 9, 64, 128, op=1))),))
+MADE = dataclasses.replace(program(STREAMS), target=describe(load_target("npu")))
 TIMING = simulate(MADE, platform=platform({"a": ("bus",), "b": ("bus",)}))
 
 

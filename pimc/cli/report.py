@@ -1,0 +1,44 @@
+"""`pimc report`: a result as one page for a browser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pimc.cli import options as o
+from pimc.cli.command import command, option
+
+
+@command(
+    "report",
+    example="""
+pimc report model.pimprog -o report.html
+pimc report neupims.json npu.json -o report.html
+""",
+)
+@click.argument("results", metavar="RESULT [RESULT2]", nargs=-1, required=True)
+@option(
+    o.OUTPUT, "-o", "--output", default="report.html", metavar="OUT.html", help="The page (report.html); - is stdout."
+)
+@o.loudness_options
+def report(**given: Any) -> None:
+    """Draw a RESULT (a .pimprog, which is simulated, or the JSON of compile or sim; - is stdin) as one HTML page that
+    needs no network: where the time goes, a roofline, a time line, all ops, memory, and which numbers are estimates.
+
+    With RESULT2 the page compares the two. A file with several results (--phase both) gives the first two.
+    """
+    if len(given["results"]) > 2:
+        raise click.UsageError("a page has one result, or two to compare")
+    from pimc.cli.files import check_writable, read_runs, write_text_file
+    from pimc.cli.watch import Progress
+    from pimc.report.page import page_of
+
+    check_writable(given["output"])
+    with Progress("report", quiet=given["quiet"]) as progress:
+        text = page_of(*read_runs(given["results"], progress.say)[:2])
+    write_text_file(given["output"], text)
+    if given["output"] != "-" and not given["quiet"]:
+        from pimc.cli.screen import write_text
+
+        write_text(f"{given['output']}: {len(text.encode()) / 1000:.0f} kB\n")
