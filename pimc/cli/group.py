@@ -10,6 +10,7 @@ from pimc.cli.command import SETTINGS, PimcCommand, missing_name
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "compile": ("compile:compile_command", "Compile a model, simulate it, and say where the time goes."),
+    "sweep": ("sweep:sweep", "Compile and simulate many points, and go on where a sweep was ended."),
     "sim": ("sim:sim", "Execute a stored program: its time, and its values if asked."),
     "replay": ("replay:replay", "Time the trace of a published simulator."),
     "check": ("check:check", "Check the DRAM commands that were issued against the timing of the part."),
