@@ -83,9 +83,9 @@ class Cluster:
 
     def _started(self) -> Any:
         """A cluster of this machine that ends with this process."""
-        import dask
+        from dask import config
 
-        dask.config.set({"distributed.scheduler.allowed-failures": TRIES - 1})
+        config.set({"distributed.scheduler.allowed-failures": TRIES - 1})
         return self._distributed.LocalCluster(
             n_workers=self._size,
             threads_per_worker=1,

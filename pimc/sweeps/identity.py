@@ -14,7 +14,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import pimc
 from pimc.ir.graph import Graph
 from pimc.ir.text import show
 
@@ -56,12 +55,20 @@ def revision() -> str:
             if e.dist is not None and e.dist.name != "pimc"
         }
     )
-    return "+".join([pimc.__version__, found.hexdigest()[:12], *plugged])
+    return "+".join([_version(), found.hexdigest()[:12], *plugged])
+
+
+def _version() -> str:
+    """That of the installed distribution; the hash of the sources says which checkout it is."""
+    try:
+        return metadata.version("pimc")
+    except metadata.PackageNotFoundError:
+        return "checkout"
 
 
 def _sources() -> Iterator[tuple[str, Path]]:
     """Every source file below the import root, by its name there; links to the layers are followed."""
-    root = Path(pimc.__file__).parent
+    root = Path(__file__).parents[1]
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = sorted(f for f in folders if f not in ("__pycache__", "cli"))
         for name in sorted(files):
