@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pimc.backends.program import Program
     from pimc.sim.timing import Timing
 
-MOST_MISTAKES = 6
+MOST_MISTAKES = 12
 HELP = "a result is a .pimprog, or the JSON of `pimc compile` or `pimc sim`"
 
 
@@ -47,7 +47,7 @@ def read_results(data: bytes, name: str, folder: Path) -> tuple[Result, ...]:
 
 def _object(data: bytes, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        found = json.loads(data.decode())
     except UnicodeDecodeError:
         raise fail(Kind.RESULT_BAD, f"{name} is neither a program nor JSON", help=HELP) from None
     except json.JSONDecodeError as error:

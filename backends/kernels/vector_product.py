@@ -1,7 +1,8 @@
 """Matrix products without a matrix unit: multiply rows, and reduce them.
 
-For every row of `a`, the products with a tile [n, k] of `b` are written to a grid and each of its rows is summed. Slow,
-but any machine with vector commands can do it; products worth their name run on arrays or in memory.
+For every row of `a`, the products with a tile [n, k] of `b` are written to a grid and each of its rows is summed; or
+they are written to a grid [k, n], whose rows are added up by halves, where n fills the lanes better. Slow, but any
+machine with vector commands can do it; products worth their name run on arrays or in memory.
 """
 
 from __future__ import annotations
@@ -25,6 +26,15 @@ MOST_DEPTH = 512
 """Tile extents beyond which nothing is gained."""
 
 
+@dataclass(frozen=True, slots=True)
+class VectorShape:
+    """Extents of a tile [n, k] of `b`, and whether n (`across`) or k runs along the lanes."""
+
+    n: int
+    k: int
+    across: bool = False
+
+
 def contract_on(machine: VectorMachine, at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int,
                 n: int, k: int, scale: float = 1.0, moved: Sequence[Scalar] = (0, 0, 0)) -> None:  # fmt: skip
     """`out[batch, m, n] = scale * a[batch, m, k] @ b[batch, k, n]` on vector units."""
@@ -39,20 +49,22 @@ class RowProducts:
     tensors: tuple[Tensor, Tensor, Tensor]
     nest: ProductNest
     scale: float
+    shape: VectorShape | None = None
 
     def run(self) -> None:
         self.work = DType.F32 if self.tensors[A].dtype.is_float else DType.I64
         self.arena = Arena(self.at)
         self.m, self.n, self.k = self._extents()
         self._take()
-        for starts, _ in walk(self.at.emit, Nest(self.nest.starts, tuple(self.nest.batch))):
-            self._batch(starts)
+        for starts, slot in walk(self.at.emit, Nest(self.nest.starts, tuple(self.nest.batch)), SLOTS):
+            self._batch(starts, slot)
 
     def _extents(self) -> tuple[int, int, int]:
         """Tile extents that fit."""
         m = chunk_of(prod(x.count for x in self.nest.rows), MOST_ROWS)
-        n = prod(x.count for x in self.nest.columns)
-        k = chunk_of(sum(prod(x.count for x in axes) for _, axes in self.nest.contracted), MOST_DEPTH)
+        n, k = prod(x.count for x in self.nest.columns), chunk_of(self.nest.depth, MOST_DEPTH)
+        if self.shape is not None:
+            n, k = self.shape.n, self.shape.k
         while self._bytes(m, n, k) > self.arena.size:
             if n > 1:
                 n = chunk_of(n, n // 2)
@@ -67,54 +79,82 @@ class RowProducts:
     def _sizes(self, m: int, n: int, k: int) -> list[int]:
         size, wide = self.tensors[A].element_bytes, self.work.bits // 8
         out = self.tensors[OUT].element_bytes
-        return [m * k * size] * SLOTS + [n * k * size] * SLOTS + [m * n * out, n * k * wide, m * n * wide, n * wide]
+        return (
+            [m * k * size] * SLOTS
+            + [n * k * size] * SLOTS
+            + [m * n * out] * SLOTS
+            + [n * k * wide, m * n * wide, n * wide]
+        )
 
     def _bytes(self, m: int, n: int, k: int) -> int:
         return sum(padded(size) for size in self._sizes(m, n, k))
 
     def _take(self) -> None:
         taken = [self.arena.take(size) for size in self._sizes(self.m, self.n, self.k)]
-        self.slots = {A: taken[:SLOTS], B: taken[SLOTS : 2 * SLOTS]}
-        self.out_tile, self.grid, self.sums, self.part = taken[2 * SLOTS :]
+        self.slots = {A: taken[:SLOTS], B: taken[SLOTS : 2 * SLOTS], OUT: taken[2 * SLOTS : 3 * SLOTS]}
+        self.grid, self.sums, self.part = taken[3 * SLOTS :]
 
-    def _batch(self, starts: Sequence[Scalar]) -> None:
-        for columns, column_at in self._tiles(self.nest.columns, B, self.n):
-            for rows, row_at in self._tiles(self.nest.rows, A, self.m):
+    def _batch(self, starts: Sequence[Scalar], turn: int) -> None:
+        """One product; `turn` alternates, as tiles do, so that neighbours use different slots."""
+        for columns, column_at, column_slot in self._tiles(self.nest.columns, B, self.n):
+            for rows, row_at, row_slot in self._tiles(self.nest.rows, A, self.m):
                 moved = (starts[A] + row_at[0], starts[B] + column_at[0], starts[OUT] + row_at[1] + column_at[1])
-                self._tile(rows, columns, moved)
+                self._tile(rows, columns, moved, (turn + column_slot + row_slot) % SLOTS)
 
-    def _tiles(self, axes: Sequence[Axis], operand: int, size: int) -> Iterator[tuple[Tiling, tuple[Scalar, ...]]]:
+    def _tiles(self, axes: Sequence[Axis], operand: int, size: int) -> Iterator[tuple[Tiling, tuple[Scalar, ...], int]]:
         nest = Nest((0, 0), tuple(replace(x, strides=(x.strides[operand], x.strides[OUT])) for x in axes)).merged()
         for tiling in tilings(nest, size):
-            for starts, _ in walk(self.at.emit, tiling.outer):
-                yield tiling, starts
+            for starts, slot in walk(self.at.emit, tiling.outer, SLOTS):
+                yield tiling, starts, slot
 
-    def _tile(self, rows: Tiling, columns: Tiling, starts: tuple[Scalar, Scalar, Scalar]) -> None:
+    def _tile(self, rows: Tiling, columns: Tiling, starts: tuple[Scalar, Scalar, Scalar], turn: int) -> None:
         m, n, wide = rows.elements, columns.elements, self.work.bits // 8
-        lanes = Lanes(self.at.emit, self.machine, None, (m, n))
+        lanes = self._lanes(m, n)
         sums = Ref(self.sums, self.work, dense_strides((m, n), wide))
         lanes("copy", 0.0, out=sums)
         for moves, axes in self.nest.contracted:
             part = Nest((moves[A], moves[B]), tuple(replace(x, strides=x.strides[:OUT]) for x in axes)).merged()
             for tiling in tilings(part, self.k):
-                for at, slot in walk(self.at.emit, tiling.outer, SLOTS):
+                for at, number in walk(self.at.emit, tiling.outer, SLOTS):
+                    slot = (turn + number) % SLOTS
                     a = self._bring(A, rows, tiling, starts[A] + at[A], slot)
                     b = self._bring(B, columns, tiling, starts[B] + at[B], slot)
                     self._accumulate(a, b, m, n, tiling.elements)
-        self._finish(rows, columns, starts[OUT], sums)
+        self._finish(rows, columns, starts[OUT], sums, turn)
 
     def _accumulate(self, a: Ref, b: Ref, m: int, n: int, k: int) -> None:
+        if self.shape is not None and self.shape.across:
+            self._accumulate_across(a, b, m, n, k)
+            return
         wide = self.work.bits // 8
         grid = Ref(self.grid, self.work, dense_strides((n, k), wide))
         part = Ref(self.part, self.work, (wide,))
-        by_k = Lanes(self.at.emit, self.machine, None, (n, k))
-        by_n = Lanes(self.at.emit, self.machine, None, (n,))
+        by_k = self._lanes(n, k)
+        by_n = self._lanes(n)
         with self.at.emit.loop(m) as i:
             row = Ref(a.address + i * a.strides[0], a.dtype, (0, a.strides[1]))
             by_k("mul", row, b, out=grid)
             by_k.reduce("sum", grid, part)
             total = Ref(self.sums + i * (n * wide), self.work, (wide,))
             by_n("add", total, part, out=total)
+
+    def _accumulate_across(self, a: Ref, b: Ref, m: int, n: int, k: int) -> None:
+        wide = self.work.bits // 8
+        grid = Ref(self.grid, self.work, dense_strides((k, n), wide))
+        turned = replace(b, strides=b.strides[::-1])
+        with self.at.emit.loop(m) as i:
+            row = Ref(a.address + i * a.strides[0], a.dtype, (a.strides[1], 0))
+            self._lanes(k, n)("mul", row, turned, out=grid)
+            left = k
+            while left > 1:
+                half = left // 2
+                self._lanes(half, n)("add", grid, replace(grid, address=self.grid + (left - half) * n * wide), out=grid)
+                left -= half
+            total = Ref(self.sums + i * (n * wide), self.work, (wide,))
+            self._lanes(n)("add", total, replace(grid, strides=(wide,)), out=total)
+
+    def _lanes(self, *counts: int) -> Lanes:
+        return Lanes(self.at.emit, self.machine, None, counts)
 
     def _bring(self, operand: int, tile: Tiling, depth: Tiling, start: Scalar, slot: int) -> Ref:
         """A tile [rows, k] on chip."""
@@ -130,12 +170,12 @@ class RowProducts:
         issue_copy(self.at.emit, (tensor.space, "buffer"), start, held, tensor.dtype, counts, far, near)
         return Ref(held, tensor.dtype, (k * size, size))
 
-    def _finish(self, rows: Tiling, columns: Tiling, start: Scalar, sums: Ref) -> None:
+    def _finish(self, rows: Tiling, columns: Tiling, start: Scalar, sums: Ref, slot: int) -> None:
         out, m, n = self.tensors[OUT], rows.elements, columns.elements
         counts = [*(x.count for x in rows.tile), *(x.count for x in columns.tile)]
         far = [*(x.strides[1] for x in rows.tile), *(x.strides[1] for x in columns.tile)]
-        lanes = Lanes(self.at.emit, self.machine, None, (m, n))
-        tile = Ref(self.out_tile, out.dtype, dense_strides((m, n), out.element_bytes))
+        lanes = self._lanes(m, n)
+        tile = Ref(self.slots[OUT][slot], out.dtype, dense_strides((m, n), out.element_bytes))
         if self.scale == 1:
             lanes("copy", sums, out=tile)
         else:

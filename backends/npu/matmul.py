@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from pimc.backends.affine import Scalar
-from pimc.backends.dma.copy import issue_copy
 from pimc.backends.dma.timing import copy_time
 from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.arena import Arena, padded
@@ -20,7 +19,6 @@ from pimc.backends.kernels.nest import (
     Axis,
     Nest,
     Tiling,
-    chunks,
     dense_strides,
     tilings,
     walk,
@@ -29,12 +27,17 @@ from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest, product_n
 from pimc.backends.kernels.vector_product import RowProducts
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.npu.array import array_time
-from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence, Matmul, MatmulOs, Preload
+from pimc.backends.npu.blocks import Blocks, Matrix, Sums
+from pimc.backends.npu.grouped import Group, Groups, best_group
+from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence
+from pimc.backends.npu.tile_copy import bring, scaled, take_home
 from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles, best_tiles
-from pimc.backends.npu.vector_unit import NPU, vector_seconds
+from pimc.backends.npu.vector_unit import NPU, VectorWork, vector_work
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Tile
 
+CLEARLY = 0.98
+"""The vector unit is taken where it needs no more than this part of the arrays' time."""
 _STREAMED_FIRST = {"ws": (False,), "is": (True,), "os": (False,), "either": (False, True)}
 """By dataflow: whether operands may be swapped, so that the activation stays and the weight streams."""
 
@@ -63,35 +66,19 @@ def machine_of(at: Lowering) -> Machine:
     drained = vector.width * npu.cores // vector.cycles("copy") if npu.drain == "vector" else 0
     return Machine(
         array_time(npu.array, npu.arrays), npu.array.dataflow == "os", npu.tiling, npu.clock,
-        npu.device_accumulator_bytes, drained, copy_time(at.spec),
+        npu.device_accumulator_bytes, drained, copy_time(at.spec), vector.lanes,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class _Matrix:
-    """A tile on chip: address of its first element, and bytes from row to row and from k to k (or column to column).
-
-    block: bytes from block to block of the arrays along k, for each k; another number than `column` where all rows of a
-    block lie together.
-    """
-
-    address: Scalar
-    row: int
-    column: int
-    block: int = 0
-
-    def at(self, k: Scalar) -> Scalar:
-        """The address of a k where a block begins."""
-        return self.address + k * (self.block or self.column)
-
-
-@dataclass(frozen=True, slots=True)
 class Choice:
-    """How a product is cut: whether its operands are swapped, and the tiles of the streamed and the other operand."""
+    """How a product is cut: whether its operands are swapped, the order of the batch, and the tiles of the streamed and
+    the other operand, or groups of whole products."""
 
     swap: bool
+    batch: tuple[Axis, ...]
     extents: Extents
-    tiles: Tiles
+    cut: Tiles | Group
 
 
 @dataclass
@@ -105,73 +92,87 @@ class Contraction:
 
     def run(self) -> None:
         choice = self.choice()
-        if self._vector_is_faster(choice):
-            RowProducts(NPU, self.at, self.tensors, self.nest, self.scale).run()
+        on_vector_unit = self._on_vector_unit(choice)
+        if on_vector_unit is not None:
+            RowProducts(NPU, self.at, self.tensors, self.nest, self.scale, on_vector_unit.shape).run()
             return
-        swap, extents, tiles = choice.swap, choice.extents, choice.tiles
-        arena = Arena(self.at, self._want(extents))
         if any(t.on_chip for t in self.tensors[:OUT]):  # an operand on chip may come from the vector unit
             self.at.emit.issue("npu", Fence())
-        self._report(tiles, extents, swap, _count(self.nest.batch))
-        if self.at.limited is not None:
-            self.at.limited(self._limit(choice))
-        streamed, stationary = (B, A) if swap else (A, B)
-        t_axes, s_axes = self._axes(swap)
-        work = _Tiled(self, arena, tiles, extents, streamed, stationary, t_axes, s_axes)
-        for starts, slot in walk(self.at.emit, Nest(self.nest.starts, self.nest.batch), tiles.slots):
+        self._report(choice)
+        nest = replace(self.nest, batch=choice.batch)
+        if isinstance(choice.cut, Group):
+            machine = machine_of(self.at)
+            Groups(self.at, machine, self.tensors, nest, self.scale, choice.cut, swap=choice.swap).run()
+            return
+        arena = Arena(self.at, self._want(choice.extents))
+        work = _Tiled(self, arena, choice, choice.cut)
+        for starts, slot in walk(self.at.emit, Nest(nest.starts, nest.batch), choice.cut.slots):
             work.run(starts, slot)
 
-    def _vector_is_faster(self, choice: Choice) -> bool:
+    def _on_vector_unit(self, choice: Choice) -> VectorWork | None:
+        """How the vector unit does it, where it is faster."""
         npu = self.at.spec.npu
         assert npu is not None
         if npu.products == "array" or self.at.tile is not None:
-            return False
-        tiles, turns = choice.tiles, _count(self.nest.batch)
-        passes, latency = vector_seconds(npu, self.nest), copy_time(self.at.spec).latency
-        if max(passes, tiles.memory) + latency >= tiles.seconds:
-            return False
+            return None
+        cut, turns, copies = choice.cut, choice.extents.turns, copy_time(self.at.spec)
+        sides = (
+            self._side(A, self.nest.batch, self.nest.rows),
+            self._side(B, self.nest.batch, self.nest.columns),
+        )
+        work = vector_work(npu, self.nest, sides, self.tensors[B].element_bytes, copies)
+        if work.seconds(turns, copies.latency) >= CLEARLY * turns * cut.seconds:
+            return None
         if self.at.limited is not None:
-            moved, computed = turns * tiles.memory, turns * passes
-            limit = "latency" if latency > max(moved, computed) else "memory" if moved >= computed else "vector unit"
+            moved, computed = turns * work.memory, turns * work.passes
+            bounds = {"memory": moved, "vector unit": computed, "latency": copies.latency}
             parts = f"{microseconds(moved)} of transfers, {microseconds(computed)} on the vector unit"
-            self.at.limited(f"bound by {limit} ({parts}; {microseconds(turns * tiles.seconds)} on the arrays)")
-        return True
-
-    def _limit(self, choice: Choice) -> str:
-        tiles, turns = choice.tiles, _count(self.nest.batch)
-        npu = self.at.spec.npu
-        assert npu is not None
-        stays = "sums stay" if npu.array.dataflow == "os" else "activation stays" if choice.swap else "weight stays"
-        parts = f"{microseconds(turns * tiles.memory)} of transfers, {microseconds(turns * tiles.compute)} of arrays"
-        return f"bound by {tiles.limit} ({parts}; {stays})"
+            limit = max(bounds, key=lambda name: bounds[name])
+            self.at.limited(f"bound by {limit} ({parts}; {microseconds(turns * cut.seconds)} on the arrays)")
+        return work
 
     def choice(self) -> Choice:
         """The fastest way to stream one operand past the other. Raises CompileError: CAPACITY."""
         npu = self.at.spec.npu
         assert npu is not None
-        found: list[Choice] = []
+        machine, found = machine_of(self.at), list[Choice]()
         room = 0
         for swap in _STREAMED_FIRST[npu.array.dataflow]:
-            extents = self._extents(swap)
+            extents = self._extents(swap, self.nest.batch)
             room = Arena.room(self.at, self._want(extents))
-            tiles = best_tiles(machine_of(self.at), extents, room, self._limits(swap))
+            tiles = best_tiles(machine, extents, room, self._limits(swap))
             if tiles is not None:
-                found.append(Choice(swap, extents, tiles))
+                found.append(Choice(swap, self.nest.batch, extents, tiles))
+            if machine.tiling != "panels":
+                found += self._grouped(machine, swap)
         if not found:
             raise fail(Kind.CAPACITY, f"not even single products fit {room} bytes of on-chip scratch")
-        return min(found, key=lambda c: c.tiles.seconds)
+        return min(found, key=lambda c: c.cut.seconds)
 
-    def _axes(self, swap: bool) -> tuple[Sequence[Axis], Sequence[Axis]]:
+    def _grouped(self, machine: Machine, swap: bool) -> Iterator[Choice]:
+        """Groups of whole products along each axis of the batch."""
+        batch = Nest((0, 0, 0), self.nest.batch).merged().axes
+        limits = self._limits(swap)
+        for innermost in batch:
+            order = (*(a for a in batch if a is not innermost), innermost)
+            extents = self._extents(swap, order)
+            if limits is None or limits >= (extents.t, extents.s, extents.k):
+                group = best_group(machine, extents, Arena.room(self.at))
+                if group is not None:
+                    yield Choice(swap, order, extents, group)
+
+    def axes(self, swap: bool) -> tuple[Sequence[Axis], Sequence[Axis]]:
+        """Those of the rows of T and of S."""
         rows, columns = self.nest.rows, self.nest.columns
         return (columns, rows) if swap else (rows, columns)
 
-    def _extents(self, swap: bool) -> Extents:
-        t_axes, s_axes = self._axes(swap)
+    def _extents(self, swap: bool, batch: Sequence[Axis]) -> Extents:
+        t_axes, s_axes = self.axes(swap)
         streamed, stationary = (B, A) if swap else (A, B)
         return Extents(
             _count(t_axes), _count(s_axes), self.nest.depth, self.tensors[A].element_bytes,
-            self._side(streamed, t_axes), self._side(stationary, s_axes), self._side(OUT, t_axes, s_axes),
-            _count(self.nest.batch) > 1,
+            self._side(streamed, batch, t_axes), self._side(stationary, batch, s_axes),
+            self._side(OUT, batch, t_axes, s_axes), _count(batch),
         )  # fmt: skip
 
     def _limits(self, swap: bool) -> Limits | None:
@@ -180,19 +181,31 @@ class Contraction:
             return None
         return (tile.n, tile.m, tile.k) if swap else (tile.m, tile.n, tile.k)
 
-    def _report(self, tiles: Tiles, e: Extents, swap: bool, batch: int) -> None:
+    def _report(self, choice: Choice) -> None:
+        """Say how the product is cut, and which bound holds."""
+        cut, e = choice.cut, choice.extents
         if self.at.tiled is not None:
-            m, n = (tiles.s, tiles.t) if swap else (tiles.t, tiles.s)
-            count = batch * -(-e.t // tiles.t) * -(-e.s // tiles.s) * -(-e.k // tiles.k)
-            self.at.tiled(Tile(m, n, tiles.k, count))
+            m, n = (cut.s, cut.t) if choice.swap else (cut.t, cut.s)
+            count = e.turns * -(-e.t // cut.t) * -(-e.s // cut.s) * -(-e.k // cut.k)
+            self.at.tiled(Tile(m, n, cut.k, count))
+        if self.at.limited is not None:
+            npu = self.at.spec.npu
+            assert npu is not None
+            stays = "sums stay" if npu.array.dataflow == "os" else "activation stays" if choice.swap else "weight stays"
+            parts = (
+                f"{microseconds(e.turns * cut.memory)} of transfers, {microseconds(e.turns * cut.compute)} of arrays"
+            )
+            self.at.limited(f"bound by {cut.limit} ({parts}; {stays})")
 
-    def _side(self, operand: int, rows: Sequence[Axis], columns: Sequence[Axis] | None = None) -> Side | None:
+    def _side(
+        self, operand: int, batch: Sequence[Axis], rows: Sequence[Axis], columns: Sequence[Axis] | None = None
+    ) -> Side | None:
         """How an operand [rows, k], or the result, lies in memory."""
         if self.tensors[operand].on_chip:
             return None
         if columns is None:
             columns = max((axes for _, axes in self.nest.contracted), key=_count)
-        return Side(*(tuple((x.count, x.strides[operand]) for x in axes) for axes in (rows, columns)))
+        return Side(*(tuple((x.count, x.strides[operand]) for x in axes) for axes in (rows, columns, batch)))
 
     @staticmethod
     def _want(e: Extents) -> int:
@@ -203,25 +216,18 @@ class Contraction:
 class _Tiled:
     """The loops over tiles of one product, for each turn of the batch."""
 
-    def __init__(
-        self,
-        whole: Contraction,
-        arena: Arena,
-        tiles: Tiles,
-        extents: Extents,
-        streamed: int,
-        stationary: int,
-        t_axes: Sequence[Axis],
-        s_axes: Sequence[Axis],
-    ) -> None:
+    def __init__(self, whole: Contraction, arena: Arena, choice: Choice, tiles: Tiles) -> None:
+        extents = choice.extents
+        streamed, stationary = (B, A) if choice.swap else (A, B)
+        t_axes, s_axes = whole.axes(choice.swap)
         self.at, self.scale = whole.at, whole.scale
         self.emit = whole.at.emit
         self.tiles = tiles
         self.machine = machine_of(whole.at)
-        self.high, self.wide = self.machine.block(tiles.down, tiles.across)
         self.operands = {"t": whole.tensors[streamed], "s": whole.tensors[stationary]}
         self.out = whole.tensors[OUT]
         self.dtype = whole.tensors[A].dtype
+        self.blocks = Blocks.on(self.emit, self.machine, self.dtype, tiles.down, tiles.across)
         # of (address of T or S, address in the result), from the start of a batch turn
         self.groups = {
             "t": Nest((0, 0), tuple(Axis(x.count, (x.strides[streamed], x.strides[OUT])) for x in t_axes)).merged(),
@@ -292,7 +298,7 @@ class _Tiled:
                     room = self.slots[second][inner_slot % len(self.slots[second])]
                     other = self._resident(second, inner, address[second], room)
                     pair = (held, other) if first == "t" else (other, held)
-                    self._blocks(*pair, rows.elements, columns.elements, self.k, acc, 0)
+                    self.blocks.multiply(*pair, rows.elements, columns.elements, self.k, _sums(acc, columns))
                 else:
                     self._over_k(rows, columns, address, acc, (turn_slot + turn + slot) % SLOTS)
                 out = self.slots["out"][inner_slot]
@@ -321,6 +327,12 @@ class _Tiled:
             for piece, starts, _, chip in self._each(pieces, held):
                 self._resident(self.order[0], piece, moved[self.order[0]] + starts[0], chip)
             turns = whole.outer
+        ends = len(pieces) == 1 and not pieces[0].outer.axes  # the very last piece of all may come in parts
+        if ends and not rest and turns is not None and len(turns.axes) == 1 and turns.axes[0].count > 0:
+            (axis,) = turns.axes
+            final = turns.moved([stride * (axis.count - 1) for stride in axis.strides])
+            rest = [Tiling(replace(final, axes=()), whole.tile)]
+            turns = replace(turns, axes=(replace(axis, count=axis.count - 1),))
         last = SLOTS
         for starts, slot in _rotating(self.emit, turns, SLOTS) if turns is not None else ():
             last = min(slot, SLOTS)
@@ -328,7 +340,8 @@ class _Tiled:
         for tiling in rest:
             for starts, _ in walk(self.emit, tiling.outer):
                 slot = (last + 1) % (SLOTS + 1)
-                self._pass(pieces, tiling, starts, moved, held, (number, slot), arrives=False)
+                parts = (self.order[1],) if ends and not tiling.outer.axes else ()
+                self._pass(pieces, tiling, starts, moved, held, (number, slot), arrives=False, parts=parts)
 
     def _each(
         self, pieces: Sequence[Tiling], held: int, *, after: int = 0
@@ -351,17 +364,21 @@ class _Tiled:
 
     def _pass(
         self, pieces: Sequence[Tiling], inner: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar], held: int,
-        slot: object, *, arrives: bool,
+        slot: object, *, arrives: bool, parts: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
-        """One piece of the inner operand with every piece of the outer tile."""
+        """One piece of the inner operand with every piece of the outer tile.
+
+        arrives: the outer tile comes now, and with it the very first pieces in parts. parts: what else comes in parts.
+        """
         first, second = self.order
         chip = self._place(second, slot)
         begun = 0
-        if arrives and self._comes_in_parts(pieces[0]):
+        parts = ("t", "s") if arrives else parts
+        if parts and self._comes_in_parts(pieces[0]):
             begun = 1
             addresses = {first: base[first] + pieces[0].outer.starts[0], second: base[second] + at[0]}
             tiles = {first: pieces[0], second: inner}
-            self._multiply_parts(tiles, addresses, {first: held, second: chip}, self._accumulators(0))
+            self._multiply_parts(tiles, addresses, {first: held, second: chip}, self._accumulators(0), parts)
             out = base["out"] + at[1] + pieces[0].outer.starts[1]
             self._finish(tiles["t"], tiles["s"], out, 0, self._place("out", (slot, "first")))
         other = self._resident(second, inner, base[second] + at[0], chip, moves=not begun)
@@ -370,20 +387,21 @@ class _Tiled:
             pair = (own, other) if first == "t" else (other, own)
             rows, columns = (piece, inner) if first == "t" else (inner, piece)
             acc = self._accumulators(number)
-            self._blocks(*pair, rows.elements, columns.elements, self.k, acc, 0)
+            self.blocks.multiply(*pair, rows.elements, columns.elements, self.k, _sums(acc, columns))
             out = base["out"] + at[1] + starts[1]
             self._finish(rows, columns, out, acc, self._place("out", (slot, turn)))
 
     def _comes_in_parts(self, piece: Tiling) -> bool:
-        """Whether the very first products begin before all of k is there."""
+        """Whether the very first or last products begin before all of k is there."""
         moves = not all(tensor.on_chip for tensor in self.operands.values())
         return moves and self.parts_of_k > 1 and len(piece.outer.axes) <= 1
 
     def _multiply_parts(
-        self, tiles: dict[str, Tiling], starts: dict[str, Scalar], held: dict[str, int], acc: int
-    ) -> None:
-        """Bring two pieces part by part of k, and multiply each as it arrives."""
-        depth = -(-self.k // (self.parts_of_k * self.high)) * self.high
+        self, tiles: dict[str, Tiling], starts: dict[str, Scalar], held: dict[str, int], acc: int,
+        parts: tuple[str, ...],
+    ) -> None:  # fmt: skip
+        """Bring two pieces, or one of them, part by part of k, and multiply each as it arrives."""
+        depth = -(-self.k // (self.parts_of_k * self.blocks.high)) * self.blocks.high
         done = 0
         for cut in tilings(self.parts[0], depth, even=False):
             for turn, at, _ in _counted(self.emit, cut.outer, 1):
@@ -391,11 +409,13 @@ class _Tiled:
                 for i, name in enumerate(("t", "s")):
                     matrix = self._resident(name, tiles[name], starts[name], held[name], moves=False)
                     part = replace(matrix, address=matrix.at(turn * cut.elements + done))
-                    if not self._stays(name, tiles[name], [own.axes for own in self.parts]):
+                    if name in parts and not self._stays(name, tiles[name], [own.axes for own in self.parts]):
                         self._copy(name, tiles[name], [cut.tile], i, [starts[name] + at[i]], part)
                     brought[name] = part
-                rows, columns = tiles["t"].elements, tiles["s"].elements
-                self._blocks(brought["t"], brought["s"], rows, columns, cut.elements, acc, turn + done)
+                rows, columns = tiles["t"].elements, tiles["s"]
+                self.blocks.multiply(
+                    brought["t"], brought["s"], rows, columns.elements, cut.elements, _sums(acc, columns), turn + done
+                )
             done += _count(cut.outer.axes) * cut.elements
 
     def _place(self, name: str, slot: object) -> int:
@@ -425,10 +445,18 @@ class _Tiled:
                         start = address[name] + starts[i]
                         held = self._place(name, (parity, min(slot, SLOTS)))
                         pair.append(self._bring(name, tile, [tiling.tile], i, [start], held))
-                    self._blocks(pair[0], pair[1], rows.elements, columns.elements, tiling.elements, acc, added + turn)
+                    self.blocks.multiply(
+                        pair[0],
+                        pair[1],
+                        rows.elements,
+                        columns.elements,
+                        tiling.elements,
+                        _sums(acc, columns),
+                        added + turn,
+                    )
                 added = added + turns
 
-    def _resident(self, name: str, tile: Tiling, start: Scalar, held: Scalar, *, moves: bool = True) -> _Matrix:
+    def _resident(self, name: str, tile: Tiling, start: Scalar, held: Scalar, *, moves: bool = True) -> Matrix:
         """A tile with all of k."""
         operand = 0 if name == "t" else 1
         starts = [start + part.starts[operand] for part in self.parts]
@@ -444,19 +472,19 @@ class _Tiled:
         held: Scalar,
         *,
         moves: bool = True,
-    ) -> _Matrix:
+    ) -> Matrix:
         """A tile [rows, k] on chip: where it is, if commands can address it there, else copied to `held` (or not
         `moves`: it has been)."""
         tensor = self.operands[name]
         if self._stays(name, tile, parts):
             row = tile.tile[0].strides[0] if tile.tile else 0
-            return _Matrix(starts[0], row, parts[0][0].strides[operand] if parts[0] else 0)
+            return Matrix(starts[0], row, parts[0][0].strides[operand] if parts[0] else 0)
         size, rows = tensor.element_bytes, tile.elements
         depth = sum(_count(axes) for axes in parts)
         by_row = not (tile.tile and tile.tile[-1].strides[0] == size)
-        matrix = _Matrix(held, depth * size, size) if by_row else _Matrix(held, size, rows * size)
+        matrix = Matrix(held, depth * size, size) if by_row else Matrix(held, size, rows * size)
         if by_row and self.parts_of_k > 1:
-            matrix = _Matrix(held, self.high * size, size, rows * size)
+            matrix = Matrix(held, self.blocks.high * size, size, rows * size)
         if moves:
             self._copy(name, tile, parts, operand, starts, matrix)
         return matrix
@@ -467,22 +495,20 @@ class _Tiled:
 
     def _copy(
         self, name: str, tile: Tiling, parts: Sequence[Sequence[Axis]], operand: int, starts: Sequence[Scalar],
-        matrix: _Matrix,
+        matrix: Matrix,
     ) -> None:  # fmt: skip
         """Copy a tile [rows, k] to where it is to lie."""
         tensor, done = self.operands[name], 0
         for axes, start in zip(parts, starts, strict=True):
             if matrix.block:
-                axes = _cut_in_blocks(axes, self.high)
-                blocks = [matrix.block * self.high] * (len(axes) - 1)
-                inside = [*_scaled(tile.tile, matrix.row), *blocks, matrix.column]
+                axes = _cut_in_blocks(axes, self.blocks.high)
+                blocks = [matrix.block * self.blocks.high] * (len(axes) - 1)
+                inside = [*scaled(tile.tile, matrix.row), *blocks, matrix.column]
             else:
-                inside = [*_scaled(tile.tile, matrix.row), *_scaled(axes, matrix.column)]
-            outside = [*(a.strides[0] for a in tile.tile), *(a.strides[operand] for a in axes)]
-            counts = [*(a.count for a in tile.tile), *(a.count for a in axes)]
-            counts, outside, inside = _longest_last(counts, outside, inside)
-            spaces, place = (tensor.space, "buffer"), matrix.at(done)
-            issue_copy(self.emit, spaces, start, place, tensor.dtype, counts, outside, inside)
+                inside = [*scaled(tile.tile, matrix.row), *scaled(axes, matrix.column)]
+            nest = [*(replace(a, strides=(a.strides[0],)) for a in tile.tile),
+                    *(replace(a, strides=(a.strides[operand],)) for a in axes)]  # fmt: skip
+            bring(self.emit, tensor, start, matrix.at(done), nest, 0, inside)
             done += _count(axes)
 
     def _finish(self, rows: Tiling, columns: Tiling, start: Scalar, acc: int, held: int) -> None:
@@ -491,63 +517,27 @@ class _Tiled:
         direct = self.out.on_chip and len(t) <= 1 and len(s) <= 1
         size = self.out.element_bytes
         if direct:
-            tile = _Matrix(start, t[0].strides[1] if t else 0, s[0].strides[1] if s else 0)
+            tile = Matrix(start, t[0].strides[1] if t else 0, s[0].strides[1] if s else 0)
         else:
             by_row = not (t and t[-1].strides[1] == size)
-            tile = _Matrix(held, columns.elements * size, size) if by_row else _Matrix(held, size, rows.elements * size)
-        for first, width, _ in chunks(self.emit, columns.elements, self.wide):
-            drain = Drain(
-                acc=acc + first * rows.elements * ACCUMULATOR_BYTES, rows=rows.elements, columns=width,
-                acc_row=width * ACCUMULATOR_BYTES, dst=tile.address + first * tile.column, dst_type=self.out.dtype,
-                dst_row=tile.row, dst_column=tile.column, scale=self.scale,
-            )  # fmt: skip
-            self.emit.issue("npu", drain)
+            tile = Matrix(held, columns.elements * size, size) if by_row else Matrix(held, size, rows.elements * size)
+        sums = _sums(acc, columns)
+        drain = Drain(
+            acc=sums.address, rows=rows.elements, columns=columns.elements, acc_row=sums.row, dst=tile.address,
+            dst_type=self.out.dtype, dst_row=tile.row, dst_column=tile.column, scale=self.scale,
+        )  # fmt: skip
+        self.emit.issue("npu", drain)
         if not direct:
-            counts = [a.count for a in (*t, *s)]
-            outside = [a.strides[1] for a in (*t, *s)]
-            inside = [*_scaled(t, tile.row), *_scaled(s, tile.column)]
-            counts, outside, inside = _longest_last(counts, outside, inside)
-            spaces = ("buffer", self.out.space)
-            issue_copy(self.emit, spaces, tile.address, start, self.out.dtype, counts, inside, outside)
-
-    def _blocks(self, t: _Matrix, s: _Matrix, rows: int, columns: int, k: int, acc: int, added: Scalar) -> None:
-        """All blocks of a pair of tiles. Accumulators of one block of columns are adjacent, row by row."""
-        block = self._sums_of_block if self.machine.sums_stay else self._stream_past
-        for first, width, _ in chunks(self.emit, columns, self.wide):
-            right = replace(s, address=s.address + first * s.row)
-            block(t, right, rows, width, k, acc + first * rows * ACCUMULATOR_BYTES, added)
-
-    def _stream_past(self, t: _Matrix, s: _Matrix, rows: int, width: int, k: int, acc: Scalar, added: Scalar) -> None:
-        """Blocks of the stationary operand, one k after the other, and all rows past each."""
-        array = self.machine.array
-        for start, depth, _ in chunks(self.emit, k, self.high):
-            preload = Preload(
-                src=s.at(start), dtype=self.dtype, k=depth, columns=width, k_stride=s.column,
-                column_stride=s.row,
-            )  # fmt: skip
-            self.emit.issue("npu", preload)
-            longest = array.longest * max(1, array.arrays // array.side_by_side(depth, width)) or rows
-            for row, length, _ in chunks(self.emit, rows, longest):
-                matmul = Matmul(
-                    src=t.at(start) + row * t.row, dtype=self.dtype, rows=length, k=depth,
-                    row_stride=t.row, k_stride=t.column, acc=acc + row * (width * ACCUMULATOR_BYTES), columns=width,
-                    acc_row=width * ACCUMULATOR_BYTES, accumulate=added + start,
-                )  # fmt: skip
-                self.emit.issue("npu", matmul)
-
-    def _sums_of_block(self, t: _Matrix, s: _Matrix, rows: int, width: int, k: int, acc: Scalar, added: Scalar) -> None:
-        """Blocks of sums, one after the other, and all k past each."""
-        for row, height, _ in chunks(self.emit, rows, self.high):
-            matmul = MatmulOs(
-                a=t.address + row * t.row, b=s.address, dtype=self.dtype, rows=height, columns=width, k=k, a_row=t.row,
-                a_k=t.column, b_column=s.row, b_k=s.column, acc=acc + row * (width * ACCUMULATOR_BYTES),
-                acc_row=width * ACCUMULATOR_BYTES, accumulate=added,
-            )  # fmt: skip
-            self.emit.issue("npu", matmul)
+            inside = [*scaled(t, tile.row), *scaled(s, tile.column)]
+            take_home(self.emit, self.out, tile.address, start, (*t, *s), 1, inside)
 
 
 def _count(axes: Sequence[Axis]) -> int:
     return prod(a.count for a in axes)
+
+
+def _sums(acc: int, columns: Tiling) -> Sums:
+    return Sums(acc, columns.elements * ACCUMULATOR_BYTES)
 
 
 def _cut_in_blocks(axes: Sequence[Axis], size: int) -> list[Axis]:
@@ -576,14 +566,3 @@ def _rotating(emit: Emitter, nest: Nest, slots: int) -> Iterator[tuple[tuple[Sca
         left_over = looped and isinstance(turn, int)
         own = slots + slot if left_over else slot
         yield tuple(start + turn * stride for start, stride in zip(nest.starts, strides, strict=True)), own
-
-
-def _scaled(axes: Sequence[Axis], unit: int) -> list[int]:
-    """Byte strides of axes that are dense in units of `unit` bytes."""
-    return list(dense_strides([a.count for a in axes], unit))
-
-
-def _longest_last(counts: list[int], far: list[int], near: list[int]) -> tuple[list[int], list[int], list[int]]:
-    """The loops of a copy in the order of the far side's strides."""
-    order = sorted(range(len(counts)), key=lambda i: -abs(far[i]))
-    return [counts[i] for i in order], [far[i] for i in order], [near[i] for i in order]

@@ -26,7 +26,7 @@ DEEP = 4
 
 
 _FIRST_PARTS = 32
-"""Into how many parts the very first pieces may be cut."""
+"""Into how many parts the very first and the very last pieces may be cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class Machine:
     drained: int
     """accumulators that the vector unit brings away in a clock; 0: they have a port of their own"""
     copies: CopyTime
+    lanes: int = 128
+    """accumulators of a row that leave in one pass"""
 
     @property
     def turnaround(self) -> float:
@@ -61,7 +63,7 @@ class Machine:
         return min(array.load, array.longest or array.load) * sharing
 
     def parts(self, k: int, down: int) -> int:
-        """Into how many parts of k the very first pieces are cut."""
+        """Into how many parts of k the very first and the very last pieces are cut."""
         blocks, rest = divmod(k, self.array.rows * down)
         if self.tiling != "search" or self.sums_stay or self.array.serial or rest:
             return 1
@@ -90,6 +92,8 @@ class Side:
 
     rows: tuple[Digit, ...]
     columns: tuple[Digit, ...]
+    batch: tuple[Digit, ...] = ()
+    """of products that follow each other"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,12 @@ class Extents:
     """[s, k]"""
     out: Side | None
     """[t, s]"""
-    repeated: bool = False
-    """there are many such products, one after the other"""
+    turns: int = 1
+    """such products, one after the other"""
+
+    @property
+    def repeated(self) -> bool:
+        return self.turns > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +141,19 @@ class Tiles:
 
     @property
     def limit(self) -> str:
-        """Which bound holds: that of the memory, of the arrays, or neither, where fill and latency take longer."""
-        most = max(self.compute, self.memory)
-        if self.seconds > 2 * most:
-            return "latency"
-        return "memory" if self.memory >= self.compute else "arrays"
+        return bound_of(self.seconds, self.compute, self.memory)
 
     @property
     def score(self) -> float:
         """What the search makes small: the time, and of tiles that take about the same time, what they move."""
         return self.seconds + self.memory / 8
+
+
+def bound_of(seconds: float, compute: float, memory: float) -> str:
+    """Which bound holds: that of the memory, of the arrays, or neither, where fill and latency take longer."""
+    if seconds > 2 * max(compute, memory):
+        return "latency"
+    return "memory" if memory >= compute else "arrays"
 
 
 Moved = tuple[float, float]
@@ -283,7 +294,7 @@ def _panel(
     around = turn + inner_piece[0] + machine.turnaround  # from loading a slot until it may be loaded again
     leaving = turn / pieces + machine.turnaround + after  # from the first product in a slot until it is stored
     compute, last = turns * turn, micros if turns_inner == 1 else turn
-    if turns * pieces == 1:
+    if pieces == 1 and turns_outer == 1:
         last /= machine.parts(e.k, grid[0])
     steady = max(compute + (0 if e.repeated else first + filling), memory + (0 if e.repeated else last))
     steady = max(steady, turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS) if turns > 1 else 0.0)
@@ -354,12 +365,14 @@ def _slab(
 
 
 @lru_cache(maxsize=65536)
-def move_seconds(copies: CopyTime, side: Side | None, rows: int, columns: int, element_bytes: int) -> Moved:
-    """How long a tile [rows, columns] takes from or to memory."""
+def move_seconds(
+    copies: CopyTime, side: Side | None, rows: int, columns: int, element_bytes: int, turns: int = 1
+) -> Moved:
+    """How long a tile [rows, columns] of so many products takes from or to memory."""
     if side is None:
         return 0.0, 0.0
-    digits = (*_inner(side.rows, rows), *_inner(side.columns, columns))
-    return copies.of(digits, element_bytes, rows * columns)
+    digits = (*_inner(side.batch, turns), *_inner(side.rows, rows), *_inner(side.columns, columns))
+    return copies.of(digits, element_bytes, turns * rows * columns)
 
 
 def _inner(digits: tuple[Digit, ...], extent: int) -> Iterator[Digit]:

@@ -23,12 +23,13 @@ _FORBIDDEN_WITH_EMIT = {"as_json": "--json", "trace": "--trace", "values": "--va
 pimc compile models/tiny-llama.pimc -t neupims --values random
 pimc compile model.onnx -t cent --dim batch=4 --dim past=127 --json > report.json
 pimc compile models/gpt3-175b.pimc -t neupims --set system.devices=32 --parallel tp=8,pp=4 --dim batch=64
+pimc compile models/llama2-7b.pimc -t npu,neupims,cent --dim past=511
 pimc compile model.onnx -t npu -o model.pimprog --trace trace.json.gz
 pimc compile merged.onnx -t cent --phase both --dim batch=1 --dim past=127
 """,
 )
 @click.argument("models", metavar="MODEL [DECODE_MODEL]", nargs=-1, required=True)
-@o.target_option
+@o.targets_option
 @o.set_option
 @o.parallel_option
 @o.engine_option
@@ -45,6 +46,7 @@ pimc compile merged.onnx -t cent --phase both --dim batch=1 --dim past=127
 @o.pass_options
 @option(o.OUTPUT, "-o", "--output", metavar="OUT.pimprog", help="Store the program.")
 @option(o.OUTPUT, "--trace", metavar="OUT.json.gz", help="Write a Chrome trace, which Perfetto opens.")
+@o.csv_option
 @o.json_option
 @o.loudness_options
 @option(
@@ -59,9 +61,12 @@ def compile_command(**given: Any) -> int:
     they take, where the time goes, and how far that is from what the hardware could do. A second model, for the decode
     steps, goes with --generate and --phase both only.
     """
+    given["target"], *others = given["targets"]
     _check_usage(given)
-    from pimc.cli.compile_run import both_phases, emit_stage, generate, points, report
+    from pimc.cli.compile_run import both_phases, emit_stage, generate, points, report, side_by_side
 
+    if others:
+        return side_by_side(options_of(given), given)
     ranges = o.ranges_of(given["dims"])
     if ranges:
         return points(options_of(given), ranges, given)
@@ -88,6 +93,10 @@ def _check_usage(given: dict[str, Any]) -> None:
             raise click.UsageError(f"--emit {given['emit']} stops before there is a program that -o could store")
     if given["background"] is not None:
         _check_background(given)
+    if len(given["targets"]) > 1:
+        _check_several(given)
+    elif given["csv"]:
+        raise click.UsageError("--csv writes the comparison of several targets: -t a,b")
     if given["no_sim"] and given["trace"]:
         raise click.UsageError("--trace needs the simulation that --no-sim leaves out")
     if given["no_sim"] and given["generate"]:
@@ -102,6 +111,16 @@ def _check_usage(given: dict[str, Any]) -> None:
         _check_ranges(given)
     if given["requests"]:
         _check_requests(given)
+
+
+def _check_several(given: dict[str, Any]) -> None:
+    """Several targets make a comparison, and nothing that belongs to one program."""
+    for name, spelling in {**_ONE_PROGRAM, "generate": "--generate", "no_sim": "--no-sim"}.items():
+        if given[name]:
+            raise click.UsageError(f"several targets are put side by side: they do not go with {spelling}")
+    if given["phase"] == o.BOTH or o.ranges_of(given["dims"]):
+        what = "--phase both" if given["phase"] == o.BOTH else "a range of a dimension"
+        raise click.UsageError(f"several targets are put side by side: they do not go with {what}")
 
 
 def _check_background(given: dict[str, Any]) -> None:

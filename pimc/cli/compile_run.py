@@ -20,6 +20,24 @@ from pimc.ir.diagnostics import Diagnostic, Kind
 from pimc.sim.compare import Comparison
 
 
+def side_by_side(options: Options, given: Mapping[str, Any]) -> int:
+    """Compile and simulate for several targets; print what differs."""
+    from pimc.cli.compare import write_comparison
+
+    check_writable(given["csv"])
+    values = values_of(given)
+    results: list[Result] = []
+    with Progress(given["models"][0], quiet=given["quiet"]) as progress:
+        options = watched(options, given, progress)
+        for target in given["targets"]:
+            progress.say(target)
+            wide = given["form"] == "wide"
+            results.append(compile_model(given["models"][0], target, options, values=values, wide=wide))
+    print_timing(options.observers)
+    write_comparison([(r.report.target, r.report) for r in results if r.report is not None], given)
+    return next((FAILED for r in results if outcome(r.comparison) != DONE), DONE)
+
+
 def values_of(given: Mapping[str, Any]) -> Values | None:
     """The arrays of `--values`."""
     named = given.get("values")

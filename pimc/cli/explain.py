@@ -90,7 +90,7 @@ class Explained:
 
     @property
     def name(self) -> str:
-        from pimc.cli.tables import common_name
+        from pimc.sim.op_groups import common_name
 
         return common_name([n.name for n in self.nodes])
 

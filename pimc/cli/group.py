@@ -12,6 +12,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compile": ("compile:compile_command", "Compile a model, simulate it, and say where the time goes."),
     "sweep": ("sweep:sweep", "Compile and simulate many points, and go on where a sweep was ended."),
     "sim": ("sim:sim", "Execute a stored program: its time, and its values if asked."),
+    "compare": ("compare:compare", "Put results side by side: what differs, and why."),
     "replay": ("replay:replay", "Time the trace of a published simulator."),
     "check": ("check:check", "Check the DRAM commands that were issued against the timing of the part."),
     "explain": ("explain:explain", "Say why each op is where it is, and what it would cost elsewhere."),

@@ -82,10 +82,27 @@ class TargetType(ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if "," in value:
-            self.fail(f"'{value}': several targets at once are not available yet", param, ctx)
+            self.fail(f"'{value}': one target at a time; `pimc compile` takes several", param, ctx)
         if not value:
             self.fail("the name of the target is empty", param, ctx)
         return str(value)
+
+
+class TargetsType(ParamType):
+    """Targets, parted by commas."""
+
+    name = "TARGET,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in str(value).split(","))
+        if not all(names):
+            self.fail(f"'{value}': the name of a target is empty", param, ctx)
+        for name in names:
+            if names.count(name) > 1:
+                self.fail(f"'{name}' is given twice", param, ctx)
+        return names
 
 
 class WordType(ParamType):
@@ -180,6 +197,15 @@ shapes_option = option(
 target_option = option(
     MACHINE, "-t", "--target", type=TargetType(), required=True, help="A machine (see `pimc targets`) or its YAML file."
 )
+targets_option = option(
+    MACHINE,
+    "-t",
+    "--target",
+    "targets",
+    type=TargetsType(),
+    required=True,
+    help="A machine (see `pimc targets`) or its YAML file; several, parted by commas, are put side by side.",
+)
 set_option = option(
     MACHINE,
     "--set",
@@ -232,6 +258,7 @@ format_option = option(
     default="wide",
     help="Floats as float32 (wide, the default) or as the machine stores them (device).",
 )
+csv_option = option(OUTPUT, "--csv", metavar="FILE.csv", help="Write the table of ops as CSV (- is stdout).")
 json_option = option(OUTPUT, "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 loudness_options = together(
     option(

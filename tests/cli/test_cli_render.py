@@ -19,6 +19,7 @@ from pimc.ir.layout import Layout
 from pimc.ir.source import Derived, NodeSource, TextSpan
 from pimc.ir.types import DType
 from pimc.sim.compare import Comparison, OutputError
+from pimc.sim.op_groups import common_name
 from pimc.sim.report import EngineReport, OpReport, PhaseReport, Report, ResourceReport
 from tests import fakes
 
@@ -159,9 +160,9 @@ def test_a_bar_is_as_wide_as_asked() -> None:
 
 
 def test_names_that_differ_in_numbers_are_one() -> None:
-    assert tables.common_name(["layers.0.q", "layers.1.q"]) == "layers.*.q"
-    assert tables.common_name(["layers.0.q", "layers.0.k"]) == "layers.0.q"
-    assert tables.common_name(["a"]) == "a"
+    assert common_name(["layers.0.q", "layers.1.q"]) == "layers.*.q"
+    assert common_name(["layers.0.q", "layers.0.k"]) == "layers.0.q"
+    assert common_name(["a"]) == "a"
 
 
 class Terminal(io.StringIO):

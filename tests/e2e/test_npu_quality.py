@@ -34,13 +34,22 @@ def test_gemms_reach_the_roofline(shape: tuple[int, int, int], cores: int) -> No
     assert sum(report.bytes_moved.values()) <= 1.2 * least
 
 
-@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (11008, 4096), (4096, 11008), (32000, 4096)])
+@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (5120, 5120), (11008, 4096), (4096, 11008), (32000, 4096)])
 @pytest.mark.parametrize("m", [1, 4])
 def test_decode_gemv_is_bound_by_memory(m: int, n: int, k: int) -> None:
     """1024 bytes a clock."""
     report = gemm("npu", m, n, k)
     assert report.cycles <= 2 * (n * k + m * k + m * n) / 1024 / 0.9
     assert "bound by memory" in report.ops[0].reason
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 1024, 4096), (1, 4096, 1024), (4, 4096, 4096)])
+@pytest.mark.parametrize("target", ["npu", "npu-server"])
+def test_small_gemvs_reach_what_their_queue_lets_through(m: int, n: int, k: int, target: str) -> None:
+    """But for fill and drain: 1024 bytes a clock less refresh, or 512 through the ports of one core of the server."""
+    report = gemm(target, m, n, k)
+    bandwidth = 1024 * (3900 - 260) / 3900 if target == "npu" else 512
+    assert report.cycles <= 2 * (n * k + m * k + m * n) / bandwidth / 0.9
 
 
 def test_the_reason_says_which_bound_holds() -> None:
@@ -83,3 +92,34 @@ def test_another_choice_is_a_diagnostic(tmp_path: Path) -> None:
     model.write_text(ATTENTION, encoding="utf-8")
     with pytest.raises(CompileError, match=r"split-attention\.whole is 'auto', 'always' or 'never'"):
         compile_model(model, "npu", Options(pass_options=("split-attention.whole=no",)))
+
+
+DECODE = """model decode(B = 64, H = 32, T = 511)
+input q "q": f16[B, H, 1, 128]
+input past "past": f16[B, H, T, 128]
+input k "k": f16[B, H, 1, 128]
+input p "p": f16[B, H, 1, T + 1]
+let keys = cache_append(past, k, axis = 2)
+@engine("npu")
+let y = {op}
+output keys
+output y
+"""
+
+
+@pytest.mark.parametrize("target", ["npu", "neupims"])
+@pytest.mark.parametrize("op", ["attention_scores(q, keys, scale = 1.0)", "attention_context(p, keys)"])
+def test_attention_of_many_heads_with_one_query_is_bound_by_memory(op: str, target: str, tmp_path: Path) -> None:
+    """1024 bytes a clock, of which refresh takes 7 in 100, wherever keys and values lie.
+
+    In `neupims` a request's values lie in one channel, so that those of many requests are read together; their weights,
+    at distances of a multiple of all channels' rows, come from few channels then.
+    """
+    model = tmp_path / "decode.pimc"
+    model.write_text(DECODE.format(op=op), encoding="utf-8")
+    result = compile_model(model, target, Options())
+    assert result.report is not None
+    (attention,) = (o for o in result.report.ops if o.op.startswith("attention"))
+    least = 2 * 64 * 32 * (512 * 128 + 512 + 128) / 1024e9
+    assert attention.seconds <= least / (0.9 if target == "npu" else 0.85)
+    assert attention.engine == "npu"

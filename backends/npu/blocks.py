@@ -1,0 +1,93 @@
+"""A product of two matrices on chip, block by block of the arrays, into the accumulators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pimc.backends.affine import Scalar
+from pimc.backends.emitter import Emitter
+from pimc.backends.kernels.nest import chunks
+from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Matmul, MatmulOs, Preload
+from pimc.backends.npu.tiles import Machine
+from pimc.ir.types import DType
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A matrix on chip: address of its first element, and bytes from row to row and from k to k (or column to column).
+
+    block: bytes from block to block of the arrays along k, for each k; another number than `column` where all rows of a
+    block lie together.
+    """
+
+    address: Scalar
+    row: int
+    column: int
+    block: int = 0
+
+    def at(self, k: Scalar) -> Scalar:
+        """The address of a k where a block begins."""
+        return self.address + k * (self.block or self.column)
+
+    def rows_from(self, row: Scalar) -> Matrix:
+        """Without the rows before this one."""
+        return replace(self, address=self.address + row * self.row)
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Accumulators of a product [rows, columns]: the first, and bytes from row to row; those of a row are adjacent."""
+
+    address: Scalar
+    row: int
+
+    def at(self, row: Scalar, column: Scalar) -> Scalar:
+        return self.address + row * self.row + column * ACCUMULATOR_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The arrays in a grid: `high` x `wide` of one block."""
+
+    emit: Emitter
+    machine: Machine
+    dtype: DType
+    high: int
+    wide: int
+
+    @staticmethod
+    def on(emit: Emitter, machine: Machine, dtype: DType, down: int, across: int) -> Blocks:
+        """On a grid of so many arrays one under the other and side by side."""
+        return Blocks(emit, machine, dtype, *machine.block(down, across))
+
+    def multiply(self, t: Matrix, s: Matrix, rows: int, columns: int, k: int, sums: Sums, added: Scalar = 0) -> None:
+        """`sums[rows, columns] = t[rows, k] @ s[columns, k].T`, or added to them unless `added` is 0."""
+        block = self._sums_of_block if self.machine.sums_stay else self._stream_past
+        for first, width, _ in chunks(self.emit, columns, self.wide):
+            block(t, s.rows_from(first), rows, width, k, replace(sums, address=sums.at(0, first)), added)
+
+    def _stream_past(self, t: Matrix, s: Matrix, rows: int, width: int, k: int, sums: Sums, added: Scalar) -> None:
+        """Blocks of the stationary operand, one k after the other, and all rows past each."""
+        array = self.machine.array
+        for start, depth, _ in chunks(self.emit, k, self.high):
+            preload = Preload(
+                src=s.at(start), dtype=self.dtype, k=depth, columns=width, k_stride=s.column,
+                column_stride=s.row,
+            )  # fmt: skip
+            self.emit.issue("npu", preload)
+            longest = array.longest * max(1, array.arrays // array.side_by_side(depth, width)) or rows
+            for row, length, _ in chunks(self.emit, rows, longest):
+                matmul = Matmul(
+                    src=t.at(start) + row * t.row, dtype=self.dtype, rows=length, k=depth, row_stride=t.row,
+                    k_stride=t.column, acc=sums.at(row, 0), columns=width, acc_row=sums.row, accumulate=added + start,
+                )  # fmt: skip
+                self.emit.issue("npu", matmul)
+
+    def _sums_of_block(self, t: Matrix, s: Matrix, rows: int, width: int, k: int, sums: Sums, added: Scalar) -> None:
+        """Blocks of sums, one after the other, and all k past each."""
+        for row, height, _ in chunks(self.emit, rows, self.high):
+            matmul = MatmulOs(
+                a=t.address + row * t.row, b=s.address, dtype=self.dtype, rows=height, columns=width, k=k, a_row=t.row,
+                a_k=t.column, b_column=s.row, b_k=s.column, acc=sums.at(row, 0), acc_row=sums.row, accumulate=added,
+            )  # fmt: skip
+            self.emit.issue("npu", matmul)

@@ -1,0 +1,57 @@
+"""The same op of identical layers, as one."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pimc.sim.report import OpReport
+
+
+@dataclass(frozen=True)
+class OpGroup:
+    """The same op of identical layers."""
+
+    name: str
+    ops: tuple[OpReport, ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(o.seconds for o in self.ops)
+
+    @property
+    def bound(self) -> float:
+        return sum(o.bound_seconds for o in self.ops)
+
+
+def group_ops(ops: Sequence[OpReport]) -> list[OpGroup]:
+    """Ops in the same place of identical layers together; the longest first."""
+    members: dict[tuple[object, ...], list[OpReport]] = defaultdict(list)
+    places: Counter[int] = Counter()
+    for number, o in enumerate(ops):
+        place = places[o.layer] if o.layer >= 0 else -1 - number
+        places[o.layer] += 1
+        members[place, o.op, o.phase, o.nature, o.engine, o.flops, o.bytes].append(o)
+    groups = [OpGroup(_label(found), tuple(found)) for found in members.values()]
+    return sorted(groups, key=lambda g: -g.seconds)
+
+
+def _label(ops: Sequence[OpReport]) -> str:
+    """The common name; where the model's author gave none, the place in the text says more than a number."""
+    name, first = common_name([o.name for o in ops]), ops[0]
+    place = first.source.partition("; ")[0].replace("\\", "/").rpartition("/")[2]
+    made_up = re.fullmatch(rf"{re.escape(first.op)}_[\d*]+(\.[\d*]+)?", name)
+    return f"{name} {place}" if made_up and re.fullmatch(r"[^ ]+:\d+:\d+", place) else name
+
+
+def common_name(names: Sequence[str]) -> str:
+    """One name for several that differ in numbers: `layers.*.q_proj`."""
+    parts = [re.split(r"(\d+)", name) for name in names]
+    if len(names) == 1 or len({len(p) for p in parts}) != 1:
+        return names[0]
+    columns = list(zip(*parts, strict=True))
+    if any(len(set(column)) > 1 for column in columns[::2]):
+        return names[0]
+    return "".join(column[0] if len(set(column)) == 1 else "*" for column in columns)
