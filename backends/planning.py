@@ -364,7 +364,8 @@ class _Planner:
         return size
 
     def _place_returned(self, value: Value, chip: FreeList, dtype: DType) -> int:
-        """A place on chip with room for a value of every bank that takes part in each row; its bytes, 0: there is none."""
+        """A place on chip with room for a value of every bank that takes part in each row; its bytes, 0: there is none.
+        """
         shape, banks = value.type.static_shape, self.spec.dram.banks
         turns = max(1, -(-shape[-1] // (banks * self.spec.dram.channels)))
         room = (*shape[:-1], (-(-shape[-1] // banks) + turns - 1) * banks)

@@ -242,7 +242,9 @@ _Live = tuple[_Unit, Access, int, int]
 """An access that later ones may have to wait for, and its span."""
 
 
-def _near(first: Sequence[Access], second: Sequence[Access], ranges: dict[int, int]) -> Iterator[tuple[Access, Access]]:
+def _near(
+    first: Sequence[Access], second: Sequence[Access], ranges: dict[int, int]
+) -> Iterator[tuple[Access, Access]]:
     """Accesses of the two that may meet in any turns of the loops around."""
     spans = [(b, *b.within(ranges)) for b in second]
     for a in first:
