@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check:check", "Check the DRAM commands that were issued against the timing of the part."),
     "explain": ("explain:explain", "Say why each op is where it is, and what it would cost elsewhere."),
     "show": ("show:show", "Look into the streams and the memory map of a program."),
+    "export": ("export:export", "Write a program as a Parquet file."),
     "asm": ("asm:asm", "Assemble text into a program."),
     "disasm": ("asm:disasm", "Print a program as text."),
     "opt": ("opt:opt", "Run passes on the text of a graph."),

@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +148,7 @@ class _Check:
         self.known_dims: set[str] = set()
         self.all_models = True
         """all could be read"""
+        self.good_targets: list[str] = []
         self.good_plugins: list[str] = []
 
     def models(self) -> Iterator[Diagnostic]:
@@ -178,14 +178,15 @@ class _Check:
 
     def targets(self) -> Iterator[Diagnostic]:
         for each in self._texts("targets"):
+            target = file_or_name(str(each.value), self.folder)
             try:
-                load_target(file_or_name(str(each.value), self.folder))
+                load_target(target)
+                self.good_targets.append(target)
             except CompileError as error:
                 yield from _at(each.span, error.diagnostics)
 
     def overrides(self) -> Iterator[Diagnostic]:
         """Keys and values that no target takes; a target that does not take them fails as a point."""
-        targets = [file_or_name(str(each.value), self.folder) for each in self._texts("targets")]
         for key, values in self._group("set").items():
             if key == "mapping":
                 yield _bad("mappings stand under 'mappings'", values.key)
@@ -194,7 +195,7 @@ class _Check:
                 if not isinstance(each.value, str | int | float):
                     continue  # the form says so
                 option = f"{key}={setting_text(each.value)}"
-                found = [_mistakes_of(target, option) for target in targets]
+                found = [override_mistakes(target, option) for target in self.good_targets]
                 if found and all(found):
                     span = values.key if any(d.message.startswith("unknown key") for d in found[0]) else each.span
                     yield from (Diagnostic(Kind.SWEEP_BAD, d.message, span, d.notes, d.help) for d in found[0])
@@ -292,11 +293,3 @@ def _at(span: TextSpan, found: Sequence[Diagnostic]) -> Iterator[Diagnostic]:
     """What is wrong with something that the sweep names: at its own place, else at that of the name."""
     for d in found:
         yield Diagnostic(d.kind, d.message, d.source or span, d.notes, d.help, d.window)
-
-
-@cache
-def _mistakes_of(target: str, option: str) -> tuple[Diagnostic, ...]:
-    try:
-        return tuple(override_mistakes(target, option))
-    except CompileError:
-        return ()  # about the target itself, which is told elsewhere
