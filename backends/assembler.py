@@ -123,6 +123,8 @@ class _Assembler:
             ".phase": lambda r: self._set("phase", string(r)),
             ".dims": lambda r: self._set("dims", dict(_numbers(r))),
             ".devices": lambda r: self._set("devices", number(r)),
+            ".stages": lambda r: self._set("stages", number(r)),
+            ".turns": lambda r: self._set("turns", number(r)),
             ".inputs": lambda r: self._set("inputs", tuple(_strings(r))),
             ".outputs": lambda r: self._set("outputs", tuple(_strings(r))),
             ".note": lambda r: self._set("notes", (*self._fields["notes"], string(r))),
@@ -195,10 +197,11 @@ class _Assembler:
         name, given = _row(rest)
         texts = {k: _is(_take(given, k), str) for k in ("op", "source", "phase", "nature", "engine", "reason")}
         counts = {k: number(_take(given, k), signed=True) for k in ("flops", "bytes", "layer", "shares")}
+        beat = _is(given.pop("beat", ""), str)
         passes = tuple(_is(p, str) for p in _is(_take(given, "passes"), list))
         _no_more(given, OpRow)
         fields: dict[str, Any] = {**texts, **counts}
-        self._ops.append(OpRow(name=name, passes=passes, **fields))
+        self._ops.append(OpRow(name=name, passes=passes, beat=beat, **fields))
 
     def _blob(self, line: str) -> None:
         index, _, rest = line.partition(" ")

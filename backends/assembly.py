@@ -125,6 +125,8 @@ def _header(program: Program) -> str:
         f".phase {quoted(program.phase)}",
         ".dims" + "".join(f" {quoted(k)}={v}" for k, v in program.dims.items()),
         f".devices {program.devices}",
+        *([f".stages {program.stages}"] if program.stages > 1 else []),
+        *([f".turns {program.turns}"] if program.turns > 1 else []),
         ".inputs" + "".join(f" {quoted(n)}" for n in program.inputs),
         ".outputs" + "".join(f" {quoted(n)}" for n in program.outputs),
         *(f".note {quoted(n)}" for n in program.notes),
@@ -171,10 +173,11 @@ def entry_text(entry: MapEntry, blobs: Blobs) -> str:
 def op_text(index: int, row: OpRow) -> str:
     """One row of the op table."""
     passes = json.dumps(list(row.passes), separators=(",", ":"))
+    beat = f"beat={quoted(row.beat)} " if row.beat else ""
     return (
         f"{index} {quoted(row.name)} op={quoted(row.op)} phase={quoted(row.phase)} nature={quoted(row.nature)} "
         f"engine={quoted(row.engine)} flops={row.flops} bytes={row.bytes} layer={row.layer} shares={row.shares} "
-        f"source={quoted(row.source)} passes={passes} reason={quoted(row.reason)}"
+        f"{beat}source={quoted(row.source)} passes={passes} reason={quoted(row.reason)}"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
@@ -13,16 +13,16 @@ from math import prod
 from pimc.backends.emitter import Emitter, Scratch
 from pimc.backends.engines import packages
 from pimc.backends.lowering import RULES, Lowering
-from pimc.backends.lowering_memory import LoweringMemory
-from pimc.backends.pim.mapping import why_no_values
-from pimc.backends.planning import BufferSplit, Plan
+from pimc.backends.lowering_memory import LoweringMemory, seen_by_rules
+from pimc.backends.pim.mapping import mapping_of, why_no_values
+from pimc.backends.planning import BufferSplit, Plan, nodes_by_stage
 from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.ragged import groups
 from pimc.backends.roll import roll
-from pimc.backends.synchronize import split_streams
+from pimc.backends.synchronize import Barrier, split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.diagnostics import InternalError, Kind, fail
-from pimc.ir.facts import Layer, Phase, Placement, Ragged, Stage, Tile, Work
+from pimc.ir.facts import Beat, Layer, Phase, Placement, Ragged, Stage, SubBatch, Tile, Work
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -39,6 +39,10 @@ def load_rules() -> None:
             importlib.import_module(f"{package}.lower")
 
 
+PEERS = ("to", "from_")
+"""Attributes that name another stage."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """The nodes that the devices of one pipeline stage execute, and their memory plan."""
@@ -47,6 +51,8 @@ class Part:
     devices: tuple[int, ...]
     plan: Plan
     stage: int = 0
+    first_op: int = 0
+    """the row of its first node in the table of ops"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +61,11 @@ class Sequential:
 
     parts: tuple[Part, ...]
     items: tuple[tuple[Item, ...], ...]
-    """of each part"""
+    """of each part; parts that do the same have the same object"""
     shared: Mapping[int, int]
     """for ops of layers that were folded into a loop, the op that stands for each"""
+    barriers: tuple[tuple[Barrier, ...], ...] = ()
+    """of each part; empty: there are none"""
 
 
 def emit(graph: Graph, spec: TargetSpec, plans: Mapping[int, Plan], dims: Mapping[str, int]) -> Program:
@@ -72,18 +80,56 @@ def sequential(
     load_rules()
     ranks = _ranks(graph)
     parts: list[Part] = []
-    for position, stage in enumerate(sorted(plans)):
-        nodes = tuple(n for n in graph.scheduled() if stage_of(n) == stage)
-        parts.append(Part(nodes, tuple(range(position * ranks, (position + 1) * ranks)), plans[stage], position))
-    items: list[tuple[Item, ...]] = []
-    shared: dict[int, int] = {}
     offset = 0
+    for position, own_nodes in enumerate(nodes_by_stage(graph).values()):
+        nodes = tuple(own_nodes.scheduled)
+        devices = tuple(range(position * ranks, (position + 1) * ranks))
+        parts.append(Part(nodes, devices, plans[own_nodes.stage], position, offset))
+        offset += len(nodes)
+    items: list[tuple[Item, ...]] = []
+    barriers: list[tuple[Barrier, ...]] = []
+    shared: dict[int, int] = {}
+    known: dict[Hashable, tuple[Part, tuple[Item, ...], tuple[Barrier, ...]]] = {}
     for part in parts:
-        own, folded = _folded(list(_lowered(part, spec, offset, memory=memory)))
-        items.append(tuple(own))
-        shared |= folded
-        offset += len(part.nodes)
-    return Sequential(tuple(parts), tuple(items), shared)
+        key = _work_of(part) if len(parts) > 1 else None
+        if key in known:
+            first, own, orders = known[key]
+            twins = range(len(part.nodes))
+            shared |= {part.first_op + i: shared.get(first.first_op + i, first.first_op + i) for i in twins}
+        else:
+            folded_items, folded, orders = _folded(list(_lowered(part, spec, part.first_op, memory=memory)))
+            own = tuple(folded_items)
+            shared |= folded
+            if key is not None:
+                known[key] = part, own, orders
+        items.append(own)
+        barriers.append(orders)
+    return Sequential(tuple(parts), tuple(items), shared, tuple(barriers))
+
+
+def _work_of(part: Part) -> Hashable | None:
+    """All that lowering looks at in a part: parts where that is equal do the same. None: too much to compare."""
+    rows: list[Hashable] = []
+    layers: dict[int, int] = {}
+    for node in part.nodes:
+        seen = _values_of(node, part)
+        layer = node.fact(Layer)
+        if seen is None:
+            return None
+        place = None if layer is None else layer.index - layers.setdefault(layer.group, layer.index)
+        peers = [(n, v - part.stage if n in PEERS and isinstance(v, int) else v) for n, v in node.attributes.items()]
+        facts = node.fact(Placement), node.fact(Tile), node.fact(Ragged), node.fact(Beat)
+        engine = None if facts[0] is None else (facts[0].engine, facts[0].channels)
+        rows.append((node.op.name, tuple(sorted(peers)), place, engine, *facts[1:], seen))
+    ends = BufferSplit.ends(part.plan.homes.values())
+    return tuple(rows), ends, part.plan.staging, len(part.devices)
+
+
+def _values_of(node: Node, part: Part) -> Hashable | None:
+    values = [*node.operands, *node.results]
+    seen = [None if v is None else seen_by_rules(node, v, part.plan.homes) for v in values]
+    missing = any(s is None and v is not None for s, v in zip(seen, values, strict=True))
+    return None if missing else tuple(seen)
 
 
 def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[str, int]) -> Program:
@@ -92,8 +138,9 @@ def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[
     rows = [row for part in parts for row in _op_rows(part)]
     for op, first in order.shared.items():
         rows[op] = replace(rows[op], shares=first)
-    streams = [s for part, items in zip(parts, order.items, strict=True) for s in _streams(items, part.devices, spec)]
+    streams = _all_streams(order, spec)
     extent: dict[str, int] = {}
+    stages, turns = pipeline_of(graph)
     for part in parts:
         for space, used in part.plan.used.items():
             extent[space] = max(extent.get(space, 0), used)
@@ -108,11 +155,15 @@ def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[
         streams=tuple(streams),
         memory=tuple(entry for part in parts for entry in _memory_map(part, graph)),
         ops=tuple(rows),
-        inputs=tuple(v.name for v in graph.inputs),
-        outputs=tuple(name for name, _ in graph.outputs),
+        inputs=tuple(dict.fromkeys(_called(graph, v.name) for v in graph.inputs)),
+        outputs=tuple(dict.fromkeys(_called(graph, name) for name, _ in graph.outputs)),
         requests=graph.batch.requests if graph.batch is not None else (),
         extent=extent,
-        no_values=why_no_values(spec, streams),
+        no_values=why_no_values(
+            spec, streams, of_requests=any(n.fact(Ragged) is not None for part in parts for n in part.nodes)
+        ),
+        stages=stages,
+        turns=turns,
     )
 
 
@@ -121,7 +172,7 @@ def emit_node(node: Node, spec: TargetSpec, plan: Plan, limited: Callable[[str],
     load_rules()
     part = Part((node,), (0,), plan)
     row = OpRow(node.name, node.op.name, "", (), "", "", _engine(node), "", 0, 0)
-    items, _ = _folded(list(_lowered(part, spec, 0, limited)))
+    items, _, _ = _folded(list(_lowered(part, spec, 0, limited)))
     return Program(
         graph=node.name, dims={}, phase="", target=describe(spec), target_name=spec.name, target_hash="",
         devices=1, streams=tuple(_streams(items, (0,), spec)), memory=(), ops=(row,), extent=dict(plan.used),
@@ -131,6 +182,12 @@ def emit_node(node: Node, spec: TargetSpec, plan: Plan, limited: Callable[[str],
 def stage_of(node: Node) -> int:
     fact = node.fact(Stage)
     return fact.index if fact is not None else 0
+
+
+def pipeline_of(graph: Graph) -> tuple[int, int]:
+    """How many pipeline stages there are, and how many of them take turns on the same devices."""
+    stages = {(fact.index, fact.turn) for n in graph.order() if (fact := n.fact(Stage)) is not None}
+    return max(1, len(stages)), 1 + max((turn for _, turn in stages), default=0)
 
 
 def phase_of(graph: Graph) -> Phase:
@@ -148,27 +205,51 @@ def _ranks(graph: Graph) -> int:
 # -- streams ----------------------------------------------------------------------------------------------------------
 
 
-def _streams(items: Sequence[Item], devices: tuple[int, ...], spec: TargetSpec) -> Iterator[Stream]:
+def _all_streams(order: Sequential, spec: TargetSpec) -> list[Stream]:
+    """The streams of all parts; what equal parts do is split once."""
+    found: list[Stream] = []
+    known: dict[int, list[Stream]] = {}
+    barriers = order.barriers or ((),) * len(order.parts)
+    for part, items, orders in zip(order.parts, order.items, barriers, strict=True):
+        if id(items) not in known:
+            known[id(items)] = list(_streams(items, part.devices, spec, orders))
+        found += [replace(stream, devices=part.devices) for stream in known[id(items)]]
+    return found
+
+
+def _streams(
+    items: Sequence[Item], devices: tuple[int, ...], spec: TargetSpec, barriers: Sequence[Barrier] = ()
+) -> Iterator[Stream]:
     instances = {e.name: e.instances for e in spec.engines()}
     split = split_streams(
         items,
         devices=devices[-1] + 1,
         instances=max(instances.values()),
         row_stride=spec.dram.geometry.stride_row,
+        barriers=barriers,
     )
     for engine, stream in split.items():
         for group, own in _by_instance(stream, instances[engine]):
             yield Stream(engine, devices, group, own)
 
 
+_BEATS = -2
+"""The group of stretches that are beats."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """What one layer (or one node outside of layers) emits."""
+    """What one layer, one beat, or one node outside of layers emits."""
 
     group: int
     index: int
     items: tuple[Item, ...]
     ops: range
+    fences: tuple[int, ...] = ()
+    """numbers of items before which nothing is brought for the op that they begin"""
+
+
+_LOADING, _AFTER = frozenset({"load"}), frozenset({"npu", "store"})
 
 
 def _lowered(
@@ -179,11 +260,12 @@ def _lowered(
     memory: LoweringMemory | None = None,
 ) -> Iterator[_Stretch]:
     split = BufferSplit.beside(spec, part.plan.homes.values())
-    emitter = Emitter()
+    emitter = Emitter({e.beside: e for e in spec.engines() if e.beside})
+    scratch = _scratch(split, halved=any(n.fact(SubBatch) is not None for n in part.nodes))
     at = Lowering(
         spec,
         emitter,
-        Scratch(split.resident, split.scratch),
+        scratch[False],
         part.plan.homes,
         part.plan.staging,
         part.stage,
@@ -191,22 +273,46 @@ def _lowered(
         limited=limited,
     )
     current: tuple[int, int] | None = None
+    fences: list[int] = []
     begin = first_op
     for offset, node in enumerate(part.nodes):
-        layer = node.fact(Layer)
+        layer, beat = node.fact(Layer), node.fact(Beat)
         key = (layer.group, layer.index) if layer is not None else (-1, offset)
+        key = (_BEATS, beat.index) if beat is not None else key
         if current is not None and key != current:
-            yield _Stretch(*current, emitter.take(), range(begin, first_op + offset))
-            at.scratch.restart()
+            yield _Stretch(*current, emitter.take(), range(begin, first_op + offset), tuple(fences))
+            for area in scratch.values():
+                area.restart()
+            fences = []
             begin = first_op + offset
         current = key
+        if beat is not None and not beat.prefetch:
+            fences.append(emitter.level[0])
         emitter.op = first_op + offset
+        half = node.fact(SubBatch)
+        emitter.beside = half is not None and half.beside
+        there = replace(at, scratch=scratch[True]) if emitter.beside else at
         if memory is None:
-            lower(node, at)
+            lower(node, there)
         else:
-            memory.lower(node, at, lower)
+            memory.lower(node, there, lower)
     if current is not None:
-        yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)))
+        yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences))
+
+
+BESIDE_SHARE = 4
+"""One part in so many of the scratch is for attention in PIM beside the other sub-batch."""
+
+
+def _scratch(split: BufferSplit, *, halved: bool) -> dict[bool, Scratch]:
+    """The scratch of nodes, and of those beside the other sub-batch."""
+    if not halved:
+        return {False: Scratch(split.resident, split.scratch)}
+    own = split.scratch // BESIDE_SHARE // 4096 * 4096
+    return {
+        False: Scratch(split.resident, split.scratch - own),
+        True: Scratch(split.resident + split.scratch - own, own),
+    }
 
 
 def lower(node: Node, at: Lowering) -> None:
@@ -218,6 +324,8 @@ def lower(node: Node, at: Lowering) -> None:
         raise InternalError(f"no lowering rule for {node.op.name} on {kind} (%{node.name})")
     tile = node.fact(Tile)
     at = at if tile is None else replace(at, tile=tile)
+    if node.op.name == "cache_append" and node.fact(Ragged) is not None and not mapping_of(at.spec).appends_requests:
+        return
     if node.fact(Ragged) is not None and kind != "pim":
         for part, there in groups(node, at):
             rule(part, there)
@@ -230,7 +338,9 @@ def tile_of(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> Tile |
     load_rules()
     found: list[Tile] = []
     split = BufferSplit.beside(spec, homes.values())
-    lower(node, Lowering(spec, Emitter(), Scratch(split.resident, split.scratch), homes, tiled=found.append))
+    half = node.fact(SubBatch)
+    scratch = _scratch(split, halved=half is not None)[half is not None and half.beside]
+    lower(node, Lowering(spec, Emitter(), scratch, homes, tiled=found.append))
     if not found:
         return None
     largest = max(found, key=lambda t: t.m * t.n * t.k)
@@ -244,13 +354,18 @@ def _engine(node: Node) -> str:
     return placement.engine
 
 
-def _folded(stretches: Sequence[_Stretch]) -> tuple[list[Item], dict[int, int]]:
-    """Fold runs of layers of one group into loops; also, for each op folded away, the op that stands for it."""
+def _folded(stretches: Sequence[_Stretch]) -> tuple[list[Item], dict[int, int], tuple[Barrier, ...]]:
+    """Fold runs of layers of one group into loops; for each op folded away, the op that stands for it; and the barriers
+    between and in beats."""
     free = 1 + max((v for s in stretches for v in _variables(s.items)), default=-1)
     items: list[Item] = []
     shared: dict[int, int] = {}
+    barriers: list[Barrier] = []
     at = 0
     while at < len(stretches):
+        if stretches[at].group == _BEATS:
+            barriers.append(Barrier(len(items)))
+            barriers += [Barrier(len(items) + n, _LOADING, _AFTER) for n in stretches[at].fences]
         end = at + 1
         if stretches[at].group >= 0:
             while end < len(stretches) and stretches[end].group == stretches[at].group:
@@ -263,7 +378,7 @@ def _folded(stretches: Sequence[_Stretch]) -> tuple[list[Item], dict[int, int]]:
                 first = run[rolled.first + (position - rolled.first) % rolled.period]
                 shared |= dict(zip(run[position].ops, first.ops, strict=True))
         at = end
-    return items, shared
+    return items, shared, tuple(barriers)
 
 
 def _variables(items: Sequence[Item]) -> Iterator[int]:
@@ -314,6 +429,7 @@ def _all_steps(items: Sequence[Item]) -> Iterator[Step]:
 def _op_rows(part: Part) -> Iterator[OpRow]:
     for node in part.nodes:
         phase, work, placement, layer = node.fact(Phase), node.fact(Work), node.fact(Placement), node.fact(Layer)
+        beat = node.fact(Beat)
         yield OpRow(
             name=node.name,
             op=node.op.name,
@@ -326,6 +442,7 @@ def _op_rows(part: Part) -> Iterator[OpRow]:
             flops=work.flops if work is not None else 0,
             bytes=work.bytes if work is not None else 0,
             layer=layer.index if layer is not None else -1,
+            beat=beat.name if beat is not None else "",
         )
 
 
@@ -355,12 +472,20 @@ def _memory_map(part: Part, graph: Graph) -> Iterator[MapEntry]:
         yield from _entries(name, value, part, "output", graph, alias)
 
 
+def _called(graph: Graph, name: str) -> str:
+    """How the model calls an input or output of the graph."""
+    return name if graph.batch is None else graph.batch.called(name)[0]
+
+
 def _entries(
     name: str, value: Value, part: Part, role: str, graph: Graph, alias: str | None = None
 ) -> Iterator[MapEntry]:
     """The place of a tensor; one for each group of requests where these have lengths of their own."""
     home = part.plan.homes[value]
-    shape, batch = value.type.static_shape, graph.batch
+    shape, batch, all = value.type.static_shape, graph.batch, graph.batch
+    if all is not None:
+        name, batch = all.called(name)
+        alias = None if alias is None else _called(graph, alias)
     if batch is not None and name in batch.outputs and shape[:1] != (len(batch.requests),):
         raise fail(
             Kind.REQUESTS_BAD,
@@ -380,15 +505,16 @@ def _entries(
         contents=value.contents,
         alias=alias,
         extents=shape if shape != home.layout.shape else None,
-        rows=batch.rows_of(name) if batch is not None else None,
+        rows=batch.rows_of(name, all) if batch is not None else None,
     )
-    if batch is None or not home.parts:
+    if batch is None or all is None or not home.parts:
         yield whole
         return
     for layout, members in _request_places(home.parts, batch):
         requests = [batch.requests[i] for i in members]
         lengths = tuple(r.past + (r.new if role == "output" else 0) for r in requests)
-        rows = Rows(tuple(r.row for r in requests), shape[0], lengths, CACHE_AXIS, shape[CACHE_AXIS])
+        extent = all.past + (all.new if role == "output" else 0)
+        rows = Rows(tuple(r.row for r in requests), len(all.requests), lengths, CACHE_AXIS, extent)
         extents = (len(members), shape[1], max(lengths), shape[3])
         yield replace(whole, layout=layout, rows=rows, extents=extents)
 

@@ -6,25 +6,33 @@ operand (`base + i * stride`). What may overlap is found afterwards from the mem
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pimc.backends.affine import Scalar, variable
 from pimc.backends.isa import Command
 from pimc.backends.program import Item, Loop, Step
+from pimc.backends.timing import EngineDecl
+from pimc.backends.vector import Elementwise, Reduce, Scan
 
 
 class Emitter:
     """Collects steps and loops in program order. `op` is the row of the op table that new commands belong to."""
 
-    def __init__(self) -> None:
+    def __init__(self, second: Mapping[str, EngineDecl] | None = None) -> None:
+        """second: the second queues of engines, by the engine."""
         self.op = -1
+        self.beside = False
+        """issue to second queues what those take"""
+        self._second = second or {}
         self._next_variable = 0
         self._stack: list[list[Item]] = [[]]
 
     def issue(self, engine: str, command: Command, instances: tuple[int, ...] | None = None) -> None:
         """Append one command for an engine, or for some of its instances (channels)."""
+        if self.beside and engine in self._second and (self._second[engine].kind != "npu" or _is_vector(command)):
+            engine = self._second[engine].name
         self._stack[-1].append(Step(engine, command, self.op, instances))
 
     @contextmanager
@@ -76,6 +84,11 @@ class Emitter:
         items = tuple(self._stack[0])
         self._stack = [[]]
         return items
+
+
+def _is_vector(command: Command) -> bool:
+    """Whether a command is for a vector unit alone."""
+    return isinstance(command, Elementwise | Reduce | Scan)
 
 
 @dataclass

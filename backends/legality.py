@@ -5,7 +5,10 @@ from __future__ import annotations
 from pimc.backends.kernels.experts import why_not as why_not_choose
 from pimc.backends.kernels.quantized import why_not as why_not_expand
 from pimc.backends.npu.attention import why_not as why_not_whole
+from pimc.backends.pim.attention_aim import why_not as why_not_in_banks
 from pimc.backends.pim.legality import why_not as pim_why_not
+from pimc.backends.pim.lower_cent import why_no_softmax
+from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.planning import BufferSplit
 from pimc.backends.target import TargetSpec
 from pimc.ir.facts import Placement
@@ -20,12 +23,17 @@ def why_not(node: Node, engine: Engine, spec: TargetSpec) -> str:
     collective = node.op.cls is OpClass.COLLECTIVE
     if collective != (engine.kind == "link"):
         return "only the link joins devices" if collective else f"{engine.name} only moves values between devices"
+    if engine.kind == "pim" and node.op.name == "attention":
+        return why_not_in_banks(node, spec)
     channels = _why_not_channels(node, engine, spec)
     if engine.kind == "pim" or channels:
         return channels or _why_not_pim(node) or pim_why_not(node, spec)
+    by_banks = engine.kind == "pnm" and node.op.name == "attention_softmax" and mapping_of(spec).softmax_in_banks
+    if by_banks and not why_no_softmax(node, spec):
+        return f"the mapping '{spec.mapping}' has the banks scale it"
     budget = BufferSplit.of(spec).scratch // 2
     if node.op.name == "attention":
-        return why_not_whole(node, spec, budget)
+        return why_not_whole(node, spec, budget) if engine.kind == "npu" else "its parts run here one by one"
     if node.op.name == "quantized_matmul":
         return why_not_expand(node, budget, spec.element_bytes)
     if node.op.name == "expert_matmul":

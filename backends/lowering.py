@@ -45,6 +45,8 @@ class Lowering:
     """Told how a contraction was cut."""
     limited: Callable[[str], None] | None = None
     """Told what limits a contraction."""
+    marked: bool = False
+    """Vectors on their way into PIM are taken to be where it reads them."""
 
     def tensor(self, value: Value) -> Tensor:
         return self.places[value]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
 from pimc.backends.lowering import Lowering
 from pimc.backends.program import Item
 from pimc.ir.facts import Placement, Tile
 from pimc.ir.graph import Node, Value
+from pimc.ir.memory import Home
 
 MOST_CONTENTS = 1 << 12
 """Elements of a constant beyond which a node that reads it is lowered anew each time."""
@@ -44,7 +45,7 @@ class LoweringMemory:
 
 def _key(node: Node, at: Lowering) -> Hashable | None:
     values = [*node.operands, *node.results]
-    seen = tuple(None if v is None else _seen(node, v, at) for v in values)
+    seen = tuple(None if v is None else seen_by_rules(node, v, at.places) for v in values)
     if any(part is None and v is not None for part, v in zip(seen, values, strict=True)):
         return None
     scratch = at.scratch.base, at.scratch.capacity, at.scratch.position
@@ -53,7 +54,7 @@ def _key(node: Node, at: Lowering) -> Hashable | None:
     return node.op.name, attributes, node.fact(Placement), node.fact(Tile), seen, state
 
 
-def _seen(node: Node, value: Value, at: Lowering) -> Hashable | None:
+def seen_by_rules(node: Node, value: Value, homes: Mapping[Value, Home]) -> Hashable | None:
     """What matters of a value; None where that is too much."""
     array = value.type.array
     if array is not None and array.size > 1 and value.type.dtype.is_float and node.op.name not in READING_TABLES:
@@ -61,5 +62,5 @@ def _seen(node: Node, value: Value, at: Lowering) -> Hashable | None:
     if array is not None and array.size > MOST_CONTENTS:
         return None
     contents = None if array is None else array.tobytes()
-    home = at.places.get(value)
+    home = homes.get(value)
     return value.type.dtype, value.type.shape, value.role, value.shard, contents, home

@@ -10,8 +10,9 @@ from pimc.backends.legality import why_not
 from pimc.backends.lowering import RULES
 from pimc.backends.lowering_memory import LoweringMemory
 from pimc.backends.pim.tiles import tile_of as pim_tile
-from pimc.backends.planning import Plan, make_plan, plan_node
+from pimc.backends.planning import Plan, make_plan, nodes_by_stage, plan_node
 from pimc.backends.program import Program
+from pimc.backends.sharing import turns_on
 from pimc.backends.target import TargetSpec
 from pimc.ir.facts import Placement, Ragged, Tile
 from pimc.ir.graph import Graph, Node, Value
@@ -49,15 +50,24 @@ class Machine:
 
     @property
     def devices(self) -> int:
-        return self.spec.system.devices
+        return self.spec.system.devices * self.spec.system.sharing
+
+    def turns(self, stages: int, group: int) -> int:
+        return turns_on(self.spec, stages, group)
 
     @property
     def request_channels(self) -> int:
         pim = self.spec.pim
         return self.spec.dram.channels if pim is not None and pim.style == "newton" else 0
 
+    @property
+    def takes_turns(self) -> bool:
+        pim = self.spec.pim
+        return pim is not None and pim.style == "newton" and pim.row_buffers == "single"
+
     def engines(self) -> Sequence[Engine]:
-        return tuple(Engine(e.name, e.kind) for e in self.spec.engines() if e.kind in _COMPUTE or e.kind == "link")
+        engines = (e for e in self.spec.engines() if not e.beside)
+        return tuple(Engine(e.name, e.kind) for e in engines if e.kind in _COMPUTE or e.kind == "link")
 
     def why_not(self, node: Node, engine: Engine) -> str:
         if node.op.name == "quantized_matmul" and engine.kind == "pim" and node.operands[1] is not None:
@@ -98,9 +108,12 @@ class Machine:
 
     def plans(self, graph: Graph) -> Mapping[int, Plan]:
         """The memory plan of each pipeline stage."""
-        stages = sorted({emission.stage_of(n) for n in graph.order()}) or [0]
+        by_stage, queries = nodes_by_stage(graph), emission.pipeline_of(graph)[0]
         return {
-            s: make_plan(graph, self.spec, stage=s, cache_tokens=self.cache_tokens, banked=self.banked) for s in stages
+            stage: make_plan(
+                graph, self.spec, nodes, cache_tokens=self.cache_tokens, banked=self.banked, queries=queries
+            )
+            for stage, nodes in by_stage.items()
         }
 
     def homes(self, graph: Graph) -> Mapping[Value, Home]:

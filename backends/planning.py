@@ -9,7 +9,7 @@ they are small enough, else in DRAM. Results that are views of their operand (a 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pimc.backends.arena import Bump, FreeList
@@ -17,7 +17,7 @@ from pimc.backends.pim import layouts as pim_layouts
 from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.target import TargetSpec
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.facts import Placement, Ragged, Stage
+from pimc.ir.facts import Placement, Ragged, Stage, SubBatch
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -47,9 +47,14 @@ class BufferSplit:
     @staticmethod
     def beside(spec: TargetSpec, homes: Iterable[Home]) -> BufferSplit:
         """What values that live there leave for operands in passing."""
-        ends = (h.layout.span(max(1, h.dtype.bits // 8))[1] for h in homes if h.on_chip)
-        resident = -(-max(ends, default=0) // 4096) * 4096
+        resident = BufferSplit.ends(homes)
         return BufferSplit(resident, spec.buffer_bytes - resident)
+
+    @staticmethod
+    def ends(homes: Iterable[Home]) -> int:
+        """Where values that live there end, rounded up."""
+        ends = (h.layout.span(max(1, h.dtype.bits // 8))[1] for h in homes if h.on_chip)
+        return -(-max(ends, default=0) // 4096) * 4096
 
 
 @dataclass
@@ -75,26 +80,48 @@ ALIGNED_ROWS = frozenset({"attention_scores", "attention_softmax"})
 _BYTES = {DType.I4: DType.I8, DType.U4: DType.U8}
 
 
+@dataclass(frozen=True, slots=True)
+class StageNodes:
+    """The nodes of one pipeline stage, as they are executed and in the order of the graph."""
+
+    stage: int
+    scheduled: Sequence[Node]
+    topological: Sequence[Node]
+
+
+def nodes_by_stage(graph: Graph) -> dict[int, StageNodes]:
+    """The nodes of each pipeline stage, in the order of the stages."""
+    found: tuple[dict[int, list[Node]], dict[int, list[Node]]] = (defaultdict(list), defaultdict(list))
+    for by_stage, nodes in zip(found, (graph.scheduled(), graph.order()), strict=True):
+        for node in nodes:
+            by_stage[_stage(node)].append(node)
+    return {s: StageNodes(s, found[0][s], found[1][s]) for s in sorted(found[0]) or [0]}
+
+
 def make_plan(
     graph: Graph,
     spec: TargetSpec,
+    own: StageNodes,
     *,
-    stage: int = 0,
     cache_tokens: int | None = None,
     banked: frozenset[str] = frozenset(),
+    queries: int = 1,
 ) -> Plan:
     """Plan the memory of the devices that execute one pipeline stage of a placed graph.
 
     cache_tokens: room that caches get along their token axis beyond what this graph needs (generation).
     banked: weights that lie in the banks' pattern whoever reads them here, since another program wants them so.
+    queries: in flight at a time, in as many stages; all of them have caches here.
     Raises CompileError (CAPACITY) with the numbers where a device is too small.
     """
-    nodes = [n for n in graph.scheduled() if _stage(n) == stage]
-    mine = {v for n in nodes for v in n.inputs()} | {r for n in nodes for r in n.results}
-    idle = [v for v in graph.inputs if not graph.users(v)] if stage == 0 else []
-    outputs = [v for _, v in graph.outputs if v in mine or (stage == 0 and v.owner is None)]
-    topological = [n for n in graph.order() if _stage(n) == stage]
-    return _Planner(graph.name, nodes, topological, idle, outputs, spec, cache_tokens, banked).plan()
+    mine = {v for n in own.scheduled for v in n.inputs()} | {r for n in own.scheduled for r in n.results}
+    idle = [v for v in graph.inputs if not graph.users(v)] if own.stage == 0 else []
+    outputs = [v for _, v in graph.outputs if v in mine or (own.stage == 0 and v.owner is None)]
+    # Where an NPU computes, the batch is what keeps the stages busy; it is all there.
+    others = queries - 1 if spec.npu is None else 0
+    return _Planner(
+        graph.name, own.scheduled, own.topological, idle, outputs, spec, cache_tokens, banked, others
+    ).plan()
 
 
 def plan_node(node: Node, spec: TargetSpec) -> Plan:
@@ -132,8 +159,10 @@ class _Planner:
         spec: TargetSpec,
         cache_tokens: int | None,
         banked: frozenset[str],
+        other_queries: int = 0,
     ) -> None:
         self.name = name
+        self.other_queries = other_queries
         self.idle = idle
         self.outputs = outputs
         self.spec = spec
@@ -150,6 +179,7 @@ class _Planner:
         self.linear = Bump()
         self.split = BufferSplit.of(spec)
         self.chip = FreeList(0, self.split.resident)
+        self.chips = _by_half(nodes, self.chip)
         self.channel_rows: Counter[int] = Counter()
         """Row indices that requests take in each channel, where they have channels of their own."""
         self.roots: dict[Value, Value] = {}
@@ -265,7 +295,7 @@ class _Planner:
     def _place_vector(self, value: Value, node: Node) -> None:
         placement, operand = node.fact(Placement), node.operands[1]
         assert placement is not None and operand is not None
-        shape, kind = value.type.static_shape, _PIM_OPERANDS[node.op.name]
+        shape, kind = value.type.static_shape, _PIM_OPERANDS[node.op.name][1]
         layout = pim_layouts.vector_layout(self.spec, kind, shape, operand.type.static_shape, placement.channels)
         self.homes[value] = Home("dram", layout, storage_type(self.spec, value.type.dtype))
         self._count(value, value.type.elements * self.spec.element_bytes)
@@ -285,24 +315,26 @@ class _Planner:
     def _place_results(self, rows: Bump) -> None:
         geometry = self.spec.dram.geometry
         start = rows.next * geometry.stride_row
-        chip = self.chip
         dram = FreeList(start, max(0, geometry.bytes - start), self.spec.dram.access_bytes)
         ends = _last_uses(self.outputs, self.nodes)
-        leaving: dict[int, list[tuple[Value, int]]] = {}
+        leaving: dict[int, list[tuple[Value, int, FreeList]]] = {}
         for value in self._foreign():
-            self._place_result(value, chip, dram, permanent=_is_cache(value))
+            self._place_result(value, self.chip, dram, permanent=_is_cache(value))
         for position, node in enumerate(self.nodes):
+            chip = self.chips[_half(node)]
             self._place_views(node)
             for result in node.results:
-                if result not in self.homes:
+                if result not in self.homes and self._is_scaled_in_banks(node):
+                    self._place_scores(node, dram)
+                elif result not in self.homes:
                     end = ends[result]
                     permanent = end >= len(self.nodes)
                     align = self.spec.dram.access_bytes if node.op.name in ALIGNED_ROWS and not permanent else 1
                     size = self._place_result(result, chip, dram, permanent=permanent, align=align)
-                    leaving.setdefault(end, []).append((result, size))
-            for value, size in leaving.pop(position, ()):
+                    leaving.setdefault(end, []).append((result, size, chip))
+            for value, size, own in leaving.pop(position, ()):
                 home = self.homes[value]
-                (chip if home.on_chip else dram).give_back(home.layout.offset, size)
+                (own if home.on_chip else dram).give_back(home.layout.offset, size)
         self.plan_.used = {"dram": start + dram.high, "buffer": self.split.resident + self.split.scratch}
 
     def _foreign(self) -> list[Value]:
@@ -349,7 +381,7 @@ class _Planner:
             size = self._place_returned(value, chip, dtype)
             if size:
                 return size
-        elif not permanent and size <= self.split.resident // LARGEST_RESIDENT:
+        elif not permanent and size <= chip.capacity // LARGEST_RESIDENT:
             address = chip.take(size)
             if address is not None:
                 self.homes[value] = Home("buffer", Layout.dense(shape, cell, address), dtype)
@@ -362,6 +394,33 @@ class _Planner:
         self.homes[value] = Home("dram", Layout.dense(shape, cell, address, align), dtype)
         self.plan_.by_role["results"] = self.plan_.by_role.get("results", 0) + size
         return size
+
+    def _is_scaled_in_banks(self, node: Node) -> bool:
+        return (
+            self.mapping.softmax_in_banks
+            and node.op.name in ("attention_scores", "attention_softmax")
+            and _is_on_pim(node)
+        )
+
+    def _place_scores(self, node: Node, dram: FreeList) -> None:
+        """Scores in bank groups, for ever; their softmax takes their place."""
+        value, scores = node.result, node.operands[0]
+        follows = node.op.name == "attention_softmax" and _is_scores(scores)
+        if follows and scores is not None and scores.owner in self.nodes:
+            self.homes[value] = self.homes[scores]
+            return
+        row = self.spec.dram.geometry.stride_row
+        shape = value.type.static_shape
+        kv = _kv_heads(node, shape[1])
+        _, taken = pim_layouts.scores_layout(self.spec, 0, shape, kv)
+        address = dram.take((taken + 1) * row)
+        if address is None:
+            raise self._too_small(taken * row)
+        layout, _ = pim_layouts.scores_layout(self.spec, -(-address // row), shape, kv)
+        self.homes[value] = Home("dram", layout, storage_type(self.spec, value.type.dtype))
+        if follows and scores is not None:  # a softmax that is planned alone
+            self.homes[scores] = self.homes[value]
+        self.plan_.by_role["results"] = self.plan_.by_role.get("results", 0) + taken * row
 
     def _place_returned(self, value: Value, chip: FreeList, dtype: DType) -> int:
         """A place on chip with room for a value of every bank that takes part in each row; its bytes, 0: there is none.
@@ -399,8 +458,10 @@ class _Planner:
         self.plan_.by_role[name] = self.plan_.by_role.get(name, 0) + size
 
     def _check_capacity(self) -> None:
-        if self.plan_.used["dram"] > self.spec.dram.bytes:
-            raise self._too_small(0)
+        """Everything is counted in whole row indices, so that what fits a device fits each of its channels."""
+        others = self.other_queries * self.plan_.by_role.get("caches", 0)
+        if self.plan_.used["dram"] + others > self.spec.dram.bytes:
+            raise self._too_small(others)
 
     def _channel_too_small(self, extra: int) -> Exception:
         """Requests fill one channel: how much they take there, and what it has left for them."""
@@ -428,14 +489,34 @@ class _Planner:
         need = sum(self.plan_.by_role.values()) + extra
         have = self.spec.dram.bytes
         parts = ", ".join(f"{name} {_gib(size)}" for name, size in sorted(self.plan_.by_role.items()))
+        if self.other_queries:
+            parts += f", caches of {self.other_queries} other queries in flight"
         fewest = -(-need // have)
+        shared = self.spec.system.sharing
+        place = "device" if shared == 1 else "part of a device"
+        one = f"a {place} of '{self.spec.name}'" + (f" ({self.spec.dram.channels} channels)" if shared > 1 else "")
         return fail(
             Kind.CAPACITY,
-            f"'{self.name}' needs {_gib(need)} on each device, but a device of '{self.spec.name}' has {_gib(have)}",
+            f"'{self.name}' needs {_gib(need)} on each {place}, but {one} has {_gib(have)}",
             notes=(parts,),
             help=f"spread it over {fewest} times as many devices (--set system.devices=N --parallel tp=T,pp=P), "
             "or bind smaller dimensions",
         )
+
+
+def _half(node: Node) -> int:
+    half = node.fact(SubBatch)
+    return half.index if half is not None else 0
+
+
+def _by_half(nodes: Iterable[Node], chip: FreeList) -> list[FreeList]:
+    """Sub-batches have parts of the buffer of their own, so that none waits until the other has read what it is done
+    with."""
+    count = 1 + max((_half(node) for node in nodes), default=0)
+    if count == 1:
+        return [chip]
+    size = chip.capacity // count // 4096 * 4096
+    return [FreeList(chip.base + i * size, size) for i in range(count)]
 
 
 def _gib(size: int) -> str:
@@ -521,12 +602,14 @@ class Demand:
         return layout.permuted([self.order.index(i) for i in range(len(self.order))]) if self.order else layout
 
 
-_PIM_OPERANDS = {
-    "matmul": "weight",
-    "expert_matmul": "experts",
-    "attention_scores": "key",
-    "attention_context": "value",
+_PIM_OPERANDS: Mapping[str, Mapping[int, str]] = {
+    "matmul": {1: "weight"},
+    "expert_matmul": {1: "experts"},
+    "attention_scores": {1: "key"},
+    "attention_context": {1: "value"},
+    "attention": {1: "key", 2: "value"},
 }
+"""By op: the operands that banks multiply with, and as which kind."""
 
 
 def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value, Demand]:
@@ -535,23 +618,34 @@ def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value,
     for node in nodes:
         placement = node.fact(Placement)
         channels = placement.channels if placement is not None else ()
-        kind = _PIM_OPERANDS.get(node.op.name)
-        value = node.operands[1] if kind is not None else None
-        if kind is None or value is None:
-            continue
-        order: tuple[int, ...] = ()
-        on_pim = _is_on_pim(node)
-        while (owner := value.owner) is not None and owner.op.name == "transpose" and owner.operands[0] is not None:
-            perm = owner.attribute("perm")
-            given = [int(i) for i in perm] if isinstance(perm, tuple) else []
-            axes = tuple(given or reversed(range(value.type.rank)))
-            order = tuple(axes[i] for i in order) if order else axes
-            value = owner.operands[0]
-        if value.role is Role.RESULT and order:
-            value, order = node.operands[1] or value, ()
-        if on_pim or value.name in banked:
-            demands.setdefault(value, Demand(kind, order, channels))
+        for kind, operand in _multiplied(node):
+            value, order = _stored(operand)
+            if _is_on_pim(node) or value.name in banked:
+                demands.setdefault(value, Demand(kind, order, channels))
     return demands
+
+
+def _multiplied(node: Node) -> Iterator[tuple[str, Value]]:
+    """What banks multiply a node's vectors with, if it runs there: kind and value."""
+    if node.op.name == "attention" and not _is_on_pim(node):  # whole elsewhere: nothing is said of banks
+        return
+    for index, kind in _PIM_OPERANDS.get(node.op.name, {}).items():
+        value = node.operands[index]
+        if value is not None:
+            yield kind, value
+
+
+def _stored(operand: Value) -> tuple[Value, tuple[int, ...]]:
+    """What an operand is transposed from, where that is a weight or the like, and how."""
+    value = operand
+    order: tuple[int, ...] = ()
+    while (owner := value.owner) is not None and owner.op.name == "transpose" and owner.operands[0] is not None:
+        perm = owner.attribute("perm")
+        given = [int(i) for i in perm] if isinstance(perm, tuple) else []
+        axes = tuple(given or reversed(range(value.type.rank)))
+        order = tuple(axes[i] for i in order) if order else axes
+        value = owner.operands[0]
+    return (operand, ()) if value.role is Role.RESULT and order else (value, order)
 
 
 def _vectors(nodes: Iterable[Node]) -> dict[Value, Node]:
@@ -568,6 +662,17 @@ def _vectors(nodes: Iterable[Node]) -> dict[Value, Node]:
 def _is_on_pim(node: Node) -> bool:
     placement = node.fact(Placement)
     return placement is not None and placement.engine == "pim"
+
+
+def _is_scores(value: Value | None) -> bool:
+    return value is not None and value.owner is not None and value.owner.op.name == "attention_scores"
+
+
+def _kv_heads(node: Node, heads: int) -> int:
+    """Heads of keys that scores belong to; all of them where nothing is known (a softmax that is planned alone)."""
+    source = node if node.op.name == "attention_scores" else node.operands[0].owner if node.operands[0] else None
+    keys = source.operands[1] if source is not None and source.op.name == "attention_scores" else None
+    return keys.type.static_shape[1] if keys is not None else heads
 
 
 def _packed_operands(nodes: Iterable[Node]) -> set[Value]:
@@ -588,9 +693,9 @@ def _cache_kinds(nodes: Iterable[Node]) -> dict[Value, str]:
     """Which caches are read as keys and which as values by attention, wherever it runs."""
     kinds: dict[Value, str] = {}
     for node in nodes:
-        kind = _PIM_OPERANDS.get(node.op.name)
-        if kind in ("key", "value") and node.operands[1] is not None:
-            kinds.setdefault(node.operands[1], kind)
+        for kind, value in _multiplied(node):
+            if kind in ("key", "value"):
+                kinds.setdefault(value, kind)
     return kinds
 
 

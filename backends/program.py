@@ -121,6 +121,8 @@ class OpRow:
     layer: int = -1
     shares: int = -1
     """the row whose commands, in a loop over identical layers, are this op's too; -1: it has its own"""
+    beat: str = ""
+    """the beat of the schedule that it belongs to, where there are barriers between beats"""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,11 @@ class Program:
     notes: tuple[str, ...] = ()
     no_values: str = ""
     """why it has a time and computes nothing; empty: it computes"""
+    stages: int = 1
+    """Of a pipeline; as many queries are in flight. The streams are the pass of one of them."""
+    turns: int = 1
+    """Stages that take turns on the same devices: a query that is done with one waits while the others, which serve
+    other queries, take as long."""
     requests: tuple[Request, ...] = ()
     """The requests that the program is for, in the order in which it holds them, if they have lengths of their own."""
     extent: Mapping[str, int] = field(default_factory=dict)

@@ -16,6 +16,7 @@ import os
 import struct
 import tempfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pimc.backends.batches import plain_request, plain_rows, request_from, rows_
 from pimc.backends.encoding import Damaged, Tables, decode, encode, signature
 from pimc.backends.engines import commands
 from pimc.backends.numbering import canonical
-from pimc.backends.program import FORMAT_VERSION, MapEntry, OpRow, Program, Stream
+from pimc.backends.program import FORMAT_VERSION, Item, MapEntry, OpRow, Program, Stream
 from pimc.backends.references import Blobs, contents_of, plain
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.layout import Layout
@@ -87,7 +88,8 @@ def to_bytes(program: Program) -> bytes:
     """The stored form."""
     program = canonical(program)
     tables = Tables.of(program.streams)
-    encoded = [encode(stream, tables) for stream in program.streams]
+    firsts = _firsts(program.streams)
+    encoded = [encode(s, tables) if firsts[i] == i else b"" for i, s in enumerate(program.streams)]
     blobs = Blobs()
     description = _manifest(program, tables, encoded, blobs)
     plain_text = json.dumps(description, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
@@ -113,6 +115,8 @@ def _manifest(program: Program, tables: Tables, encoded: list[bytes], blobs: Blo
         "outputs": list(program.outputs),
         "notes": list(program.notes),
         **({"no_values": program.no_values} if program.no_values else {}),
+        **({"stages": program.stages} if program.stages > 1 else {}),
+        **({"turns": program.turns} if program.turns > 1 else {}),
         "extent": dict(program.extent),
         "requests": [plain_request(r) for r in program.requests],
         "memory": [_entry(entry, blobs) for entry in program.memory],
@@ -120,11 +124,25 @@ def _manifest(program: Program, tables: Tables, encoded: list[bytes], blobs: Blo
         "commands": tables.signatures(),
         "words": list(tables.words),
         "streams": [
-            {"engine": s.engine, "devices": list(s.devices), "instances": list(s.instances), "bytes": len(data)}
-            for s, data in zip(program.streams, encoded, strict=True)
+            {
+                "engine": s.engine,
+                "devices": list(s.devices),
+                "instances": list(s.instances),
+                "bytes": len(data),
+                **({"like": first} if first != i else {}),
+            }
+            for i, (s, data, first) in enumerate(
+                zip(program.streams, encoded, _firsts(program.streams), strict=True)
+            )
         ],
         "blobs": [len(blob) for blob in blobs.items],
     }
+
+
+def _firsts(streams: Sequence[Stream]) -> list[int]:
+    """For each stream the first one with the same commands: they are stored once."""
+    known: dict[tuple[str, tuple[Item, ...]], int] = {}
+    return [known.setdefault((s.engine, s.items), i) for i, s in enumerate(streams)]
 
 
 def _entry(entry: MapEntry, blobs: Blobs) -> dict[str, Any]:
@@ -152,7 +170,7 @@ def _entry(entry: MapEntry, blobs: Blobs) -> dict[str, Any]:
 
 
 _OP_COUNTS = ("flops", "bytes", "layer", "shares")
-_OP_FIELDS = ("name", "op", "source", "passes", "phase", "nature", "engine", "reason", *_OP_COUNTS)
+_OP_FIELDS = ("name", "op", "source", "passes", "phase", "nature", "engine", "reason", *_OP_COUNTS, "beat")
 
 
 def _op(row: OpRow) -> list[Any]:
@@ -203,6 +221,20 @@ def _unpacked(packed: bytes, size: int) -> bytes:
     return unpacked
 
 
+def _items(manifest: dict[str, Any], chunks: Sequence[bytes], tables: Tables, ops: int) -> list[tuple[Item, ...]]:
+    """The commands of each stream."""
+    found: list[tuple[Item, ...]] = []
+    for row, chunk in zip(manifest["streams"], chunks, strict=True):
+        like = row.get("like")
+        if like is None:
+            found.append(decode(chunk, _text(row["engine"]), tables, ops))
+        elif 0 <= _number(like) < len(found):
+            found.append(found[_number(like)])
+        else:
+            raise Damaged(f"a stream is like stream {like}, which does not come before it")
+    return found
+
+
 def _program(manifest: dict[str, Any], streams: bytes, constants: bytes, beside: Path | None) -> Program:
     blobs = _cut(constants, manifest["blobs"])
     tables = Tables(_commands(manifest["commands"]), [_text(w) for w in manifest["words"]])
@@ -221,9 +253,9 @@ def _program(manifest: dict[str, Any], streams: bytes, constants: bytes, beside:
                 _text(row["engine"]),
                 tuple(_number(n) for n in row["devices"]),
                 tuple(_number(n) for n in row["instances"]),
-                decode(chunk, _text(row["engine"]), tables, len(ops)),
+                items,
             )
-            for row, chunk in zip(manifest["streams"], chunks, strict=True)
+            for row, items in zip(manifest["streams"], _items(manifest, chunks, tables, len(ops)), strict=True)
         ),
         memory=tuple(_map_entry(row, blobs, beside) for row in manifest["memory"]),
         ops=ops,
@@ -231,6 +263,8 @@ def _program(manifest: dict[str, Any], streams: bytes, constants: bytes, beside:
         outputs=tuple(_text(n) for n in manifest["outputs"]),
         notes=tuple(_text(n) for n in manifest["notes"]),
         no_values=_text(manifest.get("no_values", "")),
+        stages=_positive(manifest.get("stages", 1)),
+        turns=_positive(manifest.get("turns", 1)),
         requests=tuple(request_from(r) for r in manifest.get("requests", ())),
         extent={_text(k): _number(v) for k, v in manifest["extent"].items()},
     )
@@ -297,6 +331,13 @@ def _number(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 1 << 63:
         raise ValueError(f"{value!r} is not a number")
     return value
+
+
+def _positive(value: object) -> int:
+    number = _number(value)
+    if number < 1:
+        raise ValueError(f"{number} is not a count")
+    return number
 
 
 def _broken(file: str, why: str) -> CompileError:

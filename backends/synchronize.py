@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pimc.backends.affine import DEVICE, INSTANCE
@@ -22,13 +22,41 @@ from pimc.backends.program import Item, Loop, Step
 Streams = dict[str, tuple[Item, ...]]
 
 
-def split_streams(items: Sequence[Item], *, devices: int = 1, instances: int = 1, row_stride: int = 0) -> Streams:
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """An order that no memory asks for: from item `position` on, engines wait for what others do before it."""
+
+    position: int
+    engines: frozenset[str] | None = None
+    """who waits; None: all"""
+    after: frozenset[str] | None = None
+    """for whom; None: all"""
+
+    def holds(self, engine: str) -> bool:
+        return self.engines is None or engine in self.engines
+
+    def covers(self, other: Barrier) -> bool:
+        """Whether whoever passes this one has passed the other, an earlier one, too."""
+        waiting = self.engines is None or (other.engines is not None and other.engines <= self.engines)
+        return waiting and (self.after is None or (other.after is not None and other.after <= self.after))
+
+
+def split_streams(
+    items: Sequence[Item],
+    *,
+    devices: int = 1,
+    instances: int = 1,
+    row_stride: int = 0,
+    barriers: Sequence[Barrier] = (),
+) -> Streams:
     """The stream of each engine, with SIGNALs and WAITs; engines in the order of their first command.
+
+    barriers: orders beyond those of memory.
 
     devices, instances: how many ranks and channels execute the program, for operands that depend on them.
     row_stride: bytes of the DRAM from one row index to the next, for commands that work on whole rows.
     """
-    splitter = _Splitter(tuple(items), {DEVICE: devices, INSTANCE: instances}, row_stride)
+    splitter = _Splitter(tuple(items), {DEVICE: devices, INSTANCE: instances}, row_stride, barriers)
     return {engine: tuple(stream) for engine, stream in splitter.split(tuple(items)).items()}
 
 
@@ -77,7 +105,12 @@ class _Body:
 
 
 class _Splitter:
-    def __init__(self, items: tuple[Item, ...], ranges: dict[int, int], row_stride: int) -> None:
+    def __init__(
+        self, items: tuple[Item, ...], ranges: dict[int, int], row_stride: int, barriers: Sequence[Barrier]
+    ) -> None:
+        self._barriers: dict[int, list[Barrier]] = defaultdict(list)
+        for barrier in barriers:
+            self._barriers[barrier.position].append(barrier)
         self._ranges = ranges
         self._row_stride = row_stride
         self._semaphores = 0
@@ -97,7 +130,7 @@ class _Splitter:
         levels = [self._units(position, item) for position, item in enumerate(items)]
         if carrier is not None:
             self._carry([unit for level in levels for unit in level], items, carrier)
-        self._order(levels)
+        self._order(levels, self._barriers if carrier is None else {})
         streams: dict[str, list[Item]] = defaultdict(list)
         for parts, level in zip(inner, levels, strict=True):
             for unit in level:
@@ -124,14 +157,21 @@ class _Splitter:
 
     # -- orders within a turn -------------------------------------------------------------------------------------
 
-    def _order(self, levels: Sequence[Sequence[_Unit]]) -> None:
+    def _order(self, levels: Sequence[Sequence[_Unit]], barriers: Mapping[int, Sequence[Barrier]]) -> None:
         live: dict[str, list[_Live]] = defaultdict(list)
         known: dict[str, dict[str, int]] = defaultdict(dict)
         at: dict[tuple[int, str], _Unit] = {}
-        for level in levels:
+        last: dict[str, int] = {}
+        passed: list[tuple[Barrier, dict[str, int]]] = []
+        for position, level in enumerate(levels):
+            for barrier in barriers.get(position, ()):
+                passed = [(old, ends) for old, ends in passed if not barrier.covers(old)]
+                passed.append((barrier, {e: p for e, p in last.items() if barrier.after is None or e in barrier.after}))
             for unit in level:
                 at[unit.position, unit.engine] = unit
-                self._wait_for_earlier(unit, live, known[unit.engine], at)
+                held = [ends for barrier, ends in passed if barrier.holds(unit.engine)]
+                self._wait_for_earlier(unit, live, known[unit.engine], at, held)
+            last.update((unit.engine, unit.position) for unit in level)
             for unit in level:
                 unit.known = dict(known[unit.engine])
                 for access in unit.accesses:
@@ -143,8 +183,13 @@ class _Splitter:
         live: dict[str, list[_Live]],
         known: dict[str, int],
         at: dict[tuple[int, str], _Unit],
+        held: Sequence[Mapping[str, int]],
     ) -> None:
         needed: dict[str, int] = {}
+        for ends in held:
+            for engine, position in ends.items():
+                if engine != unit.engine and max(known.get(engine, -1), needed.get(engine, -1)) < position:
+                    needed[engine] = position
         for access in unit.accesses:
             low, high = access.within(self._ranges)
             for other, earlier, bottom, top in live[access.space]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -76,22 +77,26 @@ class LinkSpec(Sourced):
     """instead of `bandwidth`: a share of a pool of lanes"""
     packet: PacketSpec | None = None
     """none: a transfer of n bytes puts n bytes on the link"""
+    transfers: Literal["timed", "free"] = "timed"
+    """free: exchanges take no time, as simulators of one device alone take them"""
 
 
 class SystemSpec(Group):
     """How many devices there are, and the link between them."""
 
     devices: Count
+    sharing: Count = 1
+    """parts that each device is divided into, by channels, which work in lock-step (`backends/sharing.py`)"""
     link: LinkSpec
 
     @property
     def link_bandwidth(self) -> int:
-        """Bytes a second of one device's port, each way."""
+        """Bytes a second of the port of one part of a device, each way."""
         link = self.link
         if link.bandwidth is not None:
-            return link.bandwidth
+            return link.bandwidth // self.sharing
         assert link.lanes is not None
-        return max(1, link.lanes.total // self.devices) * link.lanes.bandwidth
+        return max(1, link.lanes.total // self.devices) * link.lanes.bandwidth // self.sharing
 
 
 class DramTiming(Sourced):
@@ -275,8 +280,9 @@ class ArraySpec(Group):
     """clocks between two streams, however short they are"""
     longest_stream: Count | None = None
     """rows that one stream can have; none: as many as there are"""
-    folds: Literal["overlapped", "serial"]
-    """serial: a block begins when everything of the block before is out"""
+    folds: Literal["overlapped", "alternating", "serial"]
+    """alternating: a block is loaded when the stream of the one before has entered, and results leave meanwhile.
+    serial: a block begins when everything of the block before is out"""
     load: ArrayClocks
     """clocks that loading a weight or activation that stays takes; behind the stream before, where folds overlap"""
     first_load: ArrayClocks
@@ -307,9 +313,10 @@ class NpuSpec(Sourced):
     """how accumulators come to the buffer: as a pass of the vector unit, or through a port of their own at no cost"""
     products: Literal["array", "fastest"]
     """where matrix products run: on the arrays alone, or on the vector unit where that is faster"""
-    tiling: Literal["search", "panels", "whole"] = "search"
+    tiling: Literal["search", "panels", "whole", "passes"] = "search"
     """search: the fastest tiles; panels: operands come in panels of a block's width and the whole depth wherever those
-    fit, as ONNXim's mapping has them; whole: operands that fit are on chip before they are multiplied"""
+    fit, as ONNXim's mapping has them; whole: operands that fit are on chip before they are multiplied; passes: all of
+    the streamed operand passes one array's width of the other after the next, the first time as it arrives"""
     vector: VectorSpec
 
     @property
@@ -443,6 +450,8 @@ class SharingSpec(Sourced):
     """reads of an open row that may go before older ones of the same bank"""
     least_slack: Cycles
     """clocks between the estimated end of PIM work and the next refresh: with fewer, PIM lets nothing else go"""
+    bus_percent: Annotated[StrictInt, Field(gt=0, le=100)]
+    """the part of the data bus that transfers get which begin beside PIM work, refresh included"""
 
 
 class NewtonPim(PimBase):
@@ -574,7 +583,15 @@ class TargetSpec(Group):
         if self.pnm is not None:
             declared.append(EngineDecl("pnm", "pnm", self.pnm.clock_ps, 1, frozenset({"pnm", "vector"})))
         declared.append(EngineDecl("link", "link", self.clock_ps, 1, frozenset({"link"})))
-        return tuple(declared)
+        return (*declared, *self._second_queues(declared))
+
+    def _second_queues(self, declared: Sequence[EngineDecl]) -> Iterator[EngineDecl]:
+        """Of the NPU's copies and vector unit, where PIM is a memory of its own stream a channel beside an NPU."""
+        if self.npu is None or self.pim is None or self.pim.style != "newton":
+            return
+        for engine in declared:
+            if engine.kind in ("dma", "npu"):
+                yield replace(engine, name=f"{engine.name}-pim", beside=engine.name)
 
 
 def clocks_of(timing: Group, hertz: int) -> dict[str, int]:

@@ -205,6 +205,8 @@ class EngineDecl:
     instances: int = 1
     units: frozenset[str] = field(default_factory=frozenset)
     """Which commands it takes, by their `unit`."""
+    beside: str = ""
+    """The engine that it is a second queue of, for what serves attention in PIM beside the other sub-batch."""
 
 
 Resources = Mapping[str, Resource]

@@ -90,9 +90,13 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The pipeline-parallel stage that executes a node."""
+    """The pipeline-parallel stage that executes a node.
+
+    index: the devices that execute it. turn: which of their stages it belongs to, where several take turns on them.
+    """
 
     index: int
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,25 @@ class Position:
     """When a node's commands are emitted, counted over the whole graph."""
 
     index: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubBatch:
+    """The node works for one half of the requests."""
+
+    index: int
+    beside: bool = False
+    """it belongs to attention in PIM, whose copies and vector work have queues of their own"""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The node belongs to a beat of a schedule: nothing of it begins before all of the beat before is done."""
+
+    index: int
+    name: str
+    prefetch: bool = True
+    """operands of an op may come from memory while the op before is at work"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,4 +163,4 @@ class Ragged:
         return Fraction(sum(self.lengths), max(self.lengths) * len(self.lengths))
 
 
-Fact = Phase | Work | Placement | Layer | Stage | Tile | Position | Ragged
+Fact = Phase | Work | Placement | Layer | Stage | Tile | Position | SubBatch | Beat | Ragged

@@ -462,6 +462,50 @@ class Rewriter:
             self.graph._uses.pop(result, None)
         self._touch()
 
+    def absorb(self, other: Graph, suffix: str) -> dict[str, str]:
+        """Take over everything of another graph, which must not be used any more. Names get a suffix, but for weights
+        and constants that are here as well: those are one.
+
+        Returns the names of inputs and outputs before, by those that they have now.
+        """
+        known = {w.name: w for w in self.graph.weights}
+        one: dict[Value, Value] = {}
+        names: dict[str, str] = {}
+        for weight in other.weights:
+            mine = known.get(weight.name)
+            if mine is not None and _is_same(mine, weight):
+                one[weight] = mine
+            else:
+                self._adopt(weight, weight.name)
+                self.graph.weights.append(weight)
+        for value in other.inputs:
+            before = value.name
+            self._adopt(value, before + suffix)
+            names[value.name] = before
+            self.graph.inputs.append(value)
+        for node in other.order():
+            node.uid = self.graph._next_uid
+            self.graph._next_uid += 1
+            node.operands = tuple(v if v is None else one.get(v, v) for v in node.operands)
+            for result in node.results:
+                self._adopt(result, result.name + suffix)
+            self.graph._nodes[node.uid] = node
+            self._connect(node)
+        for name, value in other.outputs:
+            names[name + suffix] = name
+            self.graph.outputs.append((name + suffix, one.get(value, value)))
+        self._touch()
+        return names
+
+    def become(self, other: Graph) -> None:
+        """Let the graph be what another one is, which must not be used any more."""
+        mine = self.graph
+        mine.inputs, mine.weights, mine.outputs = other.inputs, other.weights, other.outputs
+        mine.defaults, mine.homes, mine.batch = other.defaults, other.homes, other.batch
+        mine._values, mine._nodes, mine._uses = other._values, other._nodes, other._uses
+        mine._next_uid = max(mine._next_uid, other._next_uid)
+        self._touch()
+
     def remove_dead(self) -> int:
         """Remove every node (and unused weight) that no output needs; the number of nodes removed."""
         removed = 0
@@ -596,6 +640,11 @@ class Rewriter:
             suffix += 1
         return f"{name}.{suffix}"
 
+    def _adopt(self, value: Value, name: str) -> None:
+        """Let a value of another graph be one of this."""
+        value.name = self._unique(name)
+        self.graph._values[value.name] = value
+
     def _fresh(self, stem: str) -> str:
         return f"{stem}_{self.graph._next_uid - 1}"
 
@@ -611,3 +660,13 @@ class Rewriter:
 
     def _touch(self) -> None:
         self.graph.version += 1
+
+
+def _is_same(one: Value, other: Value) -> bool:
+    """Whether weights or constants of two graphs of one model are the same tensor."""
+    if one.role is not other.role or one.type != other.type or one.shard != other.shard:
+        return False
+    mine, theirs = one.type.array, other.type.array
+    if mine is None or theirs is None:
+        return mine is theirs
+    return mine.shape == theirs.shape and mine.tobytes() == theirs.tobytes()

@@ -62,8 +62,18 @@ class Batch:
     """outputs whose axis 0 is that of the requests"""
     ragged_inputs: frozenset[str] = frozenset()
     """inputs with an axis that is as long as what a request has cached, or will have"""
+    room: int = 0
+    """new tokens that all get room for, if these are more than any request adds"""
     groups: tuple[int, ...] = ()
     """how many requests are worked on together, one stretch of them after the other"""
+    halves: tuple[Batch, ...] = ()
+    """the sub-batches that the graph holds side by side, where it is split"""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """of a sub-batch: what its inputs and outputs are called in the graph, and how the model calls them"""
+
+    def called(self, name: str) -> tuple[str, Batch]:
+        """How the model calls an input or output of the graph, and the requests that it is for."""
+        return next(((half.names[name], half) for half in self.halves if name in half.names), (name, self))
 
     @cached_property
     def past(self) -> int:
@@ -73,24 +83,29 @@ class Batch:
     @cached_property
     def new(self) -> int:
         """The most tokens that a request adds; all get room for so many."""
-        return max(r.new for r in self.requests)
+        return max(self.room, *(r.new for r in self.requests))
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
         """Key positions of each request, the new ones included."""
         return tuple(r.past + self.new for r in self.requests)
 
-    def rows_of(self, name: str) -> Rows | None:
-        """How a place that has room for all requests holds an input or output; None for one without requests."""
-        order = tuple(r.row for r in self.requests)
+    def rows_of(self, name: str, whole: Batch | None = None) -> Rows | None:
+        """How a place that has room for all requests holds an input or output; None for one without requests.
+
+        whole: the batch that this one is a part of.
+        """
+        order, all = tuple(r.row for r in self.requests), whole or self
+        count = len(all.requests)
         if name in self.outputs:
-            return Rows(order, len(order))
+            return Rows(order, count)
         if name not in self.inputs:
             return None
         type = self.inputs[name]
         shapes = [type.bind(dims).static_shape for dims in self.own_dims]
-        whole = type.bind(self.dims).static_shape
-        axis = next((i for i in range(len(whole) - 1, 0, -1) if any(s[i] != whole[i] for s in shapes)), None)
+        extents = type.bind(all.dims).static_shape
+        axis = next((i for i in range(len(extents) - 1, 0, -1) if any(s[i] != extents[i] for s in shapes)), None)
         if axis is None:
-            return Rows(order, len(order))
-        return Rows(order, len(order), tuple(s[axis] for s in shapes), axis)
+            return Rows(order, count)
+        extent = None if all is self else extents[axis]
+        return Rows(order, count, tuple(s[axis] for s in shapes), axis, extent)

@@ -31,9 +31,18 @@ class Target(Protocol):
         """How many devices the system has."""
         ...
 
+    def turns(self, stages: int, group: int) -> int:
+        """How many pipeline stages take turns on one group of devices, if there are so many stages."""
+        ...
+
     @property
     def request_channels(self) -> int:
         """Among how many memory channels requests are shared out, where keys and values of each stay in one; else 0."""
+        ...
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether PIM and the other engines' memory traffic exclude each other."""
         ...
 
     def engines(self) -> Sequence[Engine]:

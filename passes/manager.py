@@ -28,7 +28,7 @@ from pimc.ir.stage import GraphStage
 from pimc.ir.verify import verify
 
 if TYPE_CHECKING:
-    from pimc.ir.requests import Batch
+    from pimc.ir.requests import Batch, Request
     from pimc.ir.target import Target
 
 
@@ -49,6 +49,8 @@ class PassContext:
     """Is given the program that `emit` makes."""
     disabled: frozenset[str] = frozenset()
     """Names of passes that must not run."""
+    instance: Callable[[Sequence[Request]], Graph] | None = None
+    """The model once more, for some of the requests, as it comes out of the passes before the one that asks."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ class PartitionPass(Pass):
                                                 %y = all_reduce(%p) {group=8}
 
     pp=P: layers are dealt to P stages in order; values that cross go by `send` and `receive`. Stage s runs on the
-    devices s*T to s*T + T-1. Degrees come from `--parallel`; without it one device runs everything.
+    devices s*T to s*T + T-1. Where there are fewer devices than stages, those share them: each has a part of a device,
+    or neighbours take turns on one (`backends/sharing.py`). Degrees come from `--parallel`; without it one device runs
+    everything.
     """
 
     name = "partition"
@@ -35,7 +37,8 @@ class PartitionPass(Pass):
         if tp > 1:
             TensorParallel(graph, rewriter, tp).run()
         if pp > 1:
-            assign_stages(graph, rewriter, pp)
+            turns = context.target.turns(pp, tp) if context.target is not None else 1
+            assign_stages(graph, rewriter, pp, turns)
             cut_stages(graph, rewriter)
 
     @staticmethod
@@ -46,7 +49,8 @@ class PartitionPass(Pass):
         tp, pp = given.get("tp", 1), given.get("pp", 1)
         if min(tp, pp) < 1:
             raise fail(Kind.PARALLEL, f"pp={pp},tp={tp}: degrees must be 1 or more")
-        if tp * pp > devices:
+        turns = context.target.turns(pp, tp) if context.target is not None else 1
+        if tp * -(-pp // turns) > devices:
             raise fail(
                 Kind.PARALLEL,
                 f"pp={pp},tp={tp} needs {tp * pp} devices, but the system has {devices}",

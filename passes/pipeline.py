@@ -45,13 +45,15 @@ DEFAULT: tuple[str, ...] = (
 )
 """The passes of `pimc compile`, in order, before lowering."""
 
-_PARTITIONED = DEFAULT.index("partition") + 1
+_PARTITIONED, _PLACED = DEFAULT.index("partition") + 1, DEFAULT.index("place") + 1
 WITH_REQUESTS: tuple[str, ...] = (
     "assign-requests",
     "spread-positions",
     *DEFAULT[:_PARTITIONED],
     "ragged-attention",
-    *DEFAULT[_PARTITIONED:],
+    *DEFAULT[_PARTITIONED:_PLACED],
+    "sub-batches",
+    *DEFAULT[_PLACED:],
 )
 """Those for a batch of requests with lengths of their own (`--requests`)."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Stage
 from pimc.ir.graph import Graph, Node, Rewriter, Value
@@ -9,8 +11,11 @@ from pimc.passes.find_layers import find_layers
 from pimc.passes.match import opdef
 
 
-def assign_stages(graph: Graph, rewriter: Rewriter, stages: int) -> None:
-    """Give every node its stage. Layers are dealt evenly; what comes before or after goes with whom it serves."""
+def assign_stages(graph: Graph, rewriter: Rewriter, stages: int, turns: int = 1) -> None:
+    """Give every node its stage. Layers are dealt evenly; what comes before or after goes with whom it serves.
+
+    turns: neighbouring stages that take turns on the same devices.
+    """
     order = {node: i for i, node in enumerate(graph.order())}
     layers = sorted((layer for group in find_layers(graph) for layer in group), key=lambda nodes: order[nodes[0]])
     if len(layers) < stages:
@@ -31,7 +36,7 @@ def assign_stages(graph: Graph, rewriter: Rewriter, stages: int) -> None:
         if node not in stage:
             stage[node] = min((stage[u] for r in node.results for u in graph.users(r)), default=stages - 1)
     for node, index in stage.items():
-        rewriter.set_fact(node, Stage(index))
+        rewriter.set_fact(node, Stage(index // turns, index % turns))
 
 
 def cut_stages(graph: Graph, rewriter: Rewriter) -> None:
@@ -47,12 +52,17 @@ def _cut(graph: Graph, rewriter: Rewriter, node: Node, value: Value) -> None:
         users = [u for u in graph.users(value) if _index(u) == stage]
         send = rewriter.add(opdef("send"), (value,), {"to": stage}, origins=(node,))
         receive = rewriter.add(opdef("receive"), (send.result,), {"from_": home}, origins=(node,))
-        rewriter.set_fact(send, Stage(home))
-        rewriter.set_fact(receive, Stage(stage))
+        rewriter.set_fact(send, Stage(home, _turn([node])))
+        rewriter.set_fact(receive, Stage(stage, _turn(users)))
         for user in users:
             for index, operand in enumerate(user.operands):
                 if operand is value:
                     rewriter.set_operand(user, index, receive.result)
+
+
+def _turn(nodes: Sequence[Node]) -> int:
+    """The first turn that any of them has."""
+    return min((fact.turn for n in nodes if (fact := n.fact(Stage)) is not None), default=0)
 
 
 def _index(node: Node) -> int:

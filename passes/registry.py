@@ -42,6 +42,7 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("ragged-attention", "pimc.passes.ragged_attention:RaggedAttentionPass"),
     ("split-attention", "pimc.passes.split_attention:SplitAttentionPass"),
     ("place", "pimc.passes.place:PlacePass"),
+    ("sub-batches", "pimc.passes.sub_batches:SubBatchesPass"),
     ("schedule", "pimc.passes.schedule:SchedulePass"),
     ("layout", "pimc.passes.layout:LayoutPass"),
     ("tile", "pimc.passes.tile:TilePass"),

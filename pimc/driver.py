@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pimc.backends.machine import Machine
 from pimc.backends.program import Program
+from pimc.backends.sharing import shared
 from pimc.backends.target import TargetSpec
 from pimc.backends.target_registry import load_target
 from pimc.backends.verify import verify_program
@@ -132,9 +133,10 @@ def lower_model(
     model: str | Path | Graph, target: str | Path, options: Options, inputs: Mapping[str, Array] | None = None
 ) -> Lowered:
     """Load, bind (dimensions also from the shapes of `inputs`), and run the passes."""
-    spec = load_target(target, options.overrides)
+    spec = machine_for(target, options)
     graph = model if isinstance(model, Graph) else read_model(model, options, inputs)
-    batch = batch_of(graph, options.requests, options.dims) if options.requests else None
+    given = options.dims
+    batch = batch_of(graph, options.requests, given) if options.requests else None
     if batch is not None:
         options = replace(options, dims=batch.dims)
     elif inputs:
@@ -146,8 +148,39 @@ def lower_model(
         return graph if isinstance(model, Graph) else read_model(model, options, inputs)
 
     reference = again()
-    program = run_passes(graph, replace(options, dims=dims), machine, batch=batch)
+    bound = replace(options, dims=dims)
+    instance = None
+    if batch is not None and not isinstance(model, Graph):
+        instance = _instances(again, given, batch.new, bound, machine)
+    program = run_passes(graph, bound, machine, batch=batch, instance=instance)
     return Lowered(graph, reference, machine, dims, again, batch, program)
+
+
+def machine_for(target: str | Path, options: Options) -> TargetSpec:
+    """The target, or a part of its devices where the pipeline has more stages than there are devices."""
+    spec = load_target(target, options.overrides)
+    return shared(spec, options.parallel.get("pp", 1), options.parallel.get("tp", 1))
+
+
+def _instances(
+    again: Callable[[], Graph], given: Mapping[str, int], room: int, options: Options, machine: Machine
+) -> Callable[[Sequence[Request]], Graph]:
+    """Makes the graphs of some of the requests, which have their channels already.
+
+    again: reads the model; given: dimensions that the user has bound beside the requests; room: for new tokens.
+    """
+
+    def instance(requests: Sequence[Request]) -> Graph:
+        graph = again()
+        batch = batch_of(graph, requests, given, room)
+        registry = registry_for(options)
+        stays = ["assign-requests.balance=file"] if machine.request_channels else []
+        own = replace(options, dims=resolve_dims(graph, batch.dims), observers=(), until="place")
+        own = replace(own, pass_options=(*options.pass_options, *stays))
+        run_pipeline(pipeline_for(own, machine, registry), graph, own, machine, registry.builtin(), batch=batch)
+        return graph
+
+    return instance
 
 
 def read_model(model: str | Path, options: Options, inputs: Mapping[str, Array] | None = None) -> Graph:
@@ -160,16 +193,17 @@ def run_passes(
     machine: Machine | None,
     *,
     batch: Batch | None = None,
+    instance: Callable[[Sequence[Request]], Graph] | None = None,
 ) -> Program | None:
     """Run the default pipeline, as options say, on a graph in place; the program that it emits, if it comes so far.
 
-    batch: requests with lengths of their own.
+    batch: requests with lengths of their own; instance: makes the graph of some of them.
     """
     if batch is not None:
         _check_needed(options.disabled)
     registry = registry_for(options)
     pipeline = pipeline_for(options, machine, registry)
-    return run_pipeline(pipeline, graph, options, machine, registry.builtin(), batch=batch)
+    return run_pipeline(pipeline, graph, options, machine, registry.builtin(), batch=batch, instance=instance)
 
 
 def run_pipeline(
@@ -180,6 +214,7 @@ def run_pipeline(
     trusted: frozenset[str],
     *,
     batch: Batch | None = None,
+    instance: Callable[[Sequence[Request]], Graph] | None = None,
     verify: bool = True,
 ) -> Program | None:
     """Run passes on a graph in place. trusted: those whose failures are ours. verify: look at the graph after each."""
@@ -193,6 +228,7 @@ def run_pipeline(
         parallel=options.parallel,
         emitted=programs.append,
         disabled=frozenset(options.disabled),
+        instance=instance,
     )
     manager.run(pipeline, graph, context)
     return next((p for p in programs if isinstance(p, Program)), None)
@@ -219,8 +255,11 @@ def pipeline_for(options: Options, machine: Machine | None, registry: PassRegist
     for name in options.disabled:
         registry.load(name)  # an unknown name is a mistake, not nothing
     asked = machine.pass_options() if machine is not None else {}
-    from_target = [f"{name}.{key}={value}" for name, given in asked.items() for key, value in given.items()]
     wanted = WITH_REQUESTS if options.requests else DEFAULT
+    optional = set(WITH_REQUESTS) - set(wanted)
+    from_target = [
+        f"{name}.{key}={value}" for name, given in asked.items() for key, value in given.items() if name not in optional
+    ]
     pipeline = default_pipeline([*from_target, *options.pass_options], names=wanted, registry=registry)
     if options.until is None:
         return pipeline

@@ -25,10 +25,10 @@ from pimc.backends.engines import platform_of
 from pimc.backends.lowering_memory import LoweringMemory
 from pimc.backends.machine import Machine
 from pimc.backends.target import target_hash
-from pimc.backends.target_registry import load_target
 from pimc.driver import (
     Options,
     emitted,
+    machine_for,
     pipeline_for,
     read_model,
     registry_for,
@@ -143,7 +143,7 @@ class PointTimer:
 
     def __init__(self, model: str | Path, target: str | Path, options: Options) -> None:
         self.options = options
-        self.spec = load_target(target, options.overrides)
+        self.spec = machine_for(target, options)
         self.machine = Machine(self.spec, seconds_of(options.sim_engine))
         self.original = Original(read_model(model, options))
         self.memory = LoweringMemory()

@@ -24,12 +24,14 @@ BATCH, SEQ, PAST = "batch", "seq", "past"
 _OF_ONE = re.compile(r"(?P<name>.+)\[(?P<id>.+)\]")
 
 
-def batch_of(graph: Graph, requests: Sequence[Request], given: Mapping[str, int]) -> Batch:
+def batch_of(graph: Graph, requests: Sequence[Request], given: Mapping[str, int], room: int = 0) -> Batch:
     """The batch that a model is compiled for; `given` are dimensions that the user has bound beside it.
+
+    room: new tokens that there is room for at least.
 
     Raises CompileError where the model cannot serve several requests, or `given` contradicts them.
     """
-    past, new = max(r.past for r in requests), max(r.new for r in requests)
+    past, new = max(r.past for r in requests), max(room, *(r.new for r in requests))
     count = len(requests)
     dims = _dims(graph, count, new, past, given)
     wrong = [
@@ -53,6 +55,7 @@ def batch_of(graph: Graph, requests: Sequence[Request], given: Mapping[str, int]
         inputs,
         frozenset(n for n, v in graph.outputs if v.type.rank and _may_count(v.type.shape[0], names, dims)),
         frozenset(n for n, type in inputs.items() if type.bind(longer).shape != type.bind(dims).shape),
+        room,
     )
 
 

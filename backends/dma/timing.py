@@ -4,7 +4,7 @@ A transfer occupies its queue for an issue slot, waits for the memory's first da
 busiest channel needs for its accesses: their bursts on the data bus, or the activations of their rows (tRRD, tFAW),
 whichever is more. Queues share the data buses; a transfer holds them for its share of their whole bandwidth. Refresh
 takes its part of the time from all of that. A limit of the queue itself, or of the on-chip buffer's port, may last
-longer.
+longer. A transfer that begins beside PIM work in banks with two row buffers gets a share of the bus.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, MapRows, Move
 from pimc.backends.dma.traffic import Memory, Traffic, slots, traffic
 from pimc.backends.isa import Command
 from pimc.backends.quantity import PS_PER_S, period_ps
-from pimc.backends.target import DmaSpec, DramSpec, TargetSpec
+from pimc.backends.target import DmaSpec, DramSpec, NewtonPim, TargetSpec
 from pimc.backends.timing import EngineDecl, Issued, Resource, Resources
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import InternalError
@@ -28,6 +28,8 @@ DATA_BUS = "dram.bus"
 READS = (Load, Gather)
 INDEXED = (Indexed, MapRows)
 """What needs an index that may have been loaded right before."""
+PIM_WORK = "pim"
+"""The resource that tells until when PIM works."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,15 @@ class DmaCosts:
         self.port = _port_bandwidth(spec, dma)
         self.slot = spec.pnm.lanes * spec.element_bytes if spec.pnm is not None else 1
         """Bytes that pass the on-chip port together: a slot of the shared buffer where there is one."""
+        pim = spec.pim
+        self.bus_percent = pim.sharing.bus_percent if isinstance(pim, NewtonPim) and pim.row_buffers == "dual" else 0
+        """of transfers beside PIM work; 0: there are none"""
+
+    def beside(self, time: TransferTime) -> TransferTime:
+        """The time of a transfer beside PIM work: its share of the bus has refresh taken from it already."""
+        part = 100 * self.derated(1 << 20)
+        whole = max(part, 100 * 100 * (1 << 20) // self.bus_percent)
+        return TransferTime(time.latency, -(-time.duration * whole // part), -(-time.held * whole // part))
 
     def of(self, command: Command) -> tuple[TransferTime, Traffic | None]:
         """A command's time, and what it asks of the memory."""
@@ -73,7 +84,7 @@ class DmaCosts:
             far, near = ends if reads else ends[::-1]
             size = command.dtype.bits // 8
             asked = traffic(self.memory, far, size)
-            return self._transfer(asked, self._slots(near, size), reads), asked
+            return self._transfer(asked, max(self._slots(near, size), self._passes(asked)), reads), asked
         if isinstance(command, Indexed):
             return self._indexed(command)
         if isinstance(command, MapRows):  # an index out of the buffer, and a register of the controller
@@ -90,7 +101,7 @@ class DmaCosts:
     def _indexed(self, command: Indexed) -> tuple[TransferTime, Traffic | None]:
         """Each index is a transfer of its own; rows are taken to fall on all channels alike."""
         count, size = plain(command.count), command.dtype.bits // 8
-        issue = count * self.dma.issue * period_ps(self.dma.clock)
+        issue = count * self.dma.issue * self.spec.system.sharing * period_ps(self.dma.clock)
         chip_slots = count * self._slots(((command.row_elements, size),), size)
         if command.space != "dram":
             return TransferTime(0, max(issue, self._on_chip(2 * chip_slots)), 0), None
@@ -104,6 +115,10 @@ class DmaCosts:
 
     def _slots(self, digits: tuple[Digit, ...], element_bytes: int) -> int:
         return slots(digits, element_bytes, self.slot)
+
+    def _passes(self, asked: Traffic) -> int:
+        """Slots that the accesses of a shared buffer's memory bring or take, even if it is always the same one."""
+        return asked.accesses * self.dram.access_bytes // self.slot if self.slot > 1 else 0
 
     def _on_chip(self, count: int) -> int:
         """As long as the on-chip side of a transfer takes for so many slots."""
@@ -165,7 +180,7 @@ def _port_bandwidth(spec: TargetSpec, dma: DmaSpec) -> int:
     if spec.pnm is not None:
         slot = spec.pnm.lanes * spec.element_bytes
         limits.append(slot * spec.pnm.clock // max(spec.pnm.buffer_read, spec.pnm.buffer_write))
-    return min(limits, default=spec.dram.bandwidth)
+    return min(limits, default=spec.dram.bandwidth) // spec.system.sharing
 
 
 @dataclass
@@ -176,6 +191,8 @@ class DmaTimer:
     costs: DmaCosts
     bus: Resource
     issue_ps: int
+    pim: Resource | None = None
+    """PIM work, where transfers go on beside it"""
     counters: Counter[str] = field(default_factory=Counter)
     slot_at: int = 0
     """when the queue may issue again"""
@@ -198,6 +215,8 @@ class DmaTimer:
         if isinstance(command, INDEXED):
             issued = max(issued, self.done_at)
         begin = max(issued + time.latency, self.free_at)
+        if self.pim is not None and self.pim.free_at > begin:
+            time = self.costs.beside(time)
         cause = "queue" if begin > issued + time.latency else ""
         if time.held:
             granted = self.bus.acquire(begin, time.held)
@@ -229,5 +248,8 @@ class DmaTimer:
 def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> DmaTimer:
     """The timer of one queue."""
     assert spec.dma is not None
-    issue = spec.dma.issue * engine.clock_ps
-    return DmaTimer(engine.clock_ps, DmaCosts(spec, spec.dma), resources[DATA_BUS], issue)
+    issue = spec.dma.issue * spec.system.sharing * engine.clock_ps
+    costs = DmaCosts(spec, spec.dma)
+    return DmaTimer(
+        engine.clock_ps, costs, resources[DATA_BUS], issue, resources[PIM_WORK] if costs.bus_percent else None
+    )

@@ -49,6 +49,8 @@ class Port:
 
 def exchange_ps(command: Exchange, port: Port) -> int:
     """How long an exchange takes from the moment at which all parties are there, until its values are everywhere."""
+    if port.link.transfers == "free":
+        return 0
     size = command.payload()
     if isinstance(command, AllReduce):
         return 2 * port.rounds(size, command.group - 1)
@@ -82,7 +84,8 @@ class LinkTimer:
         start = max(ready, self.free_at)
         done = start + exchange_ps(command, self.port)
         # A sender is free once its last byte has left; the hop's latency is the receiver's.
-        free = done - self.port.link.latency if isinstance(command, Send) else done
+        hop = self.port.link.latency if isinstance(command, Send) and done > start else 0
+        free = done - hop
         cause = "link" if start > ready else ""
         self.free_at = free
         self.counters["link bytes"] += sent_bytes(command, self.port)

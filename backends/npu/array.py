@@ -7,7 +7,7 @@
 
 A block is at most rows x columns of the array; the stream takes a clock for each of its rows. Where folds overlap, the
 next stream follows the one before, at least `load` (or `unload`) after it began, and only the first load and the last
-skew are seen.
+skew are seen. Where they alternate, each load follows on the stream before, and results leave meanwhile.
 
 Several arrays work on one block together. A block that is larger than an array lies on several, side by side, and
 arrays that are left over share the stream: its rows, or the depth of sums that stay, whose parts are added up as they
@@ -38,6 +38,7 @@ class ArrayTime:
     unload: int
     skew: int
     ahead: int
+    alternating: bool = False
 
     def side_by_side(self, down: int, across: int) -> int:
         """Arrays that a block of so many rows and columns lies on."""
@@ -51,6 +52,8 @@ class ArrayTime:
     def visit(self, length: int, down: int, across: int) -> int:
         """Clocks from the start of a loaded block to that of the next."""
         stream = self.stream(length, down, across)
+        if self.alternating:
+            return self.load + stream
         return self.load + stream + self.skew if self.serial else max(self.load, stream)
 
     def round(self, length: int, down: int, across: int) -> int:
@@ -73,4 +76,5 @@ def array_time(array: ArraySpec, arrays: int) -> ArrayTime:
     return ArrayTime(
         array.rows, array.columns, arrays, array.minimum_stream, array.longest_stream or 0,
         array.folds == "serial", max(0, load), max(0, first), max(0, unload), max(0, skew), array.ahead,
+        array.folds == "alternating",
     )  # fmt: skip

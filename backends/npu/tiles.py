@@ -36,7 +36,8 @@ class Machine:
     array: ArrayTime
     sums_stay: bool
     tiling: str
-    """whole: all of a product at once where that fits; panels: slabs only where no panel fits; search: the fastest"""
+    """whole: all of a product at once where that fits; passes: all of t past one array's width of s after the other;
+    panels: slabs only where no panel fits; search: the fastest"""
     clock: int
     accumulator_bytes: int
     drained: int
@@ -65,7 +66,7 @@ class Machine:
     def parts(self, k: int, down: int) -> int:
         """Into how many parts of k the very first and the very last pieces are cut."""
         blocks, rest = divmod(k, self.array.rows * down)
-        if self.tiling != "search" or self.sums_stay or self.array.serial or rest:
+        if self.tiling not in ("search", "passes") or self.sums_stay or self.array.serial or rest:
             return 1
         return max(1, min(_FIRST_PARTS, blocks))
 
@@ -83,7 +84,9 @@ class Machine:
         most = array.longest * max(1, array.arrays // array.side_by_side(high, wide)) or t
         whole, rest = divmod(t, most)
         streams = whole * array.stream(most, high, wide) + (array.stream(rest, high, wide) if rest else 0)
-        return array.visit(t, high, wide) if whole + bool(rest) == 1 else max(array.load, streams)
+        if whole + bool(rest) == 1:
+            return array.visit(t, high, wide)
+        return array.load + streams if array.alternating else max(array.load, streams)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,11 @@ def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | Non
     if machine.tiling == "whole" and limits >= (product.t, product.s, product.k):
         for grid in search.grids:
             search.offer(_panel(machine, product, room, grid, True, product.t, product.t, product.s))
+        if search.best is not None:
+            return search.best
+    if machine.tiling == "passes" and limits >= (product.t, product.s, product.k):
+        width = min(product.s, machine.array.columns)
+        search.offer(_panel(machine, product, room, (1, 1), True, product.t, product.t, width))
         if search.best is not None:
             return search.best
     if limits[2] >= product.k:

@@ -4,7 +4,8 @@ Arrays (`array.py` has their numbers): a PRELOAD takes `load` clocks from when t
 where the array is empty; a MATMUL begins when its block is there and the stream before has entered, and its results are
 complete `skew` clocks after its own stream. A MATMULOS begins when the stream before has entered, and what stayed
 `unload` clocks after that began; with `accumulate` it goes on with the sums in the array. Where folds are serial,
-whatever changes what stays begins when everything before is complete.
+whatever changes what stays begins when everything before is complete; where they alternate, a PRELOAD begins when the
+last stream has entered.
 
 Vector unit: a pass of a function works on `lanes` columns of `units` rows; reductions of a row of n elements take
 tree(n) = 1 up to `lanes`, else ceil(n / lanes) + tree(ceil(n / lanes)). Its commands run one after another; DRAIN waits
@@ -23,7 +24,7 @@ from pimc.backends.isa import Command
 from pimc.backends.npu.array import array_time
 from pimc.backends.npu.isa import Drain, Fence, Matmul, MatmulOs, Preload
 from pimc.backends.target import NpuSpec, TargetSpec, VectorSpec
-from pimc.backends.timing import EngineDecl, Issued, Resources
+from pimc.backends.timing import EngineDecl, Issued, Resource, Resources
 from pimc.backends.vector import Elementwise, Reduce, Scan, plain
 from pimc.ir.diagnostics import InternalError
 
@@ -65,6 +66,8 @@ class NpuTimer:
 
     clock_ps: int
     npu: NpuSpec
+    unit: Resource | None = None
+    """the vector unit, where another queue uses it, too"""
     counters: Counter[str] = field(default_factory=Counter)
     slot_at: int = 0
     """when the next command may be issued"""
@@ -108,7 +111,7 @@ class NpuTimer:
         array, clock = self.array, self.clock_ps
         earliest = max(at, self.array_done) if array.serial else at
         empty = self.array_done <= earliest
-        start = earliest if empty else max(at, self.begun_at)
+        start = earliest if empty else max(at, self.next_at if array.alternating else self.begun_at)
         took = (array.first_load if empty else array.load) * clock - self._started()
         self.loaded_at = start + took
         self.slot_at = max(at + clock, start)
@@ -153,6 +156,10 @@ class NpuTimer:
         start = max(earliest, self.array_done) if drains else earliest
         cause = "array" if start > earliest else cause
         cycles = vector_cycles(command, self.npu.vector, self.npu.cores)
+        if self.unit is not None:
+            granted = self.unit.acquire(start, cycles * self.clock_ps)
+            cause = "vector unit" if granted > start else cause
+            start = granted
         end = start + cycles * self.clock_ps
         self.slot_at = max(at + self.clock_ps, self.vector_begun)
         self.vector_begun = start
@@ -187,4 +194,5 @@ class NpuTimer:
 def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> NpuTimer:
     """The timer of the core."""
     assert spec.npu is not None
-    return NpuTimer(engine.clock_ps, spec.npu)
+    has_second = any(e.beside == "npu" for e in spec.engines())
+    return NpuTimer(engine.clock_ps, spec.npu, resources["vector unit"] if has_second else None)

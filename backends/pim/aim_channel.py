@@ -166,6 +166,7 @@ class AimChannel:
     def advance(self, until: int) -> None:
         """Let the clocks before `until` pass; what was refused is offered again in each, and at `until`."""
         while self.now < until:
+            self._rest(until)
             self.now = min(self._clock(self.now, until), until)
             if self.refused is not None:
                 self._retry(*self.refused)
@@ -390,6 +391,18 @@ class AimChannel:
             self.rows = [CLOSED] * self.rules.banks
 
     # -- refresh ------------------------------------------------------------------------------------------------------
+
+    def _rest(self, until: int) -> None:
+        """Let all refreshes of a channel without work pass at once but for the last one before `until`."""
+        interval, first = self.rules.refresh, self.due
+        if first + interval >= until or self.is_working or self._ready(REFAB, NONE) > first:
+            return
+        if any(row != CLOSED for row in self.rows):
+            return
+        times = (until - 1 - first) // interval
+        self._issue(REFAB, NONE, NONE, first, times, interval)
+        self.due += times * interval
+        self.now = first + (times - 1) * interval + 1
 
     def _refresh(self, t: int) -> int:
         """Close all rows and refresh; returns when it is time for the next step."""

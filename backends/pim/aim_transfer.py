@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from typing import Protocol
 
 from pimc.backends.affine import Scalar
 from pimc.backends.dma.copy import issue_copy
@@ -80,13 +81,21 @@ def copy_lot(at: Lowering, lot: Lot, address: Scalar, near: Scalar, pitch: int, 
         issue_copy(at.emit, (lot.space, "buffer"), address, near, lot.dtype, counts, far, close)
 
 
+class Room(Protocol):
+    """Bytes of the on-chip buffer, handed out piece by piece."""
+
+    def take(self, size: int) -> int:
+        """The address of `size` bytes."""
+        ...
+
+
 class Feed:
     """Fills global buffers from a lot, times `scale`."""
 
     def __init__(
         self,
         at: Lowering,
-        arena: Arena,
+        arena: Room,
         lot: Lot,
         channels: Channels,
         columns: int,

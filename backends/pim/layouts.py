@@ -9,6 +9,8 @@ Keys and values of a cache [B, KV, T, D]:
 
     AiM, keys      (b, kv) pairs over channels, tokens over (rows, slots of a row, spare channels, banks), D in a row
     AiM, values    the same pairs over channels, dims over (rows, slots, spare channels, banks), tokens along rows
+    CENT, keys     tokens over (rows, channels, banks), kv heads side by side in as many rows as they need
+    CENT, values   pairs over channels, dims over (rows, banks), tokens along rows
     Newton, keys   b over channels, tokens over (rows, banks), kv heads packed side by side in rows
     Newton, values b over channels, dims over (rows, banks), tokens along rows   (both as NeuPIMs lays them out)
 """
@@ -137,16 +139,21 @@ def aim_keys(space: Banks, shape: Sequence[int]) -> Layout:
 
 
 def aim_values(space: Banks, shape: Sequence[int]) -> Layout:
-    """[B, KV, T, D]: a dim's tokens lie along the rows of one bank; neighbouring dims in neighbouring banks."""
+    """[B, KV, T, D]: a dim's tokens lie along the rows of one bank; neighbouring dims in neighbouring banks.
+
+    A row has the same tokens of as many dims as possible: what is brought into the global buffer for some tokens then
+    meets all of their values in few rows.
+    """
     geometry = space.geometry
     batch, heads, tokens, depth = shape
     elements = geometry.row_bytes // CELL_BYTES
-    rows = up(tokens, elements)
-    along = elements if rows > 1 else up(tokens, LANES) * LANES
     pairs = Pairs.of(batch, heads, len(space.channels))
     parts = up(depth, geometry.banks)
     spare = up(parts, up(parts, pairs.spare))
-    slots = min(elements // along, up(parts, spare), MOST_SLOTS)
+    slots = min(up(parts, spare), MOST_SLOTS)
+    most = elements // (1 << (slots - 1).bit_length()) // LANES * LANES
+    along = min(most, up(tokens, LANES) * LANES)
+    rows = up(tokens, along)
     turns = up(parts, spare * slots)
     dim: tuple[Digit, ...] = (
         (turns, rows * geometry.stride_row),
@@ -157,6 +164,99 @@ def aim_values(space: Banks, shape: Sequence[int]) -> Layout:
     token: tuple[Digit, ...] = ((rows, geometry.stride_row), (along, CELL_BYTES))
     outer = pairs.dims(geometry, turns * rows)
     return Layout(space.start, (*outer, token, dim))
+
+
+SCORE_BANKS = 4
+"""Banks of a group: scores lie in the group, factors and products beside them."""
+FACTOR_BANK, PRODUCT_BANK = 1, 2
+"""Where in a bank group EWMUL takes the second factor, and where its results are."""
+
+
+def score_width(geometry: DramGeometry, tokens: int) -> int:
+    """Tokens in a row of scores and of values: whole rounds of all banks, where a row has room for one."""
+    elements, round_tokens = geometry.row_bytes // CELL_BYTES, geometry.channels * geometry.banks
+    most = elements // round_tokens * round_tokens or elements
+    return min(most, up(tokens, LANES) * LANES)
+
+
+def cent_keys(banks: Banks, shape: Sequence[int]) -> Layout:
+    """[B, KV, T, D]: token t in bank t mod banks, counted over all channels, with all its kv heads."""
+    batch, heads, tokens, depth = shape
+    geometry = banks.geometry
+    packed, slot = packing(banks, depth)
+    packed = min(heads, packed)
+    chunks = up(heads, packed)
+    channels = len(banks.channels)
+    rounds = up(tokens, channels * geometry.banks)
+    row = geometry.stride_row
+    return Layout(
+        banks.start,
+        (
+            ((batch, rounds * chunks * row),),
+            ((chunks, row), (packed, slot)),
+            ((rounds, chunks * row), (channels, geometry.stride_channel), (geometry.banks, geometry.stride_bank)),
+            ((depth, CELL_BYTES),),
+        ),
+    )
+
+
+def cent_values(banks: Banks, shape: Sequence[int]) -> Layout:
+    """[B, KV, T, D]: a pair in one channel, a dim's tokens along the rows of one bank."""
+    batch, heads, tokens, depth = shape
+    geometry = banks.geometry
+    along = score_width(geometry, tokens)
+    rows, parts = up(tokens, along), up(depth, geometry.banks)
+    turns, spread = _over(heads, len(banks.channels))
+    row = geometry.stride_row
+    return Layout(
+        banks.start,
+        (
+            ((batch, turns * parts * rows * row),),
+            ((turns, parts * rows * row), (spread, geometry.stride_channel)),
+            ((rows, row), (along, CELL_BYTES)),
+            ((parts, rows * row), (geometry.banks, geometry.stride_bank)),
+        ),
+    )
+
+
+def cent_scores(banks: Banks, shape: Sequence[int], kv: int) -> Layout:
+    """[B, H, S, T] in bank 2 of bank groups: groups of heads over channels, heads of a group over bank groups."""
+    batch, heads, steps, tokens = shape
+    geometry = banks.geometry
+    width = score_width(geometry, tokens)
+    rows, group = up(tokens, width), heads // kv
+    turns, spread = _over(kv, len(banks.channels))
+    blocks, beside = _over(group, geometry.banks // SCORE_BANKS)
+    row = geometry.stride_row
+    of_head = steps * rows * row
+    return Layout(
+        banks.start + PRODUCT_BANK * geometry.stride_bank,
+        (
+            ((batch, turns * blocks * of_head),),
+            (
+                (turns, blocks * of_head),
+                (spread, geometry.stride_channel),
+                (blocks, of_head),
+                (beside, SCORE_BANKS * geometry.stride_bank),
+            ),
+            ((steps, rows * row),),
+            ((rows, row), (width, CELL_BYTES)),
+        ),
+    )
+
+
+def _over(count: int, places: int) -> tuple[int, int]:
+    """Turns, and how many side by side in each, for `count` things in so many places."""
+    turns = up(count, places)
+    return turns, up(count, turns)
+
+
+def scores_layout(spec: TargetSpec, first_row: int, shape: Sequence[int], kv: int) -> tuple[Layout, int]:
+    """The layout of scores [B, H, S, T] that EWMUL scales, from a row index on, and how many row indices it takes."""
+    geometry = spec.dram.geometry
+    layout = cent_scores(Banks(geometry, range(geometry.channels), first_row, mapping_of(spec)), shape, kv)
+    _, end = layout.span(CELL_BYTES)
+    return layout, up(end, geometry.stride_row) - first_row
 
 
 def newton_keys(banks: Banks, shape: Sequence[int]) -> Layout:
@@ -241,7 +341,9 @@ def bank_layout(
             ("aim", "value"): aim_values,
             ("newton", "key"): newton_keys,
             ("newton", "value"): newton_values,
-        }[spec.pim.style, kind]
+            ("cent", "key"): cent_keys,
+            ("cent", "value"): cent_values,
+        }["cent" if banks.mapping.tokens_in_banks else spec.pim.style, kind]
         layout = make(banks, shape)
     _, end = layout.span(CELL_BYTES)
     return layout, up(end, geometry.stride_row) - first_row

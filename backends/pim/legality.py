@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pimc.backends.pim.cells import CELL_BYTES, LANES
+from pimc.backends.pim.lower_cent import why_no_softmax
+from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.target import TargetSpec
 from pimc.ir.graph import Node
 
@@ -10,6 +12,9 @@ from pimc.ir.graph import Node
 def why_not(node: Node, spec: TargetSpec) -> str:
     """Why the PIM engine of a target cannot execute a product; empty if it can."""
     assert spec.pim is not None
+    mapping = mapping_of(spec)
+    if node.op.name == "attention_softmax":
+        return why_no_softmax(node, spec) if mapping.softmax_in_banks else f"{spec.pim.style} has no softmax in banks"
     if spec.pim.macs_per_bank != LANES:
         return f"its commands work on columns of {LANES} elements, this part's on {spec.pim.macs_per_bank}"
     if spec.pim.style == "aim" and spec.dram.banks != LANES:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from pimc.backends.lowering import Lowering, Rule, lowers
-from pimc.backends.pim import lower_aim, lower_newton
+from pimc.backends.pim import attention_aim, lower_aim, lower_cent, lower_newton
+from pimc.backends.pim.mapping import mapping_of
+from pimc.backends.pim.newton_transfer import mark_vectors
 from pimc.backends.ragged import groups
+from pimc.backends.target import TargetSpec
 from pimc.ir.facts import Ragged
 from pimc.ir.graph import Node
 
-RULES_BY_STYLE: dict[str, dict[str, Rule]] = {
+RULES_BY_MAPPING: dict[str, dict[str, Rule]] = {
     "aim": {
         "matmul": lower_aim.lower_matmul,
         "attention_scores": lower_aim.lower_scores,
         "attention_context": lower_aim.lower_context,
+        "expert_matmul": lower_aim.lower_experts,
+        "attention": attention_aim.lower_attention,
+    },
+    "cent": {
+        "matmul": lower_cent.lower_matmul,
+        "attention_scores": lower_cent.lower_scores,
+        "attention_softmax": lower_cent.lower_softmax,
+        "attention_context": lower_cent.lower_context,
         "expert_matmul": lower_aim.lower_experts,
     },
     "newton": {
@@ -24,12 +35,20 @@ RULES_BY_STYLE: dict[str, dict[str, Rule]] = {
 }
 
 
-@lowers("pim", "matmul", "attention_scores", "attention_context", "expert_matmul")
+def rules_of(spec: TargetSpec) -> dict[str, Rule]:
+    """The rules of a target's mapping."""
+    assert spec.pim is not None
+    return RULES_BY_MAPPING[mapping_of(spec).rules or spec.pim.style]
+
+
+@lowers("pim", "matmul", "attention_scores", "attention_context", "expert_matmul", "attention", "attention_softmax")
 def lower_product(node: Node, at: Lowering) -> None:
     """A product whose right operand (weight, keys, values) lies in the banks."""
     assert at.spec.pim is not None
-    rule = RULES_BY_STYLE[at.spec.pim.style][node.op.name]
+    rule = rules_of(at.spec)[node.op.name]
     ragged = node.fact(Ragged)
+    if ragged is not None and at.spec.pim.style == "newton":
+        at = mark_vectors(node, at)
     if ragged is None:
         rule(node, at)
     elif ragged.channels:

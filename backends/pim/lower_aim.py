@@ -8,12 +8,10 @@ Attention: every share of channels works on its own (request, kv head); all of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from math import prod
 
 from pimc.backends.affine import Scalar
 from pimc.backends.kernels.arena import Arena
-from pimc.backends.kernels.nest import chunks, nests, walk
+from pimc.backends.kernels.nest import chunks, walk
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.pim.aim_isa import MacAllBanks, WriteGlobalBuffer
 from pimc.backends.pim.aim_transfer import SLOTS, Channels, Drain, Feed, Lot, clear, mask_of, zero
@@ -21,19 +19,15 @@ from pimc.backends.pim.cells import COLUMN_BYTES, LANES
 from pimc.backends.pim.experts import ChosenExperts
 from pimc.backends.pim.layouts import BankPattern
 from pimc.backends.pim.products import (
-    Range,
     bank_pattern,
-    digits,
     element_stride,
     gather_vector,
-    part,
-    ranges,
     rows_of,
     single,
     vector_machine,
 )
+from pimc.backends.pim.waves import Wave, waves
 from pimc.ir.graph import Node
-from pimc.ir.layout import Layout
 from pimc.ir.types import DType
 
 
@@ -59,7 +53,7 @@ def lower_matmul(node: Node, at: Lowering) -> None:
     y = at.tensor(node.result)
     shape = node.result.type.static_shape
     depth = next(iter(node.inputs())).type.static_shape[-1]
-    kernel = _Gemv(node, at, x, y, bank_pattern(node, at, w), depth, shape[-1])
+    kernel = Gemv(node, at, x, y, bank_pattern(node, at, w), depth, shape[-1])
     for nest in rows_of(x, y, shape=shape[:-1]):
         for (source, target), _ in walk(at.emit, nest):
             kernel.run(source, target)
@@ -68,12 +62,12 @@ def lower_matmul(node: Node, at: Lowering) -> None:
 def lower_experts(node: Node, at: Lowering) -> None:
     """Vector by vector, each times the matrix of the expert that was chosen for it."""
     chosen = ChosenExperts.of(node, at)
-    kernel = _Gemv(node, at, chosen.x, chosen.y, chosen.first, chosen.depth, chosen.outputs)
+    kernel = Gemv(node, at, chosen.x, chosen.y, chosen.first, chosen.depth, chosen.outputs)
     for source, target, _ in chosen.pairs(1):
         kernel.run(source, target)
 
 
-class _Gemv:
+class Gemv:
     """One vector of K elements times a bank matrix."""
 
     def __init__(
@@ -151,61 +145,14 @@ class _Gemv:
 # -- attention --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Wave:
-    """Pairs (request, kv head) that work together: their places, and the loops over such waves."""
-
-    channels: Channels
-    source: Lot
-    target: Lot
-    source_head: int
-    """bytes from a query head of the group to the next"""
-    target_head: int
-    turns: Iterator[tuple[tuple[Scalar, ...], int]]
-    """(first vector, first result, first row of the cache) of every turn"""
-
-
-def _waves(node: Node, at: Lowering, cache: BankPattern, spare: int) -> Iterator[_Wave]:
-    """spare: channels of a pair that take part."""
-    x, y = at.tensor(next(node.inputs())), at.tensor(node.result)
-    batch, heads, steps, _ = node.result.type.static_shape
-    kv = list(node.inputs())[1].type.static_shape[1]
-    by_batch, by_head = cache.dims[0], cache.dims[1]
-    for b in ranges(batch, by_batch.channel[0]):
-        for h in ranges(kv, by_head.channel[0]):
-            views = [_seven(node, t.layout, b, h, heads // kv, steps) for t in (x, y)]
-            first = b.start // by_batch.channel[0] * by_batch.row[1] + h.start // by_head.channel[0] * by_head.row[1]
-            rows = Layout(
-                cache.row + first, (((b.turns, by_batch.row[1]),), ((h.turns, by_head.row[1]),), ((steps, 0),))
-            )
-            outer = [Layout(v.offset, (v.dims[0], v.dims[2], v.dims[5])) for v in views]
-            spread = ((b.together, by_batch.channel[1]), (h.together, by_head.channel[1]), (spare, 1))
-            source, target = (
-                Lot(t.space, t.dtype, digits(v, 1, 3), element_stride(node, t))
-                for t, v in zip((x, y), views, strict=True)
-            )
-            source_head, target_head = (single(v.dims[4]) or 0 for v in views)
-            for nest in nests([*outer, rows], (b.turns, h.turns, steps)):
-                turns = walk(at.emit, nest.merged())
-                channels = Channels(mask_of(cache.channel, spread), spare)
-                yield _Wave(channels, source, target, source_head, target_head, turns)
-
-
-def _seven(node: Node, layout: Layout, b: Range, h: Range, group: int, steps: int) -> Layout:
-    """[B, H, S, X] as [turns, together, turns, together, group, S, X] for ranges of requests and kv heads."""
-    cuts = [(0, b.start, b.stop), (1, h.start * group, h.stop * group)]
-    last = prod(count for count, _ in layout.dims[3])
-    shape = (b.turns, b.together, h.turns, h.together, group, steps, last)
-    return part(node, layout, cuts, shape)
-
-
 def lower_scores(node: Node, at: Lowering) -> None:
     """q[B, H, S, D] times the keys [B, KV, T, D]: tokens over banks, a row opened once for all heads of a group."""
     q, k = (v.type.static_shape for v in node.inputs())
     cache = bank_pattern(node, at, at.tensor(list(node.inputs())[1]))
     scale = node.attribute("scale")
     assert isinstance(scale, int | float)
-    for wave in _waves(node, at, cache, cache.dims[2].channel[0]):
+    ends = at.tensor(next(node.inputs())), at.tensor(node.result)
+    for wave in waves(node, *ends, cache, cache.dims[2].channel[0], at):
         kernel = _Scores(at, wave, cache, q[1] // k[1], q[3], k[2], float(scale))
         for (source, target, row), _ in wave.turns:
             kernel.run(source, target, row)
@@ -215,7 +162,7 @@ class _Scores:
     """The scores of one query position of all pairs of a wave."""
 
     def __init__(
-        self, at: Lowering, wave: _Wave, cache: BankPattern, group: int, depth: int, tokens: int, scale: float
+        self, at: Lowering, wave: Wave, cache: BankPattern, group: int, depth: int, tokens: int, scale: float
     ) -> None:
         self.at, self.wave, self.group = at, wave, group
         self.depth, self.tokens = depth, tokens
@@ -271,7 +218,8 @@ def lower_context(node: Node, at: Lowering) -> None:
     """p[B, H, S, T] times the values [B, KV, T, D]: dims over banks, tokens along rows."""
     p, v = (x.type.static_shape for x in node.inputs())
     cache = bank_pattern(node, at, at.tensor(list(node.inputs())[1]))
-    for wave in _waves(node, at, cache, cache.dims[3].channel[0]):
+    ends = at.tensor(next(node.inputs())), at.tensor(node.result)
+    for wave in waves(node, *ends, cache, cache.dims[3].channel[0], at):
         kernel = _Context(at, wave, cache, p[1] // v[1], v[3], p[3])
         for (source, target, row), _ in wave.turns:
             kernel.run(source, target, row)
@@ -280,7 +228,7 @@ def lower_context(node: Node, at: Lowering) -> None:
 class _Context:
     """The context of one query position of all pairs of a wave."""
 
-    def __init__(self, at: Lowering, wave: _Wave, cache: BankPattern, group: int, depth: int, tokens: int) -> None:
+    def __init__(self, at: Lowering, wave: Wave, cache: BankPattern, group: int, depth: int, tokens: int) -> None:
         self.at, self.wave, self.group = at, wave, group
         self.depth, self.tokens = depth, tokens
         along, dim = cache.dims[2], cache.dims[3]
@@ -292,7 +240,7 @@ class _Context:
         assert at.spec.pim is not None
         columns = -(-min(tokens, self.row_tokens) // LANES)
         units = -(-depth // wave.channels.unit)
-        held = at.spec.pim.global_buffer_bytes // COLUMN_BYTES // columns if tokens <= self.row_tokens else 1
+        held = at.spec.pim.global_buffer_bytes // COLUMN_BYTES // columns
         self.heads = max(1, min(group, held, accumulators(at) // max(units, self.slots)))
         self.turns = max(1, accumulators(at) // (self.heads * self.slots))
         room = at.scratch.budget // 4

@@ -4,6 +4,7 @@ A target file names its strategy (`mapping:`). `newtonsim` keeps the addresses o
 measurements of NeuPIMs' memory were made with: every GWRITE takes row 0 of bank 0, whatever vector and part of it is
 meant; tiles take one row index after the other, from 1024 up, in the order in which they are worked on; results stay
 where they are returned. Two parts of a vector then lie in the same place: such a program has a time, and no values.
+Neither the vectors of a batch of requests nor its new keys and values are written to the memory.
 """
 
 from __future__ import annotations
@@ -34,11 +35,35 @@ class PimMapping:
     results_on_chip: bool = False
     """results of products stay where they are returned, in the on-chip buffer, also outputs of the program; there is
     room for a value of every bank"""
+    rules: str = ""
+    """whose lowering rules of products: empty: those of the style of the PIM engine"""
+    tokens_in_banks: bool = False
+    """a token's keys of all heads lie in one bank; scores lie in bank groups, where EWMUL takes them; rows of keys and
+    of scores hold whole rounds of tokens (CENT)"""
+    stages_side_by_side: bool = False
+    """pipeline stages that share a device have a part of its channels each; else they take turns on all of them"""
+    softmax_in_banks: bool = False
+    """EWMUL scales the scores of attention"""
+    marks_vectors: bool = False
+    """vectors of a batch of requests are taken to be there: one element of each says that it is complete"""
+    appends_requests: bool = True
+    """new keys and values of a batch of requests are brought to their places"""
 
 
 MAPPINGS: dict[str, PimMapping] = {
     "default": PimMapping(),
-    "newtonsim": PimMapping(1024, follows_work=True, packs_by_size=True, one_vector_row=True, results_on_chip=True),
+    "cent-mapping": PimMapping(
+        rules="cent", tokens_in_banks=True, stages_side_by_side=True, softmax_in_banks=True
+    ),
+    "newtonsim": PimMapping(
+        first_row=1024,
+        follows_work=True,
+        packs_by_size=True,
+        one_vector_row=True,
+        results_on_chip=True,
+        marks_vectors=True,
+        appends_requests=False,
+    ),
 }
 
 
@@ -49,13 +74,21 @@ def mapping_of(spec: TargetSpec) -> PimMapping:
         raise fail(Kind.NAME_UNKNOWN, f"no mapping '{spec.mapping}'", help=did_you_mean(spec.mapping, MAPPINGS))
     if found.one_vector_row and (spec.pim is None or spec.pim.style != "newton"):
         raise fail(Kind.UNAVAILABLE, f"the mapping '{spec.mapping}' is for PIM of the style 'newton'")
+    if found.rules == "cent" and (spec.pim is None or spec.pim.style != "aim" or spec.pnm is None):
+        raise fail(Kind.UNAVAILABLE, f"the mapping '{spec.mapping}' is for PIM of the style 'aim' with PNM beside it")
     return found
 
 
-def why_no_values(spec: TargetSpec, streams: Iterable[Stream]) -> str:
-    """Why a program computes nothing, by the mapping of its target; empty where it does."""
-    if not mapping_of(spec).one_vector_row:
+def why_no_values(spec: TargetSpec, streams: Iterable[Stream], *, of_requests: bool = False) -> str:
+    """Why a program computes nothing, by the mapping of its target; empty where it does.
+
+    of_requests: it is for a batch of requests whose keys and values lie in channels.
+    """
+    mapping = mapping_of(spec)
+    if not mapping.one_vector_row:
         return ""
+    if of_requests and (mapping.marks_vectors or not mapping.appends_requests):
+        return f"with the mapping '{spec.mapping}', vectors, keys and values of requests are not brought to memory"
     writes = [
         found for stream in streams for found in _writes(stream.items, len(stream.instances) * len(stream.devices))
     ]

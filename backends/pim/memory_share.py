@@ -1,7 +1,12 @@
-"""How PIM work and normal traffic take turns on a memory whose banks have one row buffer.
+"""How PIM work and normal traffic share a memory.
 
-Normal traffic holds the data bus. PIM work waits for traffic that came before it, and traffic that comes later
-waits for PIM. `pim` tells what of the holding was PIM's: channels do not wait for each other.
+Where banks have one row buffer they take turns. Normal traffic holds the data bus. PIM work waits for traffic that came
+before it, and traffic that comes later waits for PIM. `pim` tells what of the holding was PIM's: channels do not wait
+for each other.
+
+Where banks have two, `pim` tells until when some channel is at work: traffic that begins before that gets a share of
+the data bus (`sharing.bus_percent`), since PIM commands come first. Work is taken to go on from one command to the next
+unless a window between refreshes passes without any: in its shorter gaps rows open, or a refresh is waited for.
 """
 
 from __future__ import annotations
@@ -39,3 +44,16 @@ class MemoryShare:
             self._ours.free_at = at
         if at > self._memory.free_at:
             self._memory.free_at = at
+
+
+class MemoryBeside:
+    """What one PIM timer with two row buffers lets others know. window: picoseconds between refreshes."""
+
+    def __init__(self, resources: Resources, window: int) -> None:
+        self._ours = resources[OURS]
+        self._window = window
+
+    def end(self, at: int) -> None:
+        """A command is at work until a time."""
+        if at + self._window > self._ours.free_at:
+            self._ours.free_at = at + self._window

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from pimc.backends.isa import Command
 from pimc.backends.pim.issues import IssueSink
-from pimc.backends.pim.memory_share import MemoryShare
+from pimc.backends.pim.memory_share import MemoryBeside, MemoryShare
 from pimc.backends.pim.newton_channel import Done, NewtonChannel
 from pimc.backends.pim.newton_isa import Comp, CompsReadResult, GlobalWrite, Header, ReadResult
 from pimc.backends.pim.newton_rules import Rules
@@ -38,7 +38,7 @@ class _Telling(Generic[ChannelT]):
 class NewtonTimer(_Telling[NewtonChannel]):
     """Keeps the time of one channel's stream."""
 
-    def __init__(self, rules: Rules, engine: EngineDecl, memory: MemoryShare | None) -> None:
+    def __init__(self, rules: Rules, engine: EngineDecl, memory: MemoryShare | MemoryBeside) -> None:
         self.clock_ps = engine.clock_ps
         self.rules = rules
         self.channel = NewtonChannel(rules)
@@ -51,13 +51,12 @@ class NewtonTimer(_Telling[NewtonChannel]):
 
     def issue(self, command: Command, ready: int) -> Issued:
         clock = self.clock_ps
-        if self.memory is not None:  # normal traffic waits for PIM, and PIM for what came before it
+        if isinstance(self.memory, MemoryShare):  # normal traffic waits for PIM, and PIM for what came before it
             ready, disturbed = self.memory.begin(ready)
             if disturbed:
                 self.channel.rows_lost()
         done = self._issue(command, -(-ready // clock))
-        if self.memory is not None:
-            self.memory.end(max(done.free, done.first + done.busy) * clock)
+        self.memory.end(max(done.free, done.first + done.busy) * clock)
         return _in_time(done, clock)
 
     def _issue(self, command: Command, at: int) -> Done:

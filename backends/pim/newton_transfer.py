@@ -47,11 +47,36 @@ def vector_operand(node: Node, at: Lowering) -> tuple[Tensor, bool]:
     the first tile hold nothing else."""
     value = next(iter(node.inputs()))
     tensor = at.tensor(value)
+    if at.marked:
+        return tensor, True
     if not mapping_of(at.spec).one_vector_row or tensor.space != "dram":
         return tensor, False
     if tensor.layout.offset >= at.spec.dram.geometry.stride_row:
         return tensor, False
     return replace(tensor, layout=Layout.dense(value.type.static_shape, tensor.element_bytes)), True
+
+
+def mark_vectors(node: Node, at: Lowering) -> Lowering:
+    """Tell the channels that all vectors of an op are complete, where these are taken to be there.
+
+    One element of each vector goes to where GWRITE takes them, in every channel.
+    """
+    tensor = at.tensor(next(iter(node.inputs())))
+    if not mapping_of(at.spec).marks_vectors:
+        return at
+    geometry = at.spec.dram.geometry
+    axes = [digit for dim in tensor.layout.dims[:-1] for digit in dim]
+    counts, strides = [count for count, _ in axes], [stride for _, stride in axes]
+    source = tensor.layout.offset
+    if tensor.space != "buffer":
+        near = at.scratch.take(prod(counts) * tensor.element_bytes)
+        dense = list(dense_strides(counts, tensor.element_bytes))
+        issue_copy(at.emit, (tensor.space, "buffer"), source, near, tensor.dtype, counts, strides, dense)
+        source, strides = near, dense
+    there = [geometry.stride_channel, *(0 for _ in counts)]
+    all_channels = [geometry.channels, *counts]
+    issue_copy(at.emit, ("buffer", "dram"), source, 0, tensor.dtype, all_channels, [0, *strides], there)
+    return replace(at, marked=True)
 
 
 def is_returned(at: Lowering, tensor: Tensor) -> bool:

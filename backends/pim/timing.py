@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pimc.backends.pim.aim_controller import AimTimer
 from pimc.backends.pim.aim_rules import AimRules
 from pimc.backends.pim.aim_states import States
-from pimc.backends.pim.memory_share import MemoryShare
+from pimc.backends.pim.memory_share import MemoryBeside, MemoryShare
 from pimc.backends.pim.newton_controller import NewtonTimer
 from pimc.backends.pim.newton_rules import Rules
 from pimc.backends.target import AimPim, NewtonPim, TargetSpec
@@ -39,7 +39,8 @@ def _states(spec: TargetSpec) -> States:
 def _newton(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Timer:
     assert isinstance(spec.pim, NewtonPim)
     rules = Rules.of(spec, spec.pim)
-    return NewtonTimer(rules, engine, None if rules.is_dual else MemoryShare(resources))
+    beside = MemoryBeside(resources, rules.interval * engine.clock_ps) if rules.is_dual else None
+    return NewtonTimer(rules, engine, beside or MemoryShare(resources))
 
 
 CONTROLLERS: dict[str, Controller] = {

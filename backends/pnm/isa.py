@@ -1,4 +1,5 @@
-"""Commands of the PNM units: exponents, vector adders, reduction trees, and routines of the scalar cores.
+"""Commands of the PNM units: exponents, vector units that add and multiply, reduction trees, and routines of the
+scalar cores.
 
 Each unit has its own mnemonic; the functions that it offers are those of `backends.vector`.
 """
@@ -13,6 +14,7 @@ from pimc.backends.vector import REDUCTIONS, Elementwise, Reduce, Scan
 
 EXPONENT_FUNCTIONS = ("exp",)
 ADDER_FUNCTIONS = ("add", "sub", "copy")
+MULTIPLIER_FUNCTIONS = ("mul",)
 TREE_FUNCTIONS = ("sum", "max", "min")
 
 
@@ -29,11 +31,21 @@ class Exponent(Elementwise):
 @command
 @dataclass(frozen=True, slots=True)
 class VectorAdd(Elementwise):
-    """Sums and copies on the vector adders."""
+    """Sums and copies on the vector units."""
 
     mnemonic: ClassVar[str] = "VADD"
     unit: ClassVar[str] = "pnm"
     function: str = choice("what is computed", ADDER_FUNCTIONS)
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class VectorMultiply(Elementwise):
+    """Products on the vector units."""
+
+    mnemonic: ClassVar[str] = "VMUL"
+    unit: ClassVar[str] = "pnm"
+    function: str = choice("what is computed", MULTIPLIER_FUNCTIONS)
 
 
 @command

@@ -12,6 +12,7 @@ from pimc.backends.kernels.vector_product import contract_on
 from pimc.backends.pnm.isa import (
     ADDER_FUNCTIONS,
     EXPONENT_FUNCTIONS,
+    MULTIPLIER_FUNCTIONS,
     TREE_FUNCTIONS,
     Core,
     CoreReduce,
@@ -19,6 +20,7 @@ from pimc.backends.pnm.isa import (
     Exponent,
     TreeReduce,
     VectorAdd,
+    VectorMultiply,
 )
 from pimc.backends.vector import Elementwise, Reduce
 
@@ -26,6 +28,8 @@ from pimc.backends.vector import Elementwise, Reduce
 def _unit(function: str) -> type[Elementwise]:
     if function in EXPONENT_FUNCTIONS:
         return Exponent
+    if function in MULTIPLIER_FUNCTIONS:
+        return VectorMultiply
     return VectorAdd if function in ADDER_FUNCTIONS else Core
 
 

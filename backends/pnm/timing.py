@@ -1,7 +1,8 @@
 """The time of the PNM units (CENT's model).
 
 Operands come out of the shared buffer slot by slot through one port. n slots on a pool of u units take
-`n * operands * buffer_read`, and for each round of u slots the unit's latency and the write of a result. Rows longer
+`n * operands * buffer_read`, and for each round of u slots the unit's latency and the write of a result. An operand
+that is the same along a row is read once a row. Rows longer
 than a slot are reduced in several levels. The scalar cores take their routine's clocks for each element. The units
 share the port, and their commands run one after another.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pimc.backends.isa import Command
-from pimc.backends.pnm.isa import Core, CoreReduce, CoreScan, Exponent, TreeReduce, VectorAdd
+from pimc.backends.pnm.isa import Core, CoreReduce, CoreScan, Exponent, TreeReduce, VectorAdd, VectorMultiply
 from pimc.backends.target import PnmSpec, TargetSpec
 from pimc.backends.timing import EngineDecl, Issued, Resources
 from pimc.backends.vector import Elementwise, plain
@@ -25,9 +26,9 @@ def cycles_of(command: Command, pnm: PnmSpec) -> int:
     """Clocks of one command."""
     match command:
         case Exponent():
-            return _pooled(_slots(command, pnm), _operands(command), pnm.exponent_units, pnm.exponent_latency, pnm)
-        case VectorAdd():
-            return _pooled(_slots(command, pnm), _operands(command), pnm.adders, pnm.adder_latency, pnm)
+            return _pooled(_slots(command, pnm), _reads(command, pnm), pnm.exponent_units, pnm.exponent_latency, pnm)
+        case VectorAdd() | VectorMultiply():
+            return _pooled(_slots(command, pnm), _reads(command, pnm), pnm.adders, pnm.adder_latency, pnm)
         case TreeReduce(rows=rows, columns=columns):
             return _tree(plain(rows), plain(columns), pnm)
         case Core(function=function, rows=rows, columns=columns):
@@ -41,13 +42,17 @@ def _slots(command: Elementwise, pnm: PnmSpec) -> int:
     return plain(command.rows) * -(-plain(command.columns) // pnm.lanes)
 
 
-def _operands(command: Elementwise) -> int:
-    """Operands that come out of the buffer; at least the slot that starts the unit."""
-    return max(1, len(command.form.replace("i", "")))
+def _reads(command: Elementwise, pnm: PnmSpec) -> int:
+    """Slots that come out of the buffer: those of each operand, one a row where a row has the same value everywhere;
+    at least what starts the units."""
+    letters = command.form.replace("i", "")
+    repeated = sum(plain(getattr(command, f"{letter}_column")) == 0 for letter in letters)
+    slots, rows = _slots(command, pnm), plain(command.rows)
+    return max(slots, (len(letters) - repeated) * slots + repeated * rows)
 
 
-def _pooled(slots: int, operands: int, units: int, latency: int, pnm: PnmSpec) -> int:
-    return slots * operands * pnm.buffer_read + -(-slots // units) * (latency + pnm.buffer_write)
+def _pooled(slots: int, reads: int, units: int, latency: int, pnm: PnmSpec) -> int:
+    return reads * pnm.buffer_read + -(-slots // units) * (latency + pnm.buffer_write)
 
 
 def _tree(rows: int, columns: int, pnm: PnmSpec) -> int:
@@ -55,7 +60,7 @@ def _tree(rows: int, columns: int, pnm: PnmSpec) -> int:
     total = 0
     while True:
         columns = -(-columns // pnm.lanes)
-        total += _pooled(rows * columns, 1, pnm.reduction_trees, pnm.reduction_latency, pnm)
+        total += _pooled(rows * columns, rows * columns, pnm.reduction_trees, pnm.reduction_latency, pnm)
         if columns == 1:
             return total
 
@@ -66,19 +71,24 @@ class PnmTimer:
 
     clock_ps: int
     pnm: PnmSpec
+    parts: int = 1
+    """parts of the device, for each of which the units do the same"""
     counters: Counter[str] = field(default_factory=Counter)
     free_at: int = 0
 
     def issue(self, command: Command, ready: int) -> Issued:
-        return self._issue(command.mnemonic, cycles_of(command, self.pnm) * self.clock_ps, ready)
+        return self._issue(command.mnemonic, self._clocks(command) * self.clock_ps, ready)
 
     def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
         if command.is_affine:
             return None
-        return partial(self._issue, command.mnemonic, cycles_of(command, self.pnm) * self.clock_ps)
+        return partial(self._issue, command.mnemonic, self._clocks(command) * self.clock_ps)
 
     def cost(self, command: Command) -> Hashable:
-        return cycles_of(command, self.pnm)
+        return self._clocks(command)
+
+    def _clocks(self, command: Command) -> int:
+        return cycles_of(command, self.pnm) * self.parts
 
     def _issue(self, mnemonic: str, duration: int, ready: int) -> Issued:
         start = max(ready, self.free_at)
@@ -96,4 +106,4 @@ class PnmTimer:
 def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> PnmTimer:
     """The timer of a device's PNM units."""
     assert spec.pnm is not None
-    return PnmTimer(engine.clock_ps, spec.pnm)
+    return PnmTimer(engine.clock_ps, spec.pnm, spec.system.sharing)

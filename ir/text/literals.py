@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pimc.ir.facts import Fact, Layer, Phase, Placement, Position, Ragged, Stage, Tile, Work
+from pimc.ir.facts import Beat, Fact, Layer, Phase, Placement, Position, Ragged, Stage, SubBatch, Tile, Work
 from pimc.ir.op import Array
 from pimc.ir.types import TensorType
 
@@ -27,6 +27,8 @@ FACTS: dict[str, type] = {
     "stage": Stage,
     "tile": Tile,
     "position": Position,
+    "half": SubBatch,
+    "beat": Beat,
     "ragged": Ragged,
 }
 """The names of facts in text, in the order in which they are printed."""

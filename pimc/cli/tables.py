@@ -12,7 +12,7 @@ from pimc.cli.screen import Line, line
 from pimc.generation import Generation, StepResult
 from pimc.sim.compare import Comparison
 from pimc.sim.op_groups import OpGroup, group_ops
-from pimc.sim.report import BatchReport, EngineReport, OpReport, Report
+from pimc.sim.report import BatchReport, EngineReport, OpReport, PipelineReport, Report
 
 BAR = 20
 MOST_OPS = 16
@@ -34,6 +34,8 @@ def headline(found: Report) -> Iterator[Line]:
     yield from title(found.model, found.target, found.phase, found.dims, found.devices)
     if found.batch is not None:
         yield batch_line(found.batch)
+    if found.pipeline is not None:
+        yield pipeline_line(found.pipeline)
     name, seconds = busiest(found)
     yield [
         ("  ", ""),
@@ -42,6 +44,16 @@ def headline(found: Report) -> Iterator[Line]:
         (f"{percent(found.bound_share)} of its bound", "bold"),
         (f": {name} is at work for {time_text(seconds)}", ""),
     ]
+
+
+def pipeline_line(pipeline: PipelineReport) -> Line:
+    """How many queries are in flight, and how many tokens a second that makes."""
+    said = f"  {pipeline.stages} stages, a query in each · {pipeline.tokens_per_s:.1f} tokens/s"
+    if pipeline.turns > 1:
+        said += f" · {pipeline.turns} stages take turns on a device"
+    if pipeline.parts > 1:
+        said += f" · {pipeline.parts} stages share a device, a part of its channels each"
+    return line(said, "dim")
 
 
 def title(model: str, target: str, phase: str, dims: Mapping[str, int], devices: int) -> Iterator[Line]:

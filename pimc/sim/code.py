@@ -64,6 +64,8 @@ class Instruction:
     """LOOP: where its END is. END: the first instruction of the body."""
     alone: bool = False
     """END: nothing in the body waits, signals or meets"""
+    meets: bool = False
+    """END: the body has an exchange"""
     families: tuple[Family, ...] = ()
     """END: the identities that commands of the body have (`Identifying`)"""
     alike: bool = False
@@ -80,6 +82,8 @@ class Body:
     """variables that some time, semaphore or partner depends on"""
     alone: bool = True
     """nothing waits, signals or meets"""
+    meets: bool = False
+    """there is an exchange"""
     ops: set[int] = field(default_factory=set)
     commands: int = 0
     """executed in one turn"""
@@ -90,6 +94,7 @@ class Body:
         """A loop belongs to the body."""
         self.moved |= inner.moved - {variable}
         self.alone = self.alone and inner.alone
+        self.meets = self.meets or inner.meets
         self.ops |= inner.ops
         self.commands += inner.commands * count
         for family in inner.families:
@@ -179,7 +184,7 @@ class Compiler:
             head.turns = self._turns(only.command, loop.variable)
             return body
         self._code.append(
-            Instruction(END, variable=loop.variable, count=loop.count, target=start, alone=body.alone,
+            Instruction(END, variable=loop.variable, count=loop.count, target=start, alone=body.alone, meets=body.meets,
                         families=tuple(body.families), alike=alike, skips=skips)
         )  # fmt: skip
         return body
@@ -198,7 +203,7 @@ class Compiler:
         body.commands += 1
         if isinstance(command, Exchange):
             self._code.append(Instruction(EXCHANGE, step.op, command))
-            body.alone = False
+            body.alone, body.meets = False, True
             body.moved |= moved_by(self._timer, command)
         elif self._plainly is not None:
             self._code.append(Instruction(COMMAND, step.op, command, self._plainly(command, step.op)))

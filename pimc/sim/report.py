@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from pimc.backends.assembly import ranks
@@ -16,6 +17,7 @@ from pimc.backends.engines import platform_of
 from pimc.backends.program import OpRow, Program
 from pimc.backends.target import from_description
 from pimc.backends.timing import SERVED
+from pimc.sim.accounts import END, START
 from pimc.sim.timing import EngineTiming, Timing
 
 if TYPE_CHECKING:
@@ -82,6 +84,18 @@ class PhaseReport:
 
 
 @dataclass(frozen=True, slots=True)
+class BeatReport:
+    """One beat of a schedule with barriers between beats."""
+
+    name: str
+    cycles: int
+    """of the main clock, from the end of the beat before"""
+    seconds: float
+    busy: Mapping[str, float]
+    """by engine: the busiest of its kind"""
+
+
+@dataclass(frozen=True, slots=True)
 class BackgroundReport:
     """Normal reads (one access each) that channels with PIM work were offered, and served meanwhile."""
 
@@ -129,6 +143,29 @@ class BatchReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineReport:
+    """A pipeline with a query in every stage."""
+
+    stages: int
+    """as many queries are in flight"""
+    turns: int
+    """stages that take turns on the same devices"""
+    parts: int
+    """stages that work side by side on the same devices, each with a part of them"""
+    tokens: int
+    """of a query, which its pass is for"""
+    latency_seconds: float
+    """of the pass of one query, all of its waiting included"""
+    tokens_per_s: float
+    """of all queries: those in flight by the latency"""
+    slowest_seconds: float
+    """how long a query keeps devices busy, where that is longest: tokens can come no faster than one in that time"""
+    balance: float
+    """the mean of that over all devices against the longest: where it is not near 1, the pipeline falls short of
+    `tokens_per_s` by as much"""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The whole run."""
 
@@ -155,13 +192,18 @@ class Report:
     requests: Sequence[RequestReport] = ()
     """in the user's order; empty where requests have no lengths of their own"""
     batch: BatchReport | None = None
+    pipeline: PipelineReport | None = None
+    beats: Sequence[BeatReport] = ()
+    """empty where the schedule has none"""
 
     def to_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         plain = asdict(self)
-        for name in ("background", "values"):
+        for name in ("background", "values", "pipeline"):
             if plain[name] is None:
                 del plain[name]
+        if not self.beats:
+            del plain["beats"]
         if self.batch is None:
             del plain["requests"], plain["batch"]
         else:
@@ -201,6 +243,8 @@ def build_report(
         values=None if comparison is None else comparison.to_json(form),
         requests=request_rows(program),
         batch=_batch(program),
+        pipeline=_pipeline(program, timing),
+        beats=tuple(_beats(program, timing)),
     )
 
 
@@ -227,6 +271,31 @@ def _batch(program: Program) -> BatchReport | None:
         channels=channels,
         channel_max=max(load.values()) if load else None,
         channel_mean=sum(lengths) / channels if channels else None,
+    )
+
+
+def _pipeline(program: Program, timing: Timing) -> PipelineReport | None:
+    if program.stages == 1 or not timing.time:
+        return None
+    tokens = prod(n for name, n in program.dims.items() if name in ("batch", "seq"))
+    spans: dict[int, tuple[int, int]] = {}
+    for engine in (e for e in timing.engines if len(e.segments)):
+        first, last = int(engine.segments[:, START].min()), int(engine.segments[:, END].max())
+        low, high = spans.get(engine.devices[0], (first, last))
+        spans[engine.devices[0]] = min(low, first), max(high, last)
+    slowest = max((high - low for low, high in spans.values()), default=0)
+    parts = from_description(program.target).system.sharing
+    seconds = timing.time * PS
+    groups = -(-program.stages // program.turns)
+    return PipelineReport(
+        stages=program.stages,
+        turns=program.turns,
+        parts=parts,
+        tokens=tokens,
+        latency_seconds=seconds,
+        tokens_per_s=program.stages * tokens / seconds,
+        slowest_seconds=slowest * PS,
+        balance=timing.time / timing.turns / groups / slowest if slowest else 1.0,
     )
 
 
@@ -285,6 +354,27 @@ def _ops(program: Program, timing: Timing) -> Iterable[OpReport]:
             bytes=row.bytes,
             busy={name: time * PS / parts for name, time in sorted(found.busy.items())} if found else {},
         )
+
+
+def _beats(program: Program, timing: Timing) -> Iterable[BeatReport]:
+    """Beats in order. They follow each other without a gap: each ends with the last of its ops."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, row in enumerate(program.ops):
+        if row.beat and index in timing.ops:
+            members[row.beat].append(index)
+    before = 0
+    for name, ops in members.items():
+        end = max(timing.ops[op].end for op in ops)
+        busy: Counter[str] = Counter()
+        for op in ops:
+            busy.update(timing.ops[op].busy)
+        yield BeatReport(
+            name=name,
+            cycles=round((end - before) / timing.clock_ps),
+            seconds=(end - before) * PS,
+            busy={engine: time * PS for engine, time in sorted(busy.items())},
+        )
+        before = end
 
 
 def _phases(program: Program, timing: Timing) -> Iterable[PhaseReport]:

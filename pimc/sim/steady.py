@@ -2,8 +2,9 @@
 
 When the state of all that a loop depends on is, seen from now, what it was some turns ago, what happened in between
 happens again and again until a loop ends: the remaining whole periods are added at once. For a loop of one stream that
-shares nothing and waits for nobody, that state is the timer's own. For any other loop it is the state of the whole
-machine: every timer, resource, token and place in a stream.
+shares nothing and waits for nobody, that state is the timer's own. For any other loop it is the state of all that is
+awake: every timer, resource, token and place in a stream of the devices on which something can go on. A device where
+all streams are held or over is woken by an exchange alone; where a loop around has one, the whole machine counts.
 
 A period is run once more after it was recognised, so that its sums (busy time, counts, bytes) are known. Refresh comes
 at fixed times and is no part of a state: periods are added up to the next one, and again when the loop has come back to
@@ -69,6 +70,8 @@ class Sighting:
     resting: Sequence[Hashable | None]
     base: int
     turns: Turns
+    ranks: tuple[int, ...] = ()
+    """the devices that are awake; none where it is the state of one stream alone"""
 
     def alike(self, other: Sighting, steps: Turns) -> bool:
         if self.key != other.key:
@@ -132,12 +135,13 @@ class Steady:
         allowed = MOST_FAILURES if end.count > FEW_TURNS else 1
         if self._failures[runner.index, frame.end] >= allowed:
             return
-        scope = [runner] if end.alone and self._is_alone(runner) else self._clockwork.runners
+        alone = end.alone and self._is_alone(runner)
+        scope = [runner] if alone else self._awake()
         if frame.trial is not None and len(frame.trial.marks) != len(scope):  # others have come, or are held now
             frame.trial = None
-        if len(scope) > 1 and not self._is_telling(runner, frame):
+        if not alone and not self._is_telling(runner, frame, scope):
             return
-        now = _own_state(runner) if len(scope) == 1 else self._joint_state(runner)
+        now = _own_state(runner) if alone else self._joint_state(runner, scope)
         if now is None:
             self._give_up(runner, frame)
             return
@@ -157,13 +161,13 @@ class Steady:
             return
         frame.seen[now.key] = now
         frame.tries += 1
-        if frame.tries >= (MOST_STATES if len(scope) == 1 else MOST_JOINT_STATES):
+        if frame.tries >= (MOST_JOINT_STATES if now.ranks else MOST_STATES):
             self._give_up(runner, frame)
 
-    def _is_telling(self, runner: Runner, frame: Frame) -> bool:
-        """Whether it is worth looking at the whole machine: no period has a turn in which something was due, and in
+    def _is_telling(self, runner: Runner, frame: Frame, scope: Sequence[Runner]) -> bool:
+        """Whether it is worth looking at all that is awake: no period has a turn in which something was due, and in
         another turn, or where a period begins, the runner itself was as it is now."""
-        due = min((d for r in self._clockwork.runners if (d := _due(r)) is not None), default=None)
+        due = min((d for r in scope if (d := _due(r)) is not None), default=None)
         if due != frame.due:
             frame.due = due
             frame.trial = None
@@ -176,6 +180,15 @@ class Steady:
         if len(frame.own) < MOST_STATES:
             frame.own.add(own)
         return False
+
+    def _awake(self) -> Sequence[Runner]:
+        """The runners of all devices on which somebody can go on."""
+        runners = self._clockwork.runners
+        ranks = {r.executor.rank for r in runners if not r.blocked and not r.finished}
+        if len(ranks) == len(self._clockwork.pools):
+            return runners
+        scope = [r for r in runners if r.executor.rank in ranks]
+        return runners if any(r.code[f.end].meets for r in scope for f in r.frames) else scope
 
     def _is_alone(self, runner: Runner) -> bool:
         """Whether nobody can get in the way of a loop that sets nobody free."""
@@ -236,7 +249,7 @@ class Steady:
         ):
             if not any(step):
                 continue
-            runner.account.repeat(stretch, now.base, times, period.shift, unheld=len(scope) == 1)
+            runner.account.repeat(stretch, now.base, times, period.shift, unheld=not now.ranks)
             _add(runner.skipped, counters, times)
             runner.timer.shift(total, now.base - period.shift)
             if runner.identifying is not None:
@@ -251,27 +264,33 @@ class Steady:
             _add(meter.by_op, by_op, times)
             if meter.free_at > now.base:
                 meter.free_at += total
-        if len(scope) > 1:
+        if now.ranks:
             clockwork = self._clockwork
-            clockwork.tokens.shift(now.base, total)
+            clockwork.tokens.shift(now.base, total, now.ranks)
             clockwork.heap = [(clockwork.runners[i].ready, i) for _, i in clockwork.heap]
             heapq.heapify(clockwork.heap)
 
-    def _joint_state(self, runner: Runner) -> Sighting | None:
-        """The state of everything as seen from the moment before which nothing happens any more."""
+    def _joint_state(self, runner: Runner, scope: Sequence[Runner]) -> Sighting | None:
+        """The state of all that is awake as seen from the moment before which nothing happens any more."""
         clockwork = self._clockwork
         base = min([runner.ready, *(ready for ready, _ in clockwork.heap)])
         moving: list[Hashable] = []
         resting: list[Hashable | None] = []
-        for other in clockwork.runners:
+        ranks = _ranks(scope)
+        for other in scope:
             state = None if other.finished else _state(other, base)
             if state is None and not other.finished and not other.blocked:
                 return None
             moving.append((other.pc, other.turns, other.blocked, None if other.blocked else state))
             resting.append(state if other.blocked else None)
-        held = tuple(_held(list(pool.meters.values()), base) for pool in clockwork.pools.values())
-        key = (tuple(moving), held, clockwork.tokens.pending(base))
-        return Sighting(key, resting, base, tuple(_turns(r) for r in clockwork.runners))
+        held = tuple(_held(list(clockwork.pools[rank].meters.values()), base) for rank in ranks)
+        key = (ranks, tuple(moving), held, clockwork.tokens.pending(base, ranks))
+        return Sighting(key, resting, base, tuple(_turns(r) for r in scope), ranks)
+
+
+def _ranks(scope: Sequence[Runner]) -> tuple[int, ...]:
+    """The devices of runners, in order."""
+    return tuple(sorted({r.executor.rank for r in scope}))
 
 
 def _own_state(runner: Runner) -> Sighting | None:

@@ -435,8 +435,9 @@ class Clockwork:
 
     def _result(self) -> Timing:
         total = max((max(r.done, r.account.frontier) for r in self.runners), default=0)
+        total *= self.program.turns
         engines, resources = tuple(self._engines(total)), tuple(self._resources())
-        return Timing(total, self.platform.clock_ps, engines, resources, self.background)
+        return Timing(total, self.platform.clock_ps, engines, resources, self.background, self.program.turns)
 
     def _engines(self, total: int) -> Iterator[EngineTiming]:
         for runner in self.runners:
@@ -452,6 +453,7 @@ class Clockwork:
                 run=total,
                 account=runner.account,
                 counters=dict(sorted(runner.counters().items())),
+                waited=total - total // self.program.turns,
             )
 
     def _resources(self) -> Iterator[ResourceTiming]:

@@ -30,6 +30,8 @@ class EngineTiming:
     """the time of the whole run"""
     account: Account = field(repr=False)
     counters: Mapping[str, int]
+    waited: int = 0
+    """how much of the run belongs to other queries, which take turns with this one"""
 
     @cached_property
     def sums(self) -> Sums:
@@ -46,7 +48,7 @@ class EngineTiming:
 
     @property
     def stalled(self) -> Mapping[str, int]:
-        return {cause: time for cause, time in sorted(self.sums.stalled.items()) if time}
+        return {cause: time for cause, time in sorted({**self.sums.stalled, "turns": self.waited}.items()) if time}
 
     @property
     def idle(self) -> int:
@@ -107,6 +109,8 @@ class Timing:
     resources: tuple[ResourceTiming, ...]
     background: int | None = None
     """normal reads that each channel with PIM work was offered in a clock; None: none were asked for"""
+    turns: int = 1
+    """how many times as long everything takes as for one query alone, since others take turns with it"""
 
     @property
     def cycles(self) -> int:
@@ -116,7 +120,7 @@ class Timing:
     @property
     def bound(self) -> int:
         """What the run would take if its busiest engine or resource never idled."""
-        return max([0, *(e.busy for e in self.engines), *(r.busy for r in self.resources)])
+        return self.turns * max([0, *(e.busy for e in self.engines), *(r.busy for r in self.resources)])
 
     @property
     def bound_share(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from pimc.backends.affine import Scalar
@@ -15,10 +15,10 @@ Pending = tuple[tuple[bool, int, tuple[int, ...]], ...]
 class Semaphore:
     """Who signals, who waits, and the tokens between them."""
 
-    __slots__ = ("_moved", "_only", "blocked", "cause", "number", "signallers", "waiters")
+    __slots__ = ("_moved", "_only", "blocked", "cause", "place", "signallers", "waiters")
 
-    def __init__(self, number: int, moved: set[Semaphore]) -> None:
-        self.number = number
+    def __init__(self, place: int, moved: set[Semaphore]) -> None:
+        self.place = place
         self.signallers: dict[int, deque[int]] = {}
         """Tokens that still lack those of the other signallers."""
         self.waiters: dict[int, deque[int]] = {}
@@ -85,17 +85,43 @@ class Semaphore:
                         queue[place] = time + by
 
 
-class Tokens:
-    """All semaphores of a program."""
+class Pool:
+    """The semaphores of one device."""
 
     def __init__(self) -> None:
-        self.semaphores: dict[tuple[int, int], Semaphore] = {}
-        """by device and number"""
-        self._moved: set[Semaphore] = set()
+        self.semaphores: dict[int, Semaphore] = {}
+        self.moved: set[Semaphore] = set()
         """Those to which something has happened since `pending` was told, or whose tokens were in the future then."""
         self._pending: list[Pending] = []
         """what was told then"""
         self._base = 0
+
+    def of(self, number: int) -> Semaphore:
+        found = self.semaphores.get(number)
+        if found is None:
+            found = self.semaphores[number] = Semaphore(len(self.semaphores), self.moved)
+        return found
+
+    def pending(self, base: int) -> tuple[Pending, ...]:
+        """Tokens on their way, by semaphore, with times as seen from `base`; those before it count as at it."""
+        told = self._pending
+        if base < self._base or len(told) < len(self.semaphores):
+            told = self._pending = [()] * len(self.semaphores)
+            self.moved.update(self.semaphores.values())
+        self._base = base
+        for semaphore in list(self.moved):
+            told[semaphore.place] = semaphore.pending(base)
+            if not semaphore.is_late(base):
+                self.moved.discard(semaphore)
+        return tuple(told)
+
+
+class Tokens:
+    """All semaphores of a program."""
+
+    def __init__(self) -> None:
+        self._pools: dict[int, Pool] = defaultdict(Pool)
+        """by device"""
 
     def used(
         self, executor: Executor, number: Scalar, ranges: Mapping[int, Iterable[int]], *, signals: bool
@@ -111,31 +137,20 @@ class Tokens:
 
     def close(self, executors: Sequence[Executor]) -> None:
         """All that signal and wait are known."""
-        for semaphore in self.semaphores.values():
-            semaphore.close(executors)
+        for pool in self._pools.values():
+            for semaphore in pool.semaphores.values():
+                semaphore.close(executors)
 
     def of(self, executor: Executor, number: int) -> Semaphore:
         """The semaphore that an executor means by a number."""
-        key = executor.rank, number
-        found = self.semaphores.get(key)
-        if found is None:
-            found = self.semaphores[key] = Semaphore(len(self.semaphores), self._moved)
-        return found
+        return self._pools[executor.rank].of(number)
 
-    def pending(self, base: int) -> tuple[Pending, ...]:
-        """Tokens on their way, by semaphore, with times as seen from `base`; those before it count as at it."""
-        told = self._pending
-        if base < self._base or len(told) < len(self.semaphores):
-            told = self._pending = [()] * len(self.semaphores)
-            self._moved.update(self.semaphores.values())
-        self._base = base
-        for semaphore in list(self._moved):
-            told[semaphore.number] = semaphore.pending(base)
-            if not semaphore.is_late(base):
-                self._moved.discard(semaphore)
-        return tuple(told)
+    def pending(self, base: int, ranks: Iterable[int]) -> tuple[tuple[Pending, ...], ...]:
+        """Tokens on their way on some devices, with times as seen from `base`."""
+        return tuple([self._pools[rank].pending(base) for rank in ranks])
 
-    def shift(self, base: int, by: int) -> None:
-        """Move the tokens that lie in the future of `base`, which is the one that `pending` was told of last."""
-        for semaphore in self._moved:
-            semaphore.shift(base, by)
+    def shift(self, base: int, by: int, ranks: Iterable[int]) -> None:
+        """Move the tokens of some devices that lie in the future of `base`, which `pending` was told of last."""
+        for rank in ranks:
+            for semaphore in self._pools[rank].moved:
+                semaphore.shift(base, by)

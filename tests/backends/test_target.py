@@ -108,6 +108,9 @@ def test_derived_numbers() -> None:
         "npu": ("npu", 1),
         "pim": ("pim", 32),
         "link": ("link", 1),
+        "load-pim": ("dma", 1),
+        "store-pim": ("dma", 1),
+        "npu-pim": ("npu", 1),
     }
     assert [e.name for e in cent.engines()] == ["load", "store", "pim", "pnm", "link"]
 
