@@ -40,21 +40,19 @@ class Cluster:
     def run(self, jobs: Iterable[Job]) -> Iterator[Answer]:
         client = self._connected()
         left = iter(jobs)
-        threads = sum(w["nthreads"] for w in client.scheduler_info(n_workers=-1)["workers"].values())
         given: dict[Any, Job] = {}
 
-        def submit(count: int) -> list[Any]:
-            futures = []
-            for job in islice(left, count):
-                futures.append(client.submit(answer, job, pure=False))
-                given[futures[-1]] = job
-            return futures
+        def submitted() -> list[Any]:
+            """As many more as keep the threads busy that there are now."""
+            room = max(1, sum(client.nthreads().values())) * AHEAD - len(given)
+            futures = {client.submit(answer, job, pure=False): job for job in islice(left, max(0, room))}
+            given.update(futures)
+            return list(futures)
 
-        finished = self._distributed.as_completed(submit(max(1, threads) * AHEAD))
+        finished = self._distributed.as_completed(submitted())
         for future in finished:
-            job = given.pop(future)
-            yield self._answer(future, job)
-            finished.update(submit(1))
+            yield self._answer(future, given.pop(future))
+            finished.update(submitted())
 
     def _answer(self, future: Any, job: Job) -> Answer:
         if future.status == "cancelled":
@@ -85,7 +83,11 @@ class Cluster:
         """A cluster of this machine that ends with this process."""
         from dask import config
 
-        config.set({"distributed.scheduler.allowed-failures": TRIES - 1})
+        scheduler = {
+            "allowed-failures": TRIES - 1,
+            "worker-saturation": 1.0,  # no worker holds a second point, which would count as tried when it dies
+        }
+        config.set({f"distributed.scheduler.{name}": value for name, value in scheduler.items()})
         return self._distributed.LocalCluster(
             n_workers=self._size,
             threads_per_worker=1,

@@ -36,8 +36,12 @@ def file_digest(path: str | Path) -> str:
 
 
 def model_digest(path: str | Path, graph: Graph) -> str:
-    """The hash of a model: its file, and its graph, which holds what included files say."""
-    return digest([file_digest(path), hashlib.sha256(show(graph).encode("utf-8", "surrogatepass")).hexdigest()])
+    """The hash of a model: its file, and its graph, which holds what included files say.
+
+    Reasons in the graph may name places in the files; where the files lie does not count.
+    """
+    text = show(graph).replace(str(path), "").replace(f"{Path(path).parent}{os.sep}", "")
+    return digest([file_digest(path), hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()])
 
 
 @cache

@@ -233,7 +233,7 @@ def ended_and_resumed(spec: Path, folder: Path, after: int, *more: str) -> tuple
     return (folder / "results.csv").read_text(), (folder / "results.json").read_text()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", SLOW_ON_DASK)
 def test_a_sweep_whose_driver_is_killed_goes_on(engine: str, tmp_path: Path) -> None:
     given = gemv()
     given["dims"] = {"K": "64:640:64", "N": [16, 32]}
