@@ -2,165 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Protocol, get_args, get_origin
+from typing import Annotated, Any, Protocol
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 from pimc.backends.quantity import ClockTime
 from pimc.backends.target import TargetSpec
-from pimc.backends.target_file import Located
-from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean
+from pimc.backends.target_file import TARGET_FILE, Located
+from pimc.backends.tree_check import Form, Path, without_mistakes
+from pimc.ir.diagnostics import Diagnostic, Kind, did_you_mean
 from pimc.ir.source import TextSpan
 
-Path = tuple[str, ...]
+FORM = Form(
+    TargetSpec, TARGET_FILE, "style", also=("base",), patterns="should be a sum of timing names and whole numbers"
+)
 
 
 def checked(tree: Located, problems: Sequence[Diagnostic] = ()) -> TargetSpec:
     """The machine that a tree describes. Raises CompileError with all mistakes, `problems` first."""
-    found = list(problems)
-    spec: TargetSpec | None = None
-    try:
-        spec = TargetSpec.model_validate(tree.plain())
-    except ValidationError as error:
-        for details in error.errors(include_url=False):
-            found.append(_diagnostic(tree, details))
-    found += contradictions(tree)
-    unique = list(dict.fromkeys(found))
-    if unique or spec is None:
-        raise CompileError(sorted(unique, key=_order))
-    return spec
-
-
-def _order(d: Diagnostic) -> tuple[str, int, int]:
-    return (d.source.file, d.source.line, d.source.column) if isinstance(d.source, TextSpan) else ("", 0, 0)
-
-
-def _walk(tree: Located, loc: Sequence[str | int]) -> tuple[Located, Path, list[str]]:
-    """The deepest value on the way to `loc`, its path, and the steps that lead nowhere.
-
-    pydantic also names union members in `loc`; those are no keys, and are passed over.
-    """
-    here, path, rest = tree, list[str](), list[str]()
-    for step in loc:
-        if isinstance(step, int) and isinstance(here.value, list):
-            here = here.value[step]
-            path.append(str(step))
-        elif here.group is not None and str(step) in here.group and not rest:
-            here = here.group[str(step)]
-            path.append(str(step))
-        elif not (here.group is not None and here.group.get("style") is not None and step == _style(here)):
-            rest.append(str(step))
-    return here, tuple(path), rest
-
-
-def _style(group: Located) -> Any:
-    style = group.at(("style",))
-    return None if style is None else style.value
-
-
-def _diagnostic(tree: Located, details: ErrorDetails) -> Diagnostic:
-    here, path, rest = _walk(tree, details["loc"])
-    name = ".".join(path)
-    kind = details["type"]
-    context: Mapping[str, Any] = details.get("ctx", {})
-    if kind == "missing":
-        lacking = str(details["loc"][-1])
-        if not rest:
-            return Diagnostic(Kind.TARGET_BAD, f"'{name}' cannot be empty", here.key)
-        within = f"'{name}'" if name else "the target"
-        return Diagnostic(Kind.TARGET_BAD, f"{within} lacks '{lacking}'", here.key)
-    if kind == "extra_forbidden":
-        return _unknown(tree, here, path)
-    if kind in ("union_tag_not_found", "union_tag_invalid"):
-        expected = str(context.get("expected_tags", "'aim', 'newton'"))
-        style = here.at(("style",))
-        if style is None:
-            return Diagnostic(Kind.TARGET_BAD, f"'{name}' lacks 'style'", here.key, (f"styles: {expected}",))
-        message = f"'{name}.style' should be one of {expected}"
-        return Diagnostic(Kind.TARGET_BAD, message, style.span)
-    if rest:
-        return Diagnostic(Kind.TARGET_BAD, f"'{name}' should be a number, a text, true or false", here.span)
-    return Diagnostic(Kind.TARGET_BAD, f"'{name}' {_expected(kind, context, details, here)}", here.span)
-
-
-def _expected(kind: str, context: Mapping[str, Any], details: ErrorDetails, here: Located) -> str:
-    given = repr(here.value) if not isinstance(here.value, dict | list) else "a group or list"
-    if kind == "value_error":
-        return f"is wrong: {context['error']}"
-    texts = {
-        "int_type": "should be a whole number",
-        "bool_type": "should be true or false",
-        "string_type": "should be text",
-        "string_too_short": "should not be empty",
-        "greater_than": f"should be greater than {context.get('gt')}",
-        "greater_than_equal": f"should be at least {context.get('ge')}",
-        "literal_error": f"should be {context.get('expected')}",
-        "string_pattern_mismatch": "should be a sum of timing names and whole numbers",
-        "model_type": "should be a group of keys",
-        "model_attributes_type": "should be a group of keys",
-        "mapping_type": "should be a group of keys",
-        "tuple_type": "should be a list",
-    }
-    return f"{texts.get(kind, details['msg'])}, not {given}"
-
-
-def _unknown(tree: Located, here: Located, path: Path) -> Diagnostic:
-    known = known_keys(tree, path[:-1])
-    key = path[-1]
-    if key.startswith("n") and "t" + key[1:] in {k.replace("_", "") for k in known}:
-        written = next(k for k in known if k.replace("_", "") == "t" + key[1:])
-        help_line: str | None = f"{key} is derived; give {written} as a time (16ns) or a count of clocks (32clk)"
-    else:
-        help_line = did_you_mean(key, known)
-    return Diagnostic(Kind.TARGET_BAD, f"unknown key '{'.'.join(path)}'", here.key, (), help_line)
-
-
-# What the models declare, by path.
-
-
-def _models(annotation: Any, style: Any = None) -> Iterator[type[BaseModel]]:
-    """The groups that an annotation allows; of several, the one of the given style."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        field = annotation.model_fields.get("style")
-        if style is None or field is None or style in get_args(field.annotation):
-            yield annotation
-    elif get_origin(annotation) is not Mapping:
-        for part in get_args(annotation):
-            yield from _models(part, style)
-
-
-def _models_at(tree: Located, path: Path) -> list[type[BaseModel]]:
-    """The models that may stand at a path of the tree."""
-    models: list[type[BaseModel]] = [TargetSpec]
-    for depth, key in enumerate(path):
-        group = tree.at(path[: depth + 1])
-        style = _style(group) if group is not None else None
-        fields = [m.model_fields[key] for m in models if key in m.model_fields]
-        models = [m for f in fields for m in _models(f.annotation, style)]
-    return models
+    spec, mistakes = FORM.parsed(tree)
+    return without_mistakes(spec, [*problems, *mistakes, *contradictions(tree)])
 
 
 def known_keys(tree: Located, path: Path) -> list[str]:
     """The keys that may stand in the group at a path."""
-    keys = [k for m in _models_at(tree, path) for k in m.model_fields]
-    return [*dict.fromkeys(keys), "base"] if not path else list(dict.fromkeys(keys))
+    return FORM.known_keys(tree, path)
 
 
 def all_paths() -> list[Path]:
     """Every path that the models declare, groups included."""
-
-    def below(model: type[BaseModel], prefix: Path) -> Iterator[Path]:
-        for name, field in model.model_fields.items():
-            yield (*prefix, name)
-            for inner in _models(field.annotation):
-                yield from below(inner, (*prefix, name))
-
-    return list(dict.fromkeys(below(TargetSpec, ())))
+    return FORM.all_paths()
 
 
 # Combinations that cannot be.
@@ -180,7 +55,7 @@ class _Values:
     def get(self, dotted: str) -> Any:
         path = tuple(dotted.split("."))
         here = self.tree.at(path)
-        for model in _models_at(self.tree, path[:-1]):
+        for model in FORM.models_at(self.tree, path[:-1]):
             field = model.model_fields.get(path[-1])
             if field is None:
                 continue

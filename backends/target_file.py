@@ -1,7 +1,7 @@
-"""Target files as text: YAML read into a tree that knows where each key and value stands.
+"""Files of declared groups as text: YAML read into a tree that knows where each key and value stands.
 
-Trees are merged (`base:`), changed by `--set`, and only then validated, so that every mistake points at the file that
-holds the value, or at the option. `!table file.csv` stands for the rows of a CSV file beside the YAML file.
+Trees of targets are merged (`base:`), changed by `--set`, and only then validated, so that every mistake points at the
+file that holds the value, or at the option. `!table file.csv` stands for the rows of a CSV file beside the YAML file.
 """
 
 from __future__ import annotations
@@ -24,6 +24,17 @@ _MOST_NODES = 100_000
 _DEEPEST = 32
 
 Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileKind:
+    """A kind of file, for messages: what its mistakes are, and what it describes."""
+
+    kind: Kind
+    noun: str
+
+
+TARGET_FILE = FileKind(Kind.TARGET_BAD, "target")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +63,24 @@ class Located:
         return here
 
 
-def read_tree(path: Path, problems: list[Diagnostic]) -> Located:
+def read_tree(path: Path, problems: list[Diagnostic], what: FileKind = TARGET_FILE) -> Located:
     """The tree of one file. Duplicate keys go to `problems`; a file that is no YAML group raises CompileError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise fail(Kind.FILE_MISSING, f"cannot read target file {path}: {reason}") from None
-    return _Reader(str(path), text, path.parent, problems).tree()
+        raise fail(Kind.FILE_MISSING, f"cannot read {what.noun} file {path}: {reason}") from None
+    return _Reader(str(path), text, path.parent, problems, what).tree()
 
 
 class _Reader:
     """Turns the YAML nodes of one text into `Located`s."""
 
-    def __init__(self, file: str, text: str, folder: Path | None, problems: list[Diagnostic]) -> None:
+    def __init__(
+        self, file: str, text: str, folder: Path | None, problems: list[Diagnostic], what: FileKind = TARGET_FILE
+    ) -> None:
         self.file = file
+        self.kind, self.noun = what.kind, what.noun
         self.text = text
         self.lines = text.splitlines()
         self.folder = folder
@@ -81,16 +95,16 @@ class _Reader:
         except yaml.YAMLError as error:
             raise self._syntax(error, start) from None
         except RecursionError:
-            raise fail(Kind.TARGET_BAD, "the file is nested too deeply", start) from None
+            raise fail(self.kind, "the file is nested too deeply", start) from None
         if node is None or not isinstance(node, yaml.MappingNode):
-            raise fail(Kind.TARGET_BAD, "a target file is a group of 'key: value' lines", start)
+            raise fail(self.kind, f"a {self.noun} file is a group of 'key: value' lines", start)
         return self._located(node, start, 0)
 
     def _syntax(self, error: yaml.YAMLError, start: TextSpan) -> CompileError:
         mark = getattr(error, "problem_mark", None)
         span = self._span(mark) if mark is not None else start
         problem = getattr(error, "problem", None) or "the text holds characters that YAML does not allow"
-        return fail(Kind.TARGET_BAD, f"not valid YAML: {problem}", span)
+        return fail(self.kind, f"not valid YAML: {problem}", span)
 
     def _span(self, mark: Any, end: Any = None) -> TextSpan:
         text = self.lines[mark.line] if mark.line < len(self.lines) else ""
@@ -101,7 +115,7 @@ class _Reader:
         span = self._span(node.start_mark, node.end_mark)
         self.nodes += 1
         if depth > _DEEPEST or self.nodes > _MOST_NODES:
-            raise fail(Kind.TARGET_BAD, "the file is nested too deeply, or refers to itself", span)
+            raise fail(self.kind, "the file is nested too deeply, or refers to itself", span)
         if node.tag == TABLE_TAG:
             return Located(self._table(node, span), span, key)
         if isinstance(node, yaml.MappingNode):
@@ -115,36 +129,38 @@ class _Reader:
         for key_node, value_node in node.value:
             span = self._span(key_node.start_mark, key_node.end_mark)
             if not isinstance(key_node, yaml.ScalarNode):
-                self.problems.append(Diagnostic(Kind.TARGET_BAD, "a key is one word", span))
+                self.problems.append(Diagnostic(self.kind, "a key is one word", span))
                 continue
             key = str(key_node.value)
             if key in group:
                 first = group[key].key
                 note = f"first given at {first}"
-                self.problems.append(Diagnostic(Kind.TARGET_BAD, f"'{key}' is given twice", span, (note,)))
+                self.problems.append(Diagnostic(self.kind, f"'{key}' is given twice", span, (note,)))
             group[key] = self._located(value_node, span, depth + 1)
         return group
 
     def _scalar(self, node: yaml.Node, span: TextSpan) -> Scalar:
         if not node.tag.startswith("tag:yaml.org,2002:"):
-            self.problems.append(Diagnostic(Kind.TARGET_BAD, f"'{node.tag}' is not a tag of target files", span))
+            self.problems.append(Diagnostic(self.kind, f"'{node.tag}' is not a tag of {self.noun} files", span))
             return str(node.value)
         try:
             value = self.constructor.construct_object(node)
         except (yaml.YAMLError, ValueError):
             value = node.value
+        if isinstance(value, int | float) and ":" in node.value:
+            value = node.value  # YAML 1.1 takes 1:30 for 90
         return value if isinstance(value, str | int | float | bool | None) else str(node.value)
 
     def _table(self, node: yaml.Node, span: TextSpan) -> list[Located]:
         """The rows of a CSV file, each a group under the names of its header."""
         if not isinstance(node, yaml.ScalarNode) or self.folder is None:
-            self.problems.append(Diagnostic(Kind.TARGET_BAD, f"{TABLE_TAG} is followed by the name of a file", span))
+            self.problems.append(Diagnostic(self.kind, f"{TABLE_TAG} is followed by the name of a file", span))
             return []
         path = self.folder / str(node.value)
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
-            self.problems.append(Diagnostic(Kind.TARGET_BAD, f"cannot read the table {path}", span))
+            self.problems.append(Diagnostic(self.kind, f"cannot read the table {path}", span))
             return []
         lines = text.splitlines()
         rows: list[Located] = []

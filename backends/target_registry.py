@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from pimc.backends.target import TargetSpec, describe
-from pimc.backends.target_check import all_paths, checked, known_keys
+from pimc.backends.target_check import FORM, all_paths, checked, known_keys
 from pimc.backends.target_file import Located, merged, parse_override, read_tree, tree_of, with_value
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail
 
@@ -70,6 +70,19 @@ def load_target(target: str | Path, overrides: Sequence[str] = ()) -> TargetSpec
     return checked(tree, problems)
 
 
+def override_mistakes(target: str | Path, option: str) -> list[Diagnostic]:
+    """What is wrong with a change of a target by itself, whatever else may not go with it. Raises CompileError where
+    the target cannot be read."""
+    tree = _tree(target, [])
+    try:
+        path, value = parse_override(option)
+        changed = with_value(tree, _resolved(tree, path, value), value)
+    except CompileError as error:
+        return list(error.diagnostics)
+    before = FORM.parsed(tree)[1]
+    return [d for d in FORM.parsed(changed)[1] if d not in before]
+
+
 def _tree(target: str | Path, problems: list[Diagnostic], below: tuple[Path, ...] = ()) -> Located:
     """The merged tree of a target and what it is based on."""
     place = _place(target)
@@ -87,7 +100,7 @@ def _tree(target: str | Path, problems: list[Diagnostic], below: tuple[Path, ...
         raise fail(Kind.TARGET_BAD, f"'{base.value}' is based on itself", base.span)
     beside = place.parent / base.value
     try:
-        inherited = _tree(beside if _is_file_name(base.value) else base.value, problems, (*below, place.resolve()))
+        inherited = _tree(beside if is_file_name(base.value) else base.value, problems, (*below, place.resolve()))
     except CompileError as error:
         found = (Diagnostic(d.kind, d.message, d.source or base.span, d.notes, d.help) for d in error.diagnostics)
         raise CompileError([*problems, *found]) from None
@@ -99,13 +112,14 @@ def _without_name(tree: Located) -> Located:
     return Located({k: v for k, v in (tree.group or {}).items() if k != "name"}, tree.span, tree.key)
 
 
-def _is_file_name(text: str) -> bool:
+def is_file_name(text: str) -> bool:
+    """Whether a target is meant as a file rather than as a name."""
     return text.endswith(_SUFFIXES) or "/" in text
 
 
 def _place(target: str | Path) -> Path | TargetSpec:
     """The file of a target, or the machine itself where its entry point is one."""
-    if isinstance(target, Path) or _is_file_name(target):
+    if isinstance(target, Path) or is_file_name(target):
         return Path(target)
     reference = _references().get(target)
     if reference is None:

@@ -50,6 +50,7 @@ class Kind(Enum):
     VALUES = "P0901", "values differ from the expected ones"
     VALUES_NONE = "P0902", "a run has no values"
     RESULT_BAD = "P0903", "a stored result is not one"
+    SWEEP_BAD = "P0904", "a sweep file has mistakes"
     UNAVAILABLE = "P1001", "an option needs something that is not there"
 
     def __init__(self, code: str, about: str) -> None:

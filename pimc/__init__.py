@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from pimc.passes.pipeline import parse_pipeline as parse_pipeline
     from pimc.phases import Phases as Phases
     from pimc.phases import compile_phases as compile_phases
+    from pimc.sweeps.results import SweepResult as SweepResult
+    from pimc.sweeps.run import sweep as sweep
 
     load_program = _storage.load
     save_program = _storage.save
@@ -79,6 +81,8 @@ if TYPE_CHECKING:
 _PLACES = {
     "api": ("compile", "simulate", "Run"),
     "phases": ("compile_phases", "Phases"),
+    "sweeps.run": ("sweep",),
+    "sweeps.results": ("SweepResult",),
     "driver": ("Options", "Result"),
     "frontends": ("load_model",),
     "backends.assembler": ("assemble",),

@@ -51,6 +51,7 @@ pimc compile merged.onnx -t cent --phase both --dim batch=1 --dim past=127
 @option(o.OUTPUT, "--annotate", metavar="OUT.onnx", help="Write the ONNX model with what became of each node (Netron).")
 @option(o.OUTPUT, "--dot", metavar="OUT.dot", help="Write the graph with engines and times, for Graphviz.")
 @o.csv_option
+@o.tables_option
 @o.json_option
 @o.loudness_options
 @option(
@@ -99,8 +100,8 @@ def _check_usage(given: dict[str, Any]) -> None:
         _check_background(given)
     if len(given["targets"]) > 1:
         _check_several(given)
-    elif given["csv"]:
-        raise click.UsageError("--csv writes the comparison of several targets: -t a,b")
+    if given["csv"] or given["tables"]:
+        _check_tables(given)
     for name, spelling in _EXPORTS.items():
         if given["no_sim"] and given[name]:
             raise click.UsageError(f"{spelling} needs the simulation that --no-sim leaves out")
@@ -128,6 +129,18 @@ def _check_several(given: dict[str, Any]) -> None:
     if given["phase"] == o.BOTH or o.ranges_of(given["dims"]):
         what = "--phase both" if given["phase"] == o.BOTH else "a range of a dimension"
         raise click.UsageError(f"several targets are put side by side: they do not go with {what}")
+
+
+def _check_tables(given: dict[str, Any]) -> None:
+    """Tables are those of what was simulated."""
+    for name, spelling in {"no_sim": "--no-sim", "emit": "--emit"}.items():
+        if given[name]:
+            raise click.UsageError(f"--csv and --tables write what a simulation says: they do not go with {spelling}")
+    one = len(given["targets"]) == 1 and not given["generate"] and given["phase"] != o.BOTH
+    if given["tables"] and (not one or o.ranges_of(given["dims"])):
+        raise click.UsageError("--tables writes the tables of one program: for several there is --csv")
+    if given["csv"] == "-" and (given["as_json"] or given["output"] == "-"):
+        raise click.UsageError(f"--csv - and {'--json' if given['as_json'] else '-o -'} both write to stdout")
 
 
 def _check_background(given: dict[str, Any]) -> None:

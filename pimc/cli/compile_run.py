@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pimc.backends.program import Program
 from pimc.backends.target import TargetSpec
 from pimc.cli.arrays import read_values
 from pimc.cli.files import check_writable, write_file, write_text_file
@@ -18,6 +19,7 @@ from pimc.cli.watch import Progress, check_pass_names, observers_of, print_timin
 from pimc.driver import Options, Result, Values, compile_model, pipeline_for, registry_for
 from pimc.ir.diagnostics import Diagnostic, Kind
 from pimc.sim.compare import Comparison
+from pimc.sim.report import Report
 
 
 def side_by_side(options: Options, given: Mapping[str, Any]) -> int:
@@ -65,7 +67,7 @@ def report(options: Options, given: Mapping[str, Any]) -> int:
     """Compile, simulate, run on values; print the report."""
     from pimc.backends.storage import to_bytes
 
-    for path in (given["output"], given["trace"], given["annotate"], given["dot"]):
+    for path in (given["output"], given["trace"], given["annotate"], given["dot"], given["csv"]):
         check_writable(path)
     values = values_of(given)
     with Progress(given["models"][0], quiet=given["quiet"]) as progress:
@@ -80,6 +82,8 @@ def report(options: Options, given: Mapping[str, Any]) -> int:
     _export(result, given)
     if given["output"]:
         write_file(given["output"], to_bytes(result.program))
+    if result.report is not None:
+        write_tables(result.report, result.program, given)
     _print(result, given)
     return outcome(result.comparison)
 
@@ -96,6 +100,17 @@ def _export(result: Result, given: Mapping[str, Any]) -> None:
         write_text_file(given["dot"], dot(result))
 
 
+def write_tables(report: Report, program: Program, given: Mapping[str, Any]) -> None:
+    """The table of ops to the file of `--csv`, every table to the folder of `--tables`."""
+    from pimc.cli.files import write_tables as write_folder
+    from pimc.sim.report_csv import ops_csv, tables_of
+
+    if given["csv"]:
+        write_text_file(given["csv"], ops_csv(report))
+    if given["tables"]:
+        write_folder(given["tables"], tables_of(report, program))
+
+
 def _print(result: Result, given: Mapping[str, Any]) -> None:
     if given["emit"] == "asm":
         from pimc.backends.assembly import disassemble
@@ -103,7 +118,7 @@ def _print(result: Result, given: Mapping[str, Any]) -> None:
         write_text(disassemble(result.program))
     elif given["as_json"]:
         write_text(json.dumps(json_of(result, given), indent=2) + "\n")
-    elif not given["quiet"] and given["output"] != "-":
+    elif not given["quiet"] and "-" not in (given["output"], given["csv"]):
         write_page(page_of(result, given))
 
 
@@ -215,7 +230,9 @@ def generate(options: Options, given: Mapping[str, Any]) -> int:
     """Prefill and decode steps; print times to the first and to each further token."""
     from pimc.cli.tables import generation_page
     from pimc.generation import generate as run
+    from pimc.sim.report_csv import csv_text
 
+    check_writable(given["csv"])
     if given["values"] not in (None, "random"):
         raise click.UsageError("--generate draws its own prompt: it takes --values random, not a file")
     with Progress(given["models"][0], quiet=given["quiet"]) as progress:
@@ -230,9 +247,11 @@ def generate(options: Options, given: Mapping[str, Any]) -> int:
             progress=progress.steps,
         )
     print_timing(options.observers)
+    if given["csv"]:
+        write_text_file(given["csv"], csv_text(found.to_json(given["form"])["steps"]))
     if given["as_json"]:
         write_text(json.dumps(found.to_json(given["form"]), indent=2) + "\n")
-    elif not given["quiet"]:
+    elif not given["quiet"] and given["csv"] != "-":
         write_page(generation_page(found, given["form"]))
     wrong = next((s.comparison for s in found.steps if s.comparison is not None and not s.comparison.ok), None)
     return outcome(wrong)
@@ -242,16 +261,20 @@ def both_phases(options: Options, given: Mapping[str, Any]) -> int:
     """Prefill and decode step of one model, each with its report."""
     from pimc.cli.tables import report_page, values_lines
     from pimc.phases import compile_phases
+    from pimc.sim.report_csv import ops_csv
 
+    check_writable(given["csv"])
     values: Values | None = "random" if given["values"] is not None else None
     with Progress(given["models"][0], quiet=given["quiet"]) as progress:
         options = watched(options, given, progress)
         wide = given["form"] == "wide"
         found = compile_phases(given["models"], given["target"], options, values=values, wide=wide)
     print_timing(options.observers)
+    if given["csv"]:
+        write_text_file(given["csv"], ops_csv(*(r.report for _, r in found.items() if r.report is not None)))
     if given["as_json"]:
         write_text(json.dumps(found.to_json(given["form"]), indent=2) + "\n")
-    elif not given["quiet"]:
+    elif not given["quiet"] and given["csv"] != "-":
         page: list[Line] = []
         for _, result in found.items():
             assert result.report is not None
@@ -268,12 +291,17 @@ def points(options: Options, ranges: Mapping[str, range], given: Mapping[str, An
     """Times at all values of the ranges."""
     from pimc.cli.layout import Column, grouped, table, time_text
     from pimc.points import time_points
+    from pimc.sim.report_csv import csv_text
 
+    check_writable(given["csv"])
     with Progress(given["models"][0], quiet=given["quiet"]) as progress:
         found = time_points(given["models"][0], given["target"], options, ranges, progress=progress.points)
+    if given["csv"]:
+        rows_of = ({**p.dims, "cycles": p.cycles, "seconds": p.seconds} for p in found.points)
+        write_text_file(given["csv"], csv_text(rows_of))
     if given["as_json"]:
         write_text(json.dumps(found.to_json(), indent=2) + "\n")
-    elif not given["quiet"]:
+    elif not given["quiet"] and given["csv"] != "-":
         names = list(ranges)
         columns = [*(Column(name, ">") for name in names), Column("cycles", ">"), Column("time", ">")]
         rows = [(*(str(p.dims[n]) for n in names), grouped(p.cycles), time_text(p.seconds)) for p in found.points]

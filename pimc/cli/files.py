@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,6 +121,16 @@ def write_issue_trace(path: str, issued: Issued) -> None:
             write_text(text)
     else:
         write_issues(path, issued)
+
+
+def write_tables(folder: str, tables: Mapping[str, str]) -> None:
+    """Write texts by their file names into a folder, which is made. Raises CompileError (FILE_UNWRITABLE)."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise fail(Kind.FILE_UNWRITABLE, f"cannot make the folder {folder}: {error.strerror}") from None
+    for name, text in tables.items():
+        write_file(str(Path(folder) / name), text.encode("utf-8"))
 
 
 def write_text_file(path: str, text: str) -> None:

@@ -10,6 +10,7 @@ from pimc.cli.command import SETTINGS, PimcCommand, missing_name
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "compile": ("compile:compile_command", "Compile a model, simulate it, and say where the time goes."),
+    "sweep": ("sweep:sweep", "Compile and simulate many points, and go on where a sweep was ended."),
     "sim": ("sim:sim", "Execute a stored program: its time, and its values if asked."),
     "compare": ("compare:compare", "Put results side by side: what differs, and why."),
     "replay": ("replay:replay", "Time the trace of a published simulator."),
@@ -17,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("explain:explain", "Say why each op is where it is, and what it would cost elsewhere."),
     "report": ("report:report", "Draw a result as one HTML page: where the time goes, and why."),
     "show": ("show:show", "Look into the streams and the memory map of a program."),
+    "export": ("export:export", "Write a program as a Parquet file."),
     "asm": ("asm:asm", "Assemble text into a program."),
     "disasm": ("asm:disasm", "Print a program as text."),
     "opt": ("opt:opt", "Run passes on the text of a graph."),

@@ -259,6 +259,9 @@ format_option = option(
     help="Floats as float32 (wide, the default) or as the machine stores them (device).",
 )
 csv_option = option(OUTPUT, "--csv", metavar="FILE.csv", help="Write the table of ops as CSV (- is stdout).")
+tables_option = option(
+    OUTPUT, "--tables", metavar="DIR", help="Write every table as CSV: ops, engines, phases, memory, streams, ..."
+)
 json_option = option(OUTPUT, "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 loudness_options = together(
     option(

@@ -30,6 +30,8 @@ pimc sim model.pimprog --values io.npz --out results.npz --json
 @option(
     o.OUTPUT, "--issue-trace", metavar="OUT.csv", help="Write every DRAM command of the PIM engines (.gz: compressed)."
 )
+@o.csv_option
+@o.tables_option
 @o.json_option
 @o.loudness_options
 def sim(**given: Any) -> int:
@@ -39,20 +41,20 @@ def sim(**given: Any) -> int:
     """
     if not given["values"] and (given["out"] or given["weights"]):
         raise click.UsageError("--out and --weights need --values")
-    piped = [f"--{name.replace('_', '-')} -" for name in ("out", "issue_trace") if given[name] == "-"]
+    piped = [f"--{name.replace('_', '-')} -" for name in ("out", "issue_trace", "csv") if given[name] == "-"]
     piped += ["--json"] * given["as_json"]
     if len(piped) > 1:
         raise click.UsageError(f"{' and '.join(piped[:2])} both write to stdout")
     from pimc.api import simulate
     from pimc.cli.arrays import write_outputs
-    from pimc.cli.compile_run import outcome, values_of
+    from pimc.cli.compile_run import outcome, values_of, write_tables
     from pimc.cli.files import check_writable, read_program, write_issue_trace
     from pimc.cli.screen import write_page, write_text
     from pimc.cli.watch import Progress
     from pimc.sim.issue_trace import IssueLog
     from pimc.sim.trace import write_trace
 
-    for path in (given["out"], given["trace"], given["issue_trace"]):
+    for path in (given["out"], given["trace"], given["issue_trace"], given["csv"]):
         check_writable(path)
     program = read_program(given["program"])
     log = IssueLog() if given["issue_trace"] else None
@@ -75,6 +77,7 @@ def sim(**given: Any) -> int:
         write_issue_trace(given["issue_trace"], log.issued())
     if given["out"] and run.outputs is not None:
         write_outputs(given["out"], run.outputs)
+    write_tables(run.report, program, given)
     if given["as_json"]:
         write_text(json.dumps(run.report.to_json(), indent=2) + "\n")
     elif not given["quiet"] and not piped:

@@ -75,7 +75,6 @@ class OpReport:
     """by engine"""
     energy: float | None = None
     """joules of its commands over all devices; None: the target gives no constants"""
-
     costs: Mapping[str, float | str] = field(default_factory=dict)
     """by engine that placement asked: seconds of its own commands on an idle machine, or why it cannot run there"""
 
