@@ -173,6 +173,11 @@ class Vectors:
             yield p * self.heads + h, near, p * self.wave.target_step + h * self.wave.target_head
 
 
+def result_bytes(wave: Wave) -> int:
+    """Bytes of an accumulator of every bank: what a Drain needs at least, in each of its slots."""
+    return wave.channels.shares * wave.channels.unit * CELL_BYTES
+
+
 class Outlet:
     """Brings the results of several vectors out in one copy, where the buffer has room for them."""
 
@@ -180,7 +185,8 @@ class Outlet:
         """registers: accumulators at a time, at most."""
         self.at, self.wave = at, wave
         self.size = wave.channels.shares * registers * wave.channels.unit * CELL_BYTES
-        fits = SLOTS * padded(self.size) <= arena.left * 3 // 4 and at.spec.dma is not None
+        room = min(arena.left * 3 // 4, arena.left - SLOTS * padded(result_bytes(wave)))
+        fits = SLOTS * padded(self.size) <= room and at.spec.dma is not None
         self.slots = [arena.take(self.size) for _ in range(SLOTS)] if fits else []
         self.turn = 0
 
@@ -291,7 +297,8 @@ class Inlet:
     def __init__(self, at: Lowering, arena: Arena, wave: Wave, vectors: int, columns: int) -> None:
         self.at, self.wave = at, wave
         self.size = wave.channels.shares * vectors * columns * COLUMN_BYTES
-        fits = vectors > 1 and SLOTS * padded(self.size) <= arena.left * 3 // 4 and at.spec.dma is not None
+        room = min(arena.left * 3 // 4, arena.left - SLOTS * padded(result_bytes(wave)))
+        fits = vectors > 1 and SLOTS * padded(self.size) <= room and at.spec.dma is not None
         self.slots = [arena.take(self.size) for _ in range(SLOTS)] if fits else []
         self.turn = 0
 

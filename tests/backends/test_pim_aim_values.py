@@ -182,4 +182,4 @@ def test_columns_and_channels_that_are_not_there_are_refused(state: DeviceState,
 
 def test_every_command_is_listed() -> None:
     names = [c.mnemonic for c in COMMANDS_BY_STYLE["aim"]]
-    assert len(set(names)) == len(names) == 14
+    assert len(set(names)) == len(names) == 19

@@ -137,7 +137,6 @@ def test_a_truncated_program_is_refused(stored: CommandLine) -> None:
         ("-t npu,cent --phase both", "side by side"),
         ("-t npu,cent --dim past=0:4", "side by side"),
         ("-t npu,cent --no-sim", "side by side"),
-        ("-t npu --csv x.csv", "-t a,b"),
     ],
 )
 def test_what_does_not_go_with_several_targets(run: CommandLine, line: str, words: str) -> None:

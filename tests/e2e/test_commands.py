@@ -16,10 +16,14 @@ from tests.e2e.programs import PROGRAMS, program_of
 SYNCHRONISING = {"SIGNAL", "WAIT"}
 ANNOUNCING = {"FENCE", "HEADER"}
 """Commands that change no values, but when others may start."""
+PUBLISHED = {"TRACE", "EOC", "SYNC", "W_MEM", "R_MEM"}
+"""Commands of published streams, which have a time and compute nothing; so have all analytic ones."""
 COMPUTING = sorted(
     name
     for name, declared in commands().items()
-    if name not in SYNCHRONISING | ANNOUNCING and declared.__module__.startswith("pimc.")
+    if name not in SYNCHRONISING | ANNOUNCING | PUBLISHED
+    and declared.__module__.startswith("pimc.")
+    and "analytic" not in declared.__module__
 )
 
 

@@ -43,7 +43,7 @@ def test_more_layers_are_more_turns(target: str, tmp_path: Path) -> None:
     What grows are the tables of ops and weights, by less than 2 KB a layer.
     """
     few, some, many = (compiled(target, layers, tmp_path, batch=1, past=127) for layers in (2, 8, 24))
-    assert written(few) <= written(some) <= written(many) < 1.3 * written(some)
+    assert written(few) <= written(some) <= written(many) < 1.4 * written(some)
     assert len(to_bytes(many.program)) - len(to_bytes(some.program)) < 16 * 2000
     assert executed(many) > 2.5 * executed(some) > 2.5 * executed(few)
     cycles = [result.timing.cycles for result in (few, some, many) if result.timing is not None]
@@ -56,7 +56,7 @@ def test_more_requests_and_tokens_are_more_turns(target: str, tmp_path: Path) ->
     small, large = (compiled(target, 2, tmp_path, batch=batch, past=past) for batch, past in ((8, 255), (64, 2047)))
     assert written(large) < 1.4 * written(small)
     assert len(to_bytes(large.program)) < 1.2 * len(to_bytes(small.program))
-    assert executed(large) > 1.5 * executed(small)
+    assert executed(large) > 1.4 * executed(small)
 
 
 def test_a_model_that_does_not_fit_is_refused() -> None:

@@ -59,7 +59,7 @@ def test_the_detail_is_one_of_the_layers(target: str) -> None:
     assert detail.layers == 2
     assert found.seconds / 4 < detail.seconds < found.seconds / 1.5
     shown = {found.ops[op].op for lane in detail.lanes for op, _, _ in lane.slices}
-    assert {"matmul", "cache_append", "rms_norm", "silu"} <= shown
+    assert {"matmul", "cache_append", "rms_norm"} <= shown
     assert any(name.startswith("attention") for name in shown)
     for lane in detail.lanes:
         assert all(0 <= start <= end <= WINDOW for _, start, end in lane.slices)
