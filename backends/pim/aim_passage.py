@@ -89,6 +89,9 @@ def _taken_up(device: AimDevice, passage: Passage, begun: int) -> None:
         device.last[channel] = begun + clock
     for mask, state, base, rows, blocked in passage.lanes:
         lane = Lane(mask, state, begun + base, NEVER, rows, blocked=begun + blocked)
+        if base < 0:  # it was offered nothing: for how long it has been at rest is its own business
+            own = device.of_channel[mask.bit_length() - 1]
+            lane.base, lane.blocked = own.base, own.blocked
         for channel in channels_of(mask):
             device.of_channel[channel] = lane
     device.come_to(begun + passage.clock, passage.decoded)

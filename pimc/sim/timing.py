@@ -69,9 +69,10 @@ class EngineTiming:
         return hash((self.name, self.devices, self.instances, self.end))
 
     def _told(self) -> tuple[object, ...]:
-        """All that its time is; tallies are not: clocks with open rows may differ where the fast engine skips."""
+        """All that a report tells of it."""
         unit = self.name, self.kind, self.devices, self.instances, self.clock_ps
-        return *unit, self.end, self.run, self.commands, self.busy, self.stalled, dict(self.counters)
+        counted = dict(self.counters), dict(self.tallies)
+        return *unit, self.end, self.run, self.commands, self.busy, self.stalled, *counted
 
     @property
     def cycles(self) -> int:

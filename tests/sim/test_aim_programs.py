@@ -183,3 +183,14 @@ def test_loops_of_one_command_are_known_by_whether_their_row_moves() -> None:
         fast, plain = (simulate(program, engine=engine) for engine in ("fast", "plain"))
         assert fast.time == plain.time
         assert fast.engines == plain.engines
+
+
+def test_channels_at_rest_keep_their_own_time_in_lines_that_were_seen_before() -> None:
+    """Rows of channel 1 stay open while channel 0 does again and again what it did before."""
+    macs = [Step("pim", aim.MacAllBanks(count=1, mask=mask, row=0), 0) for mask in (2, 1)]
+    copy = Step("pim", aim.CopyBankToBuffer(1, 1, 0, 0), 0)
+    read = Step("pim", aim.ReadBank(16, 1, 0, 0), 0)
+    first = Loop(0, 3, (Loop(1, 2, (macs[0],)), macs[1]))
+    program = program_of((first, Loop(0, 3, (Loop(1, 2, (copy, read)),))), machine("aim-pinned"))
+    fast, plain = (simulate(program, engine=engine) for engine in ("fast", "plain"))
+    assert fast.engines == plain.engines
