@@ -61,8 +61,8 @@ class AimDevice:
         """by channel: the clock of its last command before it came into its lane"""
         self.used: dict[int, Counter[str]] = defaultdict(Counter)
         """DRAM commands of each channel of a mask, but for what is still in the lanes' logs"""
-        self.open: Counter[int] = Counter()
-        """by mask, the same for clocks in which a row was open"""
+        self.open = 0
+        """clocks in which channels had a row open, but for those in the lanes' logs and since their bases"""
         self._lanes_in_order: list[Lane] | None = None
 
     # -- lines ------------------------------------------------------------------------------------------------------
@@ -158,6 +158,7 @@ class AimDevice:
         first clock."""
         self.settle()
         self._wait(max(at, self.clock + (self.decoded > 0)))
+        self.open = self.open_clocks()
         self.last = self.last_issued()
         rules = self.states.rules
         due = self.clock - 1 + rules.refresh if rules.refresh else NEVER
@@ -186,17 +187,28 @@ class AimDevice:
                 found[name] += count * mask.bit_count()
         return found
 
-    def taken_counts(self) -> tuple[dict[int, Counter[str]], Counter[int]]:
-        """Commands and clocks with open rows by mask, which are counted anew from here on."""
+    def taken_counts(self) -> dict[int, Counter[str]]:
+        """Commands by mask, which are counted anew from here on."""
         self.settle()
-        taken = self.used, self.open
-        self.used, self.open = defaultdict(Counter), Counter()
+        taken = self.used
+        self.used = defaultdict(Counter)
         return taken
 
     def open_clocks(self) -> int:
-        """Clocks in which a row was open, until the last offer to each channel, summed up over the channels."""
+        """Clocks before the present one in which a row was open, summed up over the channels."""
         self.settle()
-        return sum(clocks * mask.bit_count() for mask, clocks in self.open.items())
+        return self.open + self._open_since_offers()
+
+    def _open_since_offers(self) -> int:
+        """Those since the last offer to each channel: however long ago that was."""
+        clock, opened = self.clock, self.states.open_clocks
+        own = [(x.mask.bit_count(), opened(x.state, clock - x.base, x.due - x.base)) for x in self.lanes()]
+        return sum([channels * clocks for channels, clocks in own])
+
+    def put_open_clocks(self, clocks: int) -> None:
+        """Let `open_clocks` be so many at the present clock: they are known, wherever the lanes' bases are."""
+        self.settle()
+        self.open = clocks - self._open_since_offers()
 
     def settle(self) -> None:
         """Count what is in the lanes' logs."""
@@ -310,7 +322,8 @@ class AimDevice:
         return due
 
     def shift(self, by: int, since: int) -> None:
-        """Move what has happened from clock `since` on into the future."""
+        """Move what has happened from clock `since` on into the future. What is counted stays as it is."""
+        opened = self.open_clocks()
         self.clock += by
         for lane in self.lanes():
             if lane.base >= since:
@@ -319,6 +332,7 @@ class AimDevice:
                 if lane.last >= since:
                     lane.last += by
         self.last = [last + by if last >= since else last for last in self.last]
+        self.put_open_clocks(opened)
 
     # -- lanes ------------------------------------------------------------------------------------------------------
 
@@ -367,7 +381,7 @@ class AimDevice:
         if lane.log:
             total, transitions = self.used[lane.mask], self.states.transitions
             for number, times in Counter(lane.log).items():
-                self.open[lane.mask] += transitions[number].open_clocks * times
+                self.open += transitions[number].open_clocks * times * lane.mask.bit_count()
                 for name, count in transitions[number].counts.items():
                     total[name] += count * times
             lane.log.clear()

@@ -8,7 +8,7 @@ remembered.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
@@ -35,8 +35,8 @@ class Passage:
     """channels that issued commands, with the clock of the last one"""
     used: dict[int, Counter[str]]
     """DRAM commands of each channel of a mask"""
-    open: Counter[int]
-    """clocks in which a channel of a mask had a row open"""
+    open: int
+    """clocks in which a channel had a row open, summed up over the channels"""
     lines: int
 
 
@@ -63,27 +63,26 @@ def pass_through(device: AimDevice, key: Hashable, decode: Callable[[], int], at
 
 def _recorded(device: AimDevice, decode: Callable[[], int], begun: int) -> Passage:
     """Decode lines, and keep what comes of them."""
-    used, opened = device.taken_counts()
+    used, opened = device.taken_counts(), device.open_clocks()
     before = device.last_issued()
     lines = decode()
     after = device.last_issued()
-    own_used, own_open = device.taken_counts()
-    device.used, device.open = used, opened
-    _count(device, own_used, own_open)
+    own_used, device.used = device.taken_counts(), used
+    _count(device, own_used)
     return Passage(
         device.clock - begun,
         device.decoded,
         tuple((x.mask, x.state, x.base - begun, x.rows, x.blocked - begun) for x in device.lanes()),
         tuple((c, b - begun) for c, (a, b) in enumerate(zip(before, after, strict=True)) if b != a),
         dict(own_used),
-        own_open,
+        device.open_clocks() - opened,
         lines,
     )
 
 
 def _taken_up(device: AimDevice, passage: Passage, begun: int) -> None:
     """Bring a device to where the lines bring it."""
-    device.settle()
+    opened = device.open_clocks()
     device.last = device.last_issued()
     for channel, clock in passage.last:
         device.last[channel] = begun + clock
@@ -95,15 +94,12 @@ def _taken_up(device: AimDevice, passage: Passage, begun: int) -> None:
         for channel in channels_of(mask):
             device.of_channel[channel] = lane
     device.come_to(begun + passage.clock, passage.decoded)
-    _count(device, passage.used, passage.open)
+    _count(device, passage.used)
+    device.put_open_clocks(opened + passage.open)
 
 
-def _count(
-    device: AimDevice, used: dict[int, Counter[str]] | defaultdict[int, Counter[str]], opened: Counter[int]
-) -> None:
+def _count(device: AimDevice, used: dict[int, Counter[str]]) -> None:
     for mask, counts in used.items():
         sums = device.used[mask]
         for name, number in counts.items():
             sums[name] += number
-    for mask, clocks in opened.items():
-        device.open[mask] += clocks

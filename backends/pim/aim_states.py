@@ -27,6 +27,7 @@ LOOK = 4096
 """Clocks in one go when looking ahead."""
 Step = tuple[int, int, int, int, int]
 """Clocks that pass, then what comes: command, bank, row by its number in the state, how many requests (0: nothing)."""
+NOTHING = (NONE, NONE, NONE, 0)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -76,6 +77,8 @@ class State:
     """requests are refused"""
     is_held: bool
     """blocking requests are outstanding"""
+    is_idle: bool
+    """no row is open, and nothing is to be done"""
     next: dict[Step, Transition] = field(default_factory=dict)
     refreshing: dict[tuple[int, Step], Transition] = field(default_factory=dict)
     """the same where a refresh comes, by the clocks until it is due"""
@@ -99,7 +102,8 @@ class States:
     def _intern(self, key: Key) -> State:
         state = self.known.get(key)
         if state is None:
-            state = self.known[key] = State(len(self.known), key, key[REFUSED] is not None, bool(key[HELD]))
+            idle = max(key[ROWS]) < 0 and not (key[REFUSED] or any(key[place] for place in WORK))
+            state = self.known[key] = State(len(self.known), key, key[REFUSED] is not None, bool(key[HELD]), idle)
         return state
 
     def step(self, state: State, step: Step, left: int) -> Transition:
@@ -133,6 +137,17 @@ class States:
         made = Transition(number, after, kept, moved, counts, open_clocks, issues)
         self.transitions.append(made)
         return made
+
+    def open_clocks(self, state: State, clocks: int, left: int) -> int:
+        """In how many clocks after an offer a row is open if nothing more comes; `left`: until a refresh is due."""
+        if state.is_idle or not clocks:
+            return 0
+        settled = self.outlook(state, NEVER).settled
+        more = clocks - settled
+        if clocks > left or more <= 0:
+            return self.step(state, (clocks, *NOTHING), left).open_clocks
+        first = self.step(state, (settled, *NOTHING), left)
+        return first.open_clocks + (more if max(first.state.key[ROWS]) >= 0 else 0)
 
     def outlook(self, state: State, left: int) -> Outlook:
         """What a state becomes by itself; `left`: clocks until a refresh is due."""
@@ -177,6 +192,7 @@ CLOSING = frozenset({PRE, PREA, WRA16, REFAB})
 ROWS, REGISTERS, QUEUE, REFUSED, READS, WRITES, ACTIVATED = range(7)
 WRITE_MODE, ANSWERS, WRITTEN, HELD, EARLIEST, FRESH = range(7, 13)
 """Places in a key."""
+WORK = (QUEUE, READS, WRITES, ACTIVATED, ANSWERS)
 
 
 def rows_in(key: Key) -> int:

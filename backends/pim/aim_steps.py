@@ -111,8 +111,6 @@ class Channel:
         self.counts: Counter[str] = Counter()
         self.open_clocks = 0
         """clocks in which a row was open"""
-        self.open_since = 0
-        """those since the last offer"""
         self.last = 0
         """clock of the last command"""
         self.done = 0
@@ -139,7 +137,6 @@ class Channel:
     def offered_now(self) -> None:
         """Something is offered, or everything is over: what was issued before is counted."""
         self.since.clear()
-        self.open_since = 0
 
     def told(self) -> Counter[str]:
         """Commands that were issued before the last offer."""
@@ -401,9 +398,7 @@ class SteppedDevice:
     def _step(self) -> None:
         for channel in self.channels:
             channel.step(self.clock)
-            is_open = any(row is not CLOSED for row in channel.rows)
-            channel.open_clocks += is_open
-            channel.open_since += is_open
+            channel.open_clocks += any(row is not CLOSED for row in channel.rows)
         self.clock += 1
         self.decoded = 0
         self.busy = frozenset(channel for channel in self.channels if channel.refused)
@@ -439,8 +434,8 @@ class SteppedDevice:
         return sum(self.counts(), Counter())
 
     def open_clocks(self) -> int:
-        """Clocks in which a row was open, summed up over the channels."""
-        return sum(channel.open_clocks - channel.open_since for channel in self.channels)
+        """Clocks before the present one in which a row was open, summed up over the channels."""
+        return sum(channel.open_clocks for channel in self.channels)
 
     def last_issued(self) -> list[int]:
         """The clock of each channel's last command; 0: there was none."""

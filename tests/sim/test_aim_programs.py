@@ -194,3 +194,15 @@ def test_channels_at_rest_keep_their_own_time_in_lines_that_were_seen_before() -
     program = program_of((first, Loop(0, 3, (Loop(1, 2, (copy, read)),))), machine("aim-pinned"))
     fast, plain = (simulate(program, engine=engine) for engine in ("fast", "plain"))
     assert fast.engines == plain.engines
+
+
+def test_rows_that_stay_open_at_rest_are_open_in_turns_that_are_skipped() -> None:
+    """Two channels take turns; how long the one has been at rest when turns begin to be skipped makes no difference."""
+    macs, kernels = {mask: aim.MacAllBanks(34, mask, 0) for mask in (1, 2)}, {}
+    for mask, mac in macs.items():
+        own = (mac, aim.Activate("silu", mask), aim.ReadActivated(mask, 8192))
+        kernels[mask] = tuple(Step("pim", command, 0) for command in own)
+    inner = Loop(1, 5, (Step("pim", aim.MacAllBanks(1, 2, 0), 0), *kernels[2]))
+    program = program_of((Loop(0, 20, (inner, *kernels[1])),), machine("cent"))
+    fast, plain = (simulate(program, engine=engine) for engine in ("fast", "plain"))
+    assert fast.engines == plain.engines
