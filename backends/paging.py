@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +21,19 @@ from pimc.backends.target import CacheSpec, TargetSpec
 from pimc.ir.blocks import ENTRY_BYTES, NO_BLOCK, Blocks, Window
 from pimc.ir.diagnostics import InternalError, Kind, fail
 from pimc.ir.facts import Ragged
+from pimc.ir.graph import Value
 from pimc.ir.layout import Layout
+from pimc.ir.memory import Home
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Table:
     """A block table: [sequences, blocks of each, lanes], entries of 32 bits. Blocks hold `tokens`."""
 
-    address: int
     entries: NDArray[np.int32]
     tokens: int
+    address: int = NO_BLOCK
+    """not before it has been placed: tables lie behind what layers have, which keeps its distances"""
 
     @property
     def layout(self) -> Layout:
@@ -71,7 +74,7 @@ class Pager:
 
     def __post_init__(self) -> None:
         self._next = self.spec.dram.geometry.bytes
-        self._known: dict[object, list[NDArray[np.int32]]] = {}
+        self._of: dict[Window, int] = {}
 
     def linear(
         self, parts: Sequence[Part], element_bytes: int, take: Callable[[int], int]
@@ -97,7 +100,7 @@ class Pager:
                     ((depth, element_bytes),),
                 ),
             )
-            found.append((layout, self._blocks(window, table, tokens, pool_blocks, take)))
+            found.append((layout, self._blocks(window, table, tokens, pool_blocks)))
         return found
 
     def in_banks(
@@ -128,14 +131,18 @@ class Pager:
                     window.start + first, window.blocks, window.block_bytes, pool + first, count, step,
                     geometry.stride_bank,
                 )  # fmt: skip
-            found.append(
-                (moved, self._blocks(window, table, tokens, pool_blocks, lambda n: self._in_rows(n, take_rows)))
-            )
+            found.append((moved, self._blocks(window, table, tokens, pool_blocks)))
         return found
 
-    def _in_rows(self, size: int, take_rows: Callable[[int], int]) -> int:
-        row = self.spec.dram.geometry.stride_row
-        return take_rows(up(size, row)) * row
+    def settle(self, homes: dict[Value, Home], take: Callable[[int], int]) -> None:
+        """Place the tables that have no place yet, and tell the homes of caches."""
+        new = [table for table in self.tables if table.address == NO_BLOCK]
+        for table in new:
+            table.address = take(table.entries.nbytes)
+        for value, home in homes.items() if new else ():
+            if home.blocks:
+                own = tuple(replace(b, table=self.tables[self._of[b.window]].address) for b in home.blocks)
+                homes[value] = replace(home, blocks=own)
 
     def _bank_layout(self, kind: str, part: Part, tokens: int, channels: Sequence[int]) -> tuple[Layout, int]:
         """The layout of whole blocks from row 0 on, and the row indices of a block."""
@@ -163,14 +170,14 @@ class Pager:
         self._next = up(window.end, row) * row + row
         return window
 
-    def _blocks(
-        self, window: Window, table: NDArray[np.int32], tokens: int, pool_blocks: int, take: Callable[[int], int]
-    ) -> Blocks:
-        known = next((t for t in self.tables if t.tokens == tokens and np.array_equal(t.entries, table)), None)
-        if known is None:
-            known = Table(take(table.nbytes), table, tokens)
-            self.tables.append(known)
-        return Blocks(window, known.address, tokens, pool_blocks)
+    def _blocks(self, window: Window, entries: NDArray[np.int32], tokens: int, pool_blocks: int) -> Blocks:
+        """With one table for all that have the same entries."""
+        known = (i for i, t in enumerate(self.tables) if t.tokens == tokens and np.array_equal(t.entries, entries))
+        number = next(known, len(self.tables))
+        if number == len(self.tables):
+            self.tables.append(Table(entries, tokens))
+        self._of[window] = number
+        return Blocks(window, self.tables[number].address, tokens, pool_blocks)
 
     def _tables(self, parts: Sequence[Part], tokens: int, lanes: Sequence[int]) -> tuple[list[NDArray[np.int32]], int]:
         """The table of each part, and how many blocks the pool has for each lane."""

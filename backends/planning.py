@@ -217,6 +217,7 @@ class _Planner:
                 self._place_vector(value, self.vectors[value])
             elif value not in self.bank:
                 self._place_linear(value)
+        self._settle_tables(lambda n: self.linear.take(n, self.spec.dram.access_bytes))
         rows = Bump(-(-self.linear.next // geometry.stride_row))
         for value in self.bank:
             if value not in self.homes:
@@ -351,6 +352,10 @@ class _Planner:
         axis %= len(shape)
         return (*shape[:axis], max(shape[axis], self.cache_tokens), *shape[axis + 1 :])
 
+    def _settle_tables(self, take: Callable[[int], int]) -> None:
+        if self.pager is not None:
+            self.pager.settle(self.homes, take)
+
     # -- what comes and goes --------------------------------------------------------------------------------------
 
     def _place_results(self, rows: Bump) -> None:
@@ -361,6 +366,7 @@ class _Planner:
         leaving: dict[int, list[tuple[Value, int, FreeList]]] = {}
         for value in self._foreign():
             self._place_result(value, self.chip, dram, permanent=_is_cache(value))
+        self._settle_tables(lambda n: dram.take(n) or 0)
         for position, node in enumerate(self.nodes):
             chip = self.chips[_half(node)]
             self._place_views(node)

@@ -25,10 +25,10 @@ from pimc.backends.batches import plain_request, plain_rows, request_from, rows_
 from pimc.backends.encoding import Damaged, Tables, decode, encode, signature
 from pimc.backends.engines import commands
 from pimc.backends.numbering import canonical
+from pimc.backends.plain_blocks import blocks_from, plain_blocks
 from pimc.backends.program import FORMAT_VERSION, Flight, Item, MapEntry, OpRow, Program, Stream
 from pimc.backends.provenance import costs_from, pass_from, plain_costs
 from pimc.backends.references import Blobs, contents_of, plain
-from pimc.ir.blocks import Blocks, Window
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
@@ -171,7 +171,7 @@ def _entry(entry: MapEntry, blobs: Blobs) -> dict[str, Any]:
     if entry.rows is not None:
         row["rows"] = plain_rows(entry.rows)
     if entry.blocks is not None:
-        row["blocks"] = asdict(entry.blocks)
+        row["blocks"] = plain_blocks(entry.blocks)
     if entry.contents is not None:
         row["fill"] = plain(entry.contents, blobs)
     return row
@@ -312,16 +312,6 @@ def _op_row(row: list[Any]) -> OpRow:
     return OpRow(**given, costs=costs_from(costs))
 
 
-def _blocks(row: dict[str, Any]) -> Blocks:
-    """How a cache is paged. Raises Damaged for numbers that cannot be."""
-    window = Window(**{name: _number(value) for name, value in row["window"].items()})
-    blocks = Blocks(window, *(_number(row[name]) for name in ("table", "tokens", "pool_blocks")))
-    lanes = window.lanes > 1 and not (window.lane_bytes > 0 and window.lane_turn > 0)
-    if min(window.blocks, window.block_bytes, window.lanes, blocks.tokens) < 1 or lanes:
-        raise Damaged("a paged cache has no blocks")
-    return blocks
-
-
 def _map_entry(row: dict[str, Any], blobs: list[bytes], beside: Path | None) -> MapEntry:
     dims = tuple(tuple((_number(c), _number(s)) for c, s in digits) for digits in row["dims"])
     shard = row.get("shard")
@@ -340,7 +330,7 @@ def _map_entry(row: dict[str, Any], blobs: list[bytes], beside: Path | None) -> 
         alias=None if alias is None else _text(alias),
         extents=None if extents is None else tuple(_number(n) for n in extents),
         rows=rows_from(row["rows"]) if "rows" in row else None,
-        blocks=_blocks(row["blocks"]) if "blocks" in row else None,
+        blocks=blocks_from(row["blocks"]) if "blocks" in row else None,
     )
 
 

@@ -25,6 +25,7 @@ from pimc.driver import (
     time_program,
 )
 from pimc.ir import interp
+from pimc.ir.blocks import NO_BLOCK, Blocks
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Graph, Value
 from pimc.ir.op import Array
@@ -33,7 +34,7 @@ from pimc.random_inputs import index_bound
 from pimc.step_dims import step_dims, token_input
 
 if TYPE_CHECKING:
-    from pimc.backends.program import Program
+    from pimc.backends.program import MapEntry, Program
     from pimc.sim.compare import Comparison
     from pimc.sim.timing import Timing
     from pimc.sim.values import RunState
@@ -264,6 +265,7 @@ class _Run:
             (a := before.entry(old)) is not None
             and (b := program.entry(name)) is not None
             and (a.space, a.layout, a.dtype, a.shard) == (b.space, b.layout, b.dtype, b.shard)
+            and _goes_on(before, a, program, b)
             for old, name in pairs
         )
 
@@ -291,6 +293,22 @@ class _Run:
         return np.concatenate(self.chosen, axis=1) if self.chosen else None
 
     _presents: tuple[str, ...] = ()
+
+
+def _goes_on(before: Program, old: MapEntry, program: Program, new: MapEntry) -> bool:
+    """Whether a paged cache has the blocks that it had, and maybe more."""
+    if old.blocks is None or new.blocks is None:
+        return old.blocks is new.blocks
+    held, holds = _table(before, old.blocks), _table(program, new.blocks)
+    same = old.blocks.window == new.blocks.window and held.shape == holds.shape
+    return same and bool(np.all((held == NO_BLOCK) | (held == holds)))
+
+
+def _table(program: Program, blocks: Blocks) -> Array:
+    """The block table of a cache."""
+    found = next(e for e in program.memory if e.role == "table" and e.layout.offset == blocks.table)
+    assert found.contents is not None
+    return found.contents.array()
 
 
 # -- what inputs are for ----------------------------------------------------------------------------------------------
