@@ -215,21 +215,21 @@ def given_out(sequences: Sequence[Request], tokens: int, cache: CacheSpec) -> tu
             help=f"a larger pool (--set cache.blocks={most}), other blocks (--set cache.block=N), or fewer tokens",
         )
     pool = cache.blocks or most
-    free = {lane: _free_list(pool, lane, cache) for lane in need}
+    free = {lane: iter(_free_blocks(pool, need[lane], lane, cache)) for lane in need}
     held: list[list[int]] = [[] for _ in sequences]
     for number in range(max((up(s.tokens, tokens) for s in sequences), default=0)):
         for own, s in zip(held, sequences, strict=True):
             if number * tokens < s.tokens:
-                own.append(free[s.lane].pop())
+                own.append(next(free[s.lane]))
     return held, pool
 
 
-def _free_list(pool: int, lane: int, cache: CacheSpec) -> list[int]:
-    """The free blocks, the next one last."""
+def _free_blocks(pool: int, need: int, lane: int, cache: CacheSpec) -> Sequence[int]:
+    """As many free blocks as are needed at most, in the order in which they are given out."""
     if cache.order == "rising":
-        return list(range(pool - 1, -1, -1))
+        return range(need)
     generator = np.random.Generator(np.random.PCG64([cache.seed, lane]))
-    return [int(block) for block in generator.permutation(pool)]
+    return [int(block) for block in generator.choice(pool, need, replace=False)]
 
 
 def parts_of(
