@@ -74,7 +74,7 @@ def _report(program: Program, places: Sequence[MapEntry]) -> BlocksReport:
         blocks=blocks,
         tokens=sum(lengths),
         filled=sum(lengths) / (blocks * first.tokens) if blocks else 0.0,
-        pool_blocks=first.pool_blocks,
+        pool_blocks=sum({b.pool: b.pool_blocks for _, b in one}.values()),
         lanes=max(window.lanes for window in windows),
         tables=len(tables),
         table_bytes=sum(entries.nbytes for _, entries in tables),

@@ -111,7 +111,8 @@ def test_each_element_has_a_place_of_its_own_in_the_pool(
             one = block_of[request, :, start : start + blocks.tokens]
             assert (one == one.flat[0]).all(), "tokens of a block lie in one block"
     if tokens > blocks.tokens:
-        assert (np.diff(block_of[0, 0, :: blocks.tokens, 0]) != 1).any(), "and blocks are not in order"
+        entries = pager.tables[0].entries.ravel()
+        assert (np.diff(entries[entries != NO_BLOCK]) != 1).any(), "and blocks are not in order"
 
 
 def test_blocks_of_banks_are_whole_rows() -> None:
@@ -137,6 +138,26 @@ def test_equal_tables_are_stored_once() -> None:
     assert len(pager.tables) == 1
     pager.linear([Part((2, 2, 50, 16), (50, 50), (50, 50))], 2, lambda n: memory.take(n, 64))
     assert len(pager.tables) == 2
+
+
+@pytest.mark.parametrize(("target", "kind"), [(t, k) for t in ("cent", "mapping") for k in ("key", "value")])
+def test_groups_of_requests_do_not_meet(target: str, kind: str) -> None:
+    """A group of one request has all channels of its blocks, others lie side by side: their pool is the same."""
+    spec, memory = machine(target), Bump()
+    row = spec.dram.geometry.stride_row
+    sizes = ((1, 15000), (2, 700), (5, 900), (16, 2400))
+    parts = [Part((n, 2, most, 16), (most,) * n, (most,) * n) for n, most in sizes]
+    pager = Pager(spec, PAGED)
+    placed = pager.in_banks(kind, parts, (), lambda n: memory.take(n * row, row) // row)
+    pager.settle({}, lambda n: memory.take(n, 64))
+    seen: list[np.ndarray] = []
+    for part, (layout, blocks) in zip(parts, placed, strict=True):
+        table = pager.tables[pager._of[blocks.window]].entries
+        addresses = layout.addresses()[tuple(slice(0, n) for n in part.shape)]
+        seen.append(blocks.window.physical(addresses, table.astype(np.int64)).ravel())
+    joined = np.concatenate(seen)
+    assert joined.min() >= 0
+    assert len(np.unique(joined)) == len(joined)
 
 
 def test_blocks_that_a_request_lacks_are_nowhere() -> None:

@@ -24,7 +24,7 @@ from pimc.ir.blocks import NO_BLOCK
 from pimc.ir.diagnostics import CompileError, Kind
 from pimc.ir.requests import Request
 from pimc.ir.weights import Inline
-from pimc.sim.paging import paging_of
+from pimc.sim.paging import blocks_of_requests, paging_of
 from tests.e2e.harness import DATA, MODELS, SAMPLES, Built, Sample, build, build_sample
 
 PAGED = "cache.layout=paged"
@@ -111,16 +111,14 @@ def test_random_batches_of_requests(seed: int) -> None:
     result = compile_model(LLAMA, target, options, values="random")
     assert result.comparison is not None
     assert result.comparison.ok
-    entries = [e for e in result.program.memory if e.name == "present.0.key"]
-    needed = sum(-(-(p + 1) // _blocks(entries[0])) for p in past)
-    tables = {e.layout.offset: e for e in result.program.memory if e.role == "table" and 0 in e.devices}
-    used = {e.blocks.table for e in entries if e.blocks is not None}
-    assert sum(int((_entries(tables[t]) != NO_BLOCK).sum()) for t in used) == needed
-
-
-def _blocks(entry: MapEntry) -> int:
-    assert entry.blocks is not None
-    return entry.blocks.tokens
+    verify_program(result.program)
+    reports = paging_of(result.program)
+    assert sum(b.blocks * b.block_tokens for b in reports) > 0
+    if target == "npu":
+        (b,) = reports
+        assert b.blocks == sum(-(-(p + 1) // b.block_tokens) for p in past)
+    held = [blocks for name, _, blocks in blocks_of_requests(result.program)]
+    assert all(len(set(blocks)) == len(blocks) > 0 for blocks in held)
 
 
 def _entries(table: MapEntry) -> np.ndarray:
