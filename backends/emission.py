@@ -22,7 +22,7 @@ from pimc.backends.roll import roll
 from pimc.backends.synchronize import Barrier, split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.diagnostics import InternalError, Kind, fail
-from pimc.ir.facts import Beat, Layer, Phase, Placement, Queue, Ragged, Stage, SubBatch, Tile, Work
+from pimc.ir.facts import Beat, Layer, Phase, Placement, Position, Queue, Ragged, Stage, SubBatch, Tile, Work
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -262,7 +262,7 @@ def _lowered(
     memory: LoweringMemory | None = None,
 ) -> Iterator[_Stretch]:
     split = BufferSplit.beside(spec, part.plan.homes.values())
-    emitter = Emitter(spec.engines())
+    emitter = _emitter(spec)
     scratch = _scratch(split, {_queue(n) for n in part.nodes})
     at = Lowering(
         spec,
@@ -283,12 +283,14 @@ def _lowered(
         key = (_BEATS, beat.index) if beat is not None else key
         if current is not None and key != current:
             yield _Stretch(*current, emitter.take(), range(begin, first_op + offset), tuple(fences))
-            for area in scratch.values():
-                area.restart()
+            if layer is not None or beat is not None:  # equal layers get equal addresses; others go on around the ring
+                for area in scratch.values():
+                    area.restart()
             fences = []
             begin = first_op + offset
         current = key
-        if beat is not None and not beat.prefetch:
+        position = node.fact(Position)
+        if position is not None and not position.prefetch:
             fences.append(emitter.level[0])
         emitter.op = first_op + offset
         emitter.queue = _queue(node)
@@ -299,6 +301,10 @@ def _lowered(
             memory.lower(node, there, lower)
     if current is not None:
         yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences))
+
+
+def _emitter(spec: TargetSpec) -> Emitter:
+    return Emitter(spec.engines(), spec.dma.moves if spec.dma is not None else "load")
 
 
 QUEUE_SHARES = {"pim": 4, "cache": 8}
@@ -363,7 +369,7 @@ def _rehearse(
     load_rules()
     split = BufferSplit.beside(spec, homes.values())
     scratch = _scratch(split, {"", "pim", "cache"} if node.fact(SubBatch) is not None else {""})
-    lower(node, Lowering(spec, Emitter(), scratch[""], homes, tiled=tiled, limited=limited))
+    lower(node, Lowering(spec, _emitter(spec), scratch[""], homes, tiled=tiled, limited=limited))
 
 
 def _engine(node: Node) -> str:
@@ -384,9 +390,9 @@ def _folded(stretches: Sequence[_Stretch]) -> tuple[list[Item], dict[int, int], 
     while at < len(stretches):
         if stretches[at].group == _BEATS:
             barriers.append(Barrier(len(items)))
-            barriers += [Barrier(len(items) + n, _LOADING, _AFTER) for n in stretches[at].fences]
+        barriers += [Barrier(len(items) + n, _LOADING, _AFTER) for n in stretches[at].fences]
         end = at + 1
-        if stretches[at].group >= 0:
+        if stretches[at].group >= 0 and not stretches[at].fences:  # no loop has barriers inside
             while end < len(stretches) and stretches[end].group == stretches[at].group:
                 end += 1
         run = stretches[at:end]

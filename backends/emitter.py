@@ -20,8 +20,9 @@ from pimc.backends.vector import Elementwise, Reduce, Scan
 class Emitter:
     """Collects steps and loops in program order. `op` is the row of the op table that new commands belong to."""
 
-    def __init__(self, engines: Iterable[EngineDecl] = ()) -> None:
-        """engines: those of the machine, with their further queues."""
+    def __init__(self, engines: Iterable[EngineDecl] = (), moves: str = "load") -> None:
+        """engines: those of the machine, with their further queues. moves: the queue of copies on chip."""
+        self.moves = moves
         self.op = -1
         self.queue = ""
         """what copies and vector work are for, if that has queues of its own"""

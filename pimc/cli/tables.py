@@ -26,7 +26,7 @@ def report_page(found: Report, program: Program, *, verbose: int = 0) -> list[Li
     page = [*headline(found), line(), *engine_table(found, verbose=verbose), line()]
     page += [*op_table(found, verbose=verbose), line()]
     page += [*energy_lines(found, verbose=verbose), *breakdown_lines(found)]
-    page += [*traffic_lines(found), *memory_table(program, verbose=verbose)]
+    page += [*ahead_lines(found, verbose=verbose), *traffic_lines(found), *memory_table(program, verbose=verbose)]
     return page
 
 
@@ -176,7 +176,7 @@ def op_table(found: Report, *, verbose: int = 0) -> list[Line]:
     shown = groups if verbose else _worth_showing(groups, total)
     columns = [Column("where the time goes", "<", "", 0 if verbose else NAME_WIDTH), Column("", ">"), Column("op")]
     columns += [Column("nature"), Column("engine", "<", "bold"), Column("time", ">"), Column("share", ">")]
-    columns += [Column("of bound", ">"), Column("")]
+    columns += [Column("of bound", ">"), Column("bound by"), Column("")]
     page = table(columns, [_op_row(g, total, verbose) for g in shown])
     left = groups[len(shown) :]
     if left:
@@ -199,7 +199,8 @@ def _op_row(g: OpGroup, total: float, verbose: int) -> list[str | Line]:
     reached = percent(g.bound / g.seconds) if g.seconds else ""
     share = g.seconds / total
     last: str | Line = first.reason if verbose > 1 else bar([(share, "█", "cyan")], 10)
-    return [g.name, times, first.op, first.nature, first.engine, time_text(g.seconds), percent(share), reached, last]
+    taken = time_text(g.seconds), percent(share), reached, g.bound_by
+    return [g.name, times, first.op, first.nature, first.engine, *taken, last]
 
 
 def placement_lines(ops: Iterable[OpReport | OpRow]) -> Iterator[Line]:
@@ -210,6 +211,26 @@ def placement_lines(ops: Iterable[OpReport | OpRow]) -> Iterator[Line]:
     for number, (engine, natures) in enumerate(counts.items()):
         said = ", ".join(f"{count} {nature}" for nature, count in natures.most_common())
         yield [("  placement  " if not number else " " * 13, "dim"), (engine or "none", "bold"), (f": {said}", "")]
+
+
+MOST_AHEAD = 3
+
+
+def ahead_lines(found: Report, *, verbose: int = 0) -> Iterator[Line]:
+    """What was prefetched, and how much of the transfers that hides."""
+    if not found.ahead:
+        return
+    groups = sorted(((sum(o.ahead for o in g.ops), g) for g in group_ops(found.ops)), key=lambda each: -each[0])
+    worth = [(seconds, g) for seconds, g in groups if seconds]
+    shown = worth if verbose else worth[:MOST_AHEAD]
+    said = ", ".join(f"{g.name}{f' {TIMES}{len(g.ops)}' * (len(g.ops) > 1)} {time_text(s)}" for s, g in shown)
+    more = f", and {len(worth) - len(shown)} more (-v)" if len(worth) > len(shown) else ""
+    yield [
+        ("  prefetch   ", "dim"),
+        (time_text(found.ahead), "bold"),
+        (" of transfers went on while other ops were at work", ""),
+    ]
+    yield line(f"             {said}{more}", "dim")
 
 
 def traffic_lines(found: Report) -> Iterator[Line]:
