@@ -64,7 +64,7 @@ def read_program(path: str) -> Program:
 
 
 def read_runs(paths: Sequence[str], say: Callable[[str], object], *, whole: bool = False) -> list[Result]:
-    """The runs of stored results, in their order; `-` is stdin. whole: where all of them have phases, these are one run.
+    """The runs of stored results, in their order; `-` is stdin. whole: where all have phases, these are one run each.
 
     Raises CompileError: FILE_MISSING, PROGRAM_BROKEN, SYNTAX, RESULT_BAD.
     """
