@@ -176,7 +176,7 @@ def emit_node(node: Node, spec: TargetSpec, plan: Plan, limited: Callable[[str],
     items, _, _ = _folded(list(_lowered(part, spec, 0, limited)))
     return Program(
         graph=node.name, dims={}, phase="", target=describe(spec), target_name=spec.name, target_hash="",
-        devices=len(part.devices), streams=tuple(_streams(items, part.devices, spec)), memory=(), ops=(row,),
+        devices=len(part.devices), streams=tuple(streams_of(items, part.devices, spec)), memory=(), ops=(row,),
         extent=dict(plan.used),
     )  # fmt: skip
 
@@ -214,14 +214,15 @@ def _all_streams(order: Sequential, spec: TargetSpec) -> list[Stream]:
     barriers = order.barriers or ((),) * len(order.parts)
     for part, items, orders in zip(order.parts, order.items, barriers, strict=True):
         if id(items) not in known:
-            known[id(items)] = list(_streams(items, part.devices, spec, orders))
+            known[id(items)] = list(streams_of(items, part.devices, spec, orders))
         found += [replace(stream, devices=part.devices) for stream in known[id(items)]]
     return found
 
 
-def _streams(
+def streams_of(
     items: Sequence[Item], devices: tuple[int, ...], spec: TargetSpec, barriers: Sequence[Barrier] = ()
 ) -> Iterator[Stream]:
+    """One stream for each engine and group of its instances, of what these devices do one command after another."""
     instances = {e.name: e.instances for e in spec.engines()}
     split = split_streams(
         items,

@@ -351,18 +351,28 @@ def generation_page(found: Generation, form: str) -> list[Line]:
         _number("tokens a second", count_text(found.tokens_per_second)),
         line(),
     ]
-    columns = [Column("step"), Column("cached", ">"), Column("new", ">"), Column("time", ">"), Column("cycles", ">")]
-    checked = any(s.comparison is not None for s in found.steps)
-    if checked:
-        columns += [Column("values"), Column("largest error", ">"), Column("caches")]
-    page += table(columns, [_step_row(n, s, checked) for n, s in enumerate(found.steps)])
-    if checked:
-        said = ("ok", "bold green") if found.ok else ("differ", "bold red")
-        page += [line(), [("  values  ", "dim"), said, (f", {form} format", "")]]
+    page += step_table(found)
+    if found.steps[0].comparison is not None:
+        page += [line(), values_line(found, form)]
     if found.tokens is not None:
         for n, row in enumerate(found.tokens[:4]):
             page.append(line(f"  tokens of request {n}: {' '.join(map(str, row))}", "dim"))
     return page
+
+
+def step_table(found: Generation) -> list[Line]:
+    """The prefill and the decode steps, each with its time and what its values are like."""
+    columns = [Column("step"), Column("cached", ">"), Column("new", ">"), Column("time", ">"), Column("cycles", ">")]
+    checked = any(s.comparison is not None for s in found.steps)
+    if checked:
+        columns += [Column("values"), Column("largest error", ">"), Column("caches")]
+    return table(columns, [_step_row(n, s, checked) for n, s in enumerate(found.steps)])
+
+
+def values_line(found: Generation, form: str) -> Line:
+    """Whether all steps compute what they should."""
+    said = ("ok", "bold green") if found.ok else ("differ", "bold red")
+    return [("  values  ", "dim"), said, (f", {form} format", "")]
 
 
 def _number(label: str, number: str, rest: str = "") -> Line:
