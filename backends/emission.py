@@ -301,7 +301,7 @@ def _lowered(
         yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences))
 
 
-QUEUE_SHARES = {"pim": 4, "cache": 8}
+QUEUE_SHARES = {"pim": 4, "cache": 8, "link": 16}
 """One part in so many of the scratch is for nodes with such queues, so that none waits until the others are done."""
 
 

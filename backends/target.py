@@ -545,7 +545,7 @@ class AnalyticSpec(Sourced):
     """what the host takes for a token: sampling, and moving it"""
 
 
-QUEUES = ("pim", "cache")
+QUEUES = ("pim", "cache", "link")
 """What has queues of its own beside an NPU with PIM (`pimc.ir.facts.Queue`)."""
 
 
