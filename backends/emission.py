@@ -314,7 +314,7 @@ def _emitter(spec: TargetSpec, homes: Mapping[Value, Home]) -> Emitter:
     return Emitter(spec.engines(), spec.dma.moves if spec.dma is not None else "load", _windows(homes))
 
 
-QUEUE_SHARES = {"pim": 4, "cache": 8}
+QUEUE_SHARES = {"pim": 4, "cache": 8, "link": 16}
 """One part in so many of the scratch is for nodes with such queues, so that none waits until the others are done."""
 
 

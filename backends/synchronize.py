@@ -227,9 +227,12 @@ class _Splitter:
     def _carry(self, units: Sequence[_Unit], items: Sequence[Item], loop: Loop) -> None:
         ranges = {v: n for v, n in self._ranges.items() if v != loop.variable}
         pairs: dict[tuple[str, str], list[tuple[_Unit, _Unit]]] = defaultdict(list)
-        for first in units:
-            for second in units:
-                if first.engine != second.engine and self._is_carried(first, second, items, loop, ranges):
+        reach = [_reach(unit, {**ranges, loop.variable: loop.count}) for unit in units]
+        for first, here in zip(units, reach, strict=True):
+            for second, there in zip(units, reach, strict=True):
+                if first.engine == second.engine or not _may_meet(here, there):
+                    continue
+                if self._is_carried(first, second, items, loop, ranges):
                     pairs[first.engine, second.engine].append((first, second))
         kept = [pair for between in pairs.values() for pair in _strongest(between)]
         self._bodies[id(loop)] = _Body(tuple(units), tuple(kept), tuple(items))
@@ -297,6 +300,29 @@ def _accesses(step: Step, row_stride: int) -> list[Access]:
 
 _Live = tuple[_Unit, Access, int, int]
 """An access that later ones may have to wait for, and its span."""
+
+
+_Reach = dict[tuple[str, bool], tuple[int, int]]
+"""The least span that holds all accesses, and all writes, of each space."""
+
+
+def _reach(unit: _Unit, ranges: dict[int, int]) -> _Reach:
+    found: _Reach = {}
+    for access in unit.accesses:
+        low, high = access.within(ranges)
+        for writes in (False, True) if access.write else (False,):
+            least, most = found.get((access.space, writes), (low, high))
+            found[access.space, writes] = min(least, low), max(most, high)
+    return found
+
+
+def _may_meet(first: _Reach, second: _Reach) -> bool:
+    """Whether anything that one of them writes may be where the other reads or writes."""
+    for (space, writes), (low, high) in first.items():
+        bottom, top = second.get((space, not writes), (0, 0))
+        if low < top and bottom < high:
+            return True
+    return False
 
 
 def _near(

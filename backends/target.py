@@ -565,7 +565,7 @@ class CacheSpec(Group):
     """of the shuffling"""
 
 
-QUEUES = ("pim", "cache")
+QUEUES = ("pim", "cache", "link")
 """What has queues of its own beside an NPU with PIM (`pimc.ir.facts.Queue`)."""
 
 
