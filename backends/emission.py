@@ -24,7 +24,7 @@ from pimc.backends.synchronize import Barrier, split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.blocks import Window
 from pimc.ir.diagnostics import InternalError, Kind, fail
-from pimc.ir.facts import Beat, Layer, Phase, Placement, Queue, Ragged, Stage, SubBatch, Tile, Work
+from pimc.ir.facts import Beat, Layer, Phase, Placement, Position, Queue, Ragged, Stage, SubBatch, Tile, Work
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -180,7 +180,7 @@ def emit_node(node: Node, spec: TargetSpec, plan: Plan, limited: Callable[[str],
     items, _, _ = _folded(list(_lowered(part, spec, 0, limited)))
     return Program(
         graph=node.name, dims={}, phase="", target=describe(spec), target_name=spec.name, target_hash="",
-        devices=len(part.devices), streams=tuple(_streams(items, part.devices, spec)), memory=(), ops=(row,),
+        devices=len(part.devices), streams=tuple(streams_of(items, part.devices, spec)), memory=(), ops=(row,),
         extent=dict(plan.used),
     )  # fmt: skip
 
@@ -218,14 +218,15 @@ def _all_streams(order: Sequential, spec: TargetSpec) -> list[Stream]:
     barriers = order.barriers or ((),) * len(order.parts)
     for part, items, orders in zip(order.parts, order.items, barriers, strict=True):
         if id(items) not in known:
-            known[id(items)] = list(_streams(items, part.devices, spec, orders))
+            known[id(items)] = list(streams_of(items, part.devices, spec, orders))
         found += [replace(stream, devices=part.devices) for stream in known[id(items)]]
     return found
 
 
-def _streams(
+def streams_of(
     items: Sequence[Item], devices: tuple[int, ...], spec: TargetSpec, barriers: Sequence[Barrier] = ()
 ) -> Iterator[Stream]:
+    """One stream for each engine and group of its instances, of what these devices do one command after another."""
     instances = {e.name: e.instances for e in spec.engines()}
     split = split_streams(
         items,
@@ -266,7 +267,7 @@ def _lowered(
     memory: LoweringMemory | None = None,
 ) -> Iterator[_Stretch]:
     split = BufferSplit.beside(spec, part.plan.homes.values())
-    emitter = Emitter(spec.engines(), _windows(part.plan.homes))
+    emitter = _emitter(spec, part.plan.homes)
     mapped: set[Window] = set()
     scratch = _scratch(split, {_queue(n) for n in part.nodes})
     at = Lowering(
@@ -288,12 +289,14 @@ def _lowered(
         key = (_BEATS, beat.index) if beat is not None else key
         if current is not None and key != current:
             yield _Stretch(*current, emitter.take(), range(begin, first_op + offset), tuple(fences))
-            for area in scratch.values():
-                area.restart()
+            if layer is not None or beat is not None:  # equal layers get equal addresses; others go on around the ring
+                for area in scratch.values():
+                    area.restart()
             fences = []
             begin = first_op + offset
         current = key
-        if beat is not None and not beat.prefetch:
+        position = node.fact(Position)
+        if position is not None and not position.prefetch:
             fences.append(emitter.level[0])
         emitter.op = first_op + offset
         emitter.queue = _queue(node)
@@ -307,7 +310,11 @@ def _lowered(
         yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences))
 
 
-QUEUE_SHARES = {"pim": 4, "cache": 8}
+def _emitter(spec: TargetSpec, homes: Mapping[Value, Home]) -> Emitter:
+    return Emitter(spec.engines(), spec.dma.moves if spec.dma is not None else "load", _windows(homes))
+
+
+QUEUE_SHARES = {"pim": 4, "cache": 8, "link": 16}
 """One part in so many of the scratch is for nodes with such queues, so that none waits until the others are done."""
 
 
@@ -383,7 +390,7 @@ def _rehearse(
     load_rules()
     split = BufferSplit.beside(spec, homes.values())
     scratch = _scratch(split, {"", "pim", "cache"} if node.fact(SubBatch) is not None else {""})
-    lower(node, Lowering(spec, Emitter(windows=_windows(homes)), scratch[""], homes, tiled=tiled, limited=limited))
+    lower(node, Lowering(spec, _emitter(spec, homes), scratch[""], homes, tiled=tiled, limited=limited))
 
 
 def _engine(node: Node) -> str:
@@ -404,9 +411,9 @@ def _folded(stretches: Sequence[_Stretch]) -> tuple[list[Item], dict[int, int], 
     while at < len(stretches):
         if stretches[at].group == _BEATS:
             barriers.append(Barrier(len(items)))
-            barriers += [Barrier(len(items) + n, _LOADING, _AFTER) for n in stretches[at].fences]
+        barriers += [Barrier(len(items) + n, _LOADING, _AFTER) for n in stretches[at].fences]
         end = at + 1
-        if stretches[at].group >= 0:
+        if stretches[at].group >= 0 and not stretches[at].fences:  # no loop has barriers inside
             while end < len(stretches) and stretches[end].group == stretches[at].group:
                 end += 1
         run = stretches[at:end]

@@ -21,8 +21,12 @@ from pimc.ir.blocks import Window
 class Emitter:
     """Collects steps and loops in program order. `op` is the row of the op table that new commands belong to."""
 
-    def __init__(self, engines: Iterable[EngineDecl] = (), windows: Iterable[Window] = ()) -> None:
-        """engines: those of the machine, with their further queues. windows: of paged caches."""
+    def __init__(
+        self, engines: Iterable[EngineDecl] = (), moves: str = "load", windows: Iterable[Window] = ()
+    ) -> None:
+        """engines: those of the machine, with their further queues. moves: the queue of copies on chip. windows: of
+        paged caches."""
+        self.moves = moves
         self._windows = sorted(set(windows), key=lambda w: w.start)
         self.op = -1
         self.queue = ""

@@ -19,7 +19,7 @@ from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.target import TargetSpec
 from pimc.ir.blocks import Blocks
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.facts import Placement, Queue, Ragged, Stage, SubBatch
+from pimc.ir.facts import Placement, Queue, Ragged, ReadAs, Stage, SubBatch
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -150,6 +150,10 @@ def _transposes(node: Node) -> list[Node]:
 def _stage(node: Node) -> int:
     fact = node.fact(Stage)
     return fact.index if fact is not None else 0
+
+
+_Leaving = dict[int, list[tuple[Value, int, FreeList]]]
+"""By position: results that are read there for the last time, their bytes, and where these go back to."""
 
 
 class _Planner:
@@ -363,13 +367,14 @@ class _Planner:
         start = rows.next * geometry.stride_row
         dram = FreeList(start, max(0, geometry.bytes - start), self.spec.dram.access_bytes)
         ends = _last_uses(self.outputs, self.nodes)
-        leaving: dict[int, list[tuple[Value, int, FreeList]]] = {}
+        leaving: _Leaving = {}
         for value in self._foreign():
             self._place_result(value, self.chip, dram, permanent=_is_cache(value))
         self._settle_tables(lambda n: dram.take(n) or 0)
         for position, node in enumerate(self.nodes):
             chip = self.chips[_half(node)]
             self._place_views(node)
+            self._place_sum(node, position, ends, leaving)
             for result in node.results:
                 if result not in self.homes and self._is_scaled_in_banks(node):
                     self._place_scores(node, dram)
@@ -383,6 +388,16 @@ class _Planner:
                 home = self.homes[value]
                 (own if home.on_chip else dram).give_back(home.layout.offset, size)
         self.plan_.used = {"dram": start + dram.high, "buffer": self.split.resident + self.split.scratch}
+
+    def _place_sum(self, node: Node, position: int, ends: Mapping[Value, int], leaving: _Leaving) -> None:
+        """What devices add up takes the place of their own part of it, if nobody reads that any more."""
+        part = node.operands[0] if node.op.name == "all_reduce" else None
+        going = [entry for entry in leaving.get(position, ()) if entry[0] is part]
+        if part is None or not going or not self.homes[part].on_chip or ends[node.result] >= len(self.nodes):
+            return
+        leaving[position].remove(going[0])
+        self.homes[node.result] = self.homes[part]
+        leaving.setdefault(ends[node.result], []).append((node.result, *going[0][1:]))
 
     def _foreign(self) -> list[Value]:
         """Results that none of these nodes computes (a node that is planned alone reads some)."""
@@ -745,6 +760,9 @@ def _cache_kinds(nodes: Iterable[Node]) -> dict[Value, str]:
         for kind, value in _multiplied(node):
             if kind in ("key", "value"):
                 kinds.setdefault(value, kind)
+        read = node.fact(ReadAs)
+        if read is not None:  # by a node that may not be among these
+            kinds.setdefault(node.result, read.kind)
         if node.op.name == "attention":
             caches = zip(("key", "value"), node.operands[1:3], strict=True)
             kinds = {**{cache: kind for kind, cache in caches if cache is not None}, **kinds}

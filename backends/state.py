@@ -210,6 +210,10 @@ class DeviceState:
     """The engine instance that executes the present command."""
     registers: dict[str, Array] = field(default_factory=dict)
     """What units hold between commands (stationary weights, accumulators), by name."""
+    sent: dict[int, list[Array]] = field(default_factory=dict)
+    """What has left for another machine, by the rank there, in order."""
+    received: dict[int, list[Array]] = field(default_factory=dict)
+    """What has come from another machine and was not taken yet, by the rank there, in order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,6 +216,9 @@ class DmaSpec(Sourced):
     """of a transfer, each way, beyond what the memory takes"""
     bandwidth: Annotated[Bandwidth, Field(gt=0)] | None = None
     """bytes a second of one queue of one NPU core beyond which the memory is not the limit; none: the memory is"""
+    moves: Literal["load", "store"] = "load"
+    """the queue of copies from one place on chip to another. They wait for results, as stores do; in the load queue
+    they hold up what comes for the ops after them"""
     transfers: Literal["timed", "free"] = "timed"
     """free: everything is where it is needed at once, as simulators of an array alone take it"""
     channels: Literal["rows", "hashed"] = "rows"
@@ -562,7 +565,7 @@ class CacheSpec(Group):
     """of the shuffling"""
 
 
-QUEUES = ("pim", "cache")
+QUEUES = ("pim", "cache", "link")
 """What has queues of its own beside an NPU with PIM (`pimc.ir.facts.Queue`)."""
 
 

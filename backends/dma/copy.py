@@ -14,8 +14,9 @@ from pimc.ir.types import DType
 _BY_SPACES: dict[tuple[str, str], tuple[str, type[Copy]]] = {
     ("dram", "buffer"): ("load", Load),
     ("buffer", "dram"): ("store", Store),
-    ("buffer", "buffer"): ("load", Move),
+    ("buffer", "buffer"): ("", Move),
 }
+"""By where from and where to: queue and command; moves on chip go through the queue that the target names."""
 
 
 def issue_copy(
@@ -32,6 +33,7 @@ def issue_copy(
     if prod(counts) == 0:
         return
     engine, kind = _BY_SPACES[spaces]
+    engine = engine or emit.moves
     axes = tuple(Axis(c, (s, d)) for c, s, d in zip(counts, src_strides, dst_strides, strict=True))
     nest = Nest((src, dst), axes).merged()
     outer, inner = nest.axes[:-MAX_DIGITS], nest.axes[-MAX_DIGITS:]

@@ -27,7 +27,8 @@ def report_page(found: Report, program: Program, *, verbose: int = 0) -> list[Li
     page = [*headline(found), line(), *engine_table(found, verbose=verbose), line()]
     page += [*op_table(found, verbose=verbose), line()]
     page += [*energy_lines(found, verbose=verbose), *breakdown_lines(found)]
-    page += [*traffic_lines(found), *paging_lines(found.paging), *memory_table(program, verbose=verbose)]
+    page += [*ahead_lines(found, verbose=verbose), *traffic_lines(found), *paging_lines(found.paging)]
+    page += memory_table(program, verbose=verbose)
     return page
 
 
@@ -177,7 +178,7 @@ def op_table(found: Report, *, verbose: int = 0) -> list[Line]:
     shown = groups if verbose else _worth_showing(groups, total)
     columns = [Column("where the time goes", "<", "", 0 if verbose else NAME_WIDTH), Column("", ">"), Column("op")]
     columns += [Column("nature"), Column("engine", "<", "bold"), Column("time", ">"), Column("share", ">")]
-    columns += [Column("of bound", ">"), Column("")]
+    columns += [Column("of bound", ">"), Column("bound by"), Column("")]
     page = table(columns, [_op_row(g, total, verbose) for g in shown])
     left = groups[len(shown) :]
     if left:
@@ -200,7 +201,8 @@ def _op_row(g: OpGroup, total: float, verbose: int) -> list[str | Line]:
     reached = percent(g.bound / g.seconds) if g.seconds else ""
     share = g.seconds / total
     last: str | Line = first.reason if verbose > 1 else bar([(share, "█", "cyan")], 10)
-    return [g.name, times, first.op, first.nature, first.engine, time_text(g.seconds), percent(share), reached, last]
+    taken = time_text(g.seconds), percent(share), reached, g.bound_by
+    return [g.name, times, first.op, first.nature, first.engine, *taken, last]
 
 
 def placement_lines(ops: Iterable[OpReport | OpRow]) -> Iterator[Line]:
@@ -211,6 +213,26 @@ def placement_lines(ops: Iterable[OpReport | OpRow]) -> Iterator[Line]:
     for number, (engine, natures) in enumerate(counts.items()):
         said = ", ".join(f"{count} {nature}" for nature, count in natures.most_common())
         yield [("  placement  " if not number else " " * 13, "dim"), (engine or "none", "bold"), (f": {said}", "")]
+
+
+MOST_AHEAD = 3
+
+
+def ahead_lines(found: Report, *, verbose: int = 0) -> Iterator[Line]:
+    """What was prefetched, and how much of the transfers that hides."""
+    if not found.ahead:
+        return
+    groups = sorted(((sum(o.ahead for o in g.ops), g) for g in group_ops(found.ops)), key=lambda each: -each[0])
+    worth = [(seconds, g) for seconds, g in groups if seconds]
+    shown = worth if verbose else worth[:MOST_AHEAD]
+    said = ", ".join(f"{g.name}{f' {TIMES}{len(g.ops)}' * (len(g.ops) > 1)} {time_text(s)}" for s, g in shown)
+    more = f", and {len(worth) - len(shown)} more (-v)" if len(worth) > len(shown) else ""
+    yield [
+        ("  prefetch   ", "dim"),
+        (time_text(found.ahead), "bold"),
+        (" of transfers went on while other ops were at work", ""),
+    ]
+    yield line(f"             {said}{more}", "dim")
 
 
 def traffic_lines(found: Report) -> Iterator[Line]:
@@ -362,18 +384,28 @@ def generation_page(found: Generation, form: str) -> list[Line]:
         _number("tokens a second", count_text(found.tokens_per_second)),
         line(),
     ]
-    columns = [Column("step"), Column("cached", ">"), Column("new", ">"), Column("time", ">"), Column("cycles", ">")]
-    checked = any(s.comparison is not None for s in found.steps)
-    if checked:
-        columns += [Column("values"), Column("largest error", ">"), Column("caches")]
-    page += table(columns, [_step_row(n, s, checked) for n, s in enumerate(found.steps)])
-    if checked:
-        said = ("ok", "bold green") if found.ok else ("differ", "bold red")
-        page += [line(), [("  values  ", "dim"), said, (f", {form} format", "")]]
+    page += step_table(found)
+    if found.steps[0].comparison is not None:
+        page += [line(), values_line(found, form)]
     if found.tokens is not None:
         for n, row in enumerate(found.tokens[:4]):
             page.append(line(f"  tokens of request {n}: {' '.join(map(str, row))}", "dim"))
     return page
+
+
+def step_table(found: Generation) -> list[Line]:
+    """The prefill and the decode steps, each with its time and what its values are like."""
+    columns = [Column("step"), Column("cached", ">"), Column("new", ">"), Column("time", ">"), Column("cycles", ">")]
+    checked = any(s.comparison is not None for s in found.steps)
+    if checked:
+        columns += [Column("values"), Column("largest error", ">"), Column("caches")]
+    return table(columns, [_step_row(n, s, checked) for n, s in enumerate(found.steps)])
+
+
+def values_line(found: Generation, form: str) -> Line:
+    """Whether all steps compute what they should."""
+    said = ("ok", "bold green") if found.ok else ("differ", "bold red")
+    return [("  values  ", "dim"), said, (f", {form} format", "")]
 
 
 def _number(label: str, number: str, rest: str = "") -> Line:

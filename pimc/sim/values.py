@@ -59,11 +59,13 @@ def execute(
     order: Order = "forward",
     progress: Progress | None = None,
     platform: Platform | None = None,
+    received: Mapping[int, Mapping[int, Sequence[Array]]] | None = None,
 ) -> tuple[dict[str, Array], RunState]:
     """Run a program on values; the outputs by name (floats as float32), and the state it leaves.
 
     weights: arrays that take the place of the program's own. state: memories to go on with, into which only the given
-    inputs and whatever weights are not there yet are written.
+    inputs and whatever weights are not there yet are written. received: what devices of another machine have sent, by
+    their ranks, and by the ranks here.
     Raises CompileError: UNAVAILABLE, INPUT_BAD, WEIGHT_MISSING, PROGRAM_BAD, DEADLOCK.
     """
     check_computes(program)
@@ -75,6 +77,9 @@ def execute(
         for entry in _entries(program, name):
             for rank in entry.devices:
                 _write(run, entry, rank, _part(value, entry.shard, rank))
+    for sender, messages in (received or {}).items():
+        for rank, values in messages.items():
+            run.devices[rank].received[sender] = list(values)
     for device in run.devices:
         device.spaces["dram"].unmap()  # the streams read block tables for themselves
     with np.errstate(all="ignore"):
