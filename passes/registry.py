@@ -44,6 +44,7 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("split-attention", "pimc.passes.split_attention:SplitAttentionPass"),
     ("place", "pimc.passes.place:PlacePass"),
     ("sub-batches", "pimc.passes.sub_batches:SubBatchesPass"),
+    ("split-reductions", "pimc.passes.split_reductions:SplitReductionsPass"),
     ("schedule", "pimc.passes.schedule:SchedulePass"),
     ("layout", "pimc.passes.layout:LayoutPass"),
     ("tile", "pimc.passes.tile:TilePass"),

@@ -67,12 +67,12 @@ def type_of(parameter: click.Parameter) -> ParamType | None:
 
 
 def targets(incomplete: str) -> Items:
-    """Names of targets, behind the last comma; where none fits, files."""
+    """Names of targets, behind the last comma or colon; where none fits, files."""
     from importlib.metadata import entry_points
 
-    before, comma, last = incomplete.rpartition(",")
+    at = max(incomplete.rfind(","), incomplete.rfind(":")) + 1
     names = sorted({point.name for point in entry_points(group="pimc.targets")})
-    return items(names, last, before + comma) or files(incomplete)
+    return items(names, incomplete[at:], incomplete[:at]) or files(incomplete)
 
 
 class TargetName(Text):
