@@ -44,6 +44,7 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("place", "pimc.passes.place:PlacePass"),
     ("sub-batches", "pimc.passes.sub_batches:SubBatchesPass"),
     ("schedule", "pimc.passes.schedule:SchedulePass"),
+    ("fuse-epilogues", "pimc.passes.fuse_epilogues:FuseEpiloguesPass"),
     ("layout", "pimc.passes.layout:LayoutPass"),
     ("tile", "pimc.passes.tile:TilePass"),
     ("emit", "pimc.passes.emit:EmitPass"),

@@ -15,7 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from pimc.ir.facts import Beat, Fact, Layer, Phase, Placement, Position, Queue, Ragged, Stage, SubBatch, Tile, Work
+from pimc.ir.facts import (
+    Beat,
+    Epilogue,
+    Fact,
+    Layer,
+    Phase,
+    Placement,
+    Position,
+    Queue,
+    Ragged,
+    Stage,
+    SubBatch,
+    Tile,
+    Work,
+)
 from pimc.ir.op import Array
 from pimc.ir.types import TensorType
 
@@ -27,6 +41,7 @@ FACTS: dict[str, type] = {
     "stage": Stage,
     "tile": Tile,
     "position": Position,
+    "epilogue": Epilogue,
     "half": SubBatch,
     "queue": Queue,
     "beat": Beat,
