@@ -143,10 +143,20 @@ class SubBatch:
 class Queue:
     """The node's copies and vector work have a queue of their own, beside that of their engine.
 
-    name: pim (attention in PIM, beside the other sub-batch), cache (new keys and values).
+    name: pim (attention in PIM, beside the other sub-batch), cache (new keys and values), link (what devices exchange).
     """
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAs:
+    """The cache that the node grows is read by attention, as keys or as values: it lies in memory accordingly.
+
+    kind: key, value.
+    """
+
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,4 +192,6 @@ class Ragged:
         return Fraction(sum(self.lengths), max(self.lengths) * len(self.lengths))
 
 
-Fact = Phase | Work | Placement | Layer | Stage | Tile | Position | Epilogue | SubBatch | Queue | Beat | Ragged
+Fact = (
+    Phase | Work | Placement | Layer | Stage | Tile | Position | Epilogue | SubBatch | Queue | ReadAs | Beat | Ragged
+)

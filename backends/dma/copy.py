@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from pimc.backends.affine import Scalar
-from pimc.backends.dma.isa import MAX_DIGITS, Copy, Load, Move, Store
+from pimc.backends.dma.isa import MAX_DIGITS, Copy, Load, LoadBlocks, Move, Store, StoreBlocks
 from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.nest import Axis, Nest, walk
 from pimc.ir.types import DType
@@ -37,13 +37,16 @@ def issue_copy(
     axes = tuple(Axis(c, (s, d)) for c, s, d in zip(counts, src_strides, dst_strides, strict=True))
     nest = Nest((src, dst), axes).merged()
     outer, inner = nest.axes[:-MAX_DIGITS], nest.axes[-MAX_DIGITS:]
+    block = emit.block_bytes(src if kind is Load else dst) if kind is not Move else 0
     for (first, second), _ in walk(emit, Nest(nest.starts, outer)):
-        command = kind(
-            first,
-            second,
-            dtype,
+        nested = (
             tuple(a.count for a in inner) or (1,),
             tuple(a.strides[0] for a in inner) or (0,),
             tuple(a.strides[1] for a in inner) or (0,),
         )
-        emit.issue(engine, command)
+        if not block:
+            emit.issue(engine, kind(first, second, dtype, *nested))
+        elif kind is Load:
+            emit.issue(engine, LoadBlocks(first, second, dtype, *nested, block))
+        else:
+            emit.issue(engine, StoreBlocks(first, second, dtype, *nested, block))

@@ -25,6 +25,7 @@ from pimc.ir.facts import (
     Position,
     Queue,
     Ragged,
+    ReadAs,
     Stage,
     SubBatch,
     Tile,
@@ -44,6 +45,7 @@ FACTS: dict[str, type] = {
     "epilogue": Epilogue,
     "half": SubBatch,
     "queue": Queue,
+    "read_as": ReadAs,
     "beat": Beat,
     "ragged": Ragged,
 }

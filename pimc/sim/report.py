@@ -27,6 +27,7 @@ from pimc.sim.breakdown import Breakdown, breakdown_of
 from pimc.sim.channels import ChannelsReport, channels_of
 from pimc.sim.energy import Energy, energy_of
 from pimc.sim.moves import MoveReport, moves_of
+from pimc.sim.paging import TableReport, cache_layout, paging_of
 from pimc.sim.residence import BanksReport, MemoryReport, banks_of, memories_of
 from pimc.sim.timeline import Timeline, timeline_of
 from pimc.sim.timing import EngineTiming, Timing
@@ -258,6 +259,10 @@ class Report:
     channels: ChannelsReport | None = None
     moves: Sequence[MoveReport] = ()
     timeline: Timeline | None = None
+    cache_layout: str = ""
+    """contiguous or paged; empty: there are no caches"""
+    tables: Sequence[TableReport] = ()
+    """of the blocks of paged caches, on the first device"""
     sources: Mapping[str, str] = field(default_factory=dict)
     """where the numbers of the target come from, by their group"""
 
@@ -267,8 +272,9 @@ class Report:
         for name in ("background", "values", "pipeline", "banks", "channels", "timeline", "energy", "breakdown"):
             if plain[name] is None:
                 del plain[name]
-        if not self.beats:
-            del plain["beats"]
+        for name in ("beats", "tables", "cache_layout"):
+            if not plain[name]:
+                del plain[name]
         if self.batch is None:
             del plain["requests"], plain["batch"]
         else:
@@ -324,6 +330,8 @@ def build_report(
         channels=channels_of(program, timing),
         moves=moves_of(program, timing),
         timeline=timeline_of(program, timing),
+        cache_layout=cache_layout(program),
+        tables=paging_of(program),
         sources=dict(_sources(program.target)),
     )
 

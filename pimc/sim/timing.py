@@ -39,7 +39,7 @@ class EngineTiming:
 
     @cached_property
     def sums(self) -> Sums:
-        return self.account.sums()
+        return self.account.sums(self.end)
 
     @property
     def commands(self) -> int:
