@@ -46,6 +46,7 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("sub-batches", "pimc.passes.sub_batches:SubBatchesPass"),
     ("split-reductions", "pimc.passes.split_reductions:SplitReductionsPass"),
     ("schedule", "pimc.passes.schedule:SchedulePass"),
+    ("fuse-epilogues", "pimc.passes.fuse_epilogues:FuseEpiloguesPass"),
     ("layout", "pimc.passes.layout:LayoutPass"),
     ("tile", "pimc.passes.tile:TilePass"),
     ("emit", "pimc.passes.emit:EmitPass"),

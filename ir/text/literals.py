@@ -18,6 +18,7 @@ import numpy as np
 from pimc.ir.diagnostics import did_you_mean
 from pimc.ir.facts import (
     Beat,
+    Epilogue,
     Fact,
     Layer,
     Phase,
@@ -42,6 +43,7 @@ FACTS: dict[str, type] = {
     "stage": Stage,
     "tile": Tile,
     "position": Position,
+    "epilogue": Epilogue,
     "half": SubBatch,
     "queue": Queue,
     "read_as": ReadAs,
