@@ -58,7 +58,8 @@ def _groups(groups: Mapping[str, float], total: float) -> Table:
         [cell(name), cell(joule_text(j), j), cell(percent(j / total), j / total, f"--share:{j / total:.3f}")]
         for name, j in _falling(groups)
     ]
-    return Table("energy", [Column("spent on"), Column("energy", True), Column("share", True)], rows, sortable=True, kind="small")
+    columns = [Column("spent on"), Column("energy", True), Column("share", True)]
+    return Table("energy", columns, rows, sortable=True, kind="small")
 
 
 def _ops(view: View, ops: Sequence[OpGroup], total: float) -> Table:
