@@ -118,6 +118,7 @@ class _Splitter:
         self._first: dict[str, list[Step]] = defaultdict(list)
         self._last: dict[str, list[Step]] = defaultdict(list)
         self._cache: dict[int, list[Access]] = {}
+        self._only: dict[int, str] = {}
         self._written = _written_spans(items, ranges, row_stride)
 
     def split(self, items: Sequence[Item]) -> dict[str, list[Item]]:
@@ -141,10 +142,21 @@ class _Splitter:
         """What an item puts into each engine's stream."""
         if isinstance(item, Step):
             return {item.engine: [item]}
+        only = self._only_engine(item)
+        if only:  # nobody to wait for
+            return {only: [item]}
         self._ranges[item.variable] = item.count
         parts = self._level(item.body, item)
         del self._ranges[item.variable]
         return {engine: [Loop(item.variable, item.count, tuple(body))] for engine, body in parts.items()}
+
+    def _only_engine(self, loop: Loop) -> str:
+        """The one engine that a loop is for; empty if there are several."""
+        known = self._only.get(id(loop))
+        if known is None:
+            own = {self._only_engine(item) if isinstance(item, Loop) else item.engine for item in loop.body}
+            known = self._only[id(loop)] = own.pop() if len(own) == 1 else ""
+        return known
 
     def _units(self, position: int, item: Item) -> list[_Unit]:
         if isinstance(item, Step):
@@ -215,9 +227,12 @@ class _Splitter:
     def _carry(self, units: Sequence[_Unit], items: Sequence[Item], loop: Loop) -> None:
         ranges = {v: n for v, n in self._ranges.items() if v != loop.variable}
         pairs: dict[tuple[str, str], list[tuple[_Unit, _Unit]]] = defaultdict(list)
-        for first in units:
-            for second in units:
-                if first.engine != second.engine and self._is_carried(first, second, items, loop, ranges):
+        reach = [_reach(unit, {**ranges, loop.variable: loop.count}) for unit in units]
+        for first, here in zip(units, reach, strict=True):
+            for second, there in zip(units, reach, strict=True):
+                if first.engine == second.engine or not _may_meet(here, there):
+                    continue
+                if self._is_carried(first, second, items, loop, ranges):
                     pairs[first.engine, second.engine].append((first, second))
         kept = [pair for between in pairs.values() for pair in _strongest(between)]
         self._bodies[id(loop)] = _Body(tuple(units), tuple(kept), tuple(items))
@@ -285,6 +300,29 @@ def _accesses(step: Step, row_stride: int) -> list[Access]:
 
 _Live = tuple[_Unit, Access, int, int]
 """An access that later ones may have to wait for, and its span."""
+
+
+_Reach = dict[tuple[str, bool], tuple[int, int]]
+"""The least span that holds all accesses, and all writes, of each space."""
+
+
+def _reach(unit: _Unit, ranges: dict[int, int]) -> _Reach:
+    found: _Reach = {}
+    for access in unit.accesses:
+        low, high = access.within(ranges)
+        for writes in (False, True) if access.write else (False,):
+            least, most = found.get((access.space, writes), (low, high))
+            found[access.space, writes] = min(least, low), max(most, high)
+    return found
+
+
+def _may_meet(first: _Reach, second: _Reach) -> bool:
+    """Whether anything that one of them writes may be where the other reads or writes."""
+    for (space, writes), (low, high) in first.items():
+        bottom, top = second.get((space, not writes), (0, 0))
+        if low < top and bottom < high:
+            return True
+    return False
 
 
 def _near(

@@ -25,6 +25,7 @@ from pimc.driver import (
     time_program,
 )
 from pimc.ir import interp
+from pimc.ir.blocks import NO_BLOCK, Blocks
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Graph, Value
 from pimc.ir.op import Array
@@ -34,7 +35,7 @@ from pimc.random_inputs import index_bound
 from pimc.step_dims import step_dims, token_input
 
 if TYPE_CHECKING:
-    from pimc.backends.program import Program
+    from pimc.backends.program import MapEntry, Program
     from pimc.handover import Handover
     from pimc.sim.compare import Comparison
     from pimc.sim.timing import Timing
@@ -301,6 +302,7 @@ class _Run:
             (a := before.entry(old)) is not None
             and (b := program.entry(name)) is not None
             and (a.space, a.layout, a.dtype, a.shard) == (b.space, b.layout, b.dtype, b.shard)
+            and _goes_on(before, a, program, b)
             for old, name in pairs
         )
 
@@ -363,6 +365,22 @@ def _cache_lengths(graph: Graph) -> set[str]:
 
 def _names(dim: Dim) -> frozenset[str]:
     return dim.names if isinstance(dim, Sym) else frozenset()
+
+
+def _goes_on(before: Program, old: MapEntry, program: Program, new: MapEntry) -> bool:
+    """Whether a paged cache has the blocks that it had, and maybe more."""
+    if old.blocks is None or new.blocks is None:
+        return old.blocks is new.blocks
+    held, holds = _table(before, old.blocks), _table(program, new.blocks)
+    same = old.blocks.window == new.blocks.window and held.shape == holds.shape
+    return same and bool(np.all((held == NO_BLOCK) | (held == holds)))
+
+
+def _table(program: Program, blocks: Blocks) -> Array:
+    """The block table of a cache."""
+    found = next(e for e in program.memory if e.role == "table" and e.layout.offset == blocks.table)
+    assert found.contents is not None
+    return found.contents.array()
 
 
 # -- what inputs are for ----------------------------------------------------------------------------------------------
