@@ -28,7 +28,8 @@ def report(**given: Any) -> None:
     """Draw a RESULT (a .pimprog, which is simulated, or the JSON of compile or sim; - is stdin) as one HTML page that
     needs no network: where the time goes, a roofline, a time line, all ops, memory, and which numbers are estimates.
 
-    With RESULT2 the page compares the two. A file with several results (--phase both) gives the first two.
+    With RESULT2 the page compares the two. A file with several results (--phase both) gives the first two; one of a
+    request on two machines (-t PREFILL:DECODE) gives the request and all of both phases.
     """
     if len(given["results"]) > 2:
         raise click.UsageError("a page has one result, or two to compare")
@@ -37,11 +38,13 @@ def report(**given: Any) -> None:
     from pimc.cli.files import check_writable, read_runs, write_text_file
     from pimc.cli.screen import write_text
     from pimc.cli.watch import Progress
-    from pimc.report.page import page_of
+    from pimc.report.page import page_of, page_of_request
 
     check_writable(given["output"])
     with Progress("report", quiet=given["quiet"]) as progress:
-        text = page_of(*read_runs(given["results"], progress.say)[:2])
+        runs = read_runs(given["results"], progress.say, whole=len(given["results"]) > 1)
+        of_request = len(given["results"]) == 1 and runs[0].served is not None
+        text = page_of_request(runs) if of_request else page_of(*runs[:2])
     write_text_file(given["output"], text)
     if given["as_json"]:
         write_text(json.dumps({"written": given["output"], "bytes": len(text.encode())}, indent=2) + "\n")
