@@ -146,6 +146,7 @@ def _overview(program: Program, verbose: int) -> Iterator[Line]:
     yield from tables.memory_table(program)
     yield []
     yield from tables.memory_map(program, 0 if verbose else LIMIT)
+    yield from tables.block_tables(program, 0 if verbose else LIMIT)
     if verbose:
         yield []
         yield from tables.plain_ops(program.ops)
@@ -173,6 +174,7 @@ def _stream(stream: Stream, program: Program, limit: int) -> Iterator[Line]:
 def _plain(program: Program, streams: list[Stream]) -> dict[str, Any]:
     """The object that `--json` prints."""
     from pimc.backends.assembly import layout_text, stream_lines
+    from pimc.backends.plain_blocks import plain_blocks
     from pimc.backends.program import count, steps
 
     return {
@@ -193,6 +195,8 @@ def _plain(program: Program, streams: list[Stream]) -> dict[str, Any]:
                 "shape": list(e.shape),
                 "layout": layout_text(e.layout),
                 "devices": list(e.devices),
+                **({"blocks": plain_blocks(e.blocks)} if e.blocks is not None else {}),
+                **({"entries": e.contents.array().tolist()} if e.role == "table" and e.contents is not None else {}),
             }
             for e in program.memory
         ],
