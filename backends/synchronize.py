@@ -118,6 +118,7 @@ class _Splitter:
         self._first: dict[str, list[Step]] = defaultdict(list)
         self._last: dict[str, list[Step]] = defaultdict(list)
         self._cache: dict[int, list[Access]] = {}
+        self._only: dict[int, str] = {}
         self._written = _written_spans(items, ranges, row_stride)
 
     def split(self, items: Sequence[Item]) -> dict[str, list[Item]]:
@@ -141,10 +142,21 @@ class _Splitter:
         """What an item puts into each engine's stream."""
         if isinstance(item, Step):
             return {item.engine: [item]}
+        only = self._only_engine(item)
+        if only:  # nobody to wait for
+            return {only: [item]}
         self._ranges[item.variable] = item.count
         parts = self._level(item.body, item)
         del self._ranges[item.variable]
         return {engine: [Loop(item.variable, item.count, tuple(body))] for engine, body in parts.items()}
+
+    def _only_engine(self, loop: Loop) -> str:
+        """The one engine that a loop is for; empty if there are several."""
+        known = self._only.get(id(loop))
+        if known is None:
+            own = {self._only_engine(item) if isinstance(item, Loop) else item.engine for item in loop.body}
+            known = self._only[id(loop)] = own.pop() if len(own) == 1 else ""
+        return known
 
     def _units(self, position: int, item: Item) -> list[_Unit]:
         if isinstance(item, Step):

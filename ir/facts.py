@@ -118,6 +118,8 @@ class Position:
     """When a node's commands are emitted, counted over the whole graph."""
 
     index: int
+    prefetch: bool = True
+    """operands may come from memory while what is emitted before is at work"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +155,6 @@ class Beat:
 
     index: int
     name: str
-    prefetch: bool = True
-    """operands of an op may come from memory while the op before is at work"""
 
 
 @dataclass(frozen=True, slots=True)

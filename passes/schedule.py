@@ -41,7 +41,8 @@ class SchedulePass(Pass):
     """"list", "source" for the order of the graph, or "beats": beat after beat (what lies between two attentions, and
     the attention of the other sub-batch beside it), with a barrier between them"""
     prefetch: bool = True
-    """with order=beats: operands of an op come from memory while the op before is at work"""
+    """operands of an op come from memory while the ops before are at work, as soon as their queue and the room on chip
+    are free; otherwise ops follow each other"""
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         if self.order not in ("list", "source", "beats"):
@@ -52,7 +53,7 @@ class SchedulePass(Pass):
             beats = find_beats(nodes)
             for index, beat in enumerate(beats):
                 for node in beat.nodes:
-                    rewriter.set_fact(node, Beat(index, beat.name, self.prefetch))
+                    rewriter.set_fact(node, Beat(index, beat.name))
             nodes = [n for beat in beats for n in _Listing(graph, times).listed(beat.nodes)]
         elif self.order == "list" and target is not None:
             if graph.batch is not None:
@@ -62,7 +63,7 @@ class SchedulePass(Pass):
                 _set_layers(rewriter, _turns(find_beats(nodes)))
             nodes = _list_order(graph, target, _Times(target))
         for index, node in enumerate(nodes):
-            rewriter.set_fact(node, Position(index))
+            rewriter.set_fact(node, Position(index, self.prefetch))
 
 
 def _set_queues(nodes: Sequence[Node], rewriter: Rewriter, target: Target) -> None:

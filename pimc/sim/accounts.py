@@ -165,8 +165,9 @@ def _summed_up(log: Sequence[Chunk], begin: Mark) -> Sums:
         else:
             times = 1
             frontier, part = _sums_of(chunk, frontier)
-            if last is not None and last[0] == chunk[0][0]:  # a mark between them parts nothing
+            if last is not None and last[0] == chunk[0][0]:  # a mark between them parts nothing, whichever is earlier
                 part.segments[0, START] = min(part.segments[0, START], last[1])
+                part.segments[0, END] = max(part.segments[0, END], last[1])
             parts.append(part.segments)
         busy += part.busy * times
         commands += part.commands * times

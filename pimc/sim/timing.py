@@ -101,6 +101,8 @@ class OpTiming:
     """by engine, the busiest of its kind"""
     bound: int
     """the longest that one engine or resource worked for it"""
+    limit: str = ""
+    """that engine or resource"""
 
 
 @dataclass(frozen=True)
@@ -139,10 +141,10 @@ class Timing:
             for op, total in _busy_by_op(engine.segments):
                 busy[op][engine.name] = max(busy[op].get(engine.name, 0), total)
         spans = [engine.segments[:, : END + 1] for engine in self.engines]
-        united = _united(np.concatenate([np.empty((0, 3), np.int64), *spans]))
+        joined = united(np.concatenate([np.empty((0, 3), np.int64), *spans]))
         return {
-            int(op): self._op(int(op), united[united[:, OP] == op], busy[int(op)])
-            for op in np.unique(united[:, OP])
+            int(op): self._op(int(op), joined[joined[:, OP] == op], busy[int(op)])
+            for op in np.unique(joined[:, OP])
             if op >= 0
         }
 
@@ -154,15 +156,21 @@ class Timing:
         spans = np.concatenate([np.empty((0, 3), np.int64), *(e.segments[:, : END + 1] for e in self.engines)])
         spans = spans[np.isin(spans[:, OP], known)]
         spans[:, OP] = groups[np.searchsorted(known, spans[:, OP])]
-        united = _united(spans)
-        lengths = united[:, END] - united[:, START]
-        return {name: int(lengths[united[:, OP] == i].sum()) for i, name in enumerate(names)}
+        joined = united(spans)
+        lengths = joined[:, END] - joined[:, START]
+        return {name: int(lengths[joined[:, OP] == i].sum()) for i, name in enumerate(names)}
 
     def _op(self, op: int, spans: Segments, busy: dict[str, int]) -> OpTiming:
-        held = [r.by_op.get(op, 0) for r in self.resources]
+        limit = max(sorted(busy), key=lambda name: busy[name], default="")
+        bound = busy.get(limit, 0)
+        for r in self.resources:
+            held = r.by_op.get(op, 0)
+            if held * 99 > bound * 100:  # what holds it says more, unless others do, too
+                limit = r.name
+            bound = max(bound, held)
         active = int((spans[:, END] - spans[:, START]).sum())
-        bound = min(active, max([0, *busy.values(), *held]))
-        return OpTiming(int(spans[0, START]), int(spans[-1, END]), active, busy, bound)
+        bound = min(active, bound)
+        return OpTiming(int(spans[0, START]), int(spans[-1, END]), active, busy, bound, limit)
 
 
 def _busy_by_op(segments: Segments) -> Iterator[tuple[int, int]]:
@@ -173,7 +181,7 @@ def _busy_by_op(segments: Segments) -> Iterator[tuple[int, int]]:
         yield int(op), int(total)
 
 
-def _united(spans: Segments) -> Segments:
+def united(spans: Segments) -> Segments:
     """(op, start, end) of the same stretches without overlaps, by op and then in order."""
     if not len(spans):
         return spans
