@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import pickle
 import random
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -259,6 +260,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def geomean(values: Sequence[float]) -> float:
+    if not values:
+        return math.nan
     return math.exp(sum(math.log(v) for v in values) / len(values))
 
 
@@ -327,17 +330,39 @@ def causes_table(rungs: Sequence[Rung]) -> str:
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--quick", action="store_true", help="one model, one batch, printed")
-    if arguments.parse_args().quick:
+    arguments.add_argument("--kept", type=Path, help="file in which results are kept as they come, and looked up")
+    given = arguments.parse_args()
+    if given.quick:
         print(layers_table([measure(Point(MODELS[0], SETS[0], 64))]))
         return
     begun = time.monotonic()
     points = [Point(m, s, b) for m in MODELS for s in SETS for b in BATCHES]
-    largest_first = sorted(points, key=lambda p: -p.batch)
+    found = results([*range(RUNGS), *sorted(points, key=lambda p: (p.batch != DETAILED, -p.batch))], given.kept)
+    write(found, [p for p in points if p in found])
+    print(f"{len(found)} results in {time.monotonic() - begun:.0f} s")
+
+
+def results(wanted: Sequence[Point | int], kept: Path | None) -> dict[Point | int, Row | Rung]:
+    """Rows of points and rungs of the ladder. Whoever interrupts the script gets those that are there."""
+    found: dict[Point | int, Row | Rung] = {}
+    if kept is not None and kept.exists():
+        found = pickle.loads(kept.read_bytes())
     with ProcessPoolExecutor(2) as pool:
-        rungs = [pool.submit(climb, step) for step in range(RUNGS)]
-        found = dict(zip(largest_first, pool.map(measure, largest_first), strict=True))
-        climbed = [rung.result() for rung in rungs]
-    rows = [found[p] for p in points]
+        jobs = {pool.submit(climb if isinstance(w, int) else measure, w): w for w in wanted if w not in found}  # type: ignore[arg-type]
+        try:
+            for job in as_completed(jobs):
+                found[jobs[job]] = job.result()
+                if kept is not None:
+                    kept.write_bytes(pickle.dumps(found))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return found
+
+
+def write(found: Mapping[Point | int, Row | Rung], points: Sequence[Point]) -> None:
+    """The tables of what was found, into the page."""
+    rows = [row for point in points if isinstance(row := found[point], Row)]
+    climbed = [rung for step in range(RUNGS) if isinstance(rung := found.get(step), Rung)]
     tables = {
         "summary": summary_table(rows),
         "causes": causes_table(climbed),
@@ -351,7 +376,6 @@ def main() -> None:
             rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", lambda m: f"{m[1]}\n{made}\n{m[2]}", text, flags=re.S  # noqa: B023
         )  # fmt: skip
     page.write_text(text)
-    print(f"{len(points)} points in {time.monotonic() - begun:.0f} s")
 
 
 if __name__ == "__main__":
