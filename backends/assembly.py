@@ -19,9 +19,9 @@ from dataclasses import MISSING, asdict
 
 from pimc.backends.affine import Affine
 from pimc.backends.batches import plain_request, plain_rows
-from pimc.backends.plain_blocks import plain_blocks
 from pimc.backends.isa import Command, OperandDecl, operands_of
 from pimc.backends.numbering import canonical
+from pimc.backends.plain_blocks import plain_blocks
 from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.provenance import plain_costs
 from pimc.backends.references import Blobs, plain

@@ -18,7 +18,7 @@ from pimc.ir.requests import Request, Rows
 from pimc.ir.types import DType
 from pimc.ir.weights import Contents
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
