@@ -81,6 +81,8 @@ PUBLISHED_SCHEDULE = (
 )  # fmt: skip
 FREE_LINK = ("link.transfers=free",)
 ROUND_ROBIN = ("assign-requests.balance=round-robin", "sub-batches.use=off")
+LAYERS = 3
+"""with sub-batches, so that two of them follow on others"""
 OFF, ON = "sub-batches.use=off", "sub-batches.use=on"
 
 
@@ -186,10 +188,13 @@ def one_layer(found: Result) -> Layer:
 
 
 def next_layer(found: Result) -> Layer:
-    """From the attention of one layer to that of the next, the mean of both sub-batches."""
+    """From the attention of the last layer but one to that of the last, the mean of both sub-batches. By then the
+    first layer does not tell any more, to which nothing was at work beside."""
+    layers = 1 + max(int(name.split(".")[1]) for name in spans(found) if name.startswith("layer."))
     ends = {name: end for name, (_, end) in spans(found).items() if re.search(r"attention\.context(/\d)?$", name)}
-    pairs = [(ends[n], ends[n.replace("layer.0.", "layer.1.")]) for n in ends if n.startswith("layer.0.")]
-    return layer(found, sum(after - before for before, after in pairs) / len(pairs), 2)
+    before, last = f"layer.{layers - 2}.", f"layer.{layers - 1}."
+    pairs = [(end, ends[n.replace(before, last)]) for n, end in ends.items() if n.startswith(before)]
+    return layer(found, sum(after - begun for begun, after in pairs) / len(pairs), layers)
 
 
 def layer(found: Result, took: float, layers: int) -> Layer:
@@ -216,11 +221,11 @@ def measure(point: Point) -> Row:
     npu = compiled(point, "npu", 1)
     newton = compiled(point, "newton", 1, *ROUND_ROBIN)
     off = compiled(point, "neupims", 1, OFF)
-    on = compiled(point, "neupims", 2, ON)
+    on = compiled(point, "neupims", LAYERS, ON)
     published: list[Layer | None] = [None, None]
     if point.batch == DETAILED:
         published[0] = one_layer(compiled(point, "neupims", 1, OFF, *PUBLISHED_SCHEDULE))
-        published[1] = next_layer(compiled(point, "neupims", 2, ON, *PUBLISHED_SCHEDULE))
+        published[1] = next_layer(compiled(point, "neupims", LAYERS, ON, *PUBLISHED_SCHEDULE))
     need = off.program.extent["dram"] * point.model.layers / point.model.pp / 2**30
     return Row(
         point, bandwidth_bound(point, npu), one_layer(newton), one_layer(off), next_layer(on), *published,
@@ -242,7 +247,7 @@ def climb(step: int) -> Rung:
     )[step]  # fmt: skip
     newton = one_layer(compiled(point, targets[0], 1, *ROUND_ROBIN, *passes, overrides=overrides))
     off = one_layer(compiled(point, targets[1], 1, OFF, *passes, overrides=overrides))
-    on = next_layer(compiled(point, targets[1], 2, ON, *passes, overrides=overrides))
+    on = next_layer(compiled(point, targets[1], LAYERS, ON, *passes, overrides=overrides))
     alone = [o for o in overrides if not o.startswith("mapping")] or (FREE_LINK if step == RUNGS - 1 else ())
     npu = compiled(point, "npu", 1, *passes, overrides=tuple(alone))
     return Rung(name, bandwidth_bound(point, npu), one_layer(npu).time, newton.time, off.time, on.time)
