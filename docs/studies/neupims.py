@@ -265,8 +265,6 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def geomean(values: Sequence[float]) -> float:
-    if not values:
-        return math.nan
     return math.exp(sum(math.log(v) for v in values) / len(values))
 
 
@@ -294,10 +292,12 @@ def summary_table(rows: Sequence[Row]) -> str:
                 ratio(geomean([r.newton.time / r.best for r in some])),
                 ratio(geomean([r.off.time / r.on.time for r in some]))]  # fmt: skip
 
-    found = [line(f"all {len(rows)} points", rows)]
-    found += [line(s.name, [r for r in rows if r.point.lengths == s]) for s in SETS]
-    found += [line(m.name, [r for r in rows if r.point.model == m]) for m in MODELS]
-    found += [line(f"batch {b}", [r for r in rows if r.point.batch == b]) for b in BATCHES]
+    every = len(MODELS) * len(SETS) * len(BATCHES)
+    found = [line("all points" if len(rows) == every else f"points run so far ({len(rows)} of {every})", rows)]
+    groups = {s.name: [r for r in rows if r.point.lengths == s] for s in SETS}
+    groups |= {m.name: [r for r in rows if r.point.model == m] for m in MODELS}
+    groups |= {f"batch {b}": [r for r in rows if r.point.batch == b] for b in BATCHES}
+    found += [line(name, some) for name, some in groups.items() if some]
     found.append(["published", ratio(PUBLISHED["NPU"]), ratio(PUBLISHED["Newton"]), ""])
     return table(["geometric mean", "over NPU", "over Newton", "what sub-batches are worth"], found)
 
