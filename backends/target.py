@@ -234,6 +234,8 @@ class VectorSpec(Sourced):
     """of one unit"""
     latency: Cycles
     """clocks from the issue of a pass to its results"""
+    waiting: Count = 1
+    """commands that wait for it while those of the arrays are issued past them"""
     default: Count
     """clocks of one pass of a function that `functions` does not name"""
     functions: Mapping[str, Count] = Field(default_factory=dict)
