@@ -222,14 +222,14 @@ def measure(point: Point) -> Row:
     newton = compiled(point, "newton", 1, *ROUND_ROBIN)
     off = compiled(point, "neupims", 1, OFF)
     on = compiled(point, "neupims", LAYERS, ON)
-    published: list[Layer | None] = [None, None]
+    published_off = published_on = None
     if point.batch == DETAILED:
-        published[0] = one_layer(compiled(point, "neupims", 1, OFF, *PUBLISHED_SCHEDULE))
-        published[1] = next_layer(compiled(point, "neupims", LAYERS, ON, *PUBLISHED_SCHEDULE))
+        published_off = one_layer(compiled(point, "neupims", 1, OFF, *PUBLISHED_SCHEDULE))
+        published_on = next_layer(compiled(point, "neupims", LAYERS, ON, *PUBLISHED_SCHEDULE))
     need = off.program.extent["dram"] * point.model.layers / point.model.pp / 2**30
     return Row(
-        point, bandwidth_bound(point, npu), one_layer(newton), one_layer(off), next_layer(on), *published,
-        one_layer(npu).time, need,
+        point, bandwidth_bound(point, npu), one_layer(newton), one_layer(off), next_layer(on), published_off,
+        published_on, one_layer(npu).time, need,
     )  # fmt: skip
 
 
@@ -342,9 +342,14 @@ def main() -> None:
         return
     begun = time.monotonic()
     points = [Point(m, s, b) for m in MODELS for s in SETS for b in BATCHES]
-    found = results([*range(RUNGS), *sorted(points, key=lambda p: (p.batch != DETAILED, -p.batch))], given.kept)
+    detailed_first = sorted(points, key=lambda p: (p.batch != DETAILED, -p.batch))
+    found = results([*range(RUNGS), *detailed_first], given.kept)
     write(found, [p for p in points if p in found])
     print(f"{len(found)} results in {time.monotonic() - begun:.0f} s")
+
+
+def result(wanted: Point | int) -> Row | Rung:
+    return climb(wanted) if isinstance(wanted, int) else measure(wanted)
 
 
 def results(wanted: Sequence[Point | int], kept: Path | None) -> dict[Point | int, Row | Rung]:
@@ -353,7 +358,7 @@ def results(wanted: Sequence[Point | int], kept: Path | None) -> dict[Point | in
     if kept is not None and kept.exists():
         found = pickle.loads(kept.read_bytes())
     with ProcessPoolExecutor(2) as pool:
-        jobs = {pool.submit(climb if isinstance(w, int) else measure, w): w for w in wanted if w not in found}  # type: ignore[arg-type]
+        jobs = {pool.submit(result, w): w for w in wanted if w not in found}
         try:
             for job in as_completed(jobs):
                 found[jobs[job]] = job.result()
