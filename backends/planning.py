@@ -300,7 +300,7 @@ class _Planner:
         layouts, blocks = tuple(p[0] for p in placed), tuple(p[1] for p in placed)
         parts = layouts if value in self.ragged else ()
         self.homes[value] = Home("dram", layouts[0], storage_type(self.spec, value.type.dtype), parts, blocks)
-        return blocks[0].pool_blocks * blocks[0].window.block_bytes
+        return sum(size for _, size in {b.pool for b in blocks})
 
     def _place_groups(self, value: Value, ragged: Ragged, take: Callable[[int, int], int]) -> None:
         """A cache group by group, each as long as its longest request."""
