@@ -227,13 +227,10 @@ class _Splitter:
     def _carry(self, units: Sequence[_Unit], items: Sequence[Item], loop: Loop) -> None:
         ranges = {v: n for v, n in self._ranges.items() if v != loop.variable}
         pairs: dict[tuple[str, str], list[tuple[_Unit, _Unit]]] = defaultdict(list)
-        reach = [_reach(unit, {**ranges, loop.variable: loop.count}) for unit in units]
-        for first, here in zip(units, reach, strict=True):
-            for second, there in zip(units, reach, strict=True):
-                if first.engine == second.engine or not _may_meet(here, there):
-                    continue
-                if self._is_carried(first, second, items, loop, ranges):
-                    pairs[first.engine, second.engine].append((first, second))
+        for i, j in _meeting(units, {**ranges, loop.variable: loop.count}):
+            first, second = units[i], units[j]
+            if self._is_carried(first, second, items, loop, ranges):
+                pairs[first.engine, second.engine].append((first, second))
         kept = [pair for between in pairs.values() for pair in _strongest(between)]
         self._bodies[id(loop)] = _Body(tuple(units), tuple(kept), tuple(items))
         for first, second in kept:
@@ -302,27 +299,27 @@ _Live = tuple[_Unit, Access, int, int]
 """An access that later ones may have to wait for, and its span."""
 
 
-_Reach = dict[tuple[str, bool], tuple[int, int]]
-"""The least span that holds all accesses, and all writes, of each space."""
-
-
-def _reach(unit: _Unit, ranges: dict[int, int]) -> _Reach:
-    found: _Reach = {}
-    for access in unit.accesses:
-        low, high = access.within(ranges)
-        for writes in (False, True) if access.write else (False,):
-            least, most = found.get((access.space, writes), (low, high))
-            found[access.space, writes] = min(least, low), max(most, high)
-    return found
-
-
-def _may_meet(first: _Reach, second: _Reach) -> bool:
-    """Whether anything that one of them writes may be where the other reads or writes."""
-    for (space, writes), (low, high) in first.items():
-        bottom, top = second.get((space, not writes), (0, 0))
-        if low < top and bottom < high:
-            return True
-    return False
+def _meeting(units: Sequence[_Unit], ranges: dict[int, int]) -> list[tuple[int, int]]:
+    """Pairs of units of different engines, by their numbers in order, that may touch the same memory, one writing, in
+    any turns of the loops around."""
+    spans: dict[str, list[tuple[int, int, int, Access]]] = defaultdict(list)
+    for index, unit in enumerate(units):
+        for access in unit.accesses:
+            spans[access.space].append((*access.within(ranges), index, access))
+    found: set[tuple[int, int]] = set()
+    for own in spans.values():
+        own.sort(key=lambda span: span[0])
+        before: list[tuple[int, int, int, Access]] = []
+        for span in own:
+            low, _, index, access = span
+            before = [other for other in before if other[1] > low]
+            for _, _, number, earlier in before:
+                if (access.write or earlier.write) and units[index].engine != units[number].engine:
+                    masks = access.channels, earlier.channels
+                    if masks[0] is None or masks[1] is None or masks[0] & masks[1]:
+                        found |= {(index, number), (number, index)}
+            before.append(span)
+    return sorted(found)
 
 
 def _near(

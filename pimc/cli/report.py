@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -21,6 +22,7 @@ pimc report neupims.json npu.json -o report.html
 @option(
     o.OUTPUT, "-o", "--output", default="report.html", metavar="OUT.html", help="The page (report.html); - is stdout."
 )
+@o.json_option
 @o.loudness_options
 def report(**given: Any) -> None:
     """Draw a RESULT (a .pimprog, which is simulated, or the JSON of compile or sim; - is stdin) as one HTML page that
@@ -31,7 +33,10 @@ def report(**given: Any) -> None:
     """
     if len(given["results"]) > 2:
         raise click.UsageError("a page has one result, or two to compare")
+    if given["output"] == "-" and given["as_json"]:
+        raise click.UsageError("-o - and --json both write to stdout")
     from pimc.cli.files import check_writable, read_runs, write_text_file
+    from pimc.cli.screen import write_text
     from pimc.cli.watch import Progress
     from pimc.report.page import page_of, page_of_request
 
@@ -41,7 +46,7 @@ def report(**given: Any) -> None:
         of_request = len(given["results"]) == 1 and runs[0].served is not None
         text = page_of_request(runs) if of_request else page_of(*runs[:2])
     write_text_file(given["output"], text)
-    if given["output"] != "-" and not given["quiet"]:
-        from pimc.cli.screen import write_text
-
+    if given["as_json"]:
+        write_text(json.dumps({"written": given["output"], "bytes": len(text.encode())}, indent=2) + "\n")
+    elif given["output"] != "-" and not given["quiet"]:
         write_text(f"{given['output']}: {len(text.encode()) / 1000:.0f} kB\n")
