@@ -134,6 +134,12 @@ def _check(specs: tuple[TargetSpec, TargetSpec], passages: Sequence[Passage]) ->
             )
         if p.source.rows is not None or p.target.rows is not None:
             raise fail(Kind.UNAVAILABLE, "caches of requests with lengths of their own are not sent to another machine")
+        if p.source.blocks is not None or p.target.blocks is not None:
+            raise fail(
+                Kind.UNAVAILABLE,
+                f"the cache '{p.source.name}' is paged: blocks are not sent to another machine",
+                help="leave paging out for a request on two machines",
+            )
         if p.source.whole_shape != p.target.whole_shape:
             raise fail(
                 Kind.UNAVAILABLE,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pimc.backends.handover import handover
 from pimc.backends.isa import COMMANDS
 from pimc.backends.link.isa import Import
 from pimc.backends.state import DeviceState
 from pimc.disaggregated import Request, options_for, serve
 from pimc.driver import Options
 from pimc.handover import Handover
+from pimc.ir.blocks import Blocks, Window
 from pimc.ir.diagnostics import CompileError
 from pimc.ir.op import Array
 from tests.cli.harness import CommandLine
@@ -203,6 +206,15 @@ def test_energy_is_that_of_all_parts() -> None:
 def test_machines_that_do_not_go_together(pair: str, message: str) -> None:
     with pytest.raises(CompileError, match=message) as raised:
         _serve(pair)
+    assert raised.value.diagnostics[0].help
+
+
+def test_paged_caches_are_refused(moved: Handover) -> None:
+    passage = moved.passages[0]
+    blocks = Blocks(Window(start=0, blocks=2, block_bytes=64, pool=0), table=0, tokens=4, pool_blocks=2)
+    paged = replace(passage, source=replace(passage.source, blocks=blocks))
+    with pytest.raises(CompileError, match=r"is paged: blocks are not sent") as raised:
+        handover(moved.sender.program, moved.receiver.program, [paged])
     assert raised.value.diagnostics[0].help
 
 
