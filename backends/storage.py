@@ -25,7 +25,7 @@ from pimc.backends.batches import plain_request, plain_rows, request_from, rows_
 from pimc.backends.encoding import Damaged, Tables, decode, encode, signature
 from pimc.backends.engines import commands
 from pimc.backends.numbering import canonical
-from pimc.backends.program import FORMAT_VERSION, Flight, Item, MapEntry, OpRow, Program, Stream
+from pimc.backends.program import FORMAT_VERSION, Flight, Item, MapEntry, OpRow, Program, Stream, choice_from
 from pimc.backends.provenance import costs_from, pass_from, plain_costs
 from pimc.backends.references import Blobs, contents_of, plain
 from pimc.ir.diagnostics import CompileError, Kind, fail
@@ -122,6 +122,7 @@ def _manifest(program: Program, tables: Tables, encoded: list[bytes], blobs: Blo
         **({"turns": program.turns} if program.turns > 1 else {}),
         "extent": dict(program.extent),
         **({"command": program.command} if program.command else {}),
+        **({"choice": program.choice.to_json()} if program.choice is not None else {}),
         **({"passes": [[p.name, p.changed, p.ops] for p in program.passes]} if program.passes else {}),
         "requests": [plain_request(r) for r in program.requests],
         "memory": [_entry(entry, blobs) for entry in program.memory],
@@ -274,6 +275,7 @@ def _program(manifest: dict[str, Any], streams: bytes, constants: bytes, beside:
         flight=Flight(**{k: _number(v) for k, v in manifest["flight"].items()}) if "flight" in manifest else None,
         extent={_text(k): _number(v) for k, v in manifest["extent"].items()},
         command=_text(manifest.get("command", "")),
+        choice=choice_from(manifest["choice"]) if "choice" in manifest else None,
         passes=tuple(pass_from(row) for row in manifest.get("passes", ())),
     )
 

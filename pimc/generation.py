@@ -23,6 +23,7 @@ from pimc.driver import (
     read_model,
     run_passes,
     time_program,
+    with_degrees,
 )
 from pimc.ir import interp
 from pimc.ir.diagnostics import Kind, fail
@@ -179,8 +180,18 @@ class _Run:
         self.banked: frozenset[str] = frozenset()
         graph = read_model(self.prefill_model, options)
         self.batch, self.prompt = self._prompt_size(graph)
+        self.options = self._spread()
         self.tokens: Array | None = None
         self.chosen: list[Array] = []
+
+    def _spread(self) -> Options:
+        """The options with degrees of parallelism: those of the last step for the whole run, since caches stay."""
+        graph = read_model(self.decode_model, self.options)
+        dims = step_dims(graph, self.batch, 1, self.prompt + self.count - 1)
+        spread = with_degrees(
+            self.decode_model, self.target, replace(self.options, dims=dims, cache_tokens=self.prompt + self.count)
+        )
+        return replace(self.options, parallel=spread.parallel, choice=spread.choice)
 
     def _prompt_size(self, graph: Graph) -> tuple[int, int]:
         """Requests and prompt tokens of each: bound by the user, by the model, or the default."""

@@ -26,7 +26,7 @@ pimc opt stages/12-find-layers.pimir --passes 'place{only=pim}' -t neupims
 @o.load_option
 @option(o.MACHINE, "-t", "--target", type=o.TargetType(), help="The machine, for passes that need one.")
 @o.set_option
-@o.parallel_option
+@o.degrees_option
 @o.dims_option
 @option(o.MODEL, "--phase", type=o.PhaseType(), help="The phase of the graph; default: found out from its dataflow.")
 @option(o.OUTPUT, "-o", "--output", default="-", metavar="OUT.pimir", help="Where the graph goes; default: stdout.")

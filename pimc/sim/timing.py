@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -116,6 +116,8 @@ class Timing:
     """normal reads that each channel with PIM work was offered in a clock; None: none were asked for"""
     turns: int = 1
     """how many times as long everything takes as for one query alone, since others take turns with it"""
+    group: int = 0
+    """devices of each stage of a pipeline, which work one stage after another; 0: there is one stage"""
 
     @property
     def cycles(self) -> int:
@@ -134,10 +136,12 @@ class Timing:
     @cached_property
     def ops(self) -> Mapping[int, OpTiming]:
         """By row of the op table; rows without commands are absent."""
-        busy: dict[int, dict[str, int]] = defaultdict(dict)
+        busy: dict[int, dict[int, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
         for engine in self.engines:
+            stage = self._stage(engine.devices)
             for op, total in _busy_by_op(engine.segments):
-                busy[op][engine.name] = max(busy[op].get(engine.name, 0), total)
+                own = busy[op][stage]
+                own[engine.name] = max(own.get(engine.name, 0), total)
         spans = [engine.segments[:, : END + 1] for engine in self.engines]
         united = _united(np.concatenate([np.empty((0, 3), np.int64), *spans]))
         return {
@@ -158,11 +162,22 @@ class Timing:
         lengths = united[:, END] - united[:, START]
         return {name: int(lengths[united[:, OP] == i].sum()) for i, name in enumerate(names)}
 
-    def _op(self, op: int, spans: Segments, busy: dict[str, int]) -> OpTiming:
-        held = [r.by_op.get(op, 0) for r in self.resources]
+    def _stage(self, devices: Sequence[int]) -> int:
+        return devices[0] // self.group if self.group else 0
+
+    def _op(self, op: int, spans: Segments, busy: Mapping[int, Mapping[str, int]]) -> OpTiming:
+        """busy: by stage and engine. Stages that share an op's commands do them one after another."""
+        longest = {stage: max(times.values()) for stage, times in busy.items()}
+        for resource in self.resources:
+            stage = self._stage(resource.devices)
+            longest[stage] = max(longest.get(stage, 0), resource.by_op.get(op, 0))
         active = int((spans[:, END] - spans[:, START]).sum())
-        bound = min(active, max([0, *busy.values(), *held]))
-        return OpTiming(int(spans[0, START]), int(spans[-1, END]), active, busy, bound)
+        total: Counter[str] = Counter()
+        for times in busy.values():
+            total.update(times)
+        return OpTiming(
+            int(spans[0, START]), int(spans[-1, END]), active, dict(total), min(active, sum(longest.values()))
+        )  # fmt: skip
 
 
 def _busy_by_op(segments: Segments) -> Iterator[tuple[int, int]]:
