@@ -214,11 +214,12 @@ class _Splitter:
 
     def _carry(self, units: Sequence[_Unit], items: Sequence[Item], loop: Loop) -> None:
         ranges = {v: n for v, n in self._ranges.items() if v != loop.variable}
+        meeting = _meeting(units, {**ranges, loop.variable: loop.count})
         pairs: dict[tuple[str, str], list[tuple[_Unit, _Unit]]] = defaultdict(list)
-        for first in units:
-            for second in units:
-                if first.engine != second.engine and self._is_carried(first, second, items, loop, ranges):
-                    pairs[first.engine, second.engine].append((first, second))
+        for first, second in sorted(meeting):
+            pair = units[first], units[second]
+            if self._is_carried(*pair, items, loop, ranges):
+                pairs[pair[0].engine, pair[1].engine].append(pair)
         kept = [pair for between in pairs.values() for pair in _strongest(between)]
         self._bodies[id(loop)] = _Body(tuple(units), tuple(kept), tuple(items))
         for first, second in kept:
@@ -297,6 +298,25 @@ def _near(
         for b, bottom, top in spans:
             if low < top and bottom < high and a.space == b.space:
                 yield a, b
+
+
+def _meeting(units: Sequence[_Unit], ranges: dict[int, int]) -> set[tuple[int, int]]:
+    """Numbers of units of different engines that may touch the same memory in any turns of the loops around, both ways
+    round: found by passing along each space, with what has begun there and not ended."""
+    spans: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    for number, unit in enumerate(units):
+        for access in unit.accesses:
+            spans[access.space].append((*access.within(ranges), number))
+    found: set[tuple[int, int]] = set()
+    for own in spans.values():
+        begun: list[tuple[int, int]] = []
+        for low, high, number in sorted(own):
+            begun = [(end, other) for end, other in begun if end > low]
+            for _, other in begun:
+                if units[other].engine != units[number].engine:
+                    found |= {(number, other), (other, number)}
+            begun.append((high, number))
+    return found
 
 
 def _enter(live: list[_Live], new: _Live) -> None:
