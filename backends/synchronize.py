@@ -216,8 +216,8 @@ class _Splitter:
         ranges = {v: n for v, n in self._ranges.items() if v != loop.variable}
         meeting = _meeting(units, {**ranges, loop.variable: loop.count})
         pairs: dict[tuple[str, str], list[tuple[_Unit, _Unit]]] = defaultdict(list)
-        for first, second in sorted(meeting):
-            pair = units[first], units[second]
+        for one, other in sorted(meeting):
+            pair = units[one], units[other]
             if self._is_carried(*pair, items, loop, ranges):
                 pairs[pair[0].engine, pair[1].engine].append(pair)
         kept = [pair for between in pairs.values() for pair in _strongest(between)]
