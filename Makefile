@@ -18,5 +18,5 @@ browser: ## looks at pages in a browser; needs pimc[browser] and Chromium
 benchmark:
 	@$(BIN)/pytest -q -m benchmark --benchmark-enable
 
-docs: ## needs pimc[docs]
-	@$(BIN)/sphinx-build -q -W -b html docs docs/_build
+docs: ## the pages as HTML in docs/_build; needs pimc[docs]
+	@$(BIN)/sphinx-build -q -W --keep-going -n -b html docs docs/_build

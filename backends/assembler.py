@@ -14,6 +14,7 @@ from pimc.backends.affine import DEVICE, INSTANCE, Scalar, affine
 from pimc.backends.batches import request_from, rows_from
 from pimc.backends.engines import commands
 from pimc.backends.isa import Command, OperandDecl, operands_of
+from pimc.backends.plain_blocks import blocks_from
 from pimc.backends.program import (
     FORMAT_VERSION,
     Flight,
@@ -245,7 +246,7 @@ class _Assembler:
         fill = given.pop("fill", None)
         alias = given.pop("alias", None)
         extents = given.pop("extents", None)
-        rows = given.pop("rows", None)
+        rows, blocks = given.pop("rows", None), given.pop("blocks", None)
         entry = MapEntry(
             name=name,
             role=str(_take(given, "role")),
@@ -259,6 +260,7 @@ class _Assembler:
             alias=None if alias is None else _is(alias, str),
             extents=None if extents is None else tuple(number(n) for n in _is(extents, list)),
             rows=None if rows is None else _understood("rows", rows_from, rows),
+            blocks=None if blocks is None else _understood("blocks", blocks_from, blocks),
         )
         _no_more(given, MapEntry)
         return entry

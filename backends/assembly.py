@@ -21,6 +21,7 @@ from pimc.backends.affine import Affine
 from pimc.backends.batches import plain_request, plain_rows
 from pimc.backends.isa import Command, OperandDecl, operands_of
 from pimc.backends.numbering import canonical
+from pimc.backends.plain_blocks import plain_blocks
 from pimc.backends.program import Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.provenance import plain_costs
 from pimc.backends.references import Blobs, plain
@@ -168,6 +169,8 @@ def entry_text(entry: MapEntry, blobs: Blobs) -> str:
         words.append(f"alias={quoted(entry.alias)}")
     if entry.extents is not None:
         words.append(f"extents=[{','.join(map(str, entry.extents))}]")
+    if entry.blocks is not None:
+        words.append(f"blocks={json.dumps(plain_blocks(entry.blocks), separators=(',', ':'))}")
     if entry.rows is not None:
         words.append(f"rows={json.dumps(plain_rows(entry.rows), separators=(',', ':'))}")
     if entry.contents is not None:

@@ -10,6 +10,7 @@ from functools import cache
 from itertools import groupby
 from math import prod
 
+from pimc.backends.dma.isa import MapBlocks
 from pimc.backends.emitter import Emitter, Scratch
 from pimc.backends.engines import packages
 from pimc.backends.lowering import RULES, Lowering
@@ -21,14 +22,17 @@ from pimc.backends.ragged import groups
 from pimc.backends.roll import roll
 from pimc.backends.synchronize import Barrier, split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
+from pimc.ir.blocks import Window
 from pimc.ir.diagnostics import InternalError, Kind, fail
-from pimc.ir.facts import Beat, Layer, Phase, Placement, Queue, Ragged, Stage, SubBatch, Tile, Work
+from pimc.ir.facts import Beat, Layer, Phase, Placement, Position, Queue, Ragged, Stage, SubBatch, Tile, Work
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
 from pimc.ir.ops.caches import CACHE_AXIS, IN_PLACE
 from pimc.ir.requests import Batch, Rows
 from pimc.ir.source import Derived, Source, roots
+from pimc.ir.types import DType
+from pimc.ir.weights import Inline
 
 
 @cache
@@ -176,7 +180,7 @@ def emit_node(node: Node, spec: TargetSpec, plan: Plan, limited: Callable[[str],
     items, _, _ = _folded(list(_lowered(part, spec, 0, limited)))
     return Program(
         graph=node.name, dims={}, phase="", target=describe(spec), target_name=spec.name, target_hash="",
-        devices=len(part.devices), streams=tuple(_streams(items, part.devices, spec)), memory=(), ops=(row,),
+        devices=len(part.devices), streams=tuple(streams_of(items, part.devices, spec)), memory=(), ops=(row,),
         extent=dict(plan.used),
     )  # fmt: skip
 
@@ -214,14 +218,15 @@ def _all_streams(order: Sequential, spec: TargetSpec) -> list[Stream]:
     barriers = order.barriers or ((),) * len(order.parts)
     for part, items, orders in zip(order.parts, order.items, barriers, strict=True):
         if id(items) not in known:
-            known[id(items)] = list(_streams(items, part.devices, spec, orders))
+            known[id(items)] = list(streams_of(items, part.devices, spec, orders))
         found += [replace(stream, devices=part.devices) for stream in known[id(items)]]
     return found
 
 
-def _streams(
+def streams_of(
     items: Sequence[Item], devices: tuple[int, ...], spec: TargetSpec, barriers: Sequence[Barrier] = ()
 ) -> Iterator[Stream]:
+    """One stream for each engine and group of its instances, of what these devices do one command after another."""
     instances = {e.name: e.instances for e in spec.engines()}
     split = split_streams(
         items,
@@ -262,7 +267,8 @@ def _lowered(
     memory: LoweringMemory | None = None,
 ) -> Iterator[_Stretch]:
     split = BufferSplit.beside(spec, part.plan.homes.values())
-    emitter = Emitter(spec.engines())
+    emitter = _emitter(spec, part.plan.homes)
+    mapped: set[Window] = set()
     scratch = _scratch(split, {_queue(n) for n in part.nodes})
     at = Lowering(
         spec,
@@ -283,16 +289,19 @@ def _lowered(
         key = (_BEATS, beat.index) if beat is not None else key
         if current is not None and key != current:
             yield _Stretch(*current, emitter.take(), range(begin, first_op + offset), tuple(fences))
-            for area in scratch.values():
-                area.restart()
+            if layer is not None or beat is not None:  # equal layers get equal addresses; others go on around the ring
+                for area in scratch.values():
+                    area.restart()
             fences = []
             begin = first_op + offset
         current = key
-        if beat is not None and not beat.prefetch:
+        position = node.fact(Position)
+        if position is not None and not position.prefetch:
             fences.append(emitter.level[0])
         emitter.op = first_op + offset
         emitter.queue = _queue(node)
         there = replace(at, scratch=scratch[emitter.queue])
+        _map_blocks(node, there, mapped)
         if memory is None:
             lower(node, there)
         else:
@@ -301,7 +310,11 @@ def _lowered(
         yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences))
 
 
-QUEUE_SHARES = {"pim": 4, "cache": 8}
+def _emitter(spec: TargetSpec, homes: Mapping[Value, Home]) -> Emitter:
+    return Emitter(spec.engines(), spec.dma.moves if spec.dma is not None else "load", _windows(homes))
+
+
+QUEUE_SHARES = {"pim": 4, "cache": 8, "link": 16}
 """One part in so many of the scratch is for nodes with such queues, so that none waits until the others are done."""
 
 
@@ -339,6 +352,20 @@ def lower(node: Node, at: Lowering) -> None:
         rule(node, at)
 
 
+def _windows(homes: Mapping[Value, Home]) -> Iterator[Window]:
+    yield from (blocks.window for home in homes.values() for blocks in home.blocks)
+
+
+def _map_blocks(node: Node, at: Lowering, mapped: set[Window]) -> None:
+    """Have the block tables read of caches that a node is the first to use."""
+    for value in (*node.operands, *node.results):
+        home = at.places.get(value) if value is not None else None
+        for blocks in home.blocks if home is not None else ():
+            if blocks.window not in mapped:
+                mapped.add(blocks.window)
+                at.emit.issue("load", MapBlocks.of(blocks))
+
+
 def tile_of(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> Tile | None:
     """How the rule of a node's engine cuts it, found by lowering it for nothing."""
     found: list[Tile] = []
@@ -363,7 +390,7 @@ def _rehearse(
     load_rules()
     split = BufferSplit.beside(spec, homes.values())
     scratch = _scratch(split, {"", "pim", "cache"} if node.fact(SubBatch) is not None else {""})
-    lower(node, Lowering(spec, Emitter(), scratch[""], homes, tiled=tiled, limited=limited))
+    lower(node, Lowering(spec, _emitter(spec, homes), scratch[""], homes, tiled=tiled, limited=limited))
 
 
 def _engine(node: Node) -> str:
@@ -384,9 +411,9 @@ def _folded(stretches: Sequence[_Stretch]) -> tuple[list[Item], dict[int, int], 
     while at < len(stretches):
         if stretches[at].group == _BEATS:
             barriers.append(Barrier(len(items)))
-            barriers += [Barrier(len(items) + n, _LOADING, _AFTER) for n in stretches[at].fences]
+        barriers += [Barrier(len(items) + n, _LOADING, _AFTER) for n in stretches[at].fences]
         end = at + 1
-        if stretches[at].group >= 0:
+        if stretches[at].group >= 0 and not stretches[at].fences:  # no loop has barriers inside
             while end < len(stretches) and stretches[end].group == stretches[at].group:
                 end += 1
         run = stretches[at:end]
@@ -500,6 +527,17 @@ def _memory_map(part: Part, graph: Graph) -> Iterator[MapEntry]:
         alias = past.name if past is not None and past.role is not Role.RESULT else named.get(value)
         named.setdefault(value, name)
         yield from _entries(name, value, part, "output", graph, alias)
+    yield from _tables(part)
+
+
+def _tables(part: Part) -> Iterator[MapEntry]:
+    """The block tables of paged caches."""
+    tables = part.plan.tables
+    for number, table in enumerate(tables):
+        name = "block table" if len(tables) == 1 else f"block table {number}"
+        yield MapEntry(
+            name, "table", "dram", DType.I32, table.layout, DType.I32, part.devices, contents=Inline(table.entries)
+        )  # fmt: skip
 
 
 def _called(graph: Graph, name: str) -> str:
@@ -536,28 +574,30 @@ def _entries(
         alias=alias,
         extents=shape if shape != home.layout.shape else None,
         rows=batch.rows_of(name, all) if batch is not None else None,
+        blocks=home.blocks[0] if home.blocks else None,
     )
     if batch is None or all is None or not home.parts:
         yield whole
         return
-    for layout, members in _request_places(home.parts, batch):
+    for group, layout, members in _request_places(home.parts, batch):
         requests = [batch.requests[i] for i in members]
         lengths = tuple(r.past + (r.new if role == "output" else 0) for r in requests)
         extent = all.past + (all.new if role == "output" else 0)
         rows = Rows(tuple(r.row for r in requests), len(all.requests), lengths, CACHE_AXIS, extent)
         extents = (len(members), shape[1], max(lengths), shape[3])
-        yield replace(whole, layout=layout, rows=rows, extents=extents)
+        blocks = home.blocks[group] if home.blocks else None
+        yield replace(whole, layout=layout, rows=rows, extents=extents, blocks=blocks)
 
 
-def _request_places(parts: Sequence[Layout], batch: Batch) -> Iterator[tuple[Layout, range]]:
+def _request_places(parts: Sequence[Layout], batch: Batch) -> Iterator[tuple[int, Layout, range]]:
     """Neighbouring requests of a group that need equally many rows of their channels, and no more than these rows.
 
     What a layout of a group has beyond them may belong to other requests; nobody looks at it.
     """
     start = 0
-    for layout, size in zip(parts, batch.groups, strict=True):
+    for group, (layout, size) in enumerate(zip(parts, batch.groups, strict=True)):
         if batch.requests[start].channel is None:
-            yield layout, range(start, start + size)
+            yield group, layout, range(start, start + size)
             start += size
             continue
         (_, *inner) = layout.dims[CACHE_AXIS]
@@ -569,5 +609,5 @@ def _request_places(parts: Sequence[Layout], batch: Batch) -> Iterator[tuple[Lay
             cut = own.sliced(CACHE_AXIS, 0, rows * period) if own is not None and inner else own
             if cut is None:
                 raise InternalError(f"requests {start + members[0]} of {layout} are not a layout")
-            yield cut, range(start + members[0], start + members[-1] + 1)
+            yield group, cut, range(start + members[0], start + members[-1] + 1)
         start += size

@@ -10,18 +10,24 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pimc.backends.affine import Scalar, variable
+from pimc.backends.affine import Affine, Scalar, variable
 from pimc.backends.isa import Command
 from pimc.backends.program import Item, Loop, Step
 from pimc.backends.timing import EngineDecl
 from pimc.backends.vector import Elementwise, Reduce, Scan
+from pimc.ir.blocks import Window
 
 
 class Emitter:
     """Collects steps and loops in program order. `op` is the row of the op table that new commands belong to."""
 
-    def __init__(self, engines: Iterable[EngineDecl] = ()) -> None:
-        """engines: those of the machine, with their further queues."""
+    def __init__(
+        self, engines: Iterable[EngineDecl] = (), moves: str = "load", windows: Iterable[Window] = ()
+    ) -> None:
+        """engines: those of the machine, with their further queues. moves: the queue of copies on chip. windows: of
+        paged caches."""
+        self.moves = moves
+        self._windows = sorted(set(windows), key=lambda w: w.start)
         self.op = -1
         self.queue = ""
         """what copies and vector work are for, if that has queues of its own"""
@@ -35,6 +41,13 @@ class Emitter:
         if other is not None and (other.kind != "npu" or _is_vector(command)):
             engine = other.name
         self._stack[-1].append(Step(engine, command, self.op, instances))
+
+    def block_bytes(self, address: Scalar) -> int:
+        """The size of blocks where an address is one of a paged cache; 0: it is none."""
+        first = address.base if isinstance(address, Affine) else address
+        if not self._windows or first < self._windows[0].start:
+            return 0
+        return next((w.block_bytes for w in self._windows if w.start <= first < w.end), 0)
 
     @contextmanager
     def loop(self, count: int) -> Iterator[Scalar]:

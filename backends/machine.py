@@ -15,7 +15,7 @@ from pimc.backends.planning import Plan, make_plan, nodes_by_stage, plan_node
 from pimc.backends.program import Program
 from pimc.backends.sharing import turns_on
 from pimc.backends.target import TargetSpec
-from pimc.ir.facts import Placement, Ragged, Tile
+from pimc.ir.facts import Placement, Ragged, ReadAs, Tile
 from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
 from pimc.ir.memory import Home
 from pimc.ir.op import Attribute, OpClass
@@ -30,6 +30,15 @@ _COMPUTE = ("npu", "pim", "pnm")
 
 
 @dataclass
+class Estimates:
+    """What a target was asked about single nodes: seconds, what limits them, how they are cut."""
+
+    seconds: dict[object, float] = field(default_factory=dict)
+    limits: dict[object, str] = field(default_factory=dict)
+    tiles: dict[object, Tile | None] = field(default_factory=dict)
+
+
+@dataclass
 class Machine:
     """Implements `pimc.ir.target.Target` for a target description."""
 
@@ -41,9 +50,8 @@ class Machine:
     """Weights that lie in the banks' pattern whoever reads them (another program of the same run wants them so)."""
     parallel: Mapping[str, int] = field(default_factory=dict)
     """Degrees of parallelism that were asked for: pp, tp."""
-    _estimates: dict[object, float] = field(default_factory=dict)
-    _limits: dict[object, str] = field(default_factory=dict)
-    _tiles: dict[object, Tile | None] = field(default_factory=dict)
+    estimates: Estimates = field(default_factory=Estimates)
+    """found so far; compilations for one target can share them"""
 
     def __post_init__(self) -> None:
         emission.load_rules()
@@ -98,16 +106,16 @@ class Machine:
         key = _key(node, engine)
         ragged = node.fact(Ragged)
         if engine.kind == "pim" and ragged is not None and ragged.channels and node.op.cls is OpClass.CONTRACTION:
-            if key not in self._estimates:
-                self._estimates[key] = self._fullest_channel(node, engine, ragged)
-            return self._estimates[key]
-        if key not in self._estimates:
+            if key not in self.estimates.seconds:
+                self.estimates.seconds[key] = self._fullest_channel(node, engine, ragged)
+            return self.estimates.seconds[key]
+        if key not in self.estimates.seconds:
             placed = _placed_alone(node, engine)
             plan = plan_node(placed, self.spec)
             limits: list[str] = []
-            self._estimates[key] = self.simulate(emission.emit_node(placed, self.spec, plan, limits.append))
-            self._limits[key] = limits[0] if limits else ""
-        return self._estimates[key]
+            self.estimates.seconds[key] = self.simulate(emission.emit_node(placed, self.spec, plan, limits.append))
+            self.estimates.limits[key] = limits[0] if limits else ""
+        return self.estimates.seconds[key]
 
     def _fullest_channel(self, node: Node, engine: Engine, ragged: Ragged) -> float:
         """The longest that the requests of one channel take one after another, each as it takes alone."""
@@ -125,16 +133,16 @@ class Machine:
         if engine.kind == "pim":
             return pim_tile(node, self.spec)
         key = (_key(node, engine), tuple(_shape_of(homes[v]) for v in (*node.inputs(), *node.results)))
-        if key not in self._tiles:
-            self._tiles[key] = emission.tile_of(node, self.spec, homes)
-        return self._tiles[key]
+        if key not in self.estimates.tiles:
+            self.estimates.tiles[key] = emission.tile_of(node, self.spec, homes)
+        return self.estimates.tiles[key]
 
     def bound(self, node: Node, engine: Engine) -> str:
         key = _key(node, engine)
-        if key not in self._limits:
+        if key not in self.estimates.limits:
             placed = _placed_alone(node, engine)
-            self._limits[key] = emission.limit_of(placed, self.spec, plan_node(placed, self.spec).homes)
-        return self._limits[key]
+            self.estimates.limits[key] = emission.limit_of(placed, self.spec, plan_node(placed, self.spec).homes)
+        return self.estimates.limits[key]
 
     def plans(self, graph: Graph) -> Mapping[int, Plan]:
         """The memory plan of each pipeline stage."""
@@ -189,7 +197,8 @@ def _placed_alone(node: Node, engine: Engine) -> Node:
 
 def _key(node: Node, engine: Engine) -> object:
     operands = tuple(None if v is None else (v.type, v.role.name, _tiny_contents(v)) for v in node.operands)
-    return engine.name, node.op.name, tuple(sorted(node.attributes.items())), operands, node.fact(Ragged)
+    facts = node.fact(Ragged), node.fact(ReadAs)
+    return engine.name, node.op.name, tuple(sorted(node.attributes.items())), operands, *facts
 
 
 def _tiny_contents(value: Value) -> bytes | None:

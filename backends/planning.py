@@ -13,15 +13,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pimc.backends.arena import Bump, FreeList
+from pimc.backends.paging import Pager, Table, parts_of
 from pimc.backends.pim import layouts as pim_layouts
 from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.target import TargetSpec
+from pimc.ir.blocks import Blocks
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.facts import Placement, Queue, Ragged, Stage, SubBatch
+from pimc.ir.facts import Placement, Queue, Ragged, ReadAs, Stage, SubBatch
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
-from pimc.ir.ops.caches import IN_PLACE
+from pimc.ir.ops.caches import CACHE_AXIS, IN_PLACE
 from pimc.ir.quantized import PACKED, packed_shape
 from pimc.ir.types import DType
 from pimc.ir.views import is_view_op, views
@@ -68,6 +70,8 @@ class Plan:
     """Names of the weights that lie in the banks' pattern."""
     staging: int = 0
     """The first byte of the DRAM rows kept for operands on their way into PIM."""
+    tables: list[Table] = field(default_factory=list)
+    """Of the blocks of paged caches."""
 
 
 def storage_type(spec: TargetSpec, dtype: DType) -> DType:
@@ -148,6 +152,10 @@ def _stage(node: Node) -> int:
     return fact.index if fact is not None else 0
 
 
+_Leaving = dict[int, list[tuple[Value, int, FreeList]]]
+"""By position: results that are read there for the last time, their bytes, and where these go back to."""
+
+
 class _Planner:
     def __init__(
         self,
@@ -167,7 +175,8 @@ class _Planner:
         self.outputs = outputs
         self.spec = spec
         self.cache_tokens = cache_tokens
-        self.plan_ = Plan()
+        self.pager = Pager(spec, spec.paging) if spec.paging is not None else None
+        self.plan_ = Plan(tables=self.pager.tables if self.pager is not None else [])
         self.homes = self.plan_.homes
         self.nodes = nodes
         self.topological = topological
@@ -212,6 +221,7 @@ class _Planner:
                 self._place_vector(value, self.vectors[value])
             elif value not in self.bank:
                 self._place_linear(value)
+        self._settle_tables(lambda n: self.linear.take(n, self.spec.dram.access_bytes))
         rows = Bump(-(-self.linear.next // geometry.stride_row))
         for value in self.bank:
             if value not in self.homes:
@@ -238,6 +248,10 @@ class _Planner:
         return lasting, [v for v in seen if v.role not in (Role.WEIGHT, Role.RESULT)]
 
     def _place_linear(self, value: Value) -> None:
+        if self._is_paged(value):
+            size = self._place_in_blocks(value, lambda n: self.linear.take(n, self.spec.dram.access_bytes))
+            self._count(value, size)
+            return
         if value in self.ragged:
             self._place_groups(value, self.ragged[value], self.linear.take)
             self._count(value, self.homes[value].bytes)
@@ -255,6 +269,33 @@ class _Planner:
         layout = Layout.dense(shape, cell, address)
         self.homes[value] = Home("dram", layout, dtype)
         self._count(value, size)
+
+    def _is_paged(self, value: Value) -> bool:
+        return self.pager is not None and _is_cache(value) and value.type.rank == 4
+
+    def _place_in_blocks(self, value: Value, take: Callable[[int], int]) -> int:
+        """A paged cache in stretches of memory; the bytes of its pool."""
+        assert self.pager is not None
+        dtype = storage_type(self.spec, value.type.dtype)
+        parts = parts_of(
+            value.type.static_shape, self._capacity_shape(value)[CACHE_AXIS], self.ragged.get(value), by_channel=False
+        )
+        placed = self.pager.linear(parts, dtype.bits // 8, take)
+        return self._set_paged(value, placed)
+
+    def _place_in_bank_blocks(self, value: Value, demand: Demand, take_rows: Callable[[int], int]) -> int:
+        """A paged cache in rows of banks; the bytes of its pool."""
+        assert self.pager is not None
+        parts = parts_of(
+            value.type.static_shape, self._capacity_shape(value)[CACHE_AXIS], self.ragged.get(value), by_channel=True
+        )
+        return self._set_paged(value, self.pager.in_banks(demand.kind, parts, demand.channels, take_rows))
+
+    def _set_paged(self, value: Value, placed: Sequence[tuple[Layout, Blocks]]) -> int:
+        layouts, blocks = tuple(p[0] for p in placed), tuple(p[1] for p in placed)
+        parts = layouts if value in self.ragged else ()
+        self.homes[value] = Home("dram", layouts[0], storage_type(self.spec, value.type.dtype), parts, blocks)
+        return blocks[0].pool_blocks * blocks[0].window.block_bytes
 
     def _place_groups(self, value: Value, ragged: Ragged, take: Callable[[int, int], int]) -> None:
         """A cache group by group, each as long as its longest request."""
@@ -285,6 +326,9 @@ class _Planner:
         self._count(value, (rows.next - first) * self.spec.dram.geometry.stride_row)
 
     def _place_in_banks(self, value: Value, demand: Demand, rows: Bump) -> None:
+        if self._is_paged(value):
+            self._count(value, self._place_in_bank_blocks(value, demand, lambda n: rows.take(n, 1)))
+            return
         if value in self.ragged:
             self._place_groups_in_banks(value, demand.kind, self.ragged[value], rows)
             return
@@ -312,6 +356,10 @@ class _Planner:
         axis %= len(shape)
         return (*shape[:axis], max(shape[axis], self.cache_tokens), *shape[axis + 1 :])
 
+    def _settle_tables(self, take: Callable[[int], int]) -> None:
+        if self.pager is not None:
+            self.pager.settle(self.homes, take)
+
     # -- what comes and goes --------------------------------------------------------------------------------------
 
     def _place_results(self, rows: Bump) -> None:
@@ -319,12 +367,14 @@ class _Planner:
         start = rows.next * geometry.stride_row
         dram = FreeList(start, max(0, geometry.bytes - start), self.spec.dram.access_bytes)
         ends = _last_uses(self.outputs, self.nodes)
-        leaving: dict[int, list[tuple[Value, int, FreeList]]] = {}
+        leaving: _Leaving = {}
         for value in self._foreign():
             self._place_result(value, self.chip, dram, permanent=_is_cache(value))
+        self._settle_tables(lambda n: dram.take(n) or 0)
         for position, node in enumerate(self.nodes):
             chip = self.chips[_half(node)]
             self._place_views(node)
+            self._place_sum(node, position, ends, leaving)
             for result in node.results:
                 if result not in self.homes and self._is_scaled_in_banks(node):
                     self._place_scores(node, dram)
@@ -338,6 +388,16 @@ class _Planner:
                 home = self.homes[value]
                 (own if home.on_chip else dram).give_back(home.layout.offset, size)
         self.plan_.used = {"dram": start + dram.high, "buffer": self.split.resident + self.split.scratch}
+
+    def _place_sum(self, node: Node, position: int, ends: Mapping[Value, int], leaving: _Leaving) -> None:
+        """What devices add up takes the place of their own part of it, if nobody reads that any more."""
+        part = node.operands[0] if node.op.name == "all_reduce" else None
+        going = [entry for entry in leaving.get(position, ()) if entry[0] is part]
+        if part is None or not going or not self.homes[part].on_chip or ends[node.result] >= len(self.nodes):
+            return
+        leaving[position].remove(going[0])
+        self.homes[node.result] = self.homes[part]
+        leaving.setdefault(ends[node.result], []).append((node.result, *going[0][1:]))
 
     def _foreign(self) -> list[Value]:
         """Results that none of these nodes computes (a node that is planned alone reads some)."""
@@ -373,6 +433,8 @@ class _Planner:
         shape = value.type.static_shape
         cell = dtype.bits // 8
         size = cell * _product(shape)
+        if self._is_paged(value) and value.owner is not None and value.owner not in self.nodes:
+            return self._place_in_blocks(value, lambda n: dram.take(n) or 0)
         if value in self.ragged:  # of a node that is planned alone
             self._place_groups(value, self.ragged[value], lambda size, _: dram.take(size) or 0)
             return size
@@ -698,6 +760,9 @@ def _cache_kinds(nodes: Iterable[Node]) -> dict[Value, str]:
         for kind, value in _multiplied(node):
             if kind in ("key", "value"):
                 kinds.setdefault(value, kind)
+        read = node.fact(ReadAs)
+        if read is not None:  # by a node that may not be among these
+            kinds.setdefault(node.result, read.kind)
         if node.op.name == "attention":
             caches = zip(("key", "value"), node.operands[1:3], strict=True)
             kinds = {**{cache: kind for kind, cache in caches if cache is not None}, **kinds}

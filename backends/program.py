@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pimc.backends.isa import Command
+from pimc.ir.blocks import Blocks
 from pimc.ir.layout import Layout
 from pimc.ir.requests import Request, Rows
 from pimc.ir.types import DType
 from pimc.ir.weights import Contents
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ class Stream:
 class MapEntry:
     """Where a tensor lies: space, layout, and for weights what fills it.
 
-    role: input, cache, weight, constant, output or temporary. `devices` are the ranks that hold it; with `shard`
-    = (axis, count) rank r holds slice r % count of the whole tensor.
+    role: input, cache, weight, constant, output, table (of blocks) or temporary. `devices` are the ranks that hold it;
+    with `shard` = (axis, count) rank r holds slice r % count of the whole tensor.
     """
 
     name: str
@@ -84,10 +85,20 @@ class MapEntry:
     """the tensor's shape where the layout has room to spare (a cache that will grow, rows padded to whole banks)"""
     rows: Rows | None = None
     """the requests that this place is for, where a batch has an order of its own or lengths that differ"""
+    blocks: Blocks | None = None
+    """how the layout's addresses come to blocks of the memory, if the cache is paged"""
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.layout.shape if self.extents is None else self.extents
+
+    @property
+    def memory(self) -> tuple[Layout, int]:
+        """What it takes up of its space, and the bytes of an element of that: of a paged cache, its pool."""
+        if self.blocks is None:
+            return self.layout, max(1, self.dtype.bits // 8)
+        first, length = self.blocks.pool
+        return Layout(first, (((length, 1),),)), 1
 
     @property
     def whole_shape(self) -> tuple[int, ...]:

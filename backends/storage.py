@@ -25,6 +25,7 @@ from pimc.backends.batches import plain_request, plain_rows, request_from, rows_
 from pimc.backends.encoding import Damaged, Tables, decode, encode, signature
 from pimc.backends.engines import commands
 from pimc.backends.numbering import canonical
+from pimc.backends.plain_blocks import blocks_from, plain_blocks
 from pimc.backends.program import FORMAT_VERSION, Flight, Item, MapEntry, OpRow, Program, Stream, choice_from
 from pimc.backends.provenance import costs_from, pass_from, plain_costs
 from pimc.backends.references import Blobs, contents_of, plain
@@ -170,6 +171,8 @@ def _entry(entry: MapEntry, blobs: Blobs) -> dict[str, Any]:
         row["extents"] = list(entry.extents)
     if entry.rows is not None:
         row["rows"] = plain_rows(entry.rows)
+    if entry.blocks is not None:
+        row["blocks"] = plain_blocks(entry.blocks)
     if entry.contents is not None:
         row["fill"] = plain(entry.contents, blobs)
     return row
@@ -329,6 +332,7 @@ def _map_entry(row: dict[str, Any], blobs: list[bytes], beside: Path | None) -> 
         alias=None if alias is None else _text(alias),
         extents=None if extents is None else tuple(_number(n) for n in extents),
         rows=rows_from(row["rows"]) if "rows" in row else None,
+        blocks=blocks_from(row["blocks"]) if "blocks" in row else None,
     )
 
 

@@ -118,6 +118,7 @@ class _Splitter:
         self._first: dict[str, list[Step]] = defaultdict(list)
         self._last: dict[str, list[Step]] = defaultdict(list)
         self._cache: dict[int, list[Access]] = {}
+        self._only: dict[int, str] = {}
         self._written = _written_spans(items, ranges, row_stride)
 
     def split(self, items: Sequence[Item]) -> dict[str, list[Item]]:
@@ -141,10 +142,21 @@ class _Splitter:
         """What an item puts into each engine's stream."""
         if isinstance(item, Step):
             return {item.engine: [item]}
+        only = self._only_engine(item)
+        if only:  # nobody to wait for
+            return {only: [item]}
         self._ranges[item.variable] = item.count
         parts = self._level(item.body, item)
         del self._ranges[item.variable]
         return {engine: [Loop(item.variable, item.count, tuple(body))] for engine, body in parts.items()}
+
+    def _only_engine(self, loop: Loop) -> str:
+        """The one engine that a loop is for; empty if there are several."""
+        known = self._only.get(id(loop))
+        if known is None:
+            own = {self._only_engine(item) if isinstance(item, Loop) else item.engine for item in loop.body}
+            known = self._only[id(loop)] = own.pop() if len(own) == 1 else ""
+        return known
 
     def _units(self, position: int, item: Item) -> list[_Unit]:
         if isinstance(item, Step):
@@ -301,21 +313,21 @@ def _near(
 
 
 def _meeting(units: Sequence[_Unit], ranges: dict[int, int]) -> set[tuple[int, int]]:
-    """Numbers of units of different engines that may touch the same memory in any turns of the loops around, both ways
-    round: found by passing along each space, with what has begun there and not ended."""
-    spans: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    """Numbers of units of different engines that may touch the same memory in any turns of the loops around, one
+    of them writing, both ways round: found by passing along each space, with what has begun there and not ended."""
+    spans: dict[str, list[tuple[int, int, int, bool]]] = defaultdict(list)
     for number, unit in enumerate(units):
         for access in unit.accesses:
-            spans[access.space].append((*access.within(ranges), number))
+            spans[access.space].append((*access.within(ranges), number, access.write))
     found: set[tuple[int, int]] = set()
     for own in spans.values():
-        begun: list[tuple[int, int]] = []
-        for low, high, number in sorted(own):
-            begun = [(end, other) for end, other in begun if end > low]
-            for _, other in begun:
-                if units[other].engine != units[number].engine:
+        begun: list[tuple[int, int, bool]] = []
+        for low, high, number, writes in sorted(own):
+            begun = [each for each in begun if each[0] > low]
+            for _, other, wrote in begun:
+                if (writes or wrote) and units[other].engine != units[number].engine:
                     found |= {(number, other), (other, number)}
-            begun.append((high, number))
+            begun.append((high, number, writes))
     return found
 
 

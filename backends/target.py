@@ -216,6 +216,9 @@ class DmaSpec(Sourced):
     """of a transfer, each way, beyond what the memory takes"""
     bandwidth: Annotated[Bandwidth, Field(gt=0)] | None = None
     """bytes a second of one queue of one NPU core beyond which the memory is not the limit; none: the memory is"""
+    moves: Literal["load", "store"] = "load"
+    """the queue of copies from one place on chip to another. They wait for results, as stores do; in the load queue
+    they hold up what comes for the ops after them"""
     transfers: Literal["timed", "free"] = "timed"
     """free: everything is where it is needed at once, as simulators of an array alone take it"""
     channels: Literal["rows", "hashed"] = "rows"
@@ -545,7 +548,24 @@ class AnalyticSpec(Sourced):
     """what the host takes for a token: sampling, and moving it"""
 
 
-QUEUES = ("pim", "cache")
+class CacheSpec(Group):
+    """How the keys and values of caches lie in the memory."""
+
+    layout: Literal["contiguous", "paged"] = "contiguous"
+    """contiguous: a request's tokens follow each other, with room for all that it will have; paged: they lie in blocks
+    that a table names (PagedAttention)"""
+    block: Count = 16
+    """tokens of a block; where rows of banks hold keys or values, as many more as fill whole rows"""
+    blocks: Count | None = None
+    """of the pool that each cache draws from (on machines where channels hold requests of their own, of each channel);
+    none: as many as its requests need"""
+    order: Literal["shuffled", "rising"] = "shuffled"
+    """of the free blocks: as earlier requests may have left them, or from the first on"""
+    seed: Cycles = 0
+    """of the shuffling"""
+
+
+QUEUES = ("pim", "cache", "link")
 """What has queues of its own beside an NPU with PIM (`pimc.ir.facts.Queue`)."""
 
 
@@ -567,6 +587,8 @@ class TargetSpec(Group):
     system: SystemSpec
     dram: DramSpec
     buffer: BufferSpec
+    cache: CacheSpec | None = None
+    """None: contiguous"""
     dma: DmaSpec | None = None
     """None: nothing moves between DRAM and the on-chip buffer; inputs and outputs lie in the buffer"""
     npu: NpuSpec | None = None
@@ -582,6 +604,11 @@ class TargetSpec(Group):
     @property
     def storage_dtype(self) -> DType:
         return next(d for d in DType if d.text == self.storage)
+
+    @property
+    def paging(self) -> CacheSpec | None:
+        """How caches are cut into blocks; None where they are contiguous."""
+        return self.cache if self.cache is not None and self.cache.layout == "paged" else None
 
     @property
     def value_tolerance(self) -> float:

@@ -156,6 +156,12 @@ def _resolved(tree: Located, path: tuple[str, ...], value: Located) -> tuple[str
             help_line = did_you_mean(".".join(path), names)
             raise fail(Kind.TARGET_BAD, f"unknown key '{'.'.join(path)}'", value.key, help=help_line)
     group = tree.at(path[:1])
-    if len(path) > 1 and (group is None or group.value is None):
+    if len(path) > 1 and (group is None or group.value is None) and not _is_whole_without_values(tree, path[:1]):
         raise fail(Kind.TARGET_BAD, f"the target has no '{path[0]}'", value.key)
     return path
+
+
+def _is_whole_without_values(tree: Located, path: tuple[str, ...]) -> bool:
+    """Whether a group may stand in a file with any one of its keys alone."""
+    models = FORM.models_at(tree, path)
+    return bool(models) and not any(field.is_required() for m in models for field in m.model_fields.values())

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 
+import numpy as np
+
 from pimc.backends.affine import DEVICE, INSTANCE, Affine, Scalar
 from pimc.backends.engines import Platform, platform_of
 from pimc.backends.executors import Executor, Meetings, Semaphores, executed, representatives, selected
@@ -19,6 +21,7 @@ from pimc.backends.link.isa import Exchange
 from pimc.backends.overlap import overlaps
 from pimc.backends.program import Item, Loop, MapEntry, Program, Step, Stream
 from pimc.backends.program import count as command_count
+from pimc.ir.blocks import NO_BLOCK
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind
 
 MOST_MISTAKES = 20
@@ -30,7 +33,7 @@ MOST_SEMAPHORES = 1 << 16
 MOST_TOKENS = 20_000_000
 """Signals and waits beyond which deadlocks are left to the simulator to find."""
 
-LASTING = ("weight", "constant", "cache")
+LASTING = ("weight", "constant", "cache", "table")
 """Roles whose memory belongs to them alone for good."""
 
 
@@ -148,9 +151,30 @@ def _operands(
             continue
         size = program.extent.get(region.space, machine.spaces.get(region.space))
         low, high = _least(region.start, ranges), _greatest(region.start, ranges) + region.length
-        if size is not None and region.length and (low < 0 or high > size):
+        beyond = size is not None and region.length and (low < 0 or high > size)
+        if beyond and not _in_windows(program, machine, region.space, (low, high)):
             verb = "writes" if region.write else "reads"
             yield _bad(f"{where} {verb} bytes {low} to {high} of '{region.space}', which has {size}")
+
+
+def _in_windows(program: Program, machine: Platform, space: str, span: tuple[int, int]) -> bool:
+    """Whether addresses are those of paged caches: rows of banks that begin in the middle of a window's are, too."""
+    if space != "dram" or span[0] < machine.geometry.bytes:
+        return False
+    row = machine.geometry.stride_row
+    at = span[0]
+    for start, end in windows_of(program):
+        if start // row * row <= at < -(-end // row) * row:
+            at = -(-end // row) * row + row  # what is between windows is nobody's
+        if at >= span[1]:
+            return True
+    return at - row >= span[1]
+
+
+def windows_of(program: Program) -> list[tuple[int, int]]:
+    """First and last address of the windows of paged caches, in their order."""
+    found = {(w.start, w.end) for e in program.memory if e.blocks is not None for w in (e.blocks.window,)}
+    return sorted(found)
 
 
 def _reach(numbers: tuple[int, ...]) -> tuple[int, int]:
@@ -191,6 +215,8 @@ def _memory(program: Program, machine: Platform) -> Iterator[Diagnostic]:
         low, high = span(entry)
         if size is None:
             yield _bad(f"'{entry.name}' lies in '{entry.space}', of which the program uses nothing")
+        elif entry.blocks is not None:
+            yield from _few(_wrong_blocks(program, entry, size))
         elif low < 0 or high > size:
             yield _bad(f"'{entry.name}' lies at bytes {low} to {high} of '{entry.space}', of which {size} are used")
         if entry.alias is not None and program.entry(entry.alias) is None:
@@ -202,6 +228,31 @@ def _memory(program: Program, machine: Platform) -> Iterator[Diagnostic]:
             yield _bad(f"'{name}' is an input or output and has no place in the memory map")
     if not program.no_values:  # operands may lie in each other's place then
         yield from _few(_overlaps(program))
+
+
+def _wrong_blocks(program: Program, entry: MapEntry, size: int) -> Iterator[Diagnostic]:
+    """A paged cache lies in its window, its pool in the memory, and its table is one."""
+    assert entry.blocks is not None
+    blocks, window = entry.blocks, entry.blocks.window
+    low, high = span(entry)
+    if entry.layout.elements and not (window.start <= low and high <= window.end):
+        yield _bad(f"'{entry.name}' lies at {low} to {high}, outside of its window {window.start} to {window.end}")
+    first, length = blocks.pool
+    if first < 0 or first + length > size:
+        yield _bad(f"the blocks of '{entry.name}' lie at bytes {first} to {first + length}, of which {size} are used")
+    table = next((e for e in program.memory if e.role == "table" and e.layout.offset == blocks.table), None)
+    if table is None or table.contents is None:
+        yield _bad(f"'{entry.name}' has no block table")
+        return
+    held = table.contents.array().reshape(-1)
+    if held.size != window.entries or held.min() < NO_BLOCK or held.max() >= blocks.pool_blocks:
+        yield _bad(f"the table '{table.name}' does not name blocks of '{entry.name}'")
+        return
+    for lane in held.reshape(window.blocks, window.lanes).T:
+        own = lane[lane != NO_BLOCK]
+        if len(np.unique(own)) < len(own):
+            yield _bad(f"the table '{table.name}' gives a block to two")
+            return
 
 
 def span(entry: MapEntry) -> tuple[int, int]:

@@ -110,7 +110,9 @@ def fail(
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """A help line for a misspelled name: the nearest known one, or the choice when it is short."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if near:
-        return f"did you mean '{near[0]}'?"
+        letters = sorted(name.lower())
+        best = next((each for each in near if sorted(each.lower()) == letters), near[0])  # letters changed places
+        return f"did you mean '{best}'?"
     return f"known: {', '.join(names)}" if 0 < len(names) <= 24 else None

@@ -118,6 +118,8 @@ class Position:
     """When a node's commands are emitted, counted over the whole graph."""
 
     index: int
+    prefetch: bool = True
+    """operands may come from memory while what is emitted before is at work"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +133,20 @@ class SubBatch:
 class Queue:
     """The node's copies and vector work have a queue of their own, beside that of their engine.
 
-    name: pim (attention in PIM, beside the other sub-batch), cache (new keys and values).
+    name: pim (attention in PIM, beside the other sub-batch), cache (new keys and values), link (what devices exchange).
     """
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAs:
+    """The cache that the node grows is read by attention, as keys or as values: it lies in memory accordingly.
+
+    kind: key, value.
+    """
+
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +155,6 @@ class Beat:
 
     index: int
     name: str
-    prefetch: bool = True
-    """operands of an op may come from memory while the op before is at work"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,4 +182,4 @@ class Ragged:
         return Fraction(sum(self.lengths), max(self.lengths) * len(self.lengths))
 
 
-Fact = Phase | Work | Placement | Layer | Stage | Tile | Position | SubBatch | Queue | Beat | Ragged
+Fact = Phase | Work | Placement | Layer | Stage | Tile | Position | SubBatch | Queue | ReadAs | Beat | Ragged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pimc.ir.blocks import Blocks
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
 
@@ -21,6 +22,8 @@ class Home:
     dtype: DType
     parts: tuple[Layout, ...] = ()
     """where each group of requests lies, if requests have lengths of their own; `layout` is then the first one's"""
+    blocks: tuple[Blocks, ...] = ()
+    """how a paged cache lies in its blocks, part by part; empty: the layout's addresses are those of the space"""
 
     @property
     def shape(self) -> tuple[int, ...]:

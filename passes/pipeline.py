@@ -53,6 +53,7 @@ WITH_REQUESTS: tuple[str, ...] = (
     "ragged-attention",
     *DEFAULT[_PARTITIONED:_PLACED],
     "sub-batches",
+    "split-reductions",
     *DEFAULT[_PLACED:],
 )
 """Those for a batch of requests with lengths of their own (`--requests`)."""

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from pimc.ir.diagnostics import Kind, did_you_mean, fail
 from pimc.passes.manager import Pass
@@ -43,6 +44,7 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("split-attention", "pimc.passes.split_attention:SplitAttentionPass"),
     ("place", "pimc.passes.place:PlacePass"),
     ("sub-batches", "pimc.passes.sub_batches:SubBatchesPass"),
+    ("split-reductions", "pimc.passes.split_reductions:SplitReductionsPass"),
     ("schedule", "pimc.passes.schedule:SchedulePass"),
     ("layout", "pimc.passes.layout:LayoutPass"),
     ("tile", "pimc.passes.tile:TilePass"),
@@ -89,24 +91,38 @@ class PassRegistry:
         file = Path(path)
         if not file.is_file():
             raise fail(Kind.FILE_MISSING, f"no such file: {file}", help="--load takes a Python file with passes")
-        module_name = f"pimc_plugin_{file.stem}"
-        spec = importlib.util.spec_from_file_location(module_name, file)
-        if spec is None or spec.loader is None:
-            raise fail(Kind.PLUGIN, f"{file} is not a Python file", help="the name must end in .py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
-            del sys.modules[module_name]
-            raise fail(Kind.PLUGIN, f"{file} failed while it was loaded: {type(error).__name__}: {error}") from error
-        kinds = [k for k in vars(module).values() if _is_pass_of(k, module_name)]
+        module = _module_of(file)
+        kinds = [k for k in vars(module).values() if _is_pass_of(k, module.__name__)]
         if not kinds:
             raise fail(Kind.PLUGIN, f"{file} defines no pass", help="define a subclass of Pass that has a name")
         for kind in kinds:
             self.loaded[kind.name] = kind
         self.loaded_from_files += tuple(kind.name for kind in kinds)
         return kinds
+
+
+_MODULES: dict[tuple[Path, bytes], ModuleType] = {}
+"""Plug-ins of this process by place and text: what a file declares, it declares once."""
+
+
+def _module_of(file: Path) -> ModuleType:
+    """Run a Python file, or find it as it was run before; raises CompileError (PLUGIN)."""
+    name = f"pimc_plugin_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise fail(Kind.PLUGIN, f"{file} is not a Python file", help="the name must end in .py")
+    key = file.resolve(), file.read_bytes()
+    if key in _MODULES:
+        return _MODULES[key]
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise fail(Kind.PLUGIN, f"{file} failed while it was loaded: {type(error).__name__}: {error}") from error
+    _MODULES[key] = module
+    return module
 
 
 def _is_pass_of(kind: object, module_name: str) -> bool:

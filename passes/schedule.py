@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.facts import Beat, Layer, Placement, Position, Queue, SubBatch
+from pimc.ir.facts import Beat, Layer, Placement, Position, Queue, ReadAs, SubBatch
 from pimc.ir.graph import Graph, Node, Rewriter
+from pimc.ir.op import OpClass
 from pimc.ir.stage import GraphStage
 from pimc.ir.target import Target
 from pimc.ir.views import is_view_op
 from pimc.passes.beats import ATTENTION, BeatNodes, find_beats
 from pimc.passes.manager import Pass, PassContext
+
+SHORT = 16
+"""A node that another engine waits for goes first if it takes at most one part in so many of the way still to go."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,10 @@ class SchedulePass(Pass):
     """List scheduling: of the nodes whose operands are ready, the one whose engine is free first goes next.
 
     Where one engine has all of a stretch, every order takes it as long, and that of the source stands. Ties go to the
-    node with the longest way still to go, by estimated times. Layers stay together (identical ones get the same order),
-    so that they can become loops. Engines take their commands in the order found here; what may overlap follows from
-    the memory that commands touch, and is kept apart by signals when streams are made.
+    node with the longest way still to go, by estimated times, but for short ones that another engine waits for. Layers
+    stay together (identical ones get the same order), so that they can become loops. Engines take their commands in the
+    order found here; what may overlap follows from the memory that commands touch, and is kept apart by signals when
+    streams are made.
 
         %a = matmul(%x, %w)  // npu                  %s = attention_scores(%q, %k)  // pim, position 0
         %s = attention_scores(%q, %k)  // pim   ->   %a = matmul(%x, %w)            // npu, position 1
@@ -36,7 +41,8 @@ class SchedulePass(Pass):
     """"list", "source" for the order of the graph, or "beats": beat after beat (what lies between two attentions, and
     the attention of the other sub-batch beside it), with a barrier between them"""
     prefetch: bool = True
-    """with order=beats: operands of an op come from memory while the op before is at work"""
+    """operands of an op come from memory while the ops before are at work, as soon as their queue and the room on chip
+    are free; otherwise ops follow each other"""
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         if self.order not in ("list", "source", "beats"):
@@ -47,24 +53,41 @@ class SchedulePass(Pass):
             beats = find_beats(nodes)
             for index, beat in enumerate(beats):
                 for node in beat.nodes:
-                    rewriter.set_fact(node, Beat(index, beat.name, self.prefetch))
+                    rewriter.set_fact(node, Beat(index, beat.name))
             nodes = [n for beat in beats for n in _Listing(graph, times).listed(beat.nodes)]
         elif self.order == "list" and target is not None:
             if graph.batch is not None:
                 _set_queues(nodes, rewriter, target)
+                _set_reading(graph, rewriter)
             if _is_halved(nodes):
                 _set_layers(rewriter, _turns(find_beats(nodes)))
             nodes = _list_order(graph, target, _Times(target))
         for index, node in enumerate(nodes):
-            rewriter.set_fact(node, Position(index))
+            rewriter.set_fact(node, Position(index, self.prefetch))
 
 
 def _set_queues(nodes: Sequence[Node], rewriter: Rewriter, target: Target) -> None:
     """Nothing waits for vectors on their way into PIM, and for new keys and values, that does not need them."""
     for node in nodes:
         queue = "cache" if node.op.name == "cache_append" else "pim" if node.op.name in ATTENTION else ""
+        queue = "link" if node.op.cls is OpClass.COLLECTIVE or _joins_sums(node) else queue
         if queue in target.queues:
             rewriter.set_fact(node, Queue(queue))
+
+
+def _set_reading(graph: Graph, rewriter: Rewriter) -> None:
+    """What grows a cache takes as long as the place of keys, or of values, asks for."""
+    kinds = {"attention_scores": "key", "attention_context": "value"}
+    for node in graph.order():
+        cache = node.operands[1] if node.op.name in kinds else None
+        if cache is not None and cache.owner is not None and cache.owner.op.name == "cache_append":
+            rewriter.set_fact(cache.owner, ReadAs(kinds[node.op.name]))
+
+
+def _joins_sums(node: Node) -> bool:
+    """Whether it puts together what devices have exchanged piece by piece."""
+    owners = [v.owner for v in node.inputs()] if node.op.name == "concat" else []
+    return bool(owners) and all(o is not None and o.op.cls is OpClass.COLLECTIVE for o in owners)
 
 
 def _is_halved(nodes: Sequence[Node]) -> bool:
@@ -158,11 +181,14 @@ class _Listing:
             return list(nodes)
         inside = {n: i for i, n in enumerate(nodes)}
         ahead = _ways_to_go(self.graph, nodes, self.times)
+        opens = {n for n in nodes if self.times[n] * SHORT <= ahead[n] and self._opens(n, inside)}
         missing = {n: len({v.owner for v in n.inputs() if v.owner in inside}) for n in nodes}
         ready = [n for n in nodes if not missing[n]]
         order: list[Node] = []
         while ready:
-            node = min(ready, key=lambda n: (self._start(n), self.rank.get(n, 0), -ahead[n], inside[n]))
+            node = min(
+                ready, key=lambda n: (self._start(n), self.rank.get(n, 0), n not in opens, -ahead[n], inside[n])
+            )
             ready.remove(node)
             order.append(node)
             self.done[node] = self.free[self._engine(node)] = self._start(node) + self.times[node]
@@ -171,6 +197,13 @@ class _Listing:
                 if not missing[user]:
                     ready.append(user)
         return order
+
+    def _opens(self, node: Node, inside: Mapping[Node, int]) -> bool:
+        """Whether another engine or queue waits for the node, be it through views."""
+        users = (u for r in node.results for u in self.graph.users(r) if u in inside)
+        return any(
+            self._opens(u, inside) if is_view_op(u) else self._engine(u) != self._engine(node) for u in users
+        )
 
     def _start(self, node: Node) -> float:
         ready = max((self.done[v.owner] for v in node.inputs() if v.owner in self.done), default=0.0)

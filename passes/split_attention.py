@@ -51,7 +51,7 @@ class SplitAttentionPass(Pass):
             opdef("attention_scores"),
             (q, k),
             {"scale": node.attributes["scale"]},
-            name=f"{name}_scores",
+            name=scores_name(node),
             origins=(node,),
         )
         softmax = rewriter.add(
@@ -61,18 +61,28 @@ class SplitAttentionPass(Pass):
             name=f"{name}_softmax",
             origins=(node,),
         )
-        whole = _fastest(node, target) if target is not None else None
-        if whole is not None and target is not None:
-            context = rewriter.add(opdef("attention_context"), (softmax.result, v), name=f"{name}_context")
-            parts = [_fastest(part, target) for part in (scores, softmax, context)]
-            rewriter.remove(context)
-            together = _sum(parts)
-            if together is None or whole < together or self.whole == "always":
-                rewriter.remove(softmax)
-                rewriter.remove(scores)
-                return
+        if target is not None and self.stays_whole(node, scores, softmax, rewriter, target):
+            rewriter.remove(softmax)
+            rewriter.remove(scores)
+            return
         context = rewriter.replace(node, opdef("attention_context"), (softmax.result, v))
         _share_facts(node, (scores, softmax, context), rewriter)
+
+    def stays_whole(self, node: Node, scores: Node, softmax: Node, rewriter: Rewriter, target: Target) -> bool:
+        """Whether attention stays in one piece, the first parts of which would be these."""
+        whole = _fastest(node, target)
+        if whole is None:
+            return False
+        values = operand(node, 2)
+        context = rewriter.add(opdef("attention_context"), (softmax.result, values), name=f"{node.name}_context")
+        together = _sum([_fastest(part, target) for part in (scores, softmax, context)])
+        rewriter.remove(context)
+        return together is None or whole < together or self.whole == "always"
+
+
+def scores_name(attention: Node) -> str:
+    """What the first part of attention is called."""
+    return f"{attention.name}_scores"
 
 
 def _fastest(node: Node, target: Target) -> float | None:

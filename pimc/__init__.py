@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pimc.backends.program import Program as Program
     from pimc.backends.target import TargetSpec as TargetSpec
     from pimc.backends.target_registry import load_target as load_target
+    from pimc.disaggregated import serve as serve
     from pimc.driver import Options as Options
     from pimc.driver import Result as Result
     from pimc.frontends import load_model as load_model
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "api": ("compile", "simulate", "Run"),
     "phases": ("compile_phases", "Phases"),
+    "disaggregated": ("serve",),
     "sweeps.run": ("sweep",),
     "sweeps.results": ("SweepResult",),
     "driver": ("Options", "Result"),

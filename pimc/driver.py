@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pimc.backends.machine import Machine
+from pimc.backends.machine import Estimates, Machine
 from pimc.backends.program import Choice, Objective, PassRow, Program
 from pimc.backends.schedules import scheduled_machine
 from pimc.backends.sharing import shared
-from pimc.backends.target import TargetSpec
+from pimc.backends.target import TargetSpec, target_hash
 from pimc.backends.target_registry import load_target
 from pimc.backends.verify import verify_program
 from pimc.frontends import load_model
@@ -181,7 +182,7 @@ def lower_model(
         options = replace(options, dims={**dims_from_arrays(graph, inputs), **options.dims})
     dims = resolve_dims(graph, options.dims)
     kept = options.cache_tokens, options.banked, options.parallel
-    machine = scheduled_machine(spec, seconds_of(options.sim_engine), *kept)
+    machine = scheduled_machine(spec, seconds_of(options.sim_engine), *kept, _estimates(spec, options))
 
     def again() -> Graph:
         return graph if isinstance(model, Graph) else read_model(model, options, inputs)
@@ -225,7 +226,8 @@ class _Spreading:
 
     def part_of(self, spec: TargetSpec) -> Machine:
         options = self._options
-        return scheduled_machine(spec, seconds_of(options.sim_engine), options.cache_tokens, options.banked)
+        kept = options.cache_tokens, options.banked, None, _estimates(spec, options)
+        return scheduled_machine(spec, seconds_of(options.sim_engine), *kept)
 
     def run(self, graph: Graph, first: str | None, last: str, degrees: Mapping[str, int], machine: Machine) -> None:
         options = replace(self._options, parallel=dict(degrees))
@@ -236,6 +238,16 @@ class _Spreading:
             Pipeline(passes[start : names.index(last) + 1]), graph, options, machine, self._registry.builtin(),
             batch=self._batch, verify=False, start=GraphStage.IMPORTED if first is None else GraphStage.CANONICAL,
         )  # fmt: skip
+
+
+def _estimates(spec: TargetSpec, options: Options) -> Estimates:
+    """What compilations for the same target have found out about single nodes, unless plug-ins may change it."""
+    return Estimates() if options.plugins else _estimates_of(target_hash(spec), options.sim_engine)
+
+
+@lru_cache(maxsize=8)
+def _estimates_of(target: str, engine: SimEngine) -> Estimates:
+    return Estimates()
 
 
 def spec_for(target: str | Path, options: Options) -> TargetSpec:

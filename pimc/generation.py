@@ -7,8 +7,8 @@ tokens together, positions as long as the new ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +22,23 @@ from pimc.driver import (
     lower_model,
     read_model,
     run_passes,
+    spec_for,
     time_program,
     with_degrees,
 )
 from pimc.ir import interp
+from pimc.ir.blocks import NO_BLOCK, Blocks
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Graph, Value
 from pimc.ir.op import Array
-from pimc.ir.types import Sym
+from pimc.ir.types import Dim, Sym
+from pimc.passes.bind import resolve_dims
 from pimc.random_inputs import index_bound
 from pimc.step_dims import step_dims, token_input
 
 if TYPE_CHECKING:
-    from pimc.backends.program import Program
+    from pimc.backends.program import MapEntry, Program
+    from pimc.handover import Handover
     from pimc.sim.compare import Comparison
     from pimc.sim.timing import Timing
     from pimc.sim.values import RunState
@@ -68,7 +72,12 @@ class StepResult:
     timing: Timing
     comparison: Comparison | None = None
     carried: bool = False
-    """The caches stayed where they were in the simulated memory."""
+    """The caches stayed where they were in the simulated memory, or came there from another machine."""
+    program: Program | None = field(default=None, repr=False, compare=False)
+    outputs: Mapping[str, Array] = field(default_factory=dict, repr=False, compare=False)
+    """what the streams have computed, where values ran"""
+    inputs: Mapping[str, Array] = field(default_factory=dict, repr=False, compare=False)
+    """tokens, positions and masks that they were given"""
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,8 @@ class Generation:
     batch: int
     steps: tuple[StepResult, ...]
     tokens: Array | None = None
+    handover: Handover | None = field(default=None, repr=False)
+    """how the caches came to the machine that decodes, if that is another one"""
 
     @property
     def time_to_first_token(self) -> float:
@@ -141,15 +152,18 @@ def generate(
     values: bool = False,
     wide: bool = True,
     progress: Progress | None = None,
+    decoder: Machine | None = None,
 ) -> Generation:
     """Run a prompt and `count` decode steps. With `values`, on random prompt tokens, compared step by step with the
     interpreter; the next token is the one with the largest logit.
 
-    models: one merged graph, or a prefill and a decode graph. Raises CompileError for whatever cannot be done.
+    models: one merged graph, or a prefill and a decode graph. decoder: the machine of the decode steps, if it is not
+    the one of the prefill; it goes on with the caches that the prefill has made. Raises CompileError for whatever
+    cannot be done.
     """
     if count < 1:
         raise fail(Kind.DIM_BAD, f"cannot generate {count} tokens", help="--generate takes a number of 1 or more")
-    run = _Run(models, target, options, count, values, wide)
+    run = _Run(models, Machine(target, options), decoder, count, values, wide)
     steps = []
     for index in range(count + 1):
         steps.append(run.step())
@@ -158,17 +172,34 @@ def generate(
     last = run.lowered
     assert last is not None
     names = ", ".join(str(m) for m in models)
-    return Generation(names, last.machine.spec.name, run.target_hash, run.batch, tuple(steps), run.generated())
+    name, tokens = last.machine.spec.name, run.generated()
+    return Generation(names, name, run.target_hash, run.batch, tuple(steps), tokens, run.handover)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A target, and the options with which a phase is compiled for it."""
+
+    target: str | Path
+    options: Options
 
 
 class _Run:
     """The state of one generation between its steps."""
 
     def __init__(
-        self, models: Sequence[str | Path], target: str | Path, options: Options, count: int, values: bool, wide: bool
+        self,
+        models: Sequence[str | Path],
+        machine: Machine,
+        decoder: Machine | None,
+        count: int,
+        values: bool,
+        wide: bool,
     ) -> None:
         self.prefill_model, self.decode_model = models[0], models[-1]
-        self.target, self.options, self.count = target, options, count
+        self.machine, self.decoder, self.count = machine, decoder, count
+        self.options = options = machine.options
+        self.handover: Handover | None = None
         self.values, self.wide = values, wide
         self.past = 0
         self.lowered: Lowered | None = None
@@ -176,36 +207,27 @@ class _Run:
         self.state: RunState | None = None
         self.program: Program | None = None
         self.outputs: dict[str, Array] = {}
+        self.given: dict[str, Array] = {}
         self.expected_caches: list[Array] = []
         self.banked: frozenset[str] = frozenset()
         graph = read_model(self.prefill_model, options)
-        self.batch, self.prompt = self._prompt_size(graph)
-        self.options = self._spread()
+        self.batch, self.prompt = _prompt_size(graph, options.dims)
+        self.machine = self._spread(machine, decodes=decoder is None)
+        self.decoder = None if decoder is None else self._spread(decoder, decodes=True)
         self.tokens: Array | None = None
         self.chosen: list[Array] = []
 
-    def _spread(self) -> Options:
-        """The options with degrees of parallelism: those of the last step for the whole run, since caches stay."""
-        graph = read_model(self.decode_model, self.options)
-        dims = step_dims(graph, self.batch, 1, self.prompt + self.count - 1)
-        spread = with_degrees(
-            self.decode_model, self.target, replace(self.options, dims=dims, cache_tokens=self.prompt + self.count)
-        )
-        return replace(self.options, parallel=spread.parallel, choice=spread.choice)
-
-    def _prompt_size(self, graph: Graph) -> tuple[int, int]:
-        """Requests and prompt tokens of each: bound by the user, by the model, or the default."""
-        tokens = token_input(graph)
-        known = {**graph.defaults, **self.options.dims}
-        sizes = []
-        for dim, fallback in zip(tokens.type.shape, (1, DEFAULT_PROMPT), strict=True):
-            if isinstance(dim, Sym):
-                name = sorted(dim.names)[0]
-                given = self.options.dims.get(name)
-                sizes.append(given if given is not None else (known.get(name, fallback) if fallback == 1 else fallback))
-            else:
-                sizes.append(dim)
-        return sizes[0], sizes[1]
+    def _spread(self, machine: Machine, *, decodes: bool) -> Machine:
+        """With degrees of parallelism, for all steps of a machine alike, since caches stay: those of its last one."""
+        options = machine.options
+        if spec_for(machine.target, options).system.devices == 1:
+            return machine
+        model = self.decode_model if decodes else self.prefill_model
+        new, past = (1, self.prompt + self.count - 1) if decodes else (self.prompt, 0)
+        dims = step_dims(read_model(model, options), self.batch, new, past)
+        asked = replace(options, dims=dims, cache_tokens=self.prompt + self.count)
+        spread = with_degrees(model, machine.target, asked)
+        return replace(machine, options=replace(options, parallel=spread.parallel, choice=spread.choice))
 
     # -- one step -------------------------------------------------------------------------------------------------
 
@@ -217,38 +239,58 @@ class _Run:
         program = checked_program(lowered)
         self.target_hash = program.target_hash
         timing = time_program(program, self.options.sim_engine)
+        if self.decoder is not None and self.past == self.prompt:
+            self._hand_over(program, roles)
         comparison, carried = None, False
         if self.values:
             comparison, carried = self._run(lowered, program, roles, new)
-        result = StepResult(self.past, new, timing, comparison, carried)
+        self._presents, self.timing = roles.presents, timing
+        result = StepResult(self.past, new, timing, comparison, carried, program, self.outputs, self.given)
         self.past += new
         self.lowered, self.program = lowered, program
         return result
 
     def _lower(self, model: str | Path, new: int) -> tuple[Lowered, Roles]:
-        graph = read_model(model, self.options)
+        machine = self.machine if self.decoder is None or not self.past else self.decoder
+        graph = read_model(model, machine.options)
         dims = step_dims(graph, self.batch, new, self.past)
         options = replace(
-            self.options, dims=dims, cache_tokens=self.prompt + self.count, banked=self.banked or self._banked(model)
+            machine.options, dims=dims, cache_tokens=self.prompt + self.count, banked=self.banked or self._banked(model)
         )
-        lowered = lower_model(model, self.target, options)
+        lowered = lower_model(model, machine.target, options)
         return lowered, roles_of(lowered.graph)
+
+    def _hand_over(self, program: Program, roles: Roles) -> None:
+        """The caches go from the machine of the prefill to the one of the decode steps, in values too if these run."""
+        from pimc.handover import Cache, hand_over
+
+        assert self.program is not None
+        assert self.timing is not None
+        assert self.lowered is not None
+        owners = {name: value.owner for name, value in self.lowered.graph.outputs}
+        caches = [
+            Cache(given, owner.name if (owner := owners.get(given)) is not None else "", taken)
+            for given, taken in zip(self._presents, roles.caches, strict=True)
+        ]
+        self.handover = hand_over(self.program, self.timing, program, caches, self.options.sim_engine)
+        if self.state is not None:
+            self.state = self.handover.carry(self.state)
 
     def _banked(self, model: str | Path) -> frozenset[str]:
         """Weights that decoding wants in the banks' pattern: the prefill finds them there as well."""
-        if self.past or self.prefill_model != self.decode_model:
+        if self.past or self.prefill_model != self.decode_model or self.decoder is not None:
             return frozenset()
         graph = read_model(model, self.options)
         dims = step_dims(graph, self.batch, 1, self.prompt)
         options = replace(self.options, dims=dims, cache_tokens=self.prompt + self.count)
-        decode = lower_model(model, self.target, replace(options, until="layout"))
+        decode = lower_model(model, self.machine.target, replace(options, until="layout"))
         self.banked = frozenset(n for plan in decode.machine.plans(decode.graph).values() for n in plan.banked)
         return self.banked
 
     def _run(self, lowered: Lowered, program: Program, roles: Roles, new: int) -> tuple[Comparison, bool]:
         from pimc.sim.values import execute
 
-        inputs = self._inputs(lowered.graph, roles, new)
+        inputs = self.given = self._inputs(lowered.graph, roles, new)
         caches = dict(zip(roles.caches, self.expected_caches, strict=False))
         reference = lowered.reference
         run_passes(reference, Options(dims=lowered.dims, until="fold"), None)
@@ -257,16 +299,17 @@ class _Run:
         carried = self.state is not None and self._same_place(program, roles)
         if not carried:
             own = [self.outputs[name] for name in self._presents] if self.outputs else list(caches.values())
-            inputs |= dict(zip(roles.caches, own, strict=False))
+            inputs = inputs | dict(zip(roles.caches, own, strict=False))
             self.state = None
         self.outputs, self.state = execute(program, inputs, wide=self.wide, state=self.state)
-        self._presents = roles.presents
         self.expected_caches = [expected[name] for name in roles.presents]
         self.chosen.append(np.argmax(expected[roles.logits][:, -1], axis=-1).reshape(self.batch, 1))
         return compared(self.outputs, expected, lowered.machine.spec, wide=self.wide), carried
 
     def _same_place(self, program: Program, roles: Roles) -> bool:
         """Whether the caches lie where the step before has left them."""
+        if self.handover is not None and self.past == self.prompt:
+            return True
         before = self.program
         if before is None or len(self._presents) != len(roles.caches):
             return False
@@ -275,6 +318,7 @@ class _Run:
             (a := before.entry(old)) is not None
             and (b := program.entry(name)) is not None
             and (a.space, a.layout, a.dtype, a.shard) == (b.space, b.layout, b.dtype, b.shard)
+            and _goes_on(before, a, program, b)
             for old, name in pairs
         )
 
@@ -302,6 +346,57 @@ class _Run:
         return np.concatenate(self.chosen, axis=1) if self.chosen else None
 
     _presents: tuple[str, ...] = ()
+    timing: Timing | None = None
+
+
+def _prompt_size(graph: Graph, given: Mapping[str, int]) -> tuple[int, int]:
+    """Requests and prompt tokens of each: bound by the user, by the model, or the default.
+
+    The first decode step finds the prompt cached: a length of caches is another name for that of the prompt. Raises
+    CompileError (DIM_BAD) for names that the model does not have, and for two lengths.
+    """
+    resolve_dims(graph, {**dict.fromkeys(graph.dims(), 1), **given})
+    tokens = token_input(graph)
+    known = {**graph.defaults, **given}
+    batch_dim, seq_dim = tokens.type.shape
+    own = _names(batch_dim) | _names(seq_dim)
+    cached = {n: given[n] for n in sorted(_cache_lengths(graph) - own) if n in given}
+    bound = [given[n] for n in sorted(_names(seq_dim)) if n in given] if isinstance(seq_dim, Sym) else [seq_dim]
+    prompt = (bound or [*cached.values(), DEFAULT_PROMPT])[0]
+    for name, size in cached.items():
+        if size != prompt:
+            raise fail(
+                Kind.DIM_BAD,
+                f"the first decode step finds {prompt} tokens cached, those of the prompt, and not {name}={size}",
+                help=f"leave {name} out: caches grow with the steps",
+            )
+    batch = next((known[n] for n in sorted(_names(batch_dim)) if n in known), 1)
+    return batch if isinstance(batch_dim, Sym) else batch_dim, prompt
+
+
+def _cache_lengths(graph: Graph) -> set[str]:
+    """Names of the lengths of caches."""
+    return {n for v in graph.inputs if v.type.dtype.is_float and v.type.rank >= 3 for n in _names(v.type.shape[-2])}
+
+
+def _names(dim: Dim) -> frozenset[str]:
+    return dim.names if isinstance(dim, Sym) else frozenset()
+
+
+def _goes_on(before: Program, old: MapEntry, program: Program, new: MapEntry) -> bool:
+    """Whether a paged cache has the blocks that it had, and maybe more."""
+    if old.blocks is None or new.blocks is None:
+        return old.blocks is new.blocks
+    held, holds = _table(before, old.blocks), _table(program, new.blocks)
+    same = old.blocks.window == new.blocks.window and held.shape == holds.shape
+    return same and bool(np.all((held == NO_BLOCK) | (held == holds)))
+
+
+def _table(program: Program, blocks: Blocks) -> Array:
+    """The block table of a cache."""
+    found = next(e for e in program.memory if e.role == "table" and e.layout.offset == blocks.table)
+    assert found.contents is not None
+    return found.contents.array()
 
 
 # -- what inputs are for ----------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Times a model at many values of its dimensions: `--dim past=0:4095`.
 
-Every point is compiled by itself, with one difference: the engine of an op and the order of ops are not decided again
-where both ends of the ranges agree on them. Programs that differ in nothing that time depends on (`sim/key.py`) are
-simulated once. Points are shared out among processes; their order and their times do not depend on that.
+Every point is compiled by itself, with one difference: which attention stays whole, the engine of an op, and the order
+of ops are not decided again between two points that agree on all of it. Where the ends of a range do not, it is halved.
+Programs that differ in nothing that time depends on (`sim/key.py`) are simulated once. Points are shared out among
+processes; their order and their times do not depend on that.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -41,10 +42,12 @@ from pimc.driver import (
 )
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Placement, Position
-from pimc.ir.graph import Graph, Rewriter
+from pimc.ir.graph import Graph, Node, Rewriter
 from pimc.ir.stage import GraphStage
+from pimc.ir.target import Target
 from pimc.passes.bind import resolve_dims
 from pimc.passes.manager import Pass, PassContext, Pipeline
+from pimc.passes.split_attention import SplitAttentionPass, scores_name
 from pimc.sim.key import Key, KeyMaker
 from pimc.sim.timing import Timing
 
@@ -88,12 +91,11 @@ class Points:
 
 @dataclass(frozen=True)
 class Decided:
-    """What the compilations at both ends of the ranges agree on: engines of nodes, and the order of all nodes, by
-    name."""
+    """What was decided for a graph: engines of nodes, and the order of all nodes, by name."""
 
     engines: Mapping[str, str] = field(default_factory=dict)
     order: tuple[str, ...] = ()
-    """empty: they do not agree"""
+    """empty: nothing was"""
 
     @staticmethod
     def of(graph: Graph) -> Decided:
@@ -101,10 +103,18 @@ class Decided:
         places = {n.name: placement.engine for n in graph.order() if (placement := n.fact(Placement)) is not None}
         return Decided(places, tuple(n.name for n in graph.scheduled()))
 
-    def common(self, other: Decided) -> Decided:
-        engines = {name: engine for name, engine in self.engines.items() if other.engines.get(name) == engine}
-        same = self.order == other.order and len(engines) == len(self.engines)
-        return Decided(engines, self.order if same else ())
+
+UNDECIDED = Decided()
+
+
+@dataclass(frozen=True)
+class KeepWhole(SplitAttentionPass):
+    """Split attention where that was decided."""
+
+    decided: Decided = UNDECIDED
+
+    def stays_whole(self, node: Node, scores: Node, softmax: Node, rewriter: Rewriter, target: Target) -> bool:
+        return scores_name(node) not in self.decided.engines
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ class KeepPlaces(Pass):
     before: ClassVar[GraphStage] = GraphStage.TAGGED
     after: ClassVar[GraphStage | None] = None
 
-    decided: Decided = field(default_factory=Decided)
+    decided: Decided = UNDECIDED
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         for node in graph.order():
@@ -132,7 +142,7 @@ class KeepOrder(Pass):
     before: ClassVar[GraphStage] = GraphStage.PLACED
     after: ClassVar[GraphStage | None] = GraphStage.PLACED
 
-    decided: Decided = field(default_factory=Decided)
+    decided: Decided = UNDECIDED
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         positions = {name: index for index, name in enumerate(self.decided.order)}
@@ -217,6 +227,9 @@ LAYING_OUT = frozenset({"layout", "tile", "emit"})
 def _as_decided(pipeline: Pipeline, decided: Decided) -> Pipeline:
     passes: list[Pass] = []
     for each in pipeline:
+        if isinstance(each, SplitAttentionPass):
+            passes.append(KeepWhole(each.whole, decided) if each.whole == "auto" else each)
+            continue
         if each.name == "place":
             passes.append(KeepPlaces(decided))
         if each.name not in LAYING_OUT:
@@ -247,20 +260,44 @@ def time_points(
     if published is not None:
         return published
     timer = PointTimer(model, target, options)
-    first, at_first = timer.time(wanted[0], Decided())
-    last, at_last = (first, at_first) if len(wanted) == 1 else timer.time(wanted[-1], Decided())
-    same = at_first.common(at_last)
-    inner = wanted[1:-1]
-    workers = min(processes or os.cpu_count() or 1, -(-len(inner) // FEW_POINTS))
-    between = _shared(inner, same, (model, target, options), workers) if workers > 1 else _alone(inner, same, timer)
-    points = [first]
-    for point in between:
-        points.append(point)
-        if progress is not None:
-            progress(len(points) + 1, len(wanted))
-    points += [last] if len(wanted) > 1 else []
+    known: dict[int, Point] = {}
+
+    def told(numbers: Iterable[tuple[int, Point]]) -> None:
+        for number, point in numbers:
+            known[number] = point
+            if progress is not None:
+                progress(len(known), len(wanted))
+
+    def at(number: int) -> Decided:
+        point, decided = timer.time(wanted[number], UNDECIDED)
+        told([(number, point)])
+        return decided
+
+    left = list(agreements(at, len(wanted)))
+    workers = min(processes or os.cpu_count() or 1, -(-len(left) // FEW_POINTS))
+    work = [(number, wanted[number], decided) for number, decided in left]
+    told(_shared(work, (model, target, options), workers) if workers > 1 else _alone(work, timer))
     described = timer.spec
-    return Points(str(model), described.name, target_hash(described), tuple(points))
+    points = tuple(known[number] for number in range(len(wanted)))
+    return Points(str(model), described.name, target_hash(described), points)
+
+
+def agreements(at: Callable[[int], Decided], count: int) -> Iterator[tuple[int, Decided]]:
+    """The points, of so many, that lie between two which agree, in order, and what those agree on.
+
+    at: has a point decided; the points that it is called with are not among those that are returned.
+    """
+    first, last = 0, count - 1
+    known = {first: at(first), last: at(last)} if count > 1 else {first: at(first)}
+    open_ends = [(first, last)]
+    while open_ends:
+        first, last = open_ends.pop()
+        if known[first] == known[last]:
+            yield from ((number, known[first]) for number in range(first + 1, last))
+        elif last - first > 1:
+            middle = (first + last) // 2
+            known[middle] = at(middle)
+            open_ends += [(middle, last), (first, middle)]
 
 
 def _published(
@@ -298,28 +335,35 @@ def _published(
     return Points(str(model), spec.name, target_hash(spec), tuple(points))
 
 
-def _alone(wanted: Sequence[Mapping[str, int]], decided: Decided, timer: PointTimer) -> Iterator[Point]:
-    for dims in wanted:
-        yield timer.time(dims, decided)[0]
+Work = tuple[int, Mapping[str, int], Decided]
+"""A point's number, its dimensions, and what is decided for it."""
+
+
+def _alone(wanted: Iterable[Work], timer: PointTimer) -> Iterator[tuple[int, Point]]:
+    for number, dims, decided in wanted:
+        yield number, timer.time(dims, decided)[0]
 
 
 def _shared(
-    wanted: Sequence[Mapping[str, int]], decided: Decided, work: tuple[str | Path, str | Path, Options], workers: int
-) -> Iterator[Point]:
+    wanted: Sequence[Work], model: tuple[str | Path, str | Path, Options], workers: int
+) -> Iterator[tuple[int, Point]]:
     """The same with processes. A mistake in one of them is raised here."""
-    quiet = replace(work[2], observers=())
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, ((work[0], work[1], quiet), decided)) as pool:
-        for point in pool.map(_point, wanted, chunksize=NEIGHBOURS):
+    given = (*model[:2], replace(model[2], observers=()))
+    kinds = list({id(decided): decided for _, _, decided in wanted}.values())
+    places = {id(decided): place for place, decided in enumerate(kinds)}
+    work = [(dims, places[id(decided)]) for _, dims, decided in wanted]
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (given, kinds)) as pool:
+        for (number, _, _), point in zip(wanted, pool.map(_point, work, chunksize=NEIGHBOURS), strict=True):
             if isinstance(point, CompileError):
                 raise point
-            yield point
+            yield number, point
 
 
 _work: list[Any] = []
 
 
-def _begin(work: tuple[str | Path, str | Path, Options], decided: Decided) -> None:
-    _work[:] = [work, decided]
+def _begin(model: tuple[str | Path, str | Path, Options], kinds: Sequence[Decided]) -> None:
+    _work[:] = [model, kinds]
 
 
 @cache
@@ -327,8 +371,9 @@ def _timer() -> PointTimer:
     return PointTimer(*_work[0])
 
 
-def _point(dims: Mapping[str, int]) -> Point | CompileError:
+def _point(work: tuple[Mapping[str, int], int]) -> Point | CompileError:
+    dims, kind = work
     try:
-        return _timer().time(dims, _work[1])[0]
+        return _timer().time(dims, _work[1][kind])[0]
     except CompileError as error:
         return error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +35,66 @@ class Result:
     timing: Timing | None = None
 
 
-def read_results(data: bytes, name: str, folder: Path) -> tuple[Result, ...]:
+def read_results(data: bytes, name: str, folder: Path, *, whole: bool = False) -> tuple[Result, ...]:
     """The run, or the runs, of a file; `folder`: where files that it names are looked for.
 
-    Raises CompileError: PROGRAM_BROKEN, SYNTAX, RESULT_BAD.
+    whole: phases (`--phase both`, `-t PREFILL:DECODE`) are one run, not one each. Raises CompileError: PROGRAM_BROKEN,
+    SYNTAX, RESULT_BAD.
     """
     if data.startswith(MAGIC):
         program = from_bytes(data, name, folder)
         timing = time_program(program)
         return (Result(name, build_report(program, timing), program, timing),)
-    return tuple(Result(label, _report(plain, label)) for label, plain in _runs(_object(data, name), name))
+    plain = _object(data, name)
+    found = tuple(Result(label, _report(each, label)) for label, each in _runs(plain, name))
+    if whole and isinstance(plain.get("phases"), dict) and found:
+        return (Result(name, joined(plain, [run.report for run in found])),)
+    return found
+
+
+def has_phases(data: bytes) -> bool:
+    """Whether a file holds the phases of one run."""
+    if data.startswith(MAGIC):
+        return False
+    try:
+        found = json.loads(data.decode())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and isinstance(found.get("phases"), dict)
+
+
+def joined(plain: Mapping[str, Any], parts: Sequence[Report]) -> Report:
+    """Parts of a run, one after another, as one. plain: what it says of the whole.
+
+    Engines keep their phases where parts have the same ones; cycles are of the last part's main clock, in which the
+    time of the whole is counted.
+    """
+    last = parts[-1]
+    seconds = plain.get("seconds")
+    time = float(seconds) if isinstance(seconds, int | float) else sum(r.seconds for r in parts)
+    bound = sum(r.bound_seconds for r in parts if r.phase != TRANSFER)
+    bound += max((r.bound_seconds for r in parts if r.phase == TRANSFER), default=0.0)
+    return replace(
+        last,
+        target=str(plain.get("target", last.target)),
+        target_hash=str(plain.get("target_hash", last.target_hash)),
+        dims={name: size for name, size in last.dims.items() if all(r.dims.get(name) == size for r in parts)},
+        phase="mixed",
+        devices=max(r.devices for r in parts),
+        cycles=round(time * last.cycles / last.seconds) if last.seconds else 0,
+        seconds=time,
+        bound_seconds=bound,
+        bound_share=bound / time if time else 1.0,
+        engines=[replace(e, name=f"{r.phase} {e.name}") for r in parts for e in r.engines],
+        resources=[replace(e, name=f"{r.phase} {e.name}") for r in parts for e in r.resources],
+        ops=[op for r in parts for op in r.ops],
+        phases=[phase for r in parts for phase in r.phases],
+        bytes_moved=dict(sorted(sum((Counter(r.bytes_moved) for r in parts), Counter[str]()).items())),
+    )
+
+
+TRANSFER = "transfer"
+"""The phase of both ends of a transfer, which work side by side."""
 
 
 def _object(data: bytes, name: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The pages are true: sessions print what they are said to print, examples work, links lead somewhere.
 
-`pytest tests/test_docs.py --update-golden` writes the present output into the sessions and the table of commands.
+`pytest tests/test_docs.py --update-golden` writes the present output into the sessions and the measured tables.
 """
 
 import json
@@ -8,23 +8,23 @@ import os
 import re
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pimc
-from pimc.backends.engines import commands
 from pimc.backends.target_registry import load_target
 from pimc.cli.files import read_lines
 from pimc.sim.replay import replay
 from tests import docs
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("*.md")), ROOT / "models/README.md"]
-SESSIONS = [page for page in PAGES if "```console" in page.read_text()]
+PAGES = [*sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("*.md")), ROOT / "models/README.md"]
+STUDIES = ROOT / "docs/studies"
+SESSIONS = [page for page in PAGES if page.parent != STUDIES and docs.is_run(page.read_text())]
 
 
 def name_of(page: Path) -> str:
@@ -34,11 +34,13 @@ def name_of(page: Path) -> str:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder that looks like a checkout to the commands of a page, with `pimc` on the path."""
-    (tmp_path / "models").symlink_to(ROOT / "models")
+    for name in ("models", "tests"):
+        (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / ".bin").mkdir()
-    command = tmp_path / ".bin" / "pimc"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pimc "$@"\n')
-    command.chmod(0o755)
+    for name, arguments in (("pimc", "-m pimc"), ("python", "")):
+        command = tmp_path / ".bin" / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
+        command.chmod(0o755)
     return tmp_path
 
 
@@ -46,7 +48,7 @@ def run(command: str, folder: Path) -> str:
     environment = {
         **os.environ,
         "PATH": f"{folder / '.bin'}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, *docs.install(folder)))),
         "COLUMNS": "120",
         "NO_COLOR": "1",
     }
@@ -56,6 +58,15 @@ def run(command: str, folder: Path) -> str:
     )
     assert done.returncode in (0, 141), f"$ {command}\n{done.stdout}"  # 141: `head` had enough
     return done.stdout
+
+
+def run_scripts(scripts: list[docs.Block], folder: Path) -> list[str]:
+    """What each of a page's scripts prints, one after another in one interpreter that takes no warnings."""
+    if not scripts:
+        return []
+    mark = "\0"
+    (folder / ".page.py").write_text(f"\nprint({mark!r}, end='')\n".join(script.text for script in scripts))
+    return run("python -W error .page.py", folder).split(mark)
 
 
 def comparable(output: str) -> str:
@@ -69,6 +80,7 @@ def test_sessions_print_what_the_page_says(page: Path, folder: Path, request: py
     said = page.read_text()
     docs.write_files(said, folder)
     seen = docs.with_sessions(said, lambda command: run(command, folder))
+    seen = docs.with_outputs(seen, run_scripts(docs.scripts(seen), folder))
     if request.config.getoption("--update-golden") and comparable(seen) != comparable(said):
         page.write_text(seen)
         return
@@ -83,21 +95,6 @@ def check_table(page: Path, name: str, table: Callable[[], str], request: pytest
         page.write_text(seen)
         return
     assert seen == said
-
-
-def test_the_table_of_commands_is_complete(request: pytest.FixtureRequest) -> None:
-    check_table(ROOT / "docs/streams.md", "commands", command_table, request)
-
-
-def command_table() -> str:
-    by_unit: dict[str, list[str]] = defaultdict(list)
-    own = [c for c in commands().values() if c.__module__.startswith("pimc.")]  # other tests declare some, too
-    for declared in sorted(own, key=lambda c: (c.unit, c.__module__)):
-        summary = (declared.__doc__ or "").strip().split("\n")[0]
-        by_unit[declared.unit or "any"].append(f"| `{declared.mnemonic}` | {summary} |")
-    head = "| command | what it does |\n|---|---|\n"
-    tables = (f"**{unit}**\n\n{head}" + "\n".join(rows) for unit, rows in by_unit.items())
-    return "\n" + "\n\n".join(tables) + "\n\n"
 
 
 AIM_TRACES = ("cent/pp_Llama2-7B_s128.trace.gz", "micro/random_28.trace")
@@ -233,6 +230,16 @@ def test_the_rewriting_pass_of_the_page_keeps_values(folder: Path) -> None:
     names = {op["op"] for op in report["ops"]}
     assert "sigmoid" in names
     assert "silu" not in names
+
+
+@pytest.mark.skipif(not all(map(find_spec, ("furo", "myst_parser", "sphinx"))), reason="pimc[docs] is not installed")
+def test_the_pages_build_without_warnings(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-b", "html"]
+    places = ["-d", str(tmp_path / "trees"), str(ROOT / "docs"), str(tmp_path / "html")]
+    done = subprocess.run([*build, *places], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    pages = [page.relative_to(ROOT / "docs") for page in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if not (tmp_path / "html" / page).with_suffix(".html").is_file()] == []
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

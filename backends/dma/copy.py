@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from pimc.backends.affine import Scalar
-from pimc.backends.dma.isa import MAX_DIGITS, Copy, Load, Move, Store
+from pimc.backends.dma.isa import MAX_DIGITS, Copy, Load, LoadBlocks, Move, Store, StoreBlocks
 from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.nest import Axis, Nest, walk
 from pimc.ir.types import DType
@@ -14,8 +14,9 @@ from pimc.ir.types import DType
 _BY_SPACES: dict[tuple[str, str], tuple[str, type[Copy]]] = {
     ("dram", "buffer"): ("load", Load),
     ("buffer", "dram"): ("store", Store),
-    ("buffer", "buffer"): ("load", Move),
+    ("buffer", "buffer"): ("", Move),
 }
+"""By where from and where to: queue and command; moves on chip go through the queue that the target names."""
 
 
 def issue_copy(
@@ -32,16 +33,20 @@ def issue_copy(
     if prod(counts) == 0:
         return
     engine, kind = _BY_SPACES[spaces]
+    engine = engine or emit.moves
     axes = tuple(Axis(c, (s, d)) for c, s, d in zip(counts, src_strides, dst_strides, strict=True))
     nest = Nest((src, dst), axes).merged()
     outer, inner = nest.axes[:-MAX_DIGITS], nest.axes[-MAX_DIGITS:]
+    block = emit.block_bytes(src if kind is Load else dst) if kind is not Move else 0
     for (first, second), _ in walk(emit, Nest(nest.starts, outer)):
-        command = kind(
-            first,
-            second,
-            dtype,
+        nested = (
             tuple(a.count for a in inner) or (1,),
             tuple(a.strides[0] for a in inner) or (0,),
             tuple(a.strides[1] for a in inner) or (0,),
         )
-        emit.issue(engine, command)
+        if not block:
+            emit.issue(engine, kind(first, second, dtype, *nested))
+        elif kind is Load:
+            emit.issue(engine, LoadBlocks(first, second, dtype, *nested, block))
+        else:
+            emit.issue(engine, StoreBlocks(first, second, dtype, *nested, block))

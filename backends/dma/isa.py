@@ -17,6 +17,7 @@ from pimc.backends.affine import Scalar
 from pimc.backends.isa import Command, Region, address, choice, command, element_type, integers, operand, row_number
 from pimc.backends.state import DeviceState
 from pimc.backends.vector import plain
+from pimc.ir.blocks import ENTRY_BYTES, Blocks, Window
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.layout import Digit
 from pimc.ir.op import Array
@@ -98,6 +99,71 @@ class Move(Copy):
     mnemonic: ClassVar[str] = "MV"
     from_space: ClassVar[str] = "buffer"
     to_space: ClassVar[str] = "buffer"
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class LoadBlocks(Load):
+    """Copy elements of a paged cache to the buffer: each block that the loop nest comes to is looked up in the map of
+    its window (MAPBLOCKS). Zeros arrive of blocks that nobody has."""
+
+    mnemonic: ClassVar[str] = "LDBLK"
+    block: Scalar = operand("bytes of a block")
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class StoreBlocks(Store):
+    """Copy elements from the buffer to a paged cache, block by block as LDBLK does."""
+
+    mnemonic: ClassVar[str] = "STBLK"
+    block: Scalar = operand("bytes of a block")
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class MapBlocks(Command):
+    """Read a block table, and let the addresses of a window mean the blocks that it names.
+
+    The window's blocks follow each other; entry i of the table says which block of the pool the i-th of them is. Copies
+    and PIM commands that name addresses or rows of the window go through the map until it is read anew. Where channels
+    hold requests of their own, each block has an entry for every one of them (lanes).
+    """
+
+    mnemonic: ClassVar[str] = "MAPBLOCKS"
+    unit: ClassVar[str] = "dma"
+    window: Scalar = address("first address of the window")
+    pool: Scalar = address("first address of the pool")
+    table: Scalar = address("first entry of the table (i32), in memory; -1: no block")
+    blocks: Scalar = operand("blocks of the window")
+    block: Scalar = operand("bytes of a block")
+    lanes: Scalar = operand("entries of a block")
+    lane_bytes: Scalar = operand("bytes that belong to one entry before those of the next come")
+    lane_turn: Scalar = operand("bytes after which the first one's come again")
+
+    @staticmethod
+    def of(blocks: Blocks) -> MapBlocks:
+        w = blocks.window
+        return MapBlocks(
+            w.start, w.pool, blocks.table, w.blocks, w.block_bytes, w.lanes, w.lane_bytes, w.lane_turn
+        )  # fmt: skip
+
+    @property
+    def table_bytes(self) -> int:
+        return plain(self.blocks) * plain(self.lanes) * ENTRY_BYTES
+
+    def regions(self) -> Iterator[Region]:
+        """Mapping counts as writing: what uses the window comes after it."""
+        yield Region("dram", self.table, self.table_bytes, write=False)
+        yield Region("dram", self.window, plain(self.blocks) * plain(self.block), write=True)
+
+    def execute(self, state: DeviceState) -> None:
+        memory = state.spaces["dram"]
+        window = Window(
+            plain(self.window), plain(self.blocks), plain(self.block), plain(self.pool), plain(self.lanes),
+            plain(self.lane_bytes), plain(self.lane_turn),
+        )  # fmt: skip
+        memory.map(window, memory.read(plain(self.table), ((window.entries, ENTRY_BYTES),), DType.I32))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ busiest channel needs for its accesses: their bursts on the data bus, the activa
 rows of its busiest bank one after the other (tRC), whichever is more. Queues share the data buses; a transfer holds
 them for its share of their whole bandwidth. Refresh takes its part of the time from all of that. A limit of the queue
 itself, or of the on-chip buffer's port, may last longer. Transfers of further queues (small ones, beside the weights of
-the NPU) take turns with others, access by access. A transfer that begins beside PIM work in banks with two row buffers
-gets a share of the bus.
+the NPU) take turns with others, access by access. Copies from and to paged caches have a descriptor for each block. A
+transfer that begins beside PIM work in banks with two row buffers gets a share of the bus.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, MapRows, Move
+from pimc.backends.dma.block_traffic import blocks_of, traffic_in_blocks
+from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, LoadBlocks, MapBlocks, MapRows, Move, StoreBlocks
 from pimc.backends.dma.traffic import Memory, Traffic, slots, traffic
 from pimc.backends.isa import Command
 from pimc.backends.quantity import PS_PER_S, period_ps
@@ -27,7 +28,7 @@ from pimc.ir.diagnostics import InternalError
 from pimc.ir.layout import Digit
 
 DATA_BUS = "dram.bus"
-READS = (Load, Gather)
+READS = (Load, Gather, MapBlocks)
 INDEXED = (Indexed, MapRows)
 """What needs an index that may have been loaded right before."""
 PIM_WORK = "pim"
@@ -81,6 +82,12 @@ class DmaCosts:
             size = command.dtype.bits // 8
             moved = self._slots(command.src_digits, size) + self._slots(command.dst_digits, size)
             return TransferTime(0, self._on_chip(moved), 0), None
+        if isinstance(command, LoadBlocks | StoreBlocks):
+            return self._in_blocks(command)
+        if isinstance(command, MapBlocks):  # the table, and a register of the map for each access's entries
+            size = command.table_bytes
+            asked = traffic(self.memory, ((size, 1),), 1)
+            return self._transfer(asked, 0, reads=True), asked
         if isinstance(command, Copy):
             reads = isinstance(command, Load)
             ends = command.src_digits, command.dst_digits
@@ -94,6 +101,20 @@ class DmaCosts:
             return TransferTime(0, self._on_chip(self._slots((), command.index_type.bits // 8)), 0), None
         raise InternalError(f"the copy engines have no time for {command.mnemonic}")
 
+    def _in_blocks(self, command: LoadBlocks | StoreBlocks) -> tuple[TransferTime, Traffic | None]:
+        """A descriptor for each block that the loop nest comes to; what lies in one is copied as ever."""
+        reads = isinstance(command, LoadBlocks)
+        far, near = (command.src_digits, command.dst_digits) if reads else (command.dst_digits, command.src_digits)
+        size, block = command.dtype.bits // 8, plain(command.block)
+        asked = traffic_in_blocks(self.memory, far, size, block)
+        issue = blocks_of(far, size, block) * self._issue_ps
+        found = self._transfer(asked, max(self._slots(near, size), self._passes(asked)), reads)
+        return TransferTime(found.latency, max(found.duration, issue), found.held), asked
+
+    @property
+    def _issue_ps(self) -> int:
+        return self.dma.issue * self.spec.system.sharing * period_ps(self.dma.clock)
+
     def _transfer(self, asked: Traffic, chip_slots: int, reads: bool) -> TransferTime:
         rows = max(asked.rows * self.activation_ps, max(0, asked.one_bank - 1) * self.cycle_ps)
         duration = max(asked.busiest * self.access_ps, rows)
@@ -105,7 +126,7 @@ class DmaCosts:
     def _indexed(self, command: Indexed) -> tuple[TransferTime, Traffic | None]:
         """Each index is a transfer of its own; rows are taken to fall on all channels and ranks alike."""
         count, size = plain(command.count), command.dtype.bits // 8
-        issue = count * self.dma.issue * self.spec.system.sharing * period_ps(self.dma.clock)
+        issue = count * self._issue_ps
         chip_slots = count * self._slots(((command.row_elements, size),), size)
         if command.space != "dram":
             return TransferTime(0, max(issue, self._on_chip(2 * chip_slots)), 0), None

@@ -44,30 +44,36 @@ class Traffic:
 @lru_cache(maxsize=65536)
 def traffic(memory: Memory, digits: tuple[Digit, ...], element_bytes: int) -> Traffic:
     """The accesses of a loop nest of elements. A digit of stride 0 touches the same elements again, at no cost."""
-    run, rest = _run(digits, element_bytes, memory.access_bytes)
+    run, rest = split_run(digits, element_bytes, memory.access_bytes)
+    accesses = histogram(memory, run, rest)
+    per_channel = accesses.reshape(memory.channels, -1).sum(axis=1)
+    total, busiest = int(per_channel.sum()), int(per_channel.max())
+    if memory.hashed:
+        busiest = -(-total // memory.channels)
+    rows = row_stretches(run, rest, memory.row_bytes)
+    banks = in_rows(run, rest, memory)
+    return Traffic(total, busiest, -(-rows * busiest // max(1, total)), 0 if banks is None else int(banks.max()))
+
+
+def histogram(memory: Memory, run: int, rest: Sequence[Digit]) -> NDArray[np.int64]:
+    """How often each access of a turn round the channels is needed by runs at the loops' places."""
     period = memory.row_bytes * memory.channels
     unit = gcd(memory.access_bytes, *(stride for _, stride in rest))
     starts = np.zeros(period // unit, np.int64)
     starts[0] = 1
     for count, stride in rest:
         starts = _repeated(starts, count, stride // unit % len(starts))
-    accesses = _accesses(starts, run, unit, memory)
-    per_channel = accesses.reshape(memory.channels, -1).sum(axis=1)
-    total, busiest = int(per_channel.sum()), int(per_channel.max())
-    if memory.hashed:
-        busiest = -(-total // memory.channels)
-    rows = _row_stretches(run, rest, memory.row_bytes)
-    return Traffic(total, busiest, -(-rows * busiest // max(1, total)), _busiest_bank(run, rest, memory))
+    return _accesses(starts, run, unit, memory)
 
 
 @lru_cache(maxsize=65536)
 def slots(digits: tuple[Digit, ...], element_bytes: int, slot_bytes: int) -> int:
     """Slots of an on-chip buffer that a loop nest of elements takes, each stretch its own."""
-    run, rest = _run(digits, element_bytes, slot_bytes)
+    run, rest = split_run(digits, element_bytes, slot_bytes)
     return -(-run // slot_bytes) * prod(count for count, _ in rest)
 
 
-def _run(digits: Sequence[Digit], element_bytes: int, access_bytes: int) -> tuple[int, list[Digit]]:
+def split_run(digits: Sequence[Digit], element_bytes: int, access_bytes: int) -> tuple[int, list[Digit]]:
     """The bytes of the innermost contiguous stretch (gaps smaller than an access belong to it), and the loops left."""
     run = element_bytes
     rest: list[Digit] = []
@@ -118,7 +124,7 @@ def _window(begun: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     return np.asarray(padded[length:] - padded[:-length], np.int64)
 
 
-def _row_stretches(run: int, rest: Sequence[Digit], row_bytes: int) -> int:
+def row_stretches(run: int, rest: Sequence[Digit], row_bytes: int) -> int:
     """Stretches that lie in one row each; loops that stay within a row do not leave it."""
     span, stretches = run, 1
     for count, stride in rest:
@@ -136,18 +142,18 @@ def _row_stretches(run: int, rest: Sequence[Digit], row_bytes: int) -> int:
     return stretches if stretches > 1 else -(-span // row_bytes)
 
 
-def _busiest_bank(run: int, rest: Sequence[Digit], memory: Memory) -> int:
-    """Stretches of rows in the bank that has most of them; 0 where loops by parts of rows spread them over banks."""
+def in_rows(run: int, rest: Sequence[Digit], memory: Memory) -> NDArray[np.int64] | None:
+    """Stretches of rows in each bank of each channel; None where loops by parts of rows spread them over banks."""
     row, span, outer = memory.row_bytes, run, list(rest)
     while outer and (outer[0][1] < row or outer[0][1] <= span):
         count, stride = outer.pop(0)
         span += (count - 1) * stride
     if memory.hashed or any(stride % row for _, stride in outer):
-        return 0
+        return None
     stretches = np.zeros(memory.channels * memory.banks, np.int64)
     whole, part = divmod(-(-span // row), len(stretches))
     stretches[:] = whole
     stretches[:part] += 1
     for count, stride in outer:
         stretches = _repeated(stretches, count, stride // row % len(stretches))
-    return int(stretches.max())
+    return stretches

@@ -31,8 +31,10 @@ class VectorMachine:
     """the command that computes a function"""
     reduce: Callable[[str], type[Reduce]]
     scan: type[Scan]
+    lanes: int = 128
+    """elements of a row that are worked on at once; shorter rows leave them to another axis of a grid"""
     wide_enough: int = 128
-    """columns below which another axis of a grid may take the lanes"""
+    """columns that pieces of long rows should have"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class Lanes:
         views = [*refs, out]
         axes = tuple(Axis(c, tuple(v.strides[i] for v in views)) for i, c in enumerate(self.counts))
         nest = Nest(tuple(v.address for v in views), axes).merged()
-        order = _lanes_last(nest.axes, self.machine.wide_enough)
+        order = _lanes_last(nest.axes, self.machine.lanes)
         rows, columns = order[-2:] if len(order) > 1 else (_once(len(views)), *(order or [_once(len(views))]))
         kind = self.machine.elementwise(function)
         for starts, _ in walk(self.emit, Nest(nest.starts, tuple(order[:-2]))):
@@ -198,10 +200,10 @@ def _once(operands: int) -> Axis:
     return Axis(1, (0,) * operands)
 
 
-def _lanes_last(axes: Sequence[Axis], wide_enough: int) -> list[Axis]:
+def _lanes_last(axes: Sequence[Axis], lanes: int) -> list[Axis]:
     """The axes with the one last that fills the lanes."""
     order = list(axes)
-    if len(order) > 1 and order[-1].count < wide_enough:
+    if len(order) > 1 and order[-1].count < lanes:
         widest = max(range(len(order)), key=lambda i: (order[i].count, i))
         order.append(order.pop(widest))
     return order

@@ -78,7 +78,7 @@ def copy_nest(at: Lowering, source: Tensor, target: Tensor, nest: Nest) -> None:
         spaces, (read, written) = (source.space, target.space), nest.starts
         issue_copy(at.emit, spaces, read, written, source.dtype, nest.counts(), nest.strides(0), nest.strides(1))
         return
-    nest = _runs_inside(nest, source.element_bytes)
+    nest = runs_inside(nest, source.element_bytes)
     size = source.element_bytes
     arena = Arena(at, nest.elements * size)
     slots = 1 if nest.elements * size <= arena.left else SLOTS
@@ -100,7 +100,7 @@ def _through_buffer(at: Lowering, source: Tensor, tiling: Tiling, addresses: Seq
         issue_copy(at.emit, ("buffer", "dram"), held, starts[1], source.dtype, counts, inside, near)
 
 
-def _runs_inside(nest: Nest, element_bytes: int) -> Nest:
+def runs_inside(nest: Nest, element_bytes: int) -> Nest:
     """The loops in an order that keeps contiguous runs of both sides inside a tile."""
     axes: list[Axis] = []
     for axis in nest.axes:
@@ -174,6 +174,17 @@ def copy_cut(
     target_ranges: Sequence[tuple[int, int, int]],
 ) -> None:
     """Copy a range of every dimension (start, count, step) of the source to one of the target, of the same counts."""
+    for read, written, shape in common_parts(source, target, source_ranges, target_ranges):
+        copy_tensor(at, read, written, shape)
+
+
+def common_parts(
+    source: Tensor,
+    target: Tensor,
+    source_ranges: Sequence[tuple[int, int, int]],
+    target_ranges: Sequence[tuple[int, int, int]],
+) -> Iterator[tuple[Tensor, Tensor, Sequence[int]]]:
+    """Ranges of two tensors, of the same counts, in parts in which both are regular: (source, target, shape)."""
     reads = list(cut_layouts(source.layout, source_ranges))
     for firsts, written in cut_layouts(target.layout, target_ranges):
         shape = written.shape
@@ -183,17 +194,16 @@ def copy_cut(
             ]
             if all(low < high for low, high in overlap):
                 pair = replace(source, layout=read), replace(target, layout=written)
-                _copy_overlap(at, *pair, begins, firsts, overlap)
+                yield from _overlap(*pair, begins, firsts, overlap)
 
 
-def _copy_overlap(
-    at: Lowering,
+def _overlap(
     source: Tensor,
     target: Tensor,
     begins: Sequence[int],
     firsts: Sequence[int],
     overlap: Sequence[tuple[int, int]],
-) -> None:
+) -> Iterator[tuple[Tensor, Tensor, Sequence[int]]]:
     spans = [list(sub_ranges(source, target, d, low - begins[d], low - firsts[d], high - low))
              for d, (low, high) in enumerate(overlap)]  # fmt: skip
     for combination in product(*spans):
@@ -204,7 +214,7 @@ def _copy_overlap(
             assert cut_written is not None
             read, written = cut_read, cut_written
         shape = [count for _, _, count in combination]
-        copy_tensor(at, replace(source, layout=read), replace(target, layout=written), shape)
+        yield replace(source, layout=read), replace(target, layout=written), shape
 
 
 def sub_ranges(

@@ -1,8 +1,9 @@
 """Commands between devices: reductions, gathers and transfers of values that lie in the on-chip buffers.
 
-Devices meet: a command takes effect once every device that has a part in it has come to its own command. Whoever runs
-programs matches commands by `meeting`: the k-th command of each party with the same meeting belong together. `meet`
-then does the work for all of them. Groups are ranks in a row: those from (rank // group) * group on.
+Devices of one machine meet: a command takes effect once every device that has a part in it has come to its own command.
+Whoever runs programs matches commands by `meeting`: the k-th command of each party with the same meeting belong
+together. `meet` then does the work for all of them. Groups are ranks in a row: those from (rank // group) * group on.
+What goes to another machine (EXPORT) waits in `sent` until that takes it (IMPORT), in the order in which it was sent.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from pimc.backends.affine import Scalar
 from pimc.backends.isa import Command, Region, address, command, element_type, operand
 from pimc.backends.state import DeviceState
-from pimc.ir.diagnostics import InternalError
+from pimc.ir.diagnostics import InternalError, Kind, fail
 from pimc.ir.layout import Digit
 from pimc.ir.op import Array
 from pimc.ir.types import DType
@@ -235,6 +236,60 @@ class Receive(Exchange):
 
     def exchange(self, parties: Sequence[Party]) -> None:
         _transfer(parties)
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class Export(Command):
+    """Send elements to a device of another machine, which takes them by an IMPORT of the same size."""
+
+    mnemonic: ClassVar[str] = "EXPORT"
+    unit: ClassVar[str] = "link"
+    src: Scalar = address("first element, in the buffer")
+    count: int = operand("elements")
+    dtype: DType = element_type("element type")
+    to: Scalar = operand("rank of the device in the other machine")
+
+    def regions(self) -> Iterator[Region]:
+        yield _grid_region(self.src, 1, 0, self.count, self.dtype, write=False)
+
+    def payload(self) -> int:
+        return self.count * self.dtype.bits // 8
+
+    def execute(self, state: DeviceState) -> None:
+        values = state.spaces[BUFFER].read(_at(self.src), _grid(1, 0, self.count, self.dtype), self.dtype)
+        state.sent.setdefault(_at(self.to), []).append(values)
+
+
+@command
+@dataclass(frozen=True, slots=True)
+class Import(Command):
+    """Take the elements that a device of another machine has sent here."""
+
+    mnemonic: ClassVar[str] = "IMPORT"
+    unit: ClassVar[str] = "link"
+    dst: Scalar = address("first element, in the buffer")
+    count: int = operand("elements")
+    dtype: DType = element_type("element type")
+    origin: Scalar = operand("rank of the device in the other machine")
+
+    def regions(self) -> Iterator[Region]:
+        yield _grid_region(self.dst, 1, 0, self.count, self.dtype, write=True)
+
+    def payload(self) -> int:
+        return self.count * self.dtype.bits // 8
+
+    def execute(self, state: DeviceState) -> None:
+        arrived = state.received.get(_at(self.origin), [])
+        if not arrived or arrived[0].size != self.count:
+            found = f"{arrived[0].size} elements" if arrived else "nothing"
+            raise fail(
+                Kind.INPUT_BAD,
+                f"device {_at(self.origin)} of the other machine sent {found}, where {self.count} are taken",
+                help="run it after the program that sends",
+            )
+        digits = _grid(1, 0, self.count, self.dtype)
+        state.spaces[BUFFER].write(_at(self.dst), digits, self.dtype, arrived.pop(0).reshape(1, self.count))
 
 
 def _pair(sender: int, receiver: int) -> Meeting:

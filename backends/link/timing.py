@@ -16,7 +16,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from pimc.backends.isa import Command
-from pimc.backends.link.isa import AllReduce, Exchange, Receive, Regroup, Send
+from pimc.backends.link.isa import AllReduce, Exchange, Export, Import, Receive, Regroup, Send
 from pimc.backends.quantity import PS_PER_S
 from pimc.backends.target import LinkSpec, TargetSpec
 from pimc.backends.timing import EngineDecl, Issued, Resources
@@ -61,9 +61,14 @@ def exchange_ps(command: Exchange, port: Port) -> int:
     raise InternalError(f"the link has no time for {command.mnemonic}")
 
 
-def sent_bytes(command: Exchange, port: Port) -> int:
+def passing_ps(command: Export | Import, port: Port) -> int:
+    """How long what comes from or goes to another machine holds the port. The hop in between is in neither."""
+    return 0 if port.link.transfers == "free" else port.wire_ps(command.payload())
+
+
+def sent_bytes(command: Exchange | Export | Import, port: Port) -> int:
     """Bytes that one device puts on the link."""
-    if isinstance(command, Receive):
+    if isinstance(command, Receive | Import):
         return 0
     steps = command.group - 1 if isinstance(command, AllReduce | Regroup) else 1
     return port.wire_bytes(command.payload()) * steps * (2 if isinstance(command, AllReduce) else 1)
@@ -79,10 +84,13 @@ class LinkTimer:
     free_at: int = 0
 
     def issue(self, command: Command, ready: int) -> Issued:
-        if not isinstance(command, Exchange):
-            raise InternalError(f"the link does not take {command.mnemonic}")
         start = max(ready, self.free_at)
-        done = start + exchange_ps(command, self.port)
+        if isinstance(command, Exchange):
+            done = start + exchange_ps(command, self.port)
+        elif isinstance(command, Export | Import):
+            done = start + passing_ps(command, self.port)
+        else:
+            raise InternalError(f"the link does not take {command.mnemonic}")
         # A sender is free once its last byte has left; the hop's latency is the receiver's.
         hop = self.port.link.latency if isinstance(command, Send) and done > start else 0
         free = done - hop

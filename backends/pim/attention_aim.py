@@ -276,8 +276,7 @@ class _Attention:
         largest = self._after(0)
         self._copy(self.rows(largest, self.shapes.group), LOWEST, self.shapes.group)
         for part, then in zip(self.sizes, (None, target), strict=True):
-            for head in range(0, self.shapes.group, part.heads):
-                heads = min(part.heads, self.shapes.group - head)
+            for heads, head in self._batches(part.heads):
                 stride = self.wave.source_head
                 batch = _Heads(self, part, heads, head, largest, source + head * stride)
                 if then is None:
@@ -285,10 +284,18 @@ class _Attention:
                 else:
                     batch.attend(row, value_row, then + head * self.wave.target_head)
 
+    def _batches(self, most: int) -> Iterator[tuple[int, Scalar]]:
+        """How many query heads of a group are worked on together, and the first of them; in a loop what is as many."""
+        group = self.shapes.group
+        with self.at.emit.loop(group // most) as turn:
+            yield most, turn * most
+        if group % most:
+            yield group % most, group // most * most
+
     def _after(self, size: int) -> int:
         return self.base + padded(size)
 
-    def rows(self, address: int, pitch: int, first: int = 0) -> Ref:
+    def rows(self, address: int, pitch: int, first: Scalar = 0) -> Ref:
         """One float32 of each pair and head, of `pitch` heads of a pair."""
         return Ref(address + first * F32_BYTES, DType.F32, (pitch * F32_BYTES, F32_BYTES))
 
@@ -304,7 +311,7 @@ class _Heads:
     """Some query heads of every group, and their places in the buffer."""
 
     def __init__(
-        self, kernel: _Attention, part: Part, heads: int, first: int, largest: int, source: Scalar
+        self, kernel: _Attention, part: Part, heads: int, first: Scalar, largest: int, source: Scalar
     ) -> None:
         self.kernel, self.at = kernel, kernel.at
         self.shapes, self.part, self.heads, self.first = kernel.shapes, part, heads, first

@@ -6,13 +6,15 @@ Registers are float32 arrays that hold values of the machine's own types: `gb` [
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from pimc.backends.dma.isa import ROW_WINDOWS
-from pimc.backends.state import DeviceState, rounded
+from pimc.backends.state import DeviceState, DramGeometry, Space, rounded
 from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.layout import Digit, Layout
 from pimc.ir.op import Array
 from pimc.ir.types import DType
 
@@ -35,7 +37,7 @@ def span_of(mask: int) -> tuple[int, int]:
 
 
 def bank_rows(state: DeviceState, row: int, byte: int, elements: int, dtype: DType) -> Array:
-    """A writable window [channels, banks, elements] on the same bytes of a row in every bank."""
+    """A window [channels, banks, elements] on the same bytes of a row in every bank; writable where it is not paged."""
     geometry = state.geometry
     row = mapped(state, row)
     if byte < 0 or byte + elements * CELL_BYTES > geometry.row_bytes:
@@ -48,7 +50,24 @@ def bank_rows(state: DeviceState, row: int, byte: int, elements: int, dtype: DTy
         (geometry.banks, geometry.stride_bank),
         (elements, CELL_BYTES),
     )
-    return state.spaces["dram"].view(geometry.address(0, 0, row, byte), digits, dtype)
+    memory, first = state.spaces["dram"], geometry.address(0, 0, row, byte)
+    if memory.window_at(geometry.address(geometry.channels - 1, 0, row)) is not None:
+        return _paged_rows(memory, geometry, row, digits, byte, dtype)
+    return memory.view(first, digits, dtype)
+
+
+def _paged_rows(
+    memory: Space, geometry: DramGeometry, row: int, digits: Sequence[Digit], byte: int, dtype: DType
+) -> Array:
+    """What every bank of every channel has of a row of a paged cache, which is another row there; read only."""
+    last = geometry.address(geometry.channels - 1, 0, row)
+    found = memory.window_at(last)
+    assert found is not None
+    addresses = Layout(geometry.address(0, 0, row, byte), tuple((d,) for d in digits)).addresses()
+    inside = np.clip(addresses, found[0].start, found[0].end - 1)  # channels beside those of the window have no part
+    values = memory.gathered(memory.physical(inside, first=last), dtype)
+    values.flags.writeable = False
+    return values
 
 
 def mapped(state: DeviceState, row: int) -> int:

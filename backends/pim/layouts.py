@@ -51,6 +51,8 @@ class Banks:
     """those that may take part"""
     first_row: int
     mapping: PimMapping = MAPPINGS["default"]
+    tokens_first: bool = False
+    """rows of a cache's first tokens come before those of later ones, for all heads and dims: so lie blocks"""
 
     @property
     def start(self) -> int:
@@ -110,13 +112,18 @@ class Pairs:
         together = up(batch, batch_turns)
         return Pairs((batch_turns, together), (head_turns, spread), channels // (spread * together))
 
-    def dims(self, geometry: DramGeometry, pair_rows: int) -> tuple[tuple[Digit, ...], tuple[Digit, ...]]:
-        """The digits of B and of KV, where a pair takes `pair_rows` rows."""
+    def dims(
+        self, geometry: DramGeometry, pair_rows: int, head_rows: int = 0
+    ) -> tuple[tuple[Digit, ...], tuple[Digit, ...]]:
+        """The digits of B and of KV, where a pair takes `pair_rows` rows.
+
+        head_rows: from head to head, if not those.
+        """
         (batch_turns, together), (head_turns, spread) = self.batch, self.heads
         row, channel = geometry.stride_row, geometry.stride_channel * self.spare
         return (
             ((batch_turns, head_turns * pair_rows * row), (together, spread * channel)),
-            ((head_turns, pair_rows * row), (spread, channel)),
+            ((head_turns, (head_rows or pair_rows) * row), (spread, channel)),
         )
 
 
@@ -130,13 +137,14 @@ def aim_keys(space: Banks, shape: Sequence[int]) -> Layout:
     at_once = pairs.spare * geometry.banks
     slots = min(slots, up(tokens, at_once))
     rows = up(tokens, slots * at_once)
+    step = pairs.heads[0] if space.tokens_first else 1
     token: tuple[Digit, ...] = (
-        (rows, geometry.stride_row),
+        (rows, step * geometry.stride_row),
         (slots, slot),
         (pairs.spare, geometry.stride_channel),
         (geometry.banks, geometry.stride_bank),
     )
-    outer = pairs.dims(geometry, rows)
+    outer = pairs.dims(geometry, rows, 1 if space.tokens_first else 0)
     return Layout(space.start, (*outer, token, ((depth, CELL_BYTES),)))
 
 
@@ -157,14 +165,15 @@ def aim_values(space: Banks, shape: Sequence[int]) -> Layout:
     along = min(most, up(tokens, LANES) * LANES)
     rows = up(tokens, along)
     turns = up(parts, spare * slots)
+    turn_step, row_step = (1, pairs.heads[0] * turns) if space.tokens_first else (rows, 1)
     dim: tuple[Digit, ...] = (
-        (turns, rows * geometry.stride_row),
+        (turns, turn_step * geometry.stride_row),
         (slots, along * CELL_BYTES),
         (spare, geometry.stride_channel),
         (geometry.banks, geometry.stride_bank),
     )
-    token: tuple[Digit, ...] = ((rows, geometry.stride_row), (along, CELL_BYTES))
-    outer = pairs.dims(geometry, turns * rows)
+    token: tuple[Digit, ...] = ((rows, row_step * geometry.stride_row), (along, CELL_BYTES))
+    outer = pairs.dims(geometry, turns * rows, turns if space.tokens_first else 0)
     return Layout(space.start, (*outer, token, dim))
 
 
@@ -210,13 +219,16 @@ def cent_values(banks: Banks, shape: Sequence[int]) -> Layout:
     rows, parts = up(tokens, along), up(depth, geometry.banks)
     turns, spread = _over(heads, len(banks.channels))
     row = geometry.stride_row
+    head_step, row_step, part_step = (
+        (parts, turns * parts, 1) if banks.tokens_first else (parts * rows, 1, rows)
+    )
     return Layout(
         banks.start,
         (
             ((batch, turns * parts * rows * row),),
-            ((turns, parts * rows * row), (spread, geometry.stride_channel)),
-            ((rows, row), (along, CELL_BYTES)),
-            ((parts, rows * row), (geometry.banks, geometry.stride_bank)),
+            ((turns, head_step * row), (spread, geometry.stride_channel)),
+            ((rows, row_step * row), (along, CELL_BYTES)),
+            ((parts, part_step * row), (geometry.banks, geometry.stride_bank)),
         ),
     )
 
@@ -293,11 +305,8 @@ def packing(banks: Banks, depth: int) -> tuple[int, int]:
     return packed, slot if packed * slot <= row else depth * CELL_BYTES
 
 
-def newton_values(banks: Banks, shape: Sequence[int], *, first_tokens_first: bool = False) -> Layout:
-    """[B, KV, T, D]: dim d in bank d mod banks; its tokens along rows.
-
-    first_tokens_first: the rows of the first tokens of all heads come first, so that a shorter request needs fewer.
-    """
+def newton_values(banks: Banks, shape: Sequence[int]) -> Layout:
+    """[B, KV, T, D]: dim d in bank d mod banks; its tokens along rows."""
     batch, heads, tokens, depth = shape
     geometry = banks.geometry
     elements = geometry.row_bytes // CELL_BYTES
@@ -306,7 +315,7 @@ def newton_values(banks: Banks, shape: Sequence[int], *, first_tokens_first: boo
     along = elements if rows > 1 else up(tokens, LANES) * LANES
     part_step, row_step = banks.steps(parts, rows)
     head_step = parts * rows * geometry.stride_row
-    if first_tokens_first:
+    if banks.tokens_first:  # a shorter request needs fewer rows then
         part_step, row_step, head_step = (n * geometry.stride_row for n in (1, heads * parts, parts))
     return Layout(
         banks.start,
@@ -327,16 +336,18 @@ def _over_channels(banks: Banks, batch: int, request_rows: int) -> tuple[Digit, 
 
 
 def bank_layout(
-    spec: TargetSpec, kind: str, first_row: int, shape: Sequence[int], channels: Sequence[int] = ()
-) -> tuple[Layout, int]:
+    spec: TargetSpec, kind: str, first_row: int, shape: Sequence[int], channels: Sequence[int] = (), *,
+    tokens_first: bool = False,
+) -> tuple[Layout, int]:  # fmt: skip
     """The layout of a PIM operand from a row index on, and how many row indices it takes.
 
     kind: weight ([K, N]), experts ([E, N, K]), key or value ([B, KV, T, D]). channels: neighbours; none: all.
+    tokens_first: as `Banks` has it.
     """
     assert spec.pim is not None
     geometry = spec.dram.geometry
     usable = range(channels[0], channels[-1] + 1) if channels else range(geometry.channels)
-    banks = Banks(geometry, usable, first_row, mapping_of(spec))
+    banks = Banks(geometry, usable, first_row, mapping_of(spec), tokens_first)
     if kind == "weight":
         k, n = shape
         layout = bank_matrix(banks, n, k, CELL_BYTES).permuted((1, 0))
@@ -356,6 +367,16 @@ def bank_layout(
     return layout, up(end, geometry.stride_row) - first_row
 
 
+def row_tokens(spec: TargetSpec, kind: str, shape: Sequence[int]) -> int:
+    """Tokens of keys or values [B, KV, T, D] that lie in one row index, where there are enough of them."""
+    batch, heads, _, depth = shape
+    many = spec.dram.geometry.bytes
+    layout, _ = bank_layout(spec, kind, 0, (batch, heads, many, depth), tokens_first=True)
+    digits = digits_of(layout, 2, spec.dram.geometry)
+    assert digits is not None
+    return prod(count for count, _ in layout.dims[2]) // digits.row[0]
+
+
 def request_rows(spec: TargetSpec, kind: str, shape: Sequence[int]) -> int:
     """Row indices that one request with keys or values [KV, T, D] takes in its channel."""
     heads, tokens, depth = shape
@@ -368,8 +389,8 @@ def request_rows(spec: TargetSpec, kind: str, shape: Sequence[int]) -> int:
 
 def requests_layout(spec: TargetSpec, kind: str, first_row: int, shape: Sequence[int], channels: range) -> Layout:
     """Keys or values of requests in neighbouring channels, from a row index on."""
-    banks = Banks(spec.dram.geometry, channels, first_row, mapping_of(spec))
-    return newton_keys(banks, shape) if kind == "key" else newton_values(banks, shape, first_tokens_first=True)
+    banks = Banks(spec.dram.geometry, channels, first_row, mapping_of(spec), tokens_first=True)
+    return newton_keys(banks, shape) if kind == "key" else newton_values(banks, shape)
 
 
 def staging_rows(spec: TargetSpec, waves: int = 1) -> int:

@@ -50,11 +50,13 @@ class PimMapping:
     """vectors of a batch of requests are taken to be there: one element of each says that it is complete"""
     appends_requests: bool = True
     """new keys and values of a batch of requests are brought to their places"""
+    pages: bool = True
+    """caches may lie in blocks; else what is published has rows that follow each other"""
 
 
 MAPPINGS: dict[str, PimMapping] = {
     "default": PimMapping(),
-    "cent": PimMapping(schedule="cent"),
+    "cent": PimMapping(schedule="cent", pages=False),
     "cent-mapping": PimMapping(
         rules="cent", tokens_in_banks=True, stages_side_by_side=True, softmax_in_banks=True
     ),
@@ -66,6 +68,7 @@ MAPPINGS: dict[str, PimMapping] = {
         results_on_chip=True,
         marks_vectors=True,
         appends_requests=False,
+        pages=False,
     ),
 }
 
@@ -77,6 +80,18 @@ def mapping_of(spec: TargetSpec) -> PimMapping:
         raise fail(Kind.NAME_UNKNOWN, f"no mapping '{spec.mapping}'", help=did_you_mean(spec.mapping, MAPPINGS))
     if found.one_vector_row and (spec.pim is None or spec.pim.style != "newton"):
         raise fail(Kind.UNAVAILABLE, f"the mapping '{spec.mapping}' is for PIM of the style 'newton'")
+    if spec.paging is not None and (not found.pages or spec.dma is None):
+        why = (
+            f"the mapping '{spec.mapping}' is a published one, whose rows of keys and values follow each other"
+            if not found.pages
+            else "nothing copies between its memory and its buffer, and so nothing can look blocks up"
+        )
+        raise fail(
+            Kind.UNAVAILABLE,
+            f"caches of '{spec.name}' cannot be paged: {why}",
+            help="leave out --set cache.layout=paged, or take the target that this one is a profile of "
+            "(npu, neupims, newton, cent)",
+        )
     if found.rules == "cent" and (spec.pim is None or spec.pim.style != "aim" or spec.pnm is None):
         raise fail(Kind.UNAVAILABLE, f"the mapping '{spec.mapping}' is for PIM of the style 'aim' with PNM beside it")
     return found

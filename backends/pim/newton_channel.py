@@ -210,7 +210,7 @@ class NewtonChannel:
         self.gwrite_free = max(self.gwrite_free, macs + rules.turn)
         macs = t + work if switches.results_wait_for_macs else t
         done = macs + rules.read + rules.answer
-        return Done(t, t + 1, done, min(work, done - t), cause)
+        return Done(t, t + 1, done, work, cause)
 
     def rows_lost(self) -> None:
         """Normal traffic has used the only row buffers, and closed them again."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from typing import Generic, TypeVar
 
 from pimc.backends.isa import Command
 from pimc.backends.pim.issues import IssueSink
@@ -13,17 +12,24 @@ from pimc.backends.pim.newton_channel import Done, NewtonChannel
 from pimc.backends.pim.newton_isa import Comp, CompsReadResult, GlobalWrite, Header, ReadResult
 from pimc.backends.pim.newton_rules import Rules
 from pimc.backends.pim.newton_shared import SharedChannel
+from pimc.backends.pim.newton_states import RememberedChannel
 from pimc.backends.timing import SERVED, EngineDecl, Issued, Timer
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import InternalError, Kind, fail
 
-ChannelT = TypeVar("ChannelT", NewtonChannel, SharedChannel)
 
+class NewtonTimer:
+    """Keeps the time of one channel's stream: by looking up what commands do, or, if somebody is told of the DRAM
+    commands or asks for plain steps, by working it out each time."""
 
-class _Telling(Generic[ChannelT]):
-    """A timer whose channel tells of the DRAM commands."""
+    def __init__(self, rules: Rules, engine: EngineDecl, memory: MemoryShare | MemoryBeside) -> None:
+        self.clock_ps = engine.clock_ps
+        self.rules = rules
+        self.channel: NewtonChannel | RememberedChannel = RememberedChannel(rules)
+        self.memory = memory
 
-    channel: ChannelT
+    def step(self) -> None:
+        self.channel = NewtonChannel(self.rules)
 
     @property
     def issues(self) -> IssueSink | None:
@@ -32,17 +38,9 @@ class _Telling(Generic[ChannelT]):
 
     @issues.setter
     def issues(self, sink: IssueSink | None) -> None:
-        self.channel.issues = sink
-
-
-class NewtonTimer(_Telling[NewtonChannel]):
-    """Keeps the time of one channel's stream."""
-
-    def __init__(self, rules: Rules, engine: EngineDecl, memory: MemoryShare | MemoryBeside) -> None:
-        self.clock_ps = engine.clock_ps
-        self.rules = rules
-        self.channel = NewtonChannel(rules)
-        self.memory = memory
+        channel = NewtonChannel(self.rules)
+        channel.issues = sink
+        self.channel = channel
 
     @property
     def counters(self) -> Counter[str]:
@@ -56,7 +54,7 @@ class NewtonTimer(_Telling[NewtonChannel]):
             if disturbed:
                 self.channel.rows_lost()
         done = self._issue(command, -(-ready // clock))
-        self.memory.end(max(done.free, done.first + done.busy) * clock)
+        self.memory.end(max(done.free, min(done.first + done.busy, done.done)) * clock)
         return _in_time(done, clock)
 
     def _issue(self, command: Command, at: int) -> Done:
@@ -89,7 +87,7 @@ class NewtonTimer(_Telling[NewtonChannel]):
         self.channel.shift(clocks)
 
 
-class SharedTimer(_Telling[SharedChannel]):
+class SharedTimer:
     """Keeps the time of one channel's stream, whose dual row buffers serve normal reads beside it."""
 
     def __init__(self, rules: Rules, clock_ps: int, reads: int) -> None:
@@ -97,6 +95,15 @@ class SharedTimer(_Telling[SharedChannel]):
         self.channel = SharedChannel(rules, reads)
         self.done = 0
         """the clock at which all is complete"""
+
+    @property
+    def issues(self) -> IssueSink | None:
+        """Who is told of the DRAM commands."""
+        return self.channel.issues
+
+    @issues.setter
+    def issues(self, sink: IssueSink | None) -> None:
+        self.channel.issues = sink
 
     @property
     def counters(self) -> Counter[str]:

@@ -125,7 +125,7 @@ class SharedChannel:
         t = self._until_issued(Work("COMPS_READRES", row, comps=count), at)
         work = rules.comp * max(count, rules.least)
         done = t + (work if rules.switches.results_wait_for_macs else 0) + rules.read + rules.answer
-        return Done(t, t + 1, done, min(work, done - t), self.cause)
+        return Done(t, t + 1, done, work, self.cause)
 
     def _until_issued(self, work: Work, at: int) -> int:
         """Step until a PIM command, offered at a clock, is issued; that clock."""

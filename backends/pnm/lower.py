@@ -37,7 +37,7 @@ def _reduction(function: str) -> type[Reduce]:
     return TreeReduce if function in TREE_FUNCTIONS else CoreReduce
 
 
-PNM = VectorMachine("pnm", "pnm", _unit, _reduction, CoreScan)
+PNM = VectorMachine("pnm", "pnm", _unit, _reduction, CoreScan, lanes=16)  # of a slot of the shared buffer
 
 register_products(PNM, partial(contract_on, PNM))
 register_kernels(PNM)

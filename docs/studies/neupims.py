@@ -11,6 +11,7 @@ import math
 import random
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -67,8 +68,19 @@ MODELS = (
 SETS = (Lengths("ShareGPT", 80.0, 295.7), Lengths("Alpaca", 12.1, 55.8))
 BATCHES = (64, 128, 256, 512)
 DETAILED = 256
+"""the batch for which schedules are compared"""
+LADDER = (MODELS[0], SETS[0], DETAILED)
+"""the point at which causes are measured"""
+CAPACITY = 32.0
 PUBLISHED = {"NPU": 2.4, "Newton": 1.6}
-PUBLISHED_SCHEDULE = ("schedule.order=beats", "schedule.prefetch=false", "sub-batches.split=halves")
+REFERENCE = {"NPU": 3_012_741, "NeuPIMs": 325_507, "with sub-batches": 293_604}
+"""cycles a layer of the published simulators for one such batch (7B, 256 requests of ShareGPT's lengths)"""
+PUBLISHED_SCHEDULE = (
+    "schedule.order=beats", "schedule.prefetch=false", "sub-batches.split=halves", "split-reductions.pieces=1",
+)  # fmt: skip
+FREE_LINK = ("link.transfers=free",)
+ROUND_ROBIN = ("assign-requests.balance=round-robin", "sub-batches.use=off")
+OFF, ON = "sub-batches.use=off", "sub-batches.use=on"
 
 
 @dataclass(frozen=True)
@@ -79,25 +91,72 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """Microseconds of one layer, and for how long of it each part was at work."""
+
+    time: float
+    arrays: float = 0.0
+    pim: float = 0.0
+    """the fullest channel"""
+    bus: float = 0.0
+    link: float = 0.0
+
+    @property
+    def bound(self) -> str:
+        """The part that was at work longest, and its share."""
+        parts = {"NPU": self.arrays, "PIM": self.pim, "memory bus": self.bus, "link": self.link}
+        name = max(parts, key=lambda n: parts[n])
+        return f"{name} {100 * parts[name] / self.time:.0f} %"
+
+
+@dataclass(frozen=True)
 class Row:
-    """Microseconds of one layer."""
+    """A point under the strict profiles."""
 
     point: Point
-    npu: float
-    newton: float
-    off: float
-    on: float
-    published_off: float
-    published_on: float
+    npu: Layer
+    newton: Layer
+    off: Layer
+    on: Layer
+    published_off: Layer | None
+    published_on: Layer | None
+    kv_share: float
+    """of the memory's bandwidth that the NPU alone reaches for keys and values"""
     gib: float
     """of the whole model on each device, with the published division"""
 
     @property
+    def ours(self) -> Layer:
+        return min(self.off, self.on, key=lambda layer: layer.time)
+
+    @property
+    def published(self) -> Layer:
+        both = [layer for layer in (self.published_off, self.published_on) if layer is not None]
+        return min(both, key=lambda layer: layer.time)
+
+    @property
     def best(self) -> float:
-        return min(self.off, self.on)
+        return self.ours.time
+
+    @property
+    def stages(self) -> int:
+        """The least multiple of the published number of pipeline stages with which a stage fits its devices."""
+        pp = self.point.model.pp
+        return pp * math.ceil(self.gib / CAPACITY)
 
 
-def compiled(point: Point, target: str, layers: int, *passes: str) -> Result:
+@dataclass(frozen=True)
+class Rung:
+    """The same three machines under one more of the published assumptions."""
+
+    name: str
+    npu: float
+    newton: float
+    off: float
+    on: float
+
+
+def compiled(point: Point, target: str, layers: int, *passes: str, overrides: Sequence[str] = ()) -> Result:
     past = point.lengths.batch(point.batch)
     requests = [Request(str(i), n, 1, None, i) for i, n in enumerate(past)]
     tp = point.model.tp
@@ -105,8 +164,8 @@ def compiled(point: Point, target: str, layers: int, *passes: str) -> Result:
         file.write(point.model.source(layers))
         file.flush()
         return pimc.compile(
-            file.name, target, requests=requests, parallel={"tp": tp}, overrides=[f"system.devices={tp}"],
-            pass_options=list(passes),
+            file.name, target, requests=requests, parallel={"tp": tp},
+            overrides=[f"system.devices={tp}", *overrides], pass_options=list(passes),
         )  # fmt: skip
 
 
@@ -117,45 +176,72 @@ def spans(found: Result) -> dict[str, tuple[float, float]]:
     return {row.name: (ops[i].start * 1e-6, ops[i].end * 1e-6) for i, row in enumerate(found.program.ops) if i in ops}
 
 
-def one_layer(found: Result) -> float:
+def one_layer(found: Result) -> Layer:
     """All of a single layer."""
     assert found.report is not None
-    return found.report.seconds * 1e6
+    return layer(found, found.report.seconds * 1e6, 1)
 
 
-def next_layer(found: Result) -> float:
+def next_layer(found: Result) -> Layer:
     """From the attention of one layer to that of the next, the mean of both sub-batches."""
     ends = {name: end for name, (_, end) in spans(found).items() if re.search(r"attention\.context(/\d)?$", name)}
     pairs = [(ends[n], ends[n.replace("layer.0.", "layer.1.")]) for n in ends if n.startswith("layer.0.")]
-    return sum(after - before for before, after in pairs) / len(pairs)
+    return layer(found, sum(after - before for before, after in pairs) / len(pairs), 2)
 
 
-def npu_only(point: Point, found: Result) -> float:
-    """A layer without PIM, whose attention takes as long as its keys and values take to come from memory.
+def layer(found: Result, took: float, layers: int) -> Layer:
+    assert found.timing is not None
+    busy = {kind: max((e.busy for e in found.timing.engines if e.kind == kind), default=0) for kind in ("pim", "link")}
+    arrays = next(e.busy for e in found.timing.engines if e.name == "npu")
+    bus = max(r.busy for r in found.timing.resources if r.name == "dram.bus")
+    return Layer(took, *(part * 1e-6 / layers for part in (arrays, busy["pim"], bus, busy["link"])))
 
-    found: the layer with PIM; the rest of it is what an NPU does alike.
-    """
+
+def kv_share(point: Point, found: Result) -> float:
+    """How long the bytes of keys and values need, over how long the products with them take an NPU."""
     at = spans(found)
-    name = "layer.0.self_attention.context"
-    attention = at[name][1] - at[f"{name}_scores"][0]
-    softmax = next(o.seconds for o in found.report.ops if o.name == f"{name}_softmax") * 1e6  # type: ignore[union-attr]
+    took = sum(end - start for start, end in (at[f"layer.0.self_attention.{n}"] for n in ("context_scores", "context")))
     dram = found.spec.dram
     per_token = 2 * 2 * point.model.hidden // point.model.tp
     size = sum(n + 1 for n in point.lengths.batch(point.batch)) * per_token
-    share = 1 - dram.cycles["nRFC"] / dram.cycles["nREFI"]
-    return one_layer(found) - attention + softmax + size / (dram.bandwidth * share) * 1e6
+    return size / dram.bandwidth * 1e6 / took
 
 
 def measure(point: Point) -> Row:
-    newton = compiled(point, "newton", 1, "assign-requests.balance=round-robin", "sub-batches.use=off")
-    off = compiled(point, "neupims", 1, "sub-batches.use=off")
-    on = compiled(point, "neupims", 2, "sub-batches.use=on")
-    published = [0.0, 0.0]
+    npu = compiled(point, "npu", 1)
+    newton = compiled(point, "newton", 1, *ROUND_ROBIN)
+    off = compiled(point, "neupims", 1, OFF)
+    on = compiled(point, "neupims", 2, ON)
+    published: list[Layer | None] = [None, None]
     if point.batch == DETAILED:
-        published[0] = one_layer(compiled(point, "neupims", 1, "sub-batches.use=off", *PUBLISHED_SCHEDULE))
-        published[1] = next_layer(compiled(point, "neupims", 2, "sub-batches.use=on", *PUBLISHED_SCHEDULE))
+        published[0] = one_layer(compiled(point, "neupims", 1, OFF, *PUBLISHED_SCHEDULE))
+        published[1] = next_layer(compiled(point, "neupims", 2, ON, *PUBLISHED_SCHEDULE))
     need = off.program.extent["dram"] * point.model.layers / point.model.pp / 2**30
-    return Row(point, npu_only(point, off), one_layer(newton), one_layer(off), next_layer(on), *published, need)
+    share = kv_share(point, npu)
+    return Row(point, one_layer(npu), one_layer(newton), one_layer(off), next_layer(on), *published, share, need)
+
+
+def climb(step: int) -> Rung:
+    """One rung of the ladder from our machine to the published one; each keeps what those before it have."""
+    point = Point(*LADDER)
+    name, targets, passes, overrides = (
+        ("strict, our schedule", ("newton", "neupims"), (), ()),
+        ("the published schedule", ("newton", "neupims"), PUBLISHED_SCHEDULE, ()),
+        ("devices exchange for nothing", ("newton", "neupims"), PUBLISHED_SCHEDULE, FREE_LINK),
+        ("new keys and values, and vectors on their way into PIM, take no time", ("newton", "neupims"),
+         PUBLISHED_SCHEDULE, (*FREE_LINK, "mapping=newtonsim")),
+        ("rows close under their MACs; the published NPU", ("newton-faithful", "neupims-faithful"),
+         PUBLISHED_SCHEDULE, ()),
+    )[step]  # fmt: skip
+    newton = one_layer(compiled(point, targets[0], 1, *ROUND_ROBIN, *passes, overrides=overrides))
+    off = one_layer(compiled(point, targets[1], 1, OFF, *passes, overrides=overrides))
+    on = next_layer(compiled(point, targets[1], 2, ON, *passes, overrides=overrides))
+    alone = [o for o in overrides if not o.startswith("mapping")] or (FREE_LINK if step == RUNGS - 1 else ())
+    npu = one_layer(compiled(point, "npu", 1, *passes, overrides=tuple(alone)))
+    return Rung(name, npu.time, newton.time, off.time, on.time)
+
+
+RUNGS = 5
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -175,14 +261,14 @@ def ratio(value: float) -> str:
 
 
 def layers_table(rows: Sequence[Row]) -> str:
-    heads = ["model, lengths, batch", "NPU alone", "Newton", "NeuPIMs", "with sub-batches", "over NPU", "over Newton",
-             "GiB a device"]  # fmt: skip
+    heads = ["model, lengths, batch", "NPU alone", "its K and V, of bandwidth", "Newton", "NeuPIMs", "with sub-batches",
+             "over NPU", "over Newton", "busiest part", "GiB a device"]  # fmt: skip
     return table(heads, (
         [
             f"{r.point.model.name}, {r.point.lengths.name}, {r.point.batch}",
-            *(f"{v:.0f}" for v in (r.npu, r.newton, r.off, r.on)),
-            ratio(r.npu / r.best), ratio(r.newton / r.best),
-            f"{r.gib:.0f}" + (" (too many)" if r.gib > 32 else ""),
+            f"{r.npu.time:.0f}", f"{100 * r.kv_share:.0f} %", *(f"{v.time:.0f}" for v in (r.newton, r.off, r.on)),
+            ratio(r.npu.time / r.best), ratio(r.newton.time / r.best), r.ours.bound,
+            f"{r.gib:.0f}" + (f" (too many: pp={r.stages})" if r.stages > r.point.model.pp else ""),
         ]
         for r in rows
     ))  # fmt: skip
@@ -190,11 +276,13 @@ def layers_table(rows: Sequence[Row]) -> str:
 
 def summary_table(rows: Sequence[Row]) -> str:
     def line(name: str, some: Sequence[Row]) -> list[str]:
-        return [name, ratio(geomean([r.npu / r.best for r in some])), ratio(geomean([r.newton / r.best for r in some])),
-                ratio(geomean([r.off / r.on for r in some]))]  # fmt: skip
+        return [name, ratio(geomean([r.npu.time / r.best for r in some])),
+                ratio(geomean([r.newton.time / r.best for r in some])),
+                ratio(geomean([r.off.time / r.on.time for r in some]))]  # fmt: skip
 
-    found = [line("all", rows)]
+    found = [line(f"all {len(rows)} points", rows)]
     found += [line(s.name, [r for r in rows if r.point.lengths == s]) for s in SETS]
+    found += [line(m.name, [r for r in rows if r.point.model == m]) for m in MODELS]
     found += [line(f"batch {b}", [r for r in rows if r.point.batch == b]) for b in BATCHES]
     found.append(["published", ratio(PUBLISHED["NPU"]), ratio(PUBLISHED["Newton"]), ""])
     return table(["geometric mean", "over NPU", "over Newton", "what sub-batches are worth"], found)
@@ -202,18 +290,31 @@ def summary_table(rows: Sequence[Row]) -> str:
 
 def schedules_table(rows: Sequence[Row]) -> str:
     heads = [f"batch {DETAILED}", "published, one batch", "published, sub-batches", "ours, one batch",
-             "ours, sub-batches", "best over best"]  # fmt: skip
+             "ours, sub-batches", "best over best", "NPU", "PIM", "memory bus", "link"]  # fmt: skip
     return table(heads, (
         [
             f"{r.point.model.name}, {r.point.lengths.name}",
-            *(f"{v:.0f}" for v in (r.published_off, r.published_on, r.off, r.on)),
-            ratio(min(r.published_off, r.published_on) / r.best),
+            *(f"{v.time:.0f}" for v in (r.published_off, r.published_on, r.off, r.on) if v is not None),
+            ratio(r.published.time / r.best),
+            *(f"{100 * v / r.best:.0f} %" for v in (r.ours.arrays, r.ours.pim, r.ours.bus, r.ours.link)),
         ]
         for r in rows if r.point.batch == DETAILED
     ))  # fmt: skip
 
 
-TABLES = {"summary": summary_table, "layers": layers_table, "schedules": schedules_table}
+def causes_table(rungs: Sequence[Rung]) -> str:
+    heads = ["each line keeps those above", "NPU alone", "Newton", "NeuPIMs", "with sub-batches", "over NPU",
+             "over Newton"]  # fmt: skip
+    lines = [
+        [r.name, *(f"{v:.0f}" for v in (r.npu, r.newton, r.off, r.on)),
+         ratio(r.npu / min(r.off, r.on)), ratio(r.newton / min(r.off, r.on))]
+        for r in rungs
+    ]  # fmt: skip
+    best = min(REFERENCE["NeuPIMs"], REFERENCE["with sub-batches"])
+    cycles = [f"{REFERENCE[n] / 1000:.0f}" for n in ("NPU", "NeuPIMs", "with sub-batches")]
+    lines.append(["measured with the published simulators, a batch of their own",
+                  cycles[0], "", *cycles[1:], ratio(REFERENCE["NPU"] / best), ""])  # fmt: skip
+    return table(heads, lines)
 
 
 def main() -> None:
@@ -222,18 +323,28 @@ def main() -> None:
     if arguments.parse_args().quick:
         print(layers_table([measure(Point(MODELS[0], SETS[0], 64))]))
         return
+    begun = time.monotonic()
     points = [Point(m, s, b) for m in MODELS for s in SETS for b in BATCHES]
-    largest_first = sorted(points, key=lambda p: -p.batch * p.model.heads / p.model.tp)
+    largest_first = sorted(points, key=lambda p: -p.batch)
     with ProcessPoolExecutor(2) as pool:
+        rungs = [pool.submit(climb, step) for step in range(RUNGS)]
         found = dict(zip(largest_first, pool.map(measure, largest_first), strict=True))
+        climbed = [rung.result() for rung in rungs]
     rows = [found[p] for p in points]
+    tables = {
+        "summary": summary_table(rows),
+        "causes": causes_table(climbed),
+        "layers": layers_table(rows),
+        "schedules": schedules_table(rows),
+    }
     page = HERE / "neupims.md"
     text = page.read_text()
-    for name, make in TABLES.items():
+    for name, made in tables.items():
         text = re.sub(
-            rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", lambda m: f"{m[1]}\n{make(rows)}\n{m[2]}", text, flags=re.S  # noqa: B023
+            rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", lambda m: f"{m[1]}\n{made}\n{m[2]}", text, flags=re.S  # noqa: B023
         )  # fmt: skip
     page.write_text(text)
+    print(f"{len(points)} points in {time.monotonic() - begun:.0f} s")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from pimc.ir.facts import Beat, Fact, Layer, Phase, Placement, Position, Queue, Ragged, Stage, SubBatch, Tile, Work
+from pimc.ir.facts import (
+    Beat,
+    Fact,
+    Layer,
+    Phase,
+    Placement,
+    Position,
+    Queue,
+    Ragged,
+    ReadAs,
+    Stage,
+    SubBatch,
+    Tile,
+    Work,
+)
 from pimc.ir.op import Array
 from pimc.ir.types import TensorType
 
@@ -29,6 +43,7 @@ FACTS: dict[str, type] = {
     "position": Position,
     "half": SubBatch,
     "queue": Queue,
+    "read_as": ReadAs,
     "beat": Beat,
     "ragged": Ragged,
 }

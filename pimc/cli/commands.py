@@ -30,11 +30,11 @@ def commands(name: str | None, as_json: bool) -> None:
     if name:
         cls = _found(name, dict(declared))
         if as_json:
-            write_text(json.dumps(_plain(cls), indent=2) + "\n")
+            write_text(json.dumps(to_json(cls), indent=2) + "\n")
         else:
             write_page(_page(cls))
     elif as_json:
-        write_text(json.dumps({"commands": [_plain(c) for c in declared.values()]}, indent=2) + "\n")
+        write_text(json.dumps({"commands": [to_json(c) for c in declared.values()]}, indent=2) + "\n")
     else:
         write_page(_table(list(declared.values())))
 
@@ -86,7 +86,7 @@ def _default(d: OperandDecl) -> str:
     return "" if d.default is dataclasses.MISSING else operand_text(d.default, d)
 
 
-def _plain(cls: type[Command]) -> dict[str, Any]:
+def to_json(cls: type[Command]) -> dict[str, Any]:
     from pimc.backends.isa import operands_of
 
     return {

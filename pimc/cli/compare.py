@@ -29,14 +29,15 @@ pimc compare before.pimprog after.pimprog --csv differences.csv
 def compare(**given: Any) -> None:
     """Put RESULTs side by side: what each op takes in each of them, where it runs and why, and where the difference
     lies. A RESULT is a .pimprog, which is simulated, or what `pimc compile --json` or `pimc sim --json` printed (- is
-    stdin).
+    stdin). Where all RESULTs have both phases (--phase both, -t PREFILL:DECODE), each is compared as a whole; else
+    phases are put side by side.
     """
     from pimc.cli.files import check_writable, read_runs
     from pimc.cli.watch import Progress
 
     check_writable(given["csv"])
     with Progress("compare", quiet=given["quiet"]) as progress:
-        runs = read_runs(given["results"], progress.say)
+        runs = read_runs(given["results"], progress.say, whole=len(given["results"]) > 1)
     write_comparison([(run.name, run.report) for run in runs], given)
 
 

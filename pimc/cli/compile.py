@@ -8,6 +8,7 @@ import click
 
 from pimc.cli import options as o
 from pimc.cli.command import command, option
+from pimc.target_pair import names_phase, pair_of
 
 if TYPE_CHECKING:
     from pimc.driver import Options
@@ -28,12 +29,14 @@ pimc compile models/gpt3-175b.pimc -t neupims --set system.devices=32 --parallel
 pimc compile models/llama2-7b.pimc -t npu,neupims,cent --dim past=511
 pimc compile model.onnx -t npu -o model.pimprog --trace trace.json.gz
 pimc compile merged.onnx -t cent --phase both --dim batch=1 --dim past=127
+pimc compile models/llama2-7b.pimc -t npu-server:neupims --dim seq=512 --generate 8
 """,
 )
 @click.argument("models", metavar="MODEL [DECODE_MODEL]", nargs=-1, required=True)
 @o.targets_option
 @o.set_option
 @o.parallel_option
+@o.transfer_option
 @o.engine_option
 @o.background_option
 @option(o.MACHINE, "--no-sim", is_flag=True, help="Compile only, do not simulate.")
@@ -68,8 +71,10 @@ def compile_command(**given: Any) -> int:
     """
     given["target"], *others = given["targets"]
     _check_usage(given)
-    from pimc.cli.compile_run import both_phases, emit_stage, generate, points, report, side_by_side
+    from pimc.cli.compile_run import both_phases, disaggregated, emit_stage, generate, points, report, side_by_side
 
+    if pair_of(given["target"]) is not None:
+        return disaggregated(options_of(given), given)
     if others:
         return side_by_side(options_of(given), given)
     ranges = o.ranges_of(given["dims"])
@@ -86,8 +91,9 @@ def compile_command(**given: Any) -> int:
 
 def _check_usage(given: dict[str, Any]) -> None:
     """Refuse options that contradict each other, before anything is imported."""
-    both = given["phase"] == o.BOTH
-    if len(given["models"]) > (2 if given["generate"] or both else 1):
+    pair = pair_of(given["targets"][0]) is not None
+    both = given["phase"] == o.BOTH and not pair
+    if len(given["models"]) > (2 if given["generate"] or both or pair else 1):
         what = f"got unexpected argument '{given['models'][-1]}'"
         raise click.UsageError(f"{what}; one MODEL, or two with --generate or --phase both")
     if given["emit"]:
@@ -98,6 +104,7 @@ def _check_usage(given: dict[str, Any]) -> None:
             raise click.UsageError(f"--emit {given['emit']} stops before there is a program that -o could store")
     if given["background"] is not None:
         _check_background(given)
+    _check_pair(given)
     if len(given["targets"]) > 1:
         _check_several(given)
     if given["csv"] or given["tables"]:
@@ -105,7 +112,7 @@ def _check_usage(given: dict[str, Any]) -> None:
     for name, spelling in _EXPORTS.items():
         if given["no_sim"] and given[name]:
             raise click.UsageError(f"{spelling} needs the simulation that --no-sim leaves out")
-        if given["generate"] and given[name]:
+        if given["generate"] and given[name] and not (name == "trace" and pair_of(given["targets"][0])):
             raise click.UsageError(f"--generate makes several programs: it does not go with {spelling}")
     if given["no_sim"] and given["generate"]:
         raise click.UsageError("--generate reports times: it does not go with --no-sim")
@@ -129,6 +136,42 @@ def _check_several(given: dict[str, Any]) -> None:
     if given["phase"] == o.BOTH or o.ranges_of(given["dims"]):
         what = "--phase both" if given["phase"] == o.BOTH else "a range of a dimension"
         raise click.UsageError(f"several targets are put side by side: they do not go with {what}")
+
+
+_ONE_TARGET = {
+    "output": "-o",
+    "annotate": "--annotate",
+    "dot": "--dot",
+    "emit": "--emit",
+    "no_sim": "--no-sim",
+    "requests": "--requests",
+    "tables": "--tables",
+}
+
+
+def _check_pair(given: dict[str, Any]) -> None:
+    """Two machines for one request, and what is said of one of them."""
+    if not any(pair_of(target) for target in given["targets"]):
+        if given["transfer"]:
+            raise click.UsageError("--transfer is how caches get to another machine: it goes with -t PREFILL:DECODE")
+        for spelling, settings in {"--set": given["overrides"], "--parallel": given["parallel"] or ()}.items():
+            for setting in (s for s in settings if names_phase(s)):
+                what = "is for one of two machines: it goes with -t PREFILL:DECODE"
+                raise click.UsageError(f"{spelling} {setting} {what}")
+        return
+    if len(given["targets"]) > 1:
+        raise click.UsageError(
+            "-t PREFILL:DECODE is one run; store each with --json and put them side by side with `pimc compare`"
+        )
+    for name, spelling in _ONE_TARGET.items():
+        if given[name]:
+            raise click.UsageError(f"-t PREFILL:DECODE makes several programs: it does not go with {spelling}")
+    if given["phase"] not in (None, o.BOTH):
+        raise click.UsageError(f"-t PREFILL:DECODE has both phases: it does not go with --phase {given['phase']}")
+    if o.ranges_of(given["dims"]):
+        raise click.UsageError("a range of a dimension does not go with -t PREFILL:DECODE")
+    if given["values"] not in (None, "random"):
+        raise click.UsageError("-t PREFILL:DECODE draws its own prompt: it takes --values random, not a file")
 
 
 def _check_tables(given: dict[str, Any]) -> None:

@@ -259,6 +259,42 @@ def generate(options: Options, given: Mapping[str, Any]) -> int:
     return outcome(wrong)
 
 
+def disaggregated(options: Options, given: Mapping[str, Any]) -> int:
+    """Prefill on one machine, decode steps on another; print times of the request and of its parts."""
+    from pimc.cli.request_page import request_page
+    from pimc.disaggregated import serve
+    from pimc.request_trace import write_request_trace
+    from pimc.sim.report_csv import ops_csv
+    from pimc.target_pair import pair_of
+
+    for path in (given["csv"], given["trace"]):
+        check_writable(path)
+    targets = pair_of(given["target"])
+    assert targets is not None
+    with Progress(given["models"][0], quiet=given["quiet"]) as progress:
+        found = serve(
+            given["models"],
+            targets,
+            watched(options, given, progress),
+            given["generate"] or 1,
+            values=given["values"] is not None,
+            wide=given["form"] == "wide",
+            by_layer=given["transfer"] == "by-layer",
+            progress=progress.steps,
+        )
+    print_timing(options.observers)
+    if given["csv"]:
+        write_text_file(given["csv"], ops_csv(*found.reports.values()))
+    if given["trace"]:
+        write_request_trace(given["trace"], found)
+    if given["as_json"]:
+        write_text(json.dumps(found.to_json(), indent=2) + "\n")
+    elif not given["quiet"] and given["csv"] != "-":
+        page = request_page(found, steps=bool(given["generate"]), verbose=given["verbose"])
+        write_page([*page, *written_line(given["trace"])])
+    return next((FAILED for s in found.generation.steps if outcome(s.comparison) != DONE), DONE)
+
+
 def both_phases(options: Options, given: Mapping[str, Any]) -> int:
     """Prefill and decode step of one model, each with its report."""
     from pimc.cli.tables import report_page, values_lines

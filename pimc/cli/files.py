@@ -63,18 +63,22 @@ def read_program(path: str) -> Program:
     return from_bytes(read_file("-"), "<stdin>", Path.cwd()) if path == "-" else load(path)
 
 
-def read_runs(paths: Sequence[str], say: Callable[[str], object]) -> list[Result]:
-    """The runs of stored results, in their order; `-` is stdin. Raises CompileError: FILE_MISSING, PROGRAM_BROKEN,
-    SYNTAX, RESULT_BAD."""
-    from pimc.results import read_results
+def read_runs(paths: Sequence[str], say: Callable[[str], object], *, whole: bool = False) -> list[Result]:
+    """The runs of stored results, in their order; `-` is stdin. whole: where all have phases, these are one run each.
+
+    Raises CompileError: FILE_MISSING, PROGRAM_BROKEN, SYNTAX, RESULT_BAD.
+    """
+    from pimc.results import has_phases, read_results
 
     if list(paths).count("-") > 1:
         raise click.UsageError("stdin holds one result: - may be given once")
+    files = [read_file(path) for path in paths]
+    whole = whole and all(map(has_phases, files))
     runs: list[Result] = []
-    for path in paths:
+    for path, data in zip(paths, files, strict=True):
         say(f"reading {path}")
         name, folder = ("<stdin>", Path.cwd()) if path == "-" else (path, Path(path).parent)
-        runs += read_results(read_file(path), name, folder)
+        runs += read_results(data, name, folder, whole=whole)
     return runs
 
 

@@ -10,6 +10,15 @@ import click
 
 DONE, FAILED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 70, 130
 
+STATUSES = {
+    DONE: "done",
+    FAILED: "the work could not be done, values differ, or there are violations",
+    USAGE: "wrong usage",
+    BUG: "a bug of pimc; a report has been written",
+    INTERRUPTED: "interrupted",
+}
+"""Exit statuses, and when a command ends with them."""
+
 
 def guarded(run: Callable[[], object]) -> int:
     """Run a command; its exit status. Errors are shown on stderr."""

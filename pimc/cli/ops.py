@@ -27,14 +27,14 @@ def ops(name: str | None, as_json: bool) -> None:
     if name:
         found = lookup(name)
         if as_json:
-            write_text(json.dumps(_plain(found), indent=2) + "\n")
+            write_text(json.dumps(to_json(found), indent=2) + "\n")
         else:
             write_page(_page(found))
         return
     lookup("add")  # declares the built-in ops
     declared = [REGISTRY[n] for n in sorted(REGISTRY)]
     if as_json:
-        write_text(json.dumps({"ops": [_plain(d) for d in declared]}, indent=2) + "\n")
+        write_text(json.dumps({"ops": [to_json(d) for d in declared]}, indent=2) + "\n")
     else:
         write_page(_table(declared))
 
@@ -78,7 +78,7 @@ def _page(d: OpDef) -> Iterator[Line]:
         yield line("  no meaning on a single device", "dim")
 
 
-def _plain(d: OpDef) -> dict[str, Any]:
+def to_json(d: OpDef) -> dict[str, Any]:
     return {
         "name": d.name,
         "class": d.cls.value,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from pimc.cli.command import missing_name, option
+from pimc.target_pair import SEPARATOR, names_phase, pair_of
 
 if TYPE_CHECKING:
     ParamType = click.ParamType[Any]
@@ -57,7 +58,8 @@ class ParallelType(ParamType):
         degrees: dict[str, int] = {}
         for part in str(value).split(","):
             name, _, number = (text.strip() for text in part.partition("="))
-            if name not in ("pp", "tp") or not re.fullmatch(r"\d{1,6}", number) or int(number) < 1:
+            kind = name.rpartition(SEPARATOR)[2] if names_phase(name) else name
+            if kind not in ("pp", "tp") or not re.fullmatch(r"\d{1,6}", number) or int(number) < 1:
                 more = f"; or {' or '.join(self.objectives)}" if self.objectives else ""
                 said = "write pp=P,tp=T with whole numbers from 1, such as pp=4,tp=8"
                 self.fail(f"'{part.strip()}': {said}{more}", param, ctx)
@@ -101,7 +103,7 @@ class TargetsType(ParamType):
         if isinstance(value, tuple):
             return value
         names = tuple(name.strip() for name in str(value).split(","))
-        if not all(names):
+        if not all(part for name in names for part in pair_of(name) or (name,)):
             self.fail(f"'{value}': the name of a target is empty", param, ctx)
         for name in names:
             if names.count(name) > 1:
@@ -208,7 +210,8 @@ targets_option = option(
     "targets",
     type=TargetsType(),
     required=True,
-    help="A machine (see `pimc targets`) or its YAML file; several, parted by commas, are put side by side.",
+    help="A machine (see `pimc targets`) or its YAML file; several, parted by commas, are put side by side. "
+    "PREFILL:DECODE: one machine prefills, the other decodes on its caches.",
 )
 set_option = option(
     MACHINE,
@@ -216,7 +219,14 @@ set_option = option(
     "overrides",
     type=TextPairType("K=V", "--set timing.tRCD=12ns"),
     multiple=True,
-    help="Change a number of the machine, such as timing.tRP=12ns or system.devices=8.",
+    help="Change a number of the machine, such as timing.tRP=12ns or system.devices=8; of two machines (-t "
+    "PREFILL:DECODE) decode:system.devices=8 changes one.",
+)
+transfer_option = option(
+    MACHINE,
+    "--transfer",
+    type=WordType("way", ("after", "by-layer")),
+    help="Of -t PREFILL:DECODE: caches go when the prefill has ended (after, the default), or each when it is written.",
 )
 parallel_option = option(
     MACHINE,

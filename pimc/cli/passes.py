@@ -34,14 +34,14 @@ def passes(name: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
     if name:
         kind = registry.load(name)
         if as_json:
-            write_text(json.dumps(_plain(kind, name), indent=2) + "\n")
+            write_text(json.dumps(to_json(kind, name), indent=2) + "\n")
         else:
             write_page(_page(kind, name))
         return
     others = [n for n in registry.names() if n not in DEFAULT]
     kinds = [(n, registry.load(n)) for n in dict.fromkeys((*DEFAULT, *others))]
     if as_json:
-        write_text(json.dumps({"passes": [_plain(k, n) for n, k in kinds]}, indent=2) + "\n")
+        write_text(json.dumps({"passes": [to_json(k, n) for n, k in kinds]}, indent=2) + "\n")
     else:
         write_page(_table(kinds))
 
@@ -110,7 +110,7 @@ def _field_docs(kind: type[Pass]) -> dict[str, str]:
     return docs
 
 
-def _plain(kind: type[Pass], name: str) -> dict[str, Any]:
+def to_json(kind: type[Pass], name: str) -> dict[str, Any]:
     return {
         "name": name,
         "needs": kind.before.name.lower(),

@@ -12,13 +12,16 @@ from pimc.generation import Generation, StepResult
 from pimc.sim.compare import Comparison
 from pimc.sim.engine_groups import merged_engines
 from pimc.sim.op_groups import OpGroup, group_ops
+from pimc.sim.paging import TableReport
 from pimc.sim.report import BatchReport, EngineReport, OpReport, PipelineReport, Report
 
 BAR = 20
 MOST_OPS = 16
 MOST_CAUSES = 3
+MOST_TABLES = 6
+"""Of blocks."""
 NAME_WIDTH = 44
-_LASTING = ("weight", "constant", "cache", "input", "output")
+_LASTING = ("weight", "constant", "cache", "input", "output", "table")
 
 
 def report_page(found: Report, program: Program, *, verbose: int = 0) -> list[Line]:
@@ -26,7 +29,8 @@ def report_page(found: Report, program: Program, *, verbose: int = 0) -> list[Li
     page = [*headline(found), line(), *engine_table(found, verbose=verbose), line()]
     page += [*op_table(found, verbose=verbose), line()]
     page += [*energy_lines(found, verbose=verbose), *breakdown_lines(found)]
-    page += [*traffic_lines(found), *memory_table(program, verbose=verbose)]
+    page += [*ahead_lines(found, verbose=verbose), *traffic_lines(found), *paging_lines(found.tables)]
+    page += memory_table(program, verbose=verbose)
     return page
 
 
@@ -179,7 +183,7 @@ def op_table(found: Report, *, verbose: int = 0) -> list[Line]:
     shown = groups if verbose else _worth_showing(groups, total)
     columns = [Column("where the time goes", "<", "", 0 if verbose else NAME_WIDTH), Column("", ">"), Column("op")]
     columns += [Column("nature"), Column("engine", "<", "bold"), Column("time", ">"), Column("share", ">")]
-    columns += [Column("of bound", ">"), Column("")]
+    columns += [Column("of bound", ">"), Column("bound by"), Column("")]
     page = table(columns, [_op_row(g, total, verbose) for g in shown])
     left = groups[len(shown) :]
     if left:
@@ -202,7 +206,8 @@ def _op_row(g: OpGroup, total: float, verbose: int) -> list[str | Line]:
     reached = percent(g.bound / g.seconds) if g.seconds else ""
     share = g.seconds / total
     last: str | Line = first.reason if verbose > 1 else bar([(share, "█", "cyan")], 10)
-    return [g.name, times, first.op, first.nature, first.engine, time_text(g.seconds), percent(share), reached, last]
+    taken = time_text(g.seconds), percent(share), reached, g.bound_by
+    return [g.name, times, first.op, first.nature, first.engine, *taken, last]
 
 
 def placement_lines(ops: Iterable[OpReport | OpRow]) -> Iterator[Line]:
@@ -213,6 +218,26 @@ def placement_lines(ops: Iterable[OpReport | OpRow]) -> Iterator[Line]:
     for number, (engine, natures) in enumerate(counts.items()):
         said = ", ".join(f"{count} {nature}" for nature, count in natures.most_common())
         yield [("  placement  " if not number else " " * 13, "dim"), (engine or "none", "bold"), (f": {said}", "")]
+
+
+MOST_AHEAD = 3
+
+
+def ahead_lines(found: Report, *, verbose: int = 0) -> Iterator[Line]:
+    """What was prefetched, and how much of the transfers that hides."""
+    if not found.ahead:
+        return
+    groups = sorted(((sum(o.ahead for o in g.ops), g) for g in group_ops(found.ops)), key=lambda each: -each[0])
+    worth = [(seconds, g) for seconds, g in groups if seconds]
+    shown = worth if verbose else worth[:MOST_AHEAD]
+    said = ", ".join(f"{g.name}{f' {TIMES}{len(g.ops)}' * (len(g.ops) > 1)} {time_text(s)}" for s, g in shown)
+    more = f", and {len(worth) - len(shown)} more (-v)" if len(worth) > len(shown) else ""
+    yield [
+        ("  prefetch   ", "dim"),
+        (time_text(found.ahead), "bold"),
+        (" of transfers went on while other ops were at work", ""),
+    ]
+    yield line(f"             {said}{more}", "dim")
 
 
 def traffic_lines(found: Report) -> Iterator[Line]:
@@ -232,6 +257,17 @@ def traffic_lines(found: Report) -> Iterator[Line]:
         yield [("  moved      ", "dim"), (", ".join(moved), "")]
 
 
+def paging_lines(tables: Sequence[TableReport]) -> Iterator[Line]:
+    """The blocks of paged caches, table by table."""
+    for number, t in enumerate(tables[:MOST_TABLES]):
+        have = f"{t.blocks} of {t.pool_blocks * t.lanes} blocks of {count_text(t.block_tokens)} tokens"
+        said = f": {have} in each of {t.caches} caches, {percent(t.filled)} filled; "
+        said += f"a table of {memory_text(t.bytes)} for {t.requests} request{'s' * (t.requests != 1)}"
+        yield [("  caches     " if not number else " " * 13, "dim"), ("paged", "bold"), (said, "")]
+    if len(tables) > MOST_TABLES:
+        yield line(f"             and {len(tables) - MOST_TABLES} more tables", "dim")
+
+
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
@@ -249,8 +285,11 @@ def memory_table(program: Program, *, verbose: int = 0) -> list[Line]:
         room = spaces.get(space)
         share = f"{memory_text(used)} of {memory_text(room)} ({percent(used / room)})" if room else memory_text(used)
         sums = Counter[str]()
+        pools: set[tuple[int, int]] = set()
         for e in entries:
-            sums[e.role] += entry_bytes(e)
+            pool = e.blocks.pool if e.blocks is not None else None
+            sums[e.role] += 0 if pool in pools else entry_bytes(e)
+            pools |= {pool} if pool is not None else set()
         roles = [role for role in (*_LASTING, "temporary") if sums[role]]
         said = ", ".join(f"{_plural(role)} {memory_text(sums[role])}" for role in roles)
         label = "  memory     " if not page else " " * 13
@@ -281,6 +320,8 @@ def _map_row(e: MapEntry) -> list[str | Line]:
 
 
 def entry_bytes(e: MapEntry) -> int:
+    if e.blocks is not None:
+        return e.blocks.pool[1]
     return e.layout.elements * max(1, e.dtype.bits // 8)
 
 
@@ -333,18 +374,28 @@ def generation_page(found: Generation, form: str) -> list[Line]:
         _number("tokens a second", count_text(found.tokens_per_second)),
         line(),
     ]
-    columns = [Column("step"), Column("cached", ">"), Column("new", ">"), Column("time", ">"), Column("cycles", ">")]
-    checked = any(s.comparison is not None for s in found.steps)
-    if checked:
-        columns += [Column("values"), Column("largest error", ">"), Column("caches")]
-    page += table(columns, [_step_row(n, s, checked) for n, s in enumerate(found.steps)])
-    if checked:
-        said = ("ok", "bold green") if found.ok else ("differ", "bold red")
-        page += [line(), [("  values  ", "dim"), said, (f", {form} format", "")]]
+    page += step_table(found)
+    if found.steps[0].comparison is not None:
+        page += [line(), values_line(found, form)]
     if found.tokens is not None:
         for n, row in enumerate(found.tokens[:4]):
             page.append(line(f"  tokens of request {n}: {' '.join(map(str, row))}", "dim"))
     return page
+
+
+def step_table(found: Generation) -> list[Line]:
+    """The prefill and the decode steps, each with its time and what its values are like."""
+    columns = [Column("step"), Column("cached", ">"), Column("new", ">"), Column("time", ">"), Column("cycles", ">")]
+    checked = any(s.comparison is not None for s in found.steps)
+    if checked:
+        columns += [Column("values"), Column("largest error", ">"), Column("caches")]
+    return table(columns, [_step_row(n, s, checked) for n, s in enumerate(found.steps)])
+
+
+def values_line(found: Generation, form: str) -> Line:
+    """Whether all steps compute what they should."""
+    said = ("ok", "bold green") if found.ok else ("differ", "bold red")
+    return [("  values  ", "dim"), said, (f", {form} format", "")]
 
 
 def _number(label: str, number: str, rest: str = "") -> Line:

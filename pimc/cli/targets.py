@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pimc.backends.target import TargetSpec
     from pimc.cli.screen import Line
 
+COMPUTING = ("npu", "pim", "pnm")
+"""Kinds of engines that do arithmetic."""
 _LONG_LIST = 8
 
 
@@ -38,7 +40,7 @@ def targets(name: str | None, overrides: tuple[str, ...], schema: bool, as_json:
     elif name:
         spec = load_target(name, overrides)
         if as_json:
-            write_text(json.dumps(_plain(spec), indent=2, ensure_ascii=False) + "\n")
+            write_text(json.dumps(to_json(spec), indent=2, ensure_ascii=False) + "\n")
         else:
             write_page(_page(spec, verbose))
     elif as_json:
@@ -59,10 +61,10 @@ def _table(names: list[str]) -> Iterator[Line]:
         except CompileError as error:
             rows.append((name, "", "", f"cannot be loaded: {error.diagnostics[0].message}"))
             continue
-        engines = ", ".join(e.name for e in spec.engines())
+        engines = ", ".join(dict.fromkeys(e.kind for e in spec.engines() if e.kind in COMPUTING))
         memory = f"{memory_text(spec.dram.bytes)}, {size_text(spec.dram.bandwidth)}/s"
         rows.append((name, engines, memory, spec.description))
-    yield from table([Column("target", "<", "bold"), Column("engines"), Column("memory"), Column("")], rows)
+    yield from table([Column("target", "<", "bold"), Column("computes"), Column("memory"), Column("")], rows)
     yield []
     yield [("  pimc targets NAME prints the numbers of one; a YAML file of one's own is a target too", "dim")]
 
@@ -82,7 +84,7 @@ def _summary(spec: TargetSpec) -> dict[str, Any]:
     }
 
 
-def _plain(spec: TargetSpec) -> dict[str, Any]:
+def to_json(spec: TargetSpec) -> dict[str, Any]:
     from pimc.backends.target import describe
 
     return {**_summary(spec), "numbers": describe(spec), "derived": _derived(spec)}

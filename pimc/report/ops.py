@@ -27,6 +27,8 @@ def ops_section(view: View) -> Html:
         Column("time", True, "for which at least one engine works for it, over all layers"),
         Column("share", True, "of the time of all ops"),
         Column("of bound", True, "how long its busiest engine or resource works for it, of its time"),
+        Column("bound by", about="the engine or resource that works longest for it"),
+        Column("ahead", True, "transfers that went on while other ops were at work (prefetch)"),
         Column("FLOP", True),
         Column("bytes", True, "of operands and results"),
         Column("FLOP/B", True),
@@ -52,6 +54,7 @@ def _row(view: View, rank: int, g: OpGroup, *, has_energy: bool) -> list[Cell]:
     flops, moved = sum(o.flops for o in g.ops), sum(o.bytes for o in g.ops)
     share = g.seconds / view.total
     reached = g.bound / g.seconds if g.seconds else None
+    ahead = sum(getattr(o, "ahead", 0.0) for o in g.ops)
     intensity = flops / moved if moved else None
     return [
         cell(str(rank), rank),
@@ -62,6 +65,8 @@ def _row(view: View, rank: int, g: OpGroup, *, has_energy: bool) -> list[Cell]:
         cell(time_text(g.seconds), g.seconds),
         cell(percent(share), share, f"--share:{share:.3f}"),
         cell(percent(reached) if reached is not None else "", reached),
+        cell(g.bound_by),
+        cell(time_text(ahead) if ahead else "", ahead),
         cell(count_text(flops, "") if flops else "", flops),
         cell(size_text(moved) if moved else "", moved),
         cell(significant(intensity) if intensity else "", intensity),

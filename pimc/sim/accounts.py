@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import TypeAlias
@@ -40,6 +40,8 @@ class Account:
 
     frontier: int = 0
     """Everything before this is accounted for."""
+    held: int = 0
+    """until when the stream was last held"""
     entries: list[Entry] = field(default_factory=list)
     """what happened since the last mark"""
     log: list[Chunk] = field(default_factory=list)
@@ -65,11 +67,13 @@ class Account:
         self.mark()
         self.log.append(Repeat(stretch, base, times, shift, unheld))
         self.frontier += shift * times
+        self.held += shift * times
 
-    def sums(self) -> Sums:
-        """Over all that has happened."""
+    def sums(self, end: int | None = None) -> Sums:
+        """Over all that has happened, until an end: what follows it of the last command's work is left out."""
         self.mark()
-        return _summed_up(self.log, Mark(0, 0, None))
+        found = _summed_up(self.log, Mark(0, 0, None))
+        return found if end is None or found.frontier <= end else found.until(end)
 
     @property
     def has_worked(self) -> bool:
@@ -124,6 +128,16 @@ class Sums:
     stalled: Counter[str]
     segments: Segments
     """in the order of the stream"""
+    frontier: int = 0
+    """everything before this is accounted for"""
+
+    def until(self, end: int) -> Sums:
+        """Without the work behind an end, which is the last command's."""
+        over = self.frontier - end
+        segments = self.segments.copy()
+        segments[-1, END] = min(segments[-1, END], end)
+        segments[-1, BUSY] -= over
+        return replace(self, busy=self.busy - over, segments=segments, frontier=end)
 
 
 def _last(log: Sequence[Chunk]) -> Last:
@@ -151,15 +165,16 @@ def _summed_up(log: Sequence[Chunk], begin: Mark) -> Sums:
         else:
             times = 1
             frontier, part = _sums_of(chunk, frontier)
-            if last is not None and last[0] == chunk[0][0]:  # a mark between them parts nothing
+            if last is not None and last[0] == chunk[0][0]:  # a mark between them parts nothing, whichever is earlier
                 part.segments[0, START] = min(part.segments[0, START], last[1])
+                part.segments[0, END] = max(part.segments[0, END], last[1])
             parts.append(part.segments)
         busy += part.busy * times
         commands += part.commands * times
         for cause, time in part.stalled.items():
             stalled[cause] += time * times
         last = _last([chunk])
-    return Sums(busy, commands, stalled, np.concatenate(parts))
+    return Sums(busy, commands, stalled, np.concatenate(parts), frontier)
 
 
 def _merged(log: Sequence[Chunk]) -> Iterator[Chunk]:

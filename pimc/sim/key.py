@@ -3,8 +3,9 @@
 A key is made of the sequence of commands before it is split into streams. Commands count by what their timers make of
 them. Of the memory that they touch, what matters is which accesses meet, for that is what streams wait for. Between
 items of the sequence (commands, whole loops) that follows from the order in which what they touch begins and ends.
-Inside of a loop, where accesses move, addresses are counted in granules, and inside of one by their order again: an
-access that ends a little later, but before and after the same others, meets the same ones.
+Inside of a loop, where accesses move, those are looked at together whose spans over all turns overlap. Addresses are
+counted in granules from where such a neighbourhood begins, and inside of one by their order again: an access that ends
+a little later, but before and after the same others, meets the same ones.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pimc.sim.code import moved_by
 
 Key = bytes
 GRANULE = 32
-"""Bytes; strides that are no multiples of it make a space count by exact addresses."""
+"""Bytes; strides that are no multiples of it make a neighbourhood count by exact addresses."""
 MOST_ITEMS = 1 << 14
 
 Span = tuple[str, int, int]
@@ -38,7 +39,6 @@ Span = tuple[str, int, int]
 class _Part:
     """What matters of an item outside of all loops."""
 
-    item: Item
     digest: bytes
     """of everything but where in its space it lies"""
     spans: tuple[Span, ...]
@@ -53,7 +53,7 @@ class KeyMaker:
         self._row_stride = platform.geometry.stride_row
         timers = {name: platform.timer(engine, resources) for name, engine in platform.engines.items()}
         self._costs = {name: _cost_of(timer) for name, timer in timers.items()}
-        self._parts: dict[int, _Part] = {}
+        self._parts: dict[Item, _Part] = {}
 
     def key(self, order: Sequential) -> Key:
         digest = hashlib.sha256()
@@ -68,30 +68,31 @@ class KeyMaker:
         return digest.digest()
 
     def _part(self, item: Item) -> _Part:
-        known = self._parts.get(id(item))
+        known = self._parts.get(item)
         if known is None:
             if len(self._parts) >= MOST_ITEMS:
                 self._parts.clear()
-            known = self._parts[id(item)] = self._described(item)
+            known = self._parts[item] = self._described(item)
         return known
 
     def _described(self, item: Item) -> _Part:
         digest = hashlib.sha256()
-        moving: list[Region] = []
+        moving: list[tuple[Region, Span]] = []
         spans: dict[Span, None] = {}
         for text, ranges in self._texts((item,), {}):
             if isinstance(text, Command):
                 for region in (r.flat(self._row_stride) for r in text.regions()):
                     if region.length > 0:
                         low, high = bounds(region.start, ranges)
-                        spans.setdefault((region.space, low, high + region.length - 1))
-                        moving.append(region)
+                        span = region.space, low, high + region.length - 1
+                        spans.setdefault(span)
+                        moving.append((region, span))
             else:
                 digest.update(repr(text).encode())
-        digest.update(repr([(r.space, r.write, r.channels) for r in moving]).encode())
+        digest.update(repr([(r.space, r.write, r.channels) for r, _ in moving]).encode())
         if isinstance(item, Loop):
             digest.update(repr(_borders(moving)).encode())
-        return _Part(item, digest.digest(), tuple(spans))
+        return _Part(digest.digest(), tuple(spans))
 
     def _texts(self, items: tuple[Item, ...], ranges: dict[int, int]) -> Iterator[tuple[Hashable, dict[int, int]]]:
         """What items are, and every command with the turns of the loops around it."""
@@ -118,31 +119,48 @@ def _ranks(spans: Iterable[Span]) -> Mapping[str, Mapping[int, int]]:
     return {space: {at: rank for rank, at in enumerate(sorted(places))} for space, places in found.items()}
 
 
-def _borders(regions: Sequence[Region]) -> list[tuple[object, ...]]:
-    """How accesses in a loop move, and their first and last byte in the first turn.
+def _borders(regions: Sequence[tuple[Region, Span]]) -> list[tuple[object, ...]]:
+    """Of accesses in a loop: their neighbourhood, how they move, and their first and last byte in the first turn.
 
-    Two borders may come into one granule only if the strides of their space bring them there.
+    Two borders may come into one granule only if the strides of their neighbourhood bring them there.
     """
-    taken = [(r.space, *_taken_apart(r.start), r.length) for r in regions]
-    strides: dict[str, int] = {}
-    for space, _, terms, _ in taken:
-        strides[space] = gcd(strides.get(space, 0), *(factor for _, factor in terms))
-    inside: dict[tuple[str, int], set[int]] = defaultdict(lambda: {0})
+    areas, origins = _neighbourhoods([span for _, span in regions])
+    taken = [(area, *_taken_apart(r.start), r.length) for area, (r, _) in zip(areas, regions, strict=True)]
+    strides: dict[int, int] = {}
+    for area, _, terms, _ in taken:
+        strides[area] = gcd(strides.get(area, 0), *(factor for _, factor in terms))
+    inside: dict[tuple[int, int], set[int]] = defaultdict(lambda: {0})
 
-    def where(space: str, at: int) -> tuple[str, int]:
-        apart = strides[space] // GRANULE
-        return space, at // GRANULE % apart if apart else at // GRANULE
+    def where(area: int, at: int) -> tuple[int, int]:
+        apart = strides[area] // GRANULE
+        return area, at // GRANULE % apart if apart else at // GRANULE
 
-    for space, start, _, length in taken:
+    for area, start, _, length in taken:
         for at in (start, start + length - 1):
-            inside[where(space, at)].add(at % GRANULE)
+            inside[where(area, at)].add(at % GRANULE)
     ranks = {place: {at: rank for rank, at in enumerate(sorted(found))} for place, found in inside.items()}
 
-    def place(space: str, at: int) -> tuple[int, int]:
-        whole = strides[space] % GRANULE == 0
-        return at // GRANULE, ranks[where(space, at)][at % GRANULE] if whole else at % GRANULE
+    def place(area: int, at: int) -> tuple[int, int]:
+        whole = strides[area] % GRANULE == 0
+        granules = at // GRANULE - origins[area] // GRANULE
+        return granules, ranks[where(area, at)][at % GRANULE] if whole else at % GRANULE
 
-    return [(terms, place(space, start), place(space, start + length - 1)) for space, start, terms, length in taken]
+    return [(area, terms, place(area, start), place(area, start + size - 1)) for area, start, terms, size in taken]
+
+
+def _neighbourhoods(spans: Sequence[Span]) -> tuple[list[int], list[int]]:
+    """For each span the number of its neighbourhood, by first appearance, and where each neighbourhood begins."""
+    joined: dict[Span, Span] = {}
+    area, end = ("", 0, -1), -1
+    for span in sorted(set(spans)):
+        space, low, high = span
+        if space != area[0] or low > end:
+            area, end = span, high
+        end = max(end, high)
+        joined[span] = area
+    numbers: dict[Span, int] = {}
+    found = [numbers.setdefault(joined[span], len(numbers)) for span in spans]
+    return found, [low for _, low, _ in numbers]
 
 
 def _taken_apart(scalar: Scalar) -> tuple[int, tuple[tuple[int, int], ...]]:

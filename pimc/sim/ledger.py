@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import TypeVar
 
 from pimc.backends.timing import Tallying, Timer
+
+K = TypeVar("K", int, str)
 
 Counts = dict[int, Counter[str]]
 """By row of the op table."""
@@ -39,7 +42,7 @@ class Ledger:
         if self._tallies is not None:
             now.update(self._tallies.tallies)
         if now != self._settled:
-            _add(self.by_op.setdefault(self.op, Counter()), difference(self._settled, now), 1)
+            add(self.by_op.setdefault(self.op, Counter()), difference(self._settled, now), 1)
             self._settled = now
 
     def copy(self) -> Counts:
@@ -56,7 +59,7 @@ class Ledger:
 
     def repeat(self, counts: Counts, times: int) -> None:
         for op, more in counts.items():
-            _add(self.by_op.setdefault(op, Counter()), more, times)
+            add(self.by_op.setdefault(op, Counter()), more, times)
 
     def total(self) -> Counter[str]:
         """Over all ops."""
@@ -74,10 +77,10 @@ class Ledger:
         return counters, {name: number for name, number in total.items() if name in names}
 
 
-def difference(before: Mapping[str, int], after: Mapping[str, int]) -> Counter[str]:
+def difference(before: Mapping[K, int], after: Mapping[K, int]) -> Counter[K]:
     return Counter({n: total - before.get(n, 0) for n, total in after.items() if total != before.get(n, 0)})
 
 
-def _add(sums: Counter[str], more: Mapping[str, int], times: int) -> None:
+def add(sums: Counter[K], more: Mapping[K, int], times: int) -> None:
     for name, total in more.items():
         sums[name] += total * times

@@ -26,6 +26,11 @@ class OpGroup:
     def bound(self) -> float:
         return sum(o.bound_seconds for o in self.ops)
 
+    @property
+    def bound_by(self) -> str:
+        """What bounds most of them."""
+        return Counter(o.bound_by for o in self.ops).most_common(1)[0][0]
+
 
 def group_ops(ops: Sequence[OpReport]) -> list[OpGroup]:
     """Ops in the same place of identical layers together; the longest first."""

@@ -22,10 +22,12 @@ from pimc.backends.roofs import Roof, roofs_of
 from pimc.backends.target import from_description
 from pimc.backends.timing import SERVED
 from pimc.sim.accounts import END, OP, START
+from pimc.sim.ahead import ahead_of
 from pimc.sim.breakdown import Breakdown, breakdown_of
 from pimc.sim.channels import ChannelsReport, channels_of
 from pimc.sim.energy import Energy, energy_of
 from pimc.sim.moves import MoveReport, moves_of
+from pimc.sim.paging import TableReport, cache_layout, paging_of
 from pimc.sim.residence import BanksReport, MemoryReport, banks_of, memories_of
 from pimc.sim.timeline import Timeline, timeline_of
 from pimc.sim.timing import EngineTiming, Timing
@@ -73,6 +75,10 @@ class OpReport:
     bytes: int
     busy: Mapping[str, float]
     """by engine"""
+    bound_by: str = ""
+    """the engine or resource that works for `bound_seconds`"""
+    ahead: float = 0.0
+    """seconds for which its transfers went on while its engine was at work for other ops: what prefetch hides"""
     energy: float | None = None
     """joules of its commands over all devices; None: the target gives no constants"""
     costs: Mapping[str, float | str] = field(default_factory=dict)
@@ -225,6 +231,8 @@ class Report:
     phases: Sequence[PhaseReport]
     bytes_moved: Mapping[str, int]
     """over all devices, by what moved them"""
+    ahead: float = 0.0
+    """seconds of transfers that went on while other ops were at work, over all ops (prefetch)"""
     background: BackgroundReport | None = None
     """of normal reads beside PIM work, where those were asked for"""
     values: Mapping[str, Any] | None = None
@@ -253,6 +261,10 @@ class Report:
     channels: ChannelsReport | None = None
     moves: Sequence[MoveReport] = ()
     timeline: Timeline | None = None
+    cache_layout: str = ""
+    """contiguous or paged; empty: there are no caches"""
+    tables: Sequence[TableReport] = ()
+    """of the blocks of paged caches, on the first device"""
     sources: Mapping[str, str] = field(default_factory=dict)
     """where the numbers of the target come from, by their group"""
 
@@ -265,8 +277,9 @@ class Report:
         del plain["choice"]
         if self.choice is not None:
             plain["parallel"] = self.choice.to_json()
-        if not self.beats:
-            del plain["beats"]
+        for name in ("beats", "tables", "cache_layout"):
+            if not plain[name]:
+                del plain[name]
         if self.batch is None:
             del plain["requests"], plain["batch"]
         else:
@@ -287,6 +300,7 @@ def build_report(
     model: the name to report instead of the graph's.
     """
     energy = energy_of(program, timing)
+    ops = tuple(_ops(program, timing, energy))
     return Report(
         model=program.graph if model is None else model,
         target=program.target_name,
@@ -300,7 +314,8 @@ def build_report(
         bound_share=timing.bound_share,
         engines=tuple(_engines(timing)),
         resources=tuple(ResourceReport(r.name, ranks(r.devices), r.busy * PS) for r in timing.resources),
-        ops=tuple(_ops(program, timing, energy)),
+        ops=ops,
+        ahead=sum(o.ahead for o in ops),
         phases=tuple(_phases(program, timing)),
         bytes_moved=_bytes_moved(timing),
         background=_background(program, timing),
@@ -321,6 +336,8 @@ def build_report(
         channels=channels_of(program, timing),
         moves=moves_of(program, timing),
         timeline=timeline_of(program, timing),
+        cache_layout=cache_layout(program),
+        tables=paging_of(program),
         sources=dict(_sources(program.target)),
     )
 
@@ -447,6 +464,7 @@ def _energy(energy: Energy, timing: Timing) -> EnergyReport:
 
 def _ops(program: Program, timing: Timing, energy: Energy | None) -> Iterable[OpReport]:
     sharers = Counter(_leader(i, row) for i, row in enumerate(program.ops))
+    ahead = ahead_of(program, timing)
     for index, row in enumerate(program.ops):
         leader = _leader(index, row)
         found = timing.ops.get(leader)
@@ -465,6 +483,8 @@ def _ops(program: Program, timing: Timing, energy: Energy | None) -> Iterable[Op
             flops=row.flops,
             bytes=row.bytes,
             busy={name: time * PS / parts for name, time in sorted(found.busy.items())} if found else {},
+            bound_by=found.limit if found else "",
+            ahead=ahead.get(leader, 0) * PS / parts,
             energy=float(energy.ops.get(leader, Fraction(0)) / parts) if energy is not None else None,
             costs={cost.engine: cost.illegal or cost.seconds for cost in row.costs},
         )

@@ -80,8 +80,17 @@ def memories_of(program: Program) -> tuple[MemoryReport, ...]:
 
 
 def _own(program: Program, space: str) -> list[MapEntry]:
-    """What has memory of its own on the first device."""
-    return [e for e in program.memory if e.space == space and 0 in e.devices and e.alias is None]
+    """What has memory of its own on the first device; the parts of a paged cache share a pool."""
+    own = [e for e in program.memory if e.space == space and 0 in e.devices and e.alias is None]
+    pools: set[tuple[int, int]] = set()
+    found = []
+    for e in own:
+        pool = e.blocks.pool if e.blocks is not None else None
+        if pool is None or pool not in pools:
+            found.append(e)
+        if pool is not None:
+            pools.add(pool)
+    return found
 
 
 def _memory(space: str, capacity: int | None, peak: int, entries: Sequence[MapEntry]) -> MemoryReport:
@@ -109,11 +118,14 @@ def _together(role: str, members: Sequence[MapEntry]) -> Tensors:
 
 def entry_bytes(e: MapEntry) -> int:
     """What its elements take up."""
+    if e.blocks is not None:
+        return e.blocks.pool[1]
     return e.layout.elements * e.dtype.bits // 8
 
 
 def _span(e: MapEntry) -> tuple[int, int]:
-    return e.layout.span(max(1, e.dtype.bits // 8))
+    layout, width = e.memory
+    return layout.span(width)
 
 
 def _stretches(entries: Sequence[MapEntry], near: int) -> Iterator[Stretch]:
@@ -142,8 +154,8 @@ def banks_of(program: Program) -> BanksReport | None:
     alike: dict[Layout, int] = defaultdict(int)
     period = geometry.row_bytes * total.size
     for e in _own(program, "dram"):
-        width = max(1, e.dtype.bits // 8)
-        alike[Layout(e.layout.offset % period, (*e.layout.dims, ((width, 1),)))] += 1
+        taken, width = e.memory
+        alike[Layout(taken.offset % period, (*taken.dims, ((width, 1),)))] += 1
     for layout, times in alike.items():
         total += times * _cells(layout, geometry)
     if not total.any():

@@ -17,11 +17,11 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from pimc.sim.accounts import Mark, Stretch
 from pimc.sim.code import Family, Instruction
-from pimc.sim.ledger import Counts
+from pimc.sim.ledger import Counts, add, difference
 
 if TYPE_CHECKING:
     from pimc.sim.time import Clockwork, Meter, Runner
@@ -36,8 +36,6 @@ FEW_TURNS = 64
 """Loops with no more turns than this are given up after one run."""
 
 FOREVER = 1 << 60
-
-K = TypeVar("K", int, str)
 
 Turns = tuple[tuple[int, ...], ...]
 """The counters of the loops that each runner is in, outermost first."""
@@ -262,7 +260,7 @@ class Steady:
                 runner.variables[runner.code[frame.end].variable] += by * times
         for meter, (busy, by_op) in zip(_meters(scope), period.meters, strict=True):
             meter.busy += busy * times
-            _add(meter.by_op, by_op, times)
+            add(meter.by_op, by_op, times)
             if meter.free_at > now.base:
                 meter.free_at += total
         if now.ranks:
@@ -457,7 +455,7 @@ def _period(trial: Trial, now: Sighting, scope: Sequence[Runner]) -> Period:
             for r, old, step in zip(scope, trial.counts, trial.steps, strict=True)
         ],
         meters=[
-            (m.busy - busy, _difference(by_op, m.by_op))
+            (m.busy - busy, difference(by_op, m.by_op))
             for m, (busy, by_op) in zip(_meters(scope), trial.meters, strict=True)
         ],
         arrangements=_arrangements(scope, trial.steps),
@@ -499,12 +497,3 @@ def _fronts(scope: Sequence[Runner], base: int, steps: Turns) -> tuple[int, ...]
 def _meters(scope: Sequence[Runner]) -> list[Meter]:
     found = {id(m): m for r in scope for m in r.meters}
     return list(found.values())
-
-
-def _difference(before: Counter[K], after: Counter[K]) -> Counter[K]:
-    return Counter({name: total - before[name] for name, total in after.items() if total != before[name]})
-
-
-def _add(sums: Counter[K], more: Counter[K], times: int) -> None:
-    for name, total in more.items():
-        sums[name] += total * times

@@ -397,6 +397,7 @@ class Clockwork:
         account.entries.append((HELD, runner.ready, until, 0, 0, cause))
         if until > account.frontier:
             account.frontier = until
+        account.held = until
         runner.ready = until
 
     def _exchange(self, runner: Runner, instruction: Instruction) -> bool:
@@ -438,7 +439,7 @@ class Clockwork:
         return Diagnostic(Kind.DEADLOCK, f"{len(stuck)} streams wait for ever", notes=tuple(notes))
 
     def _result(self) -> Timing:
-        total = max((max(r.done, r.account.frontier) for r in self.runners), default=0)
+        total = max((max(r.done, r.account.held) for r in self.runners), default=0)
         total *= self.program.turns
         engines, resources = tuple(self._engines(total)), tuple(self._resources())
         stages = -(-self.program.stages // self.program.turns)
@@ -458,7 +459,7 @@ class Clockwork:
                 devices=executor.devices,
                 instances=executor.instances,
                 clock_ps=decl.clock_ps,
-                end=max(runner.done, runner.account.frontier),
+                end=max(runner.done, runner.account.held),
                 run=total,
                 account=runner.account,
                 counters=counters,

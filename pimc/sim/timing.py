@@ -39,7 +39,7 @@ class EngineTiming:
 
     @cached_property
     def sums(self) -> Sums:
-        return self.account.sums()
+        return self.account.sums(self.end)
 
     @property
     def commands(self) -> int:
@@ -101,6 +101,8 @@ class OpTiming:
     """by engine, the busiest of its kind"""
     bound: int
     """the longest that one engine or resource worked for it"""
+    limit: str = ""
+    """that engine or resource"""
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,10 @@ class Timing:
                 own = busy[op][stage]
                 own[engine.name] = max(own.get(engine.name, 0), total)
         spans = [engine.segments[:, : END + 1] for engine in self.engines]
-        united = _united(np.concatenate([np.empty((0, 3), np.int64), *spans]))
+        joined = united(np.concatenate([np.empty((0, 3), np.int64), *spans]))
         return {
-            int(op): self._op(int(op), united[united[:, OP] == op], busy[int(op)])
-            for op in np.unique(united[:, OP])
+            int(op): self._op(int(op), joined[joined[:, OP] == op], busy[int(op)])
+            for op in np.unique(joined[:, OP])
             if op >= 0
         }
 
@@ -158,26 +160,34 @@ class Timing:
         spans = np.concatenate([np.empty((0, 3), np.int64), *(e.segments[:, : END + 1] for e in self.engines)])
         spans = spans[np.isin(spans[:, OP], known)]
         spans[:, OP] = groups[np.searchsorted(known, spans[:, OP])]
-        united = _united(spans)
-        lengths = united[:, END] - united[:, START]
-        return {name: int(lengths[united[:, OP] == i].sum()) for i, name in enumerate(names)}
+        joined = united(spans)
+        lengths = joined[:, END] - joined[:, START]
+        return {name: int(lengths[joined[:, OP] == i].sum()) for i, name in enumerate(names)}
 
     def _stage(self, devices: Sequence[int]) -> int:
         return devices[0] // self.group if self.group else 0
 
     def _op(self, op: int, spans: Segments, busy: Mapping[int, Mapping[str, int]]) -> OpTiming:
         """busy: by stage and engine. Stages that share an op's commands do them one after another."""
-        longest = {stage: max(times.values()) for stage, times in busy.items()}
-        for resource in self.resources:
-            stage = self._stage(resource.devices)
-            longest[stage] = max(longest.get(stage, 0), resource.by_op.get(op, 0))
+        bounds = [self._longest(op, stage, times) for stage, times in busy.items()]
         active = int((spans[:, END] - spans[:, START]).sum())
+        bound = min(active, sum(found for found, _ in bounds))
         total: Counter[str] = Counter()
         for times in busy.values():
             total.update(times)
-        return OpTiming(
-            int(spans[0, START]), int(spans[-1, END]), active, dict(total), min(active, sum(longest.values()))
-        )  # fmt: skip
+        limit = max(bounds, key=lambda each: each[0], default=(0, ""))[1]
+        return OpTiming(int(spans[0, START]), int(spans[-1, END]), active, dict(total), bound, limit)
+
+    def _longest(self, op: int, stage: int, busy: Mapping[str, int]) -> tuple[int, str]:
+        """How long the engine or resource of a stage worked for an op that did so longest, and which that is."""
+        limit = max(sorted(busy), key=lambda name: busy[name], default="")
+        bound = busy.get(limit, 0)
+        for r in self.resources:
+            held = r.by_op.get(op, 0) if self._stage(r.devices) == stage else 0
+            if held * 99 > bound * 100:  # what holds it says more, unless others do, too
+                limit = r.name
+            bound = max(bound, held)
+        return bound, limit
 
 
 def _busy_by_op(segments: Segments) -> Iterator[tuple[int, int]]:
@@ -188,7 +198,7 @@ def _busy_by_op(segments: Segments) -> Iterator[tuple[int, int]]:
         yield int(op), int(total)
 
 
-def _united(spans: Segments) -> Segments:
+def united(spans: Segments) -> Segments:
     """(op, start, end) of the same stretches without overlaps, by op and then in order."""
     if not len(spans):
         return spans

@@ -85,7 +85,7 @@ class Semaphore:
                         queue[place] = time + by
 
 
-class Pool:
+class Semaphores:
     """The semaphores of one device."""
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class Tokens:
     """All semaphores of a program."""
 
     def __init__(self) -> None:
-        self._pools: dict[int, Pool] = defaultdict(Pool)
+        self._semaphores: dict[int, Semaphores] = defaultdict(Semaphores)
         """by device"""
 
     def used(
@@ -137,20 +137,20 @@ class Tokens:
 
     def close(self, executors: Sequence[Executor]) -> None:
         """All that signal and wait are known."""
-        for pool in self._pools.values():
-            for semaphore in pool.semaphores.values():
+        for own in self._semaphores.values():
+            for semaphore in own.semaphores.values():
                 semaphore.close(executors)
 
     def of(self, executor: Executor, number: int) -> Semaphore:
         """The semaphore that an executor means by a number."""
-        return self._pools[executor.rank].of(number)
+        return self._semaphores[executor.rank].of(number)
 
     def pending(self, base: int, ranks: Iterable[int]) -> tuple[tuple[Pending, ...], ...]:
         """Tokens on their way on some devices, with times as seen from `base`."""
-        return tuple([self._pools[rank].pending(base) for rank in ranks])
+        return tuple([self._semaphores[rank].pending(base) for rank in ranks])
 
     def shift(self, base: int, by: int, ranks: Iterable[int]) -> None:
         """Move the tokens of some devices that lie in the future of `base`, which `pending` was told of last."""
         for rank in ranks:
-            for semaphore in self._pools[rank].moved:
+            for semaphore in self._semaphores[rank].moved:
                 semaphore.shift(base, by)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,13 @@ PS_PER_US = 1e6
 
 def write_trace(path: Path | str, program: Program, timing: Timing, *, limit: int = MOST_SLICES) -> None:
     """Write a trace; compressed if the name ends in .gz. Raises CompileError (FILE_UNWRITABLE)."""
+    write_events(path, trace(program, timing, limit=limit))
+
+
+def write_events(path: Path | str, plain: Mapping[str, Any]) -> None:
+    """Write a trace that is plain data. Raises CompileError (FILE_UNWRITABLE)."""
     path = Path(path)
-    text = json.dumps(trace(program, timing, limit=limit), separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(plain, separators=(",", ":"), ensure_ascii=False)
     data = text.encode("utf-8", "replace")
     if path.suffix == ".gz":
         packed = io.BytesIO()

@@ -21,6 +21,7 @@ from pimc.backends.link.isa import Exchange, Party, meet
 from pimc.backends.program import MapEntry, Program, Step
 from pimc.backends.program import count as command_count
 from pimc.backends.state import DeviceState, Space, ValueFormat
+from pimc.ir.blocks import ENTRY_BYTES
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail
 from pimc.ir.layout import Layout
 from pimc.ir.op import Array
@@ -58,11 +59,13 @@ def execute(
     order: Order = "forward",
     progress: Progress | None = None,
     platform: Platform | None = None,
+    received: Mapping[int, Mapping[int, Sequence[Array]]] | None = None,
 ) -> tuple[dict[str, Array], RunState]:
     """Run a program on values; the outputs by name (floats as float32), and the state it leaves.
 
     weights: arrays that take the place of the program's own. state: memories to go on with, into which only the given
-    inputs and whatever weights are not there yet are written.
+    inputs and whatever weights are not there yet are written. received: what devices of another machine have sent, by
+    their ranks, and by the ranks here.
     Raises CompileError: UNAVAILABLE, INPUT_BAD, WEIGHT_MISSING, PROGRAM_BAD, DEADLOCK.
     """
     check_computes(program)
@@ -74,6 +77,11 @@ def execute(
         for entry in _entries(program, name):
             for rank in entry.devices:
                 _write(run, entry, rank, _part(value, entry.shard, rank))
+    for sender, messages in (received or {}).items():
+        for rank, values in messages.items():
+            run.devices[rank].received[sender] = list(values)
+    for device in run.devices:
+        device.spaces["dram"].unmap()  # the streams read block tables for themselves
     with np.errstate(all="ignore"):
         _Runner(program, run, order, progress).run()
     return {name: read_output(program, run, name) for name in program.outputs}, run
@@ -130,7 +138,7 @@ def _load(program: Program, run: RunState, override: Mapping[str, Array]) -> Non
     """Write constants, and the weights that the program before has not left in the same place."""
     before, run.loaded = run.loaded, {}
     for entry in program.memory:
-        if entry.role not in ("weight", "constant") or not entry.layout.elements:
+        if entry.role not in ("weight", "constant", "table") or not entry.layout.elements:
             continue
         place = (entry.space, entry.layout, entry.dtype)
         kept = [r for r in entry.devices if entry.role == "weight" and before.get((r, entry.name)) == place]
@@ -179,7 +187,16 @@ def _write(run: RunState, entry: MapEntry, rank: int, value: Array) -> None:
     if entry.rows is not None:
         value = _of_requests(entry, entry.rows, value)
     if value.size:
-        run.devices[rank].spaces[entry.space].write_layout(entry.layout, entry.dtype, np.asarray(value))
+        _space(run, entry, rank).write_layout(entry.layout, entry.dtype, np.asarray(value))
+
+
+def _space(run: RunState, entry: MapEntry, rank: int) -> Space:
+    """The memory that a tensor lies in; if it is paged, as the block table there says."""
+    space = run.devices[rank].spaces[entry.space]
+    if entry.blocks is not None:
+        window = entry.blocks.window
+        space.map(window, space.read(entry.blocks.table, ((window.entries, ENTRY_BYTES),), DType.I32))
+    return space
 
 
 def _of_requests(entry: MapEntry, rows: Rows, value: Array) -> Array:
@@ -233,7 +250,7 @@ def _joined(run: RunState, entry: MapEntry) -> Array:
 def _read(run: RunState, entry: MapEntry, rank: int) -> Array:
     if 0 in entry.shape:
         return np.empty(entry.shape, np.float32 if entry.dtype.is_float else entry.dtype.numpy)
-    value = run.devices[rank].spaces[entry.space].read_layout(entry.layout, entry.dtype, entry.shape)
+    value = _space(run, entry, rank).read_layout(entry.layout, entry.dtype, entry.shape)
     return value if entry.dtype.is_float else value.astype(entry.logical.numpy)
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pimc.backends.numbering import canonical
-from pimc.backends.program import MapEntry, Program
+from pimc.backends.program import FORMAT_VERSION, MapEntry, Program
 from pimc.backends.references import FileReference
 from pimc.backends.storage import HEADER, MAGIC, from_bytes, load, save, to_bytes
 from pimc.ir.diagnostics import CompileError, Kind
@@ -57,9 +57,9 @@ def test_a_manifest_that_unpacks_to_more_than_it_says_is_refused() -> None:
     packed = zlib.compress(b" " * 10**7)
     digest = hashlib.sha256(packed).digest()
     with pytest.raises(CompileError, match="does not have the length"):
-        from_bytes(HEADER.pack(MAGIC, 1, len(packed), 100, 0, 0, digest) + packed)
+        from_bytes(HEADER.pack(MAGIC, FORMAT_VERSION, len(packed), 100, 0, 0, digest) + packed)
     with pytest.raises(CompileError, match="its manifest has 1099511627776 bytes"):
-        from_bytes(HEADER.pack(MAGIC, 1, len(packed), 1 << 40, 0, 0, digest) + packed)
+        from_bytes(HEADER.pack(MAGIC, FORMAT_VERSION, len(packed), 1 << 40, 0, 0, digest) + packed)
 
 
 def _broken(stored: bytes) -> Kind | None:

@@ -222,7 +222,8 @@ def test_what_the_published_simulator_leaves_out_can_be_charged() -> None:
 
     free, charged = seconds(), seconds("link.transfers=timed")
     assert free["link"] == 0
-    assert charged["link"] > 4 * 4000  # four all-reduces of 256 KiB
+    step = 180 + 2**16 / 128 / 2**30 * 1e9  # nanoseconds of the link for a quarter
+    assert charged["link"] == pytest.approx(4 * 6 * step, rel=0.01)  # four all-reduces of 256 KiB
     assert charged["all"] - free["all"] == pytest.approx(charged["link"], rel=0.05)
 
 

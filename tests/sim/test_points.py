@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pimc.driver import Options, compile_model
-from pimc.points import time_points
+from pimc.points import Decided, agreements, time_points
 
 MODEL = Path(__file__).parents[2] / "models" / "tiny-llama.pimc"
 
@@ -44,3 +44,26 @@ def test_neighbours_are_what_single_compilations_give(target: str) -> None:
         assert point.cycles == alone.timing.cycles, point.dims
     times = [p.cycles for p in found.points]
     assert len(set(times)) > 1
+
+
+def test_attention_is_whole_where_it_is_faster() -> None:
+    """Between the ends of this range attention comes together: the range is halved until both ends of a part agree."""
+    found = time_points(MODEL, "cent", Options(), {"past": range(40, 121, 4)}, processes=1)
+    for point in found.points[::5]:
+        alone = compile_model(MODEL, "cent", Options(dims={**point.dims}))
+        assert alone.timing is not None
+        assert point.cycles == alone.timing.cycles, point.dims
+
+
+@pytest.mark.parametrize("changes", [(), (1,), (999,), (500, 501), (100, 400, 700)])
+def test_points_between_two_that_agree_are_not_decided_again(changes: tuple[int, ...]) -> None:
+    asked: list[int] = []
+
+    def at(number: int) -> Decided:
+        asked.append(number)
+        return Decided({"op": str(sum(number >= change for change in changes))})
+
+    found = dict(agreements(at, 1000))
+    assert sorted([*asked, *found]) == list(range(1000))
+    assert all(decided == at(number) for number, decided in found.items())
+    assert len(asked) - len(found) <= 2 + 12 * len(changes)
