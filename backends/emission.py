@@ -13,10 +13,10 @@ from math import prod
 from pimc.backends.dma.isa import MapBlocks
 from pimc.backends.emitter import Emitter, Scratch
 from pimc.backends.engines import packages
-from pimc.backends.lowering import RULES, Lowering
+from pimc.backends.lowering import CHAIN_RULES, RULES, Lowering
 from pimc.backends.lowering_memory import LoweringMemory, seen_by_rules
 from pimc.backends.pim.mapping import mapping_of, why_no_values
-from pimc.backends.planning import BufferSplit, Plan, nodes_by_stage
+from pimc.backends.planning import BufferSplit, Plan, chains_in, nodes_by_stage
 from pimc.backends.program import Cost, Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.ragged import groups
 from pimc.backends.roll import roll
@@ -24,7 +24,7 @@ from pimc.backends.synchronize import Barrier, split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.blocks import Window
 from pimc.ir.diagnostics import InternalError, Kind, fail
-from pimc.ir.facts import Beat, Layer, Phase, Placement, Position, Queue, Ragged, Stage, SubBatch, Tile, Work
+from pimc.ir.facts import Beat, Epilogue, Layer, Phase, Placement, Position, Queue, Ragged, Stage, SubBatch, Tile, Work
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -122,7 +122,7 @@ def _work_of(part: Part) -> Hashable | None:
             return None
         place = None if layer is None else layer.index - layers.setdefault(layer.group, layer.index)
         peers = [(n, v - part.stage if n in PEERS and isinstance(v, int) else v) for n, v in node.attributes.items()]
-        facts = node.fact(Placement), node.fact(Tile), node.fact(Ragged), node.fact(Beat)
+        facts = node.fact(Placement), node.fact(Tile), node.fact(Ragged), node.fact(Beat), node.fact(Epilogue)
         engine = None if facts[0] is None else (facts[0].engine, facts[0].channels)
         rows.append((node.op.name, tuple(sorted(peers)), place, engine, *facts[1:], seen))
     ends = BufferSplit.ends(part.plan.homes.values())
@@ -173,14 +173,21 @@ def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[
 
 def emit_node(node: Node, spec: TargetSpec, plan: Plan, limited: Callable[[str], None] | None = None) -> Program:
     """A program of one node alone, for estimates. limited: is told what limits a contraction."""
+    return emit_nodes([node], spec, plan, limited)
+
+
+def emit_nodes(
+    nodes: Sequence[Node], spec: TargetSpec, plan: Plan, limited: Callable[[str], None] | None = None
+) -> Program:
+    """The same of a few nodes that follow each other."""
     load_rules()
-    group = node.attributes.get("group")
-    part = Part((node,), tuple(range(group if isinstance(group, int) else 1)), plan)
-    row = OpRow(node.name, node.op.name, "", (), "", "", _engine(node), "", 0, 0)
+    group = nodes[0].attributes.get("group")
+    part = Part(tuple(nodes), tuple(range(group if isinstance(group, int) else 1)), plan)
+    rows = tuple(OpRow(node.name, node.op.name, "", (), "", "", _engine(node), "", 0, 0) for node in nodes)
     items, _, _ = _folded(list(_lowered(part, spec, 0, limited)))
     return Program(
-        graph=node.name, dims={}, phase="", target=describe(spec), target_name=spec.name, target_hash="",
-        devices=len(part.devices), streams=tuple(streams_of(items, part.devices, spec)), memory=(), ops=(row,),
+        graph=nodes[0].name, dims={}, phase="", target=describe(spec), target_name=spec.name, target_hash="",
+        devices=len(part.devices), streams=tuple(streams_of(items, part.devices, spec)), memory=(), ops=rows,
         extent=dict(plan.used),
     )  # fmt: skip
 
@@ -283,7 +290,11 @@ def _lowered(
     current: tuple[int, int] | None = None
     fences: list[int] = []
     begin = first_op
+    chains = {chain.start: [part.nodes[i] for i in chain[1:]] for chain in chains_in(part.nodes)}
+    done = {follower for followers in chains.values() for follower in followers}
     for offset, node in enumerate(part.nodes):
+        if node in done:
+            continue
         layer, beat = node.fact(Layer), node.fact(Beat)
         key = (layer.group, layer.index) if layer is not None else (-1, offset)
         key = (_BEATS, beat.index) if beat is not None else key
@@ -301,11 +312,12 @@ def _lowered(
         emitter.op = first_op + offset
         emitter.queue = _queue(node)
         there = replace(at, scratch=scratch[emitter.queue])
+        nodes = (node, *chains.get(offset, ()))
         _map_blocks(node, there, mapped)
         if memory is None:
-            lower(node, there)
+            lower_chain(nodes, there)
         else:
-            memory.lower(node, there, lower)
+            memory.lower(nodes, there, lower_chain)
     if current is not None:
         yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences))
 
@@ -334,10 +346,29 @@ def _queue(node: Node) -> str:
     return fact.name if fact is not None else ""
 
 
+def lower_chain(nodes: Sequence[Node], at: Lowering) -> None:
+    """Emit a product and what is computed on its tiles, or one after the other where it is not cut into such tiles."""
+    first, *followers = nodes
+    if followers:
+        tile = first.fact(Tile)
+        rule = CHAIN_RULES.get((_kind(first, at.spec), first.op.name))
+        if rule is not None and rule(first, followers, at if tile is None else replace(at, tile=tile)):
+            return
+    op = at.emit.op
+    for number, node in enumerate(nodes):
+        at.emit.op = op + number if op >= 0 else op
+        lower(node, at)
+
+
+def _kind(node: Node, spec: TargetSpec) -> str:
+    """The kind of a node's engine."""
+    engine = _engine(node)
+    return next((e.kind for e in spec.engines() if e.name == engine), engine)
+
+
 def lower(node: Node, at: Lowering) -> None:
     """Emit one node by the rule of its engine's kind."""
-    engine = _engine(node)
-    kind = next((e.kind for e in at.spec.engines() if e.name == engine), engine)
+    kind = _kind(node, at.spec)
     rule = RULES.get((kind, node.op.name))
     if rule is None:
         raise InternalError(f"no lowering rule for {node.op.name} on {kind} (%{node.name})")

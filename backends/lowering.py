@@ -11,7 +11,7 @@ It finds its operands through `at.tensor(value)` (space, layout, element type), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pimc.backends.emitter import Emitter, Scratch
@@ -53,9 +53,13 @@ class Lowering:
 
 
 Rule = Callable[[Node, Lowering], None]
+ChainRule = Callable[[Node, Sequence[Node], Lowering], bool]
+"""Lowers a product with the nodes that are computed on its tiles; False, and nothing is done, where that cannot be."""
 
 RULES: dict[tuple[str, str], Rule] = {}
 """Lowering rules by kind of engine and op name."""
+CHAIN_RULES: dict[tuple[str, str], ChainRule] = {}
+"""The same for chains, by their first op."""
 
 
 def lowers(kind: str, *ops: str) -> Callable[[Rule], Rule]:

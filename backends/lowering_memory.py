@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pimc.backends.lowering import Lowering
@@ -24,11 +24,13 @@ class LoweringMemory:
 
     known: dict[Hashable, tuple[tuple[Item, ...], int, int]] = field(default_factory=dict)
 
-    def lower(self, node: Node, at: Lowering, rule: Callable[[Node, Lowering], None]) -> None:
-        """Emit a node by its rule, or as before."""
-        key = _key(node, at)
-        if key is None:
-            rule(node, at)
+    def lower(
+        self, nodes: Sequence[Node], at: Lowering, rule: Callable[[Sequence[Node], Lowering], None]
+    ) -> None:
+        """Emit nodes that are lowered together by their rule, or as before."""
+        key = tuple(_key(node, at) for node in nodes)
+        if None in key:
+            rule(nodes, at)
             return
         found = self.known.get(key)
         if found is not None:
@@ -39,7 +41,7 @@ class LoweringMemory:
         if len(self.known) >= MOST_NODES:
             self.known.clear()
         level = at.emit.level
-        rule(node, at)
+        rule(nodes, at)
         self.known[key] = at.emit.since(level), at.emit.level[1], at.scratch.position
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 from pimc.backends import emission
+from pimc.backends.kernels.elementwise import is_follower
 from pimc.backends.legality import why_not
-from pimc.backends.lowering import RULES
+from pimc.backends.lowering import CHAIN_RULES, RULES
 from pimc.backends.lowering_memory import LoweringMemory
 from pimc.backends.pim.tiles import tile_of as pim_tile
-from pimc.backends.planning import Plan, make_plan, nodes_by_stage, plan_node
+from pimc.backends.planning import Plan, make_plan, nodes_by_stage, plan_node, plan_nodes
 from pimc.backends.program import Program
 from pimc.backends.sharing import turns_on
-from pimc.backends.target import TargetSpec
-from pimc.ir.facts import Placement, Ragged, ReadAs, Tile
+from pimc.backends.target import TargetSpec, describe
+from pimc.ir.facts import Epilogue, Placement, Ragged, ReadAs, Tile
 from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
 from pimc.ir.memory import Home
 from pimc.ir.op import Attribute, OpClass
@@ -27,6 +30,8 @@ Simulate = Callable[[Program], float]
 """Seconds that a program takes; the driver hands the simulator in, since backends lie below it."""
 
 _COMPUTE = ("npu", "pim", "pnm")
+_TIE = 1.001
+"""Times that differ by less are equal: the choice is then for what needs less memory."""
 
 
 @dataclass
@@ -36,6 +41,8 @@ class Estimates:
     seconds: dict[object, float] = field(default_factory=dict)
     limits: dict[object, str] = field(default_factory=dict)
     tiles: dict[object, Tile | None] = field(default_factory=dict)
+    gains: dict[object, bool] = field(default_factory=dict)
+    """whether chains take less time on the tiles of their product"""
 
 
 @dataclass
@@ -126,6 +133,38 @@ class Machine:
         ).elements():
             load[channel] += round(self.estimate(_of_one_request(node, tokens), engine) * 1e12)
         return max(load.values()) * 1e-12
+
+    def may_follow(self, node: Node, product: Node) -> bool:
+        placement = product.fact(Placement)
+        if placement is None or (placement.engine, product.op.name) not in CHAIN_RULES:
+            return False
+        return Ragged not in product.facts and is_follower(node, product)
+
+    def _in_a_row(self, program: Program) -> float:
+        """Seconds of a program among others: the mean of what it takes on an idle machine, and where operands are there
+        when they are needed, as where they come ahead."""
+        return (self.simulate(program) + self.simulate(replace(program, target=self._at_once))) / 2
+
+    @cached_property
+    def _at_once(self) -> dict[str, Any]:
+        """The machine whose transfers take no time."""
+        dma = self.spec.dma
+        free = None if dma is None else dma.model_copy(update={"transfers": "free"})
+        return describe(self.spec.model_copy(update={"dma": free}))
+
+    def gains_by_following(self, chain: Sequence[Node]) -> bool:
+        first = chain[0].fact(Placement)
+        assert first is not None
+        engine = next(e for e in self.engines() if e.name == first.engine)
+        values = {v: n for n, v in enumerate(dict.fromkeys(v for node in chain for v in node.inputs()))}
+        key = tuple((_key(node, engine), tuple(values[v] for v in node.inputs())) for node in chain)
+        if key not in self.estimates.gains:
+            fused = [replace(n, facts={**n.facts, Epilogue: Epilogue(i)}) if i else n for i, n in enumerate(chain)]
+            alone, together = (
+                emission.emit_nodes(nodes, self.spec, plan_nodes(nodes, self.spec)) for nodes in (chain, fused)
+            )
+            self.estimates.gains[key] = self._in_a_row(together) <= _TIE * self._in_a_row(alone)
+        return self.estimates.gains[key]
 
     def tile(self, node: Node, engine: Engine, homes: Mapping[Value, Home]) -> Tile | None:
         if node.op.cls is not OpClass.CONTRACTION and not node.op.name.startswith("attention_"):

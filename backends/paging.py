@@ -9,7 +9,7 @@ blocks hold equally many tokens; each cache has a pool of its own.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -63,6 +63,19 @@ class Part:
     channels: range = range(0)
 
 
+@dataclass(frozen=True, slots=True)
+class _InBanks:
+    """How a part lies in whole blocks, from row 0 on."""
+
+    layout: Layout
+    tokens: int
+    """of a block"""
+    rows: int
+    """row indices of a block"""
+    lanes: tuple[int, int]
+    """requests side by side, and the channels from one to the next"""
+
+
 @dataclass
 class Pager:
     """Gives out the windows, pools and tables of one memory plan."""
@@ -107,32 +120,38 @@ class Pager:
         self, kind: str, parts: Sequence[Part], channels: Sequence[int], take_rows: Callable[[int], int]
     ) -> list[tuple[Layout, Blocks]]:
         """Parts of a cache whose blocks are rows of banks."""
+        made = [self._bank_layout(kind, part, channels) for part in parts]
+        alike: dict[object, list[int]] = defaultdict(list)
+        for number, (part, one) in enumerate(zip(parts, made, strict=True)):
+            own = "channels" if part.channels else one.lanes  # groups that lie differently in the channels do not share
+            alike[own, one.rows, one.tokens].append(number)
+        found: dict[int, tuple[Layout, Blocks]] = {}
+        for numbers in alike.values():
+            members = [parts[n] for n in numbers], [made[n] for n in numbers]
+            found |= dict(zip(numbers, self._in_pool(*members, take_rows), strict=True))
+        return [found[number] for number in range(len(parts))]
+
+    def _in_pool(
+        self, parts: Sequence[Part], made: Sequence[_InBanks], take_rows: Callable[[int], int]
+    ) -> Iterator[tuple[Layout, Blocks]]:
+        """Parts whose blocks are alike, with one pool."""
         geometry = self.spec.dram.geometry
-        granule = pim_layouts.row_tokens(self.spec, kind, parts[0].shape)
-        tokens = up(self.cache.block, granule) * granule
-        made = [self._bank_layout(kind, part, tokens, channels) for part in parts]
-        lanes = [pim_layouts.digits_of(layout, 0, geometry) for layout, _ in made]
-        counts = [1 if d is None else d.channel[0] for d in lanes]
-        tables, pool_blocks = self._tables(parts, tokens, counts)
-        block_rows = made[0][1]
-        pool = take_rows(pool_blocks * block_rows) * geometry.stride_row
-        found: list[tuple[Layout, Blocks]] = []
-        for (layout, _), digits, table in zip(made, lanes, tables, strict=True):
-            if digits is None:
-                raise InternalError(f"requests of {layout} do not lie in channels")
+        tokens, rows = made[0].tokens, made[0].rows
+        tables, pool_blocks = self._tables(parts, tokens, [one.lanes[0] for one in made])
+        pool = take_rows(pool_blocks * rows) * geometry.stride_row
+        for one, table in zip(made, tables, strict=True):
             sequences, blocks, count = table.shape
-            step = digits.channel[1] * geometry.stride_channel
+            step = one.lanes[1] * geometry.stride_channel
             stretches = (count, step, geometry.stride_bank) if count > 1 else (1, 0, 0)
-            window = self._window(sequences * blocks, block_rows * geometry.stride_row, pool, stretches)
-            first = layout.offset % geometry.stride_row
-            moved = layout.moved(window.start + first - layout.offset)
+            window = self._window(sequences * blocks, rows * geometry.stride_row, pool, stretches)
+            first = one.layout.offset % geometry.stride_row
+            moved = one.layout.moved(window.start + first - one.layout.offset)
             if first and count > 1:
                 window = Window(
                     window.start + first, window.blocks, window.block_bytes, pool + first, count, step,
                     geometry.stride_bank,
                 )  # fmt: skip
-            found.append((moved, self._blocks(window, table, tokens, pool_blocks)))
-        return found
+            yield moved, self._blocks(window, table, tokens, pool_blocks)
 
     def settle(self, homes: dict[Value, Home], take: Callable[[int], int]) -> None:
         """Place the tables that have no place yet, and tell the homes of caches."""
@@ -144,22 +163,25 @@ class Pager:
                 own = tuple(replace(b, table=self.tables[self._of[b.window]].address) for b in home.blocks)
                 homes[value] = replace(home, blocks=own)
 
-    def _bank_layout(self, kind: str, part: Part, tokens: int, channels: Sequence[int]) -> tuple[Layout, int]:
-        """The layout of whole blocks from row 0 on, and the row indices of a block."""
+    def _bank_layout(self, kind: str, part: Part, channels: Sequence[int]) -> _InBanks:
+        geometry = self.spec.dram.geometry
         batch, heads, room, depth = part.shape
+        granule = pim_layouts.row_tokens(self.spec, kind, part.shape)
+        tokens = up(self.cache.block, granule) * granule
         blocks = up(room, tokens)
         shape = (batch, heads, blocks * tokens, depth)
         if part.channels:
             layout = pim_layouts.requests_layout(self.spec, kind, 0, shape, part.channels)
         else:
             layout, _ = pim_layouts.bank_layout(self.spec, kind, 0, shape, channels, tokens_first=True)
-        digits = pim_layouts.digits_of(layout, 2, self.spec.dram.geometry)
-        assert digits is not None
-        rows, step = digits.row
+        requests, along = (pim_layouts.digits_of(layout, dim, geometry) for dim in (0, 2))
+        if requests is None or along is None:
+            raise InternalError(f"requests and tokens of {layout} do not lie in banks")
+        rows, step = along.row
         if rows == 1:  # one row of tokens, of all heads and dims
-            one = Layout(layout.offset, (((1, 0),), *layout.dims[1:]))
-            return layout, up(one.span(1)[1], self.spec.dram.geometry.stride_row)
-        return layout, rows // blocks * step
+            one = Layout(layout.offset % geometry.stride_row, (((1, 0),), *layout.dims[1:]))
+            return _InBanks(layout, tokens, up(one.span(1)[1], geometry.stride_row), requests.channel)
+        return _InBanks(layout, tokens, rows // blocks * step, requests.channel)
 
     def _window(
         self, blocks: int, block_bytes: int, pool: int, lanes: tuple[int, int, int] = (1, 0, 0)
@@ -215,21 +237,21 @@ def given_out(sequences: Sequence[Request], tokens: int, cache: CacheSpec) -> tu
             help=f"a larger pool (--set cache.blocks={most}), other blocks (--set cache.block=N), or fewer tokens",
         )
     pool = cache.blocks or most
-    free = {lane: _free_list(pool, lane, cache) for lane in need}
+    free = {lane: iter(_free_blocks(pool, need[lane], lane, cache)) for lane in need}
     held: list[list[int]] = [[] for _ in sequences]
     for number in range(max((up(s.tokens, tokens) for s in sequences), default=0)):
         for own, s in zip(held, sequences, strict=True):
             if number * tokens < s.tokens:
-                own.append(free[s.lane].pop())
+                own.append(next(free[s.lane]))
     return held, pool
 
 
-def _free_list(pool: int, lane: int, cache: CacheSpec) -> list[int]:
-    """The free blocks, the next one last."""
+def _free_blocks(pool: int, need: int, lane: int, cache: CacheSpec) -> Sequence[int]:
+    """As many free blocks as are needed at most, in the order in which they are given out."""
     if cache.order == "rising":
-        return list(range(pool - 1, -1, -1))
+        return range(need)
     generator = np.random.Generator(np.random.PCG64([cache.seed, lane]))
-    return [int(block) for block in generator.permutation(pool)]
+    return [int(block) for block in generator.choice(pool, need, replace=False)]
 
 
 def parts_of(

@@ -19,7 +19,7 @@ from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.target import TargetSpec
 from pimc.ir.blocks import Blocks
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.facts import Placement, Queue, Ragged, ReadAs, Stage, SubBatch
+from pimc.ir.facts import Epilogue, Placement, Queue, Ragged, ReadAs, Stage, SubBatch
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -130,8 +130,13 @@ def make_plan(
 
 def plan_node(node: Node, spec: TargetSpec) -> Plan:
     """Places for one node alone: what a whole plan would give its operands and results, for estimates."""
-    nodes = [*_transposes(node), node]
-    return _Planner(node.name, nodes, nodes, [], [], spec, None, frozenset()).plan()
+    return plan_nodes([node], spec)
+
+
+def plan_nodes(nodes: Sequence[Node], spec: TargetSpec) -> Plan:
+    """The same for a few nodes that follow each other."""
+    every = [*(t for node in nodes for t in _transposes(node)), *nodes]
+    return _Planner(nodes[0].name, every, every, [], [], spec, None, frozenset()).plan()
 
 
 def _transposes(node: Node) -> list[Node]:
@@ -295,7 +300,7 @@ class _Planner:
         layouts, blocks = tuple(p[0] for p in placed), tuple(p[1] for p in placed)
         parts = layouts if value in self.ragged else ()
         self.homes[value] = Home("dram", layouts[0], storage_type(self.spec, value.type.dtype), parts, blocks)
-        return blocks[0].pool_blocks * blocks[0].window.block_bytes
+        return sum(size for _, size in {b.pool for b in blocks})
 
     def _place_groups(self, value: Value, ragged: Ragged, take: Callable[[int, int], int]) -> None:
         """A cache group by group, each as long as its longest request."""
@@ -367,6 +372,7 @@ class _Planner:
         start = rows.next * geometry.stride_row
         dram = FreeList(start, max(0, geometry.bytes - start), self.spec.dram.access_bytes)
         ends = _last_uses(self.outputs, self.nodes)
+        inside = _inside_chains(self.nodes)
         leaving: _Leaving = {}
         for value in self._foreign():
             self._place_result(value, self.chip, dram, permanent=_is_cache(value))
@@ -376,6 +382,8 @@ class _Planner:
             self._place_views(node)
             self._place_sum(node, position, ends, leaving)
             for result in node.results:
+                if result in inside:
+                    continue
                 if result not in self.homes and self._is_scaled_in_banks(node):
                     self._place_scores(node, dram)
                 elif result not in self.homes:
@@ -384,6 +392,8 @@ class _Planner:
                     align = self.spec.dram.access_bytes if node.op.name in ALIGNED_ROWS and not permanent else 1
                     size = self._place_result(result, chip, dram, permanent=permanent, align=align)
                     leaving.setdefault(end, []).append((result, size, chip))
+            for value in (v for v, last in inside.items() if last in node.results):
+                self.homes[value] = self.homes[inside[value]]
             for value, size, own in leaving.pop(position, ()):
                 home = self.homes[value]
                 (own if home.on_chip else dram).give_back(home.layout.offset, size)
@@ -769,6 +779,26 @@ def _cache_kinds(nodes: Iterable[Node]) -> dict[Value, str]:
     return kinds
 
 
+def chains_in(nodes: Sequence[Node]) -> Iterator[range]:
+    """The positions of each product and of what is computed on its tiles."""
+    start = 0
+    for position in range(1, len(nodes) + 1):
+        fact = nodes[position].fact(Epilogue) if position < len(nodes) else None
+        if fact is not None and fact.stage == position - start:
+            continue
+        if position - start > 1:
+            yield range(start, position)
+        start = position
+
+
+def _inside_chains(nodes: Sequence[Node]) -> dict[Value, Value]:
+    """Results that exist in tiles alone, each with the one that its chain ends in. If an op of the chain does need all
+    of it at once, it may lie where that does."""
+    return {
+        nodes[i].result: nodes[chain[-1]].result for chain in chains_in(nodes) for i in chain[:-1]
+    }
+
+
 def _last_uses(outputs: Sequence[Value], nodes: Sequence[Node]) -> dict[Value, int]:
     """The position of the last node that reads each result or a view of it; outputs are read after the last one.
 
@@ -776,6 +806,7 @@ def _last_uses(outputs: Sequence[Value], nodes: Sequence[Node]) -> dict[Value, i
     """
     ends: dict[Value, int] = {}
     leaving = set(outputs)
+    chains = {i: chain[-1] for chain in chains_in(nodes) for i in chain}
     for position in range(len(nodes) - 1, -1, -1):
         node = nodes[position]
         mine = [ends.get(r, position) for r in node.results]
@@ -784,7 +815,7 @@ def _last_uses(outputs: Sequence[Value], nodes: Sequence[Node]) -> dict[Value, i
                 ends[result] = len(nodes)
             else:
                 ends.setdefault(result, position)
-        reach = position
+        reach = chains.get(position, position)  # tiles of a chain come and go until the last is done
         if is_view_op(node):
             reach = max([position, *mine, *(ends[r] for r in node.results)])
         elif node.op.name in IN_PLACE and node.fact(Queue) is not None:

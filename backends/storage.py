@@ -29,7 +29,7 @@ from pimc.backends.plain_blocks import blocks_from, plain_blocks
 from pimc.backends.program import FORMAT_VERSION, Flight, Item, MapEntry, OpRow, Program, Stream, choice_from
 from pimc.backends.provenance import costs_from, pass_from, plain_costs
 from pimc.backends.references import Blobs, contents_of, plain
-from pimc.ir.diagnostics import CompileError, Kind, fail
+from pimc.ir.diagnostics import CompileError, Kind, fail, file_missing
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
 
@@ -54,7 +54,7 @@ def load(path: Path | str) -> Program:
             raise _broken(str(path), f"it has {path.stat().st_size} bytes")
         data = path.read_bytes()
     except OSError as error:
-        raise fail(Kind.FILE_MISSING, f"cannot read {path}: {error.strerror}") from None
+        raise file_missing(path, f"cannot read {path}: {error.strerror}") from None
     return from_bytes(data, str(path), path.parent)
 
 

@@ -226,12 +226,11 @@ class _Splitter:
 
     def _carry(self, units: Sequence[_Unit], items: Sequence[Item], loop: Loop) -> None:
         ranges = {v: n for v, n in self._ranges.items() if v != loop.variable}
-        meeting = _meeting(units, {**ranges, loop.variable: loop.count})
         pairs: dict[tuple[str, str], list[tuple[_Unit, _Unit]]] = defaultdict(list)
-        for one, other in sorted(meeting):
-            pair = units[one], units[other]
-            if self._is_carried(*pair, items, loop, ranges):
-                pairs[pair[0].engine, pair[1].engine].append(pair)
+        for i, j in _meeting(units, {**ranges, loop.variable: loop.count}):
+            first, second = units[i], units[j]
+            if self._is_carried(first, second, items, loop, ranges):
+                pairs[first.engine, second.engine].append((first, second))
         kept = [pair for between in pairs.values() for pair in _strongest(between)]
         self._bodies[id(loop)] = _Body(tuple(units), tuple(kept), tuple(items))
         for first, second in kept:
@@ -300,6 +299,29 @@ _Live = tuple[_Unit, Access, int, int]
 """An access that later ones may have to wait for, and its span."""
 
 
+def _meeting(units: Sequence[_Unit], ranges: dict[int, int]) -> list[tuple[int, int]]:
+    """Pairs of units of different engines, by their numbers in order, that may touch the same memory, one writing, in
+    any turns of the loops around."""
+    spans: dict[str, list[tuple[int, int, int, Access]]] = defaultdict(list)
+    for index, unit in enumerate(units):
+        for access in unit.accesses:
+            spans[access.space].append((*access.within(ranges), index, access))
+    found: set[tuple[int, int]] = set()
+    for own in spans.values():
+        own.sort(key=lambda span: span[0])
+        before: list[tuple[int, int, int, Access]] = []
+        for span in own:
+            low, _, index, access = span
+            before = [other for other in before if other[1] > low]
+            for _, _, number, earlier in before:
+                if (access.write or earlier.write) and units[index].engine != units[number].engine:
+                    masks = access.channels, earlier.channels
+                    if masks[0] is None or masks[1] is None or masks[0] & masks[1]:
+                        found |= {(index, number), (number, index)}
+            before.append(span)
+    return sorted(found)
+
+
 def _near(
     first: Sequence[Access], second: Sequence[Access], ranges: dict[int, int]
 ) -> Iterator[tuple[Access, Access]]:
@@ -310,25 +332,6 @@ def _near(
         for b, bottom, top in spans:
             if low < top and bottom < high and a.space == b.space:
                 yield a, b
-
-
-def _meeting(units: Sequence[_Unit], ranges: dict[int, int]) -> set[tuple[int, int]]:
-    """Numbers of units of different engines that may touch the same memory in any turns of the loops around, one
-    of them writing, both ways round: found by passing along each space, with what has begun there and not ended."""
-    spans: dict[str, list[tuple[int, int, int, bool]]] = defaultdict(list)
-    for number, unit in enumerate(units):
-        for access in unit.accesses:
-            spans[access.space].append((*access.within(ranges), number, access.write))
-    found: set[tuple[int, int]] = set()
-    for own in spans.values():
-        begun: list[tuple[int, int, bool]] = []
-        for low, high, number, writes in sorted(own):
-            begun = [each for each in begun if each[0] > low]
-            for _, other, wrote in begun:
-                if (writes or wrote) and units[other].engine != units[number].engine:
-                    found |= {(number, other), (other, number)}
-            begun.append((high, number, writes))
-    return found
 
 
 def _enter(live: list[_Live], new: _Live) -> None:

@@ -234,6 +234,8 @@ class VectorSpec(Sourced):
     """of one unit"""
     latency: Cycles
     """clocks from the issue of a pass to its results"""
+    waiting: Count = 1
+    """commands that wait for it while those of the arrays are issued past them"""
     default: Count
     """clocks of one pass of a function that `functions` does not name"""
     functions: Mapping[str, Count] = Field(default_factory=dict)
@@ -565,8 +567,8 @@ class CacheSpec(Group):
     """of the shuffling"""
 
 
-QUEUES = ("pim", "cache", "link")
-"""What has queues of its own beside an NPU with PIM (`pimc.ir.facts.Queue`)."""
+QUEUES: Mapping[str, tuple[str, ...]] = {"pim": ("dma", "npu"), "cache": ("dma", "npu"), "link": ("dma",)}
+"""What has queues of its own beside an NPU with PIM (`pimc.ir.facts.Queue`), on which kinds of engines."""
 
 
 class TargetSpec(Group):
@@ -667,8 +669,8 @@ class TargetSpec(Group):
         if self.npu is None or self.pim is None or self.pim.style != "newton":
             return
         for engine in declared:
-            if engine.kind in ("dma", "npu"):
-                for queue in QUEUES:
+            for queue, kinds in QUEUES.items():
+                if engine.kind in kinds:
                     yield replace(engine, name=f"{engine.name}-{queue}", queue=queue, of=engine.name)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, fail
+from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, fail, file_missing
 from pimc.ir.source import TextSpan
 
 TABLE_TAG = "!table"
@@ -69,7 +69,7 @@ def read_tree(path: Path, problems: list[Diagnostic], what: FileKind = TARGET_FI
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise fail(Kind.FILE_MISSING, f"cannot read {what.noun} file {path}: {reason}") from None
+        raise file_missing(path, f"cannot read {what.noun} file {path}: {reason}") from None
     return _Reader(str(path), text, path.parent, problems, what).tree()
 
 

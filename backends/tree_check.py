@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_args, get_origin
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pimc.backends.target_file import FileKind, Located
-from pimc.ir.diagnostics import CompileError, Diagnostic, did_you_mean
+from pimc.ir.diagnostics import CompileError, Diagnostic, did_you_mean, nearest
 from pimc.ir.source import TextSpan
 
 Path = tuple[str, ...]
@@ -118,10 +119,12 @@ class Form(Generic[M]):
             tag = here.at((self.tag,))
             if tag is None:
                 return self._bad(f"'{name}' lacks '{self.tag}'", here.key, (f"{self.tag}s: {expected}",))
-            return self._bad(f"'{name}.{self.tag}' should be one of {expected}", tag.span)
+            message = f"'{name}.{self.tag}' should be one of {expected}"
+            return self._bad(message, tag.span, (), _nearest(tag.value, expected))
         if rest:
             return self._bad(f"'{name}' should be a number, a text, true or false", here.span)
-        return self._bad(f"'{name}' {self._expected(problem, context, details, here)}", here.span)
+        help_line = _nearest(here.value, str(context.get("expected", ""))) if problem == "literal_error" else None
+        return self._bad(f"'{name}' {self._expected(problem, context, details, here)}", here.span, (), help_line)
 
     def _tags(self, tree: Located, path: Path) -> list[str]:
         fields = [m.model_fields.get(self.tag) for m in self.models_at(tree, path)]
@@ -177,3 +180,8 @@ def without_mistakes(parsed: M | None, problems: Sequence[Diagnostic]) -> M:
     if problems or parsed is None:
         raise CompileError(in_order(problems))
     return parsed
+
+
+def _nearest(given: object, expected: str) -> str | None:
+    """The nearest of some words, as pydantic lists them: `'aim', 'newton'`."""
+    return nearest(str(given), re.findall(r"'([^']*)'", expected))

@@ -22,9 +22,11 @@ extensions = ["myst_parser"]
 html_theme = "furo"
 html_title = f"pimc {release}"
 master_doc = "index"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 exclude_patterns = ["_build"]
+smartquotes = False  # two hyphens are an option
 myst_heading_anchors = 3
-highlight_options = {"console": {"stripnl": False}}
 
 
 def setup(app: Sphinx) -> None:

@@ -10,8 +10,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
-from pimc.ir.source import Source
+from pimc.ir.source import Source, roots
 
 
 class Kind(Enum):
@@ -70,6 +71,17 @@ class Diagnostic:
     window: str = ""
     """A few lines of IR or model around the place, when the source itself has no text."""
 
+    def to_json(self) -> dict[str, object]:
+        """As plain data; `places`: what it goes back to in the user's files."""
+        return {
+            "code": self.kind.code,
+            "kind": self.kind.name,
+            "message": self.message,
+            "places": [place.to_json() for place in roots(self.source)],
+            "notes": list(self.notes),
+            "help": self.help,
+        }
+
     def __str__(self) -> str:
         place = f"{self.source}: " if self.source is not None else ""
         return f"{place}error[{self.kind.code}]: {self.message}"
@@ -105,6 +117,22 @@ def fail(
 ) -> CompileError:
     """The exception for a single diagnostic; `raise fail(Kind.TYPE, "...")`."""
     return CompileError(Diagnostic(kind, message, source, tuple(notes), help))
+
+
+def file_missing(path: str | Path, reason: str, source: Source | None = None) -> CompileError:
+    """The exception for a file that cannot be read; where it is not there, the nearest name in its folder."""
+    place = Path(path)
+    try:
+        beside = [] if place.exists() else [str(each.relative_to(place.parent)) for each in place.parent.iterdir()]
+    except (OSError, ValueError):
+        beside = []
+    return fail(Kind.FILE_MISSING, reason, source, help=nearest(place.name, beside))
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """A help line with the nearest known name, where there is a near one."""
+    help_line = did_you_mean(name, known)
+    return help_line if help_line is not None and help_line.startswith("did") else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

@@ -123,6 +123,16 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Epilogue:
+    """The node is computed on tiles of a product as these leave the accumulators, and follows it in the order.
+
+    stage: its place behind the product, from 1.
+    """
+
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
 class SubBatch:
     """The node works for one half of the requests."""
 
@@ -182,4 +192,6 @@ class Ragged:
         return Fraction(sum(self.lengths), max(self.lengths) * len(self.lengths))
 
 
-Fact = Phase | Work | Placement | Layer | Stage | Tile | Position | SubBatch | Queue | ReadAs | Beat | Ragged
+Fact = (
+    Phase | Work | Placement | Layer | Stage | Tile | Position | Epilogue | SubBatch | Queue | ReadAs | Beat | Ragged
+)

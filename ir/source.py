@@ -15,6 +15,9 @@ class TextSpan:
     text: str = ""
     length: int = 1
 
+    def to_json(self) -> dict[str, object]:
+        return {"file": self.file, "line": self.line, "column": self.column, "length": self.length, "text": self.text}
+
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
 
@@ -26,6 +29,9 @@ class NodeSource:
     model: str
     node: str
     op_type: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        return {"model": self.model, "node": self.node, "op_type": self.op_type}
 
     def __str__(self) -> str:
         kind = f" ({self.op_type})" if self.op_type else ""

@@ -71,6 +71,14 @@ class Target(Protocol):
         """What limits the node on that engine, in a few words with numbers; empty where nothing is known of it."""
         ...
 
+    def may_follow(self, node: Node, product: Node) -> bool:
+        """Whether an element-wise node can be computed on tiles of the placed product that it reads (`Epilogue`)."""
+        ...
+
+    def gains_by_following(self, chain: Sequence[Node]) -> bool:
+        """Whether a product and what may follow it take less time on its tiles than one after the other."""
+        ...
+
     def tile(self, node: Node, engine: Engine, homes: Mapping[Value, Home]) -> Tile | None:
         """How the engine cuts a contraction whose values lie at `homes`; None for nodes that are not cut."""
         ...

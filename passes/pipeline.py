@@ -39,6 +39,7 @@ DEFAULT: tuple[str, ...] = (
     "split-attention",
     "place",
     "schedule",
+    "fuse-epilogues",
     "layout",
     "tile",
     "emit",

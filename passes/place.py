@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail
+from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail, nearest
 from pimc.ir.facts import Alternative, Placement, Work
 from pimc.ir.graph import Graph, Node, Rewriter
 from pimc.ir.op import OpClass
@@ -40,7 +40,8 @@ class PlacePass(Pass):
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         target = context.target
         if self.expand not in ("auto", "always", "never"):
-            raise fail(Kind.PASS_OPTION, f"place.expand is 'auto', 'always' or 'never', not '{self.expand}'")
+            message = f"place.expand is 'auto', 'always' or 'never', not '{self.expand}'"
+            raise fail(Kind.PASS_OPTION, message, help=nearest(self.expand, ("auto", "always", "never")))
         if target is None:
             raise fail(Kind.TARGET_UNKNOWN, "placing ops needs a target", help="give one with -t")
         if self.only and self.only not in {e.name for e in target.engines()}:

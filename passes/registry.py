@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from pimc.ir.diagnostics import Kind, did_you_mean, fail
+from pimc.ir.diagnostics import Kind, did_you_mean, fail, file_missing
 from pimc.passes.manager import Pass
 
 GROUP = "pimc.passes"
@@ -46,6 +46,7 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("sub-batches", "pimc.passes.sub_batches:SubBatchesPass"),
     ("split-reductions", "pimc.passes.split_reductions:SplitReductionsPass"),
     ("schedule", "pimc.passes.schedule:SchedulePass"),
+    ("fuse-epilogues", "pimc.passes.fuse_epilogues:FuseEpiloguesPass"),
     ("layout", "pimc.passes.layout:LayoutPass"),
     ("tile", "pimc.passes.tile:TilePass"),
     ("emit", "pimc.passes.emit:EmitPass"),
@@ -90,7 +91,7 @@ class PassRegistry:
         """Run a Python file and register the passes it defines; raises CompileError (FILE_MISSING, PLUGIN)."""
         file = Path(path)
         if not file.is_file():
-            raise fail(Kind.FILE_MISSING, f"no such file: {file}", help="--load takes a Python file with passes")
+            raise file_missing(file, f"there is no file {file} that passes could be loaded from")
         module = _module_of(file)
         kinds = [k for k in vars(module).values() if _is_pass_of(k, module.__name__)]
         if not kinds:

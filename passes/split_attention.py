@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.diagnostics import Kind, fail, nearest
 from pimc.ir.facts import Work
 from pimc.ir.graph import Graph, Node, Rewriter
 from pimc.ir.stage import GraphStage
@@ -39,7 +39,7 @@ class SplitAttentionPass(Pass):
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         if self.whole not in ("auto", "always", "never"):
             message = f"split-attention.whole is 'auto', 'always' or 'never', not '{self.whole}'"
-            raise fail(Kind.PASS_OPTION, message)
+            raise fail(Kind.PASS_OPTION, message, help=nearest(self.whole, ("auto", "always", "never")))
         for node in graph.order():
             if node.op.name == "attention":
                 self._split(node, rewriter, None if self.whole == "never" else context.target)

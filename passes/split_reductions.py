@@ -39,7 +39,7 @@ class SplitReductionsPass(Pass):
     before: ClassVar[GraphStage] = GraphStage.PLACED
     after: ClassVar[GraphStage] = GraphStage.PLACED
 
-    pieces: int = 4
+    pieces: int = 12
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         if self.pieces < 1:
@@ -78,19 +78,27 @@ def _is_cut(graph: Graph, product: Node, kinds: dict[str, str]) -> bool:
 
 
 def _seconds(product: Node, reduce: Node, count: int, target: Target) -> float:
-    """When the sums of equal pieces have arrived, each going out while the next is multiplied."""
+    """When the sums of equal pieces have arrived, each going out while the next is multiplied. A piece adds to the one
+    before it what a product of both takes longer than one of them."""
+    columns = product.result.type.static_shape[-1] // count
+    one, summed = _estimates(product, reduce, columns, target)
+    if count == 1:
+        return one + summed
+    two, _ = _estimates(product, reduce, 2 * columns, target)
+    return one + (count - 1) * max(two - one, summed) + summed
+
+
+def _estimates(product: Node, reduce: Node, columns: int, target: Target) -> tuple[float, float]:
+    """Seconds of the product with so many columns, and of the sum of what it gives."""
     engines = {e.name: e for e in target.engines()}
     x, weight = product.operands[0], product.operands[1]
     placed, sent = product.fact(Placement), reduce.fact(Placement)
     assert x is not None and weight is not None and placed is not None and sent is not None
     rewriter = Rewriter(Graph("estimate"), "estimate")
-    depth, columns = weight.type.static_shape
-    held = rewriter.input("w", TensorType(weight.type.dtype, (depth, columns // count)), role=Role.WEIGHT)
-    piece = rewriter.add(product.op, (rewriter.input("x", x.type), held), product.attributes)
+    held = rewriter.input("w", TensorType(weight.type.dtype, (weight.type.static_shape[0], columns)), role=Role.WEIGHT)
+    piece = rewriter.add(product.op, (rewriter.input("x", x.type, role=x.role), held), product.attributes)
     whole = rewriter.add(reduce.op, (piece.result,), reduce.attributes)
-    multiplied = target.estimate(piece, engines[placed.engine])
-    summed = target.estimate(whole, engines[sent.engine])
-    return multiplied + (count - 1) * max(multiplied, summed) + summed
+    return target.estimate(piece, engines[placed.engine]), target.estimate(whole, engines[sent.engine])
 
 
 def _parts(rewriter: Rewriter, weight: Value, count: int) -> list[Value]:

@@ -192,10 +192,10 @@ def check_weights(program: Program, weights: Mapping[str, Array]) -> None:
 
 def relocated(program: Program, file: Path) -> Program:
     """The program with its weights in `file`, where it names that file elsewhere. Raises CompileError."""
-    from pimc.ir.diagnostics import Kind, fail
+    from pimc.ir.diagnostics import Kind, fail, file_missing
 
     if not file.is_file():
-        raise fail(Kind.FILE_MISSING, f"cannot read {file}: no such file")
+        raise file_missing(file, f"cannot read {file}: no such file")
     names = {Path(r.path).name for e in program.memory if (r := _reference(e.contents)) is not None}
     if file.name not in names and len(names) != 1:
         what = f"takes its weights from {', '.join(sorted(names))}" if names else "names no file with weights"

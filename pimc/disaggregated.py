@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from pimc.backends.program import Program
-from pimc.driver import Options
+from pimc.driver import Options, command_of
 from pimc.generation import Generation, Machine, Progress, StepResult, generate
 from pimc.handover import End, Handover
+from pimc.reproduce import place
 from pimc.results import joined
+from pimc.served import CacheMoved, EnergyByPart, LinkUsed, Served, Transfer
 from pimc.sim.energy import energy_of
 from pimc.sim.report import Report, build_report
 from pimc.sim.timing import Timing
@@ -120,6 +122,25 @@ class Request:
     def ok(self) -> bool:
         return self.generation.ok
 
+    @property
+    def told(self) -> Served:
+        """What a result tells of the request."""
+        made, energy = self.generation, self.energy
+        return Served(
+            targets={name: self.reports[name].target for name in PHASES},
+            batch=made.batch,
+            prompt_tokens=self.prefill.new,
+            generated_tokens=len(self.decodes),
+            time_to_first_token=made.time_to_first_token,
+            time_to_second_token=self.time_to_second_token,
+            time_per_token=made.time_per_token,
+            seconds=self.seconds,
+            tokens_per_s=made.tokens_per_second,
+            request_tokens_per_s=self.tokens_per_second,
+            transfer=transfer_of(self.handover, by_layer=self.by_layer),
+            energy=EnergyByPart(sum(energy.values()), dict(energy)) if energy is not None else None,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The request, its transfer, and the report of each part under `phases`."""
         reports = self.reports
@@ -128,16 +149,12 @@ class Request:
         plain["target"] = SEPARATOR.join(r.target for r in ends)
         plain["target_hash"] = SEPARATOR.join(r.target_hash for r in ends)
         plain |= {
-            "targets": {name: r.target for name, r in zip(PHASES, ends, strict=True)},
             "dims": {n: size for n, size in ends[0].dims.items() if ends[1].dims.get(n) == size},
             "phase": "mixed",
-            "time_to_second_token": self.time_to_second_token,
-            "seconds": self.seconds,
-            "request_tokens_per_s": self.tokens_per_second,
-            "transfer": transfer_json(self.handover, by_layer=self.by_layer),
         }
-        if self.energy is not None:
-            plain["energy"] = {"total_j": sum(self.energy.values()), "parts": dict(self.energy)}
+        plain |= asdict(self.told)
+        if self.energy is None:
+            del plain["energy"]
         whole = joined(plain, list(reports.values()))
         for name in ("devices", "cycles", "bound_seconds", "bound_share", "bytes_moved"):
             plain[name] = getattr(whole, name)
@@ -146,38 +163,26 @@ class Request:
         return plain | {"phases": {name: r.to_json() for name, r in reports.items()}}
 
 
-def transfer_json(found: Handover, *, by_layer: bool) -> dict[str, Any]:
+def transfer_of(found: Handover, *, by_layer: bool) -> Transfer:
+    """What a result tells of a transfer."""
     link = found.crossing.link
     starts = found.schedule(by_layer=by_layer)
-    return {
-        "when": "by-layer" if by_layer else "after",
-        "seconds": found.whole_ps * PS,
-        "exposed_seconds": found.exposed_ps(by_layer=by_layer) * PS,
-        "reading_seconds": found.sender.timing.time * PS,
-        "wire_seconds": found.wire_ps * PS,
-        "storing_seconds": found.receiver.timing.time * PS,
-        "paced_by": found.paced_by,
-        "bytes": found.bytes,
-        "link_bytes": found.sent_bytes,
-        "link": {
-            "of": found.crossing.slower,
-            "bytes_per_s": found.crossing.bandwidth,
-            "latency_seconds": link.latency * PS,
-            "transfers": link.transfers,
-        },
-        "caches": [
-            {
-                "name": p.source.name,
-                "to": p.target.name,
-                "layer": p.layer,
-                "bytes": p.bytes,
-                "written_seconds": ready * PS,
-                "start_seconds": start * PS,
-                "same_layout": p.same_order,
-            }
+    return Transfer(
+        when="by-layer" if by_layer else "after",
+        seconds=found.whole_ps * PS,
+        exposed_seconds=found.exposed_ps(by_layer=by_layer) * PS,
+        reading_seconds=found.sender.timing.time * PS,
+        wire_seconds=found.wire_ps * PS,
+        storing_seconds=found.receiver.timing.time * PS,
+        paced_by=found.paced_by,
+        bytes=found.bytes,
+        link_bytes=found.sent_bytes,
+        link=LinkUsed(found.crossing.slower, found.crossing.bandwidth, link.latency * PS, link.transfers),
+        caches=[
+            CacheMoved(p.source.name, p.target.name, p.layer, p.bytes, ready * PS, start * PS, p.same_order)
             for p, ready, start in zip(found.passages, found.ready_ps, starts, strict=True)
         ],
-    }
+    )
 
 
 def serve(
@@ -189,7 +194,6 @@ def serve(
     values: bool = False,
     wide: bool = True,
     by_layer: bool = False,
-    command: str = "",
     progress: Progress | None = None,
 ) -> Request:
     """Prefill on the first target, then `count` decode steps on the second, on the caches that the first has made.
@@ -207,4 +211,6 @@ def serve(
         progress=progress,
         decoder=machines[1],
     )
-    return Request(found, targets, by_layer, command, "wide" if wide else "device")
+    again = command_of(models, SEPARATOR.join(place(t) for t in targets), options, options.dims)
+    again += f" --generate {count}" + " --transfer by-layer" * by_layer if again else ""
+    return Request(found, targets, by_layer, again, "wide" if wide else "device")

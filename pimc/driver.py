@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -98,10 +98,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A graph that has been through the passes for a machine, its reference before that, and its dimensions."""
+    """A graph that has been through the passes for a machine, and its dimensions."""
 
     graph: Graph
-    reference: Graph
     machine: Machine
     dims: Mapping[str, int]
     again: Callable[[], Graph]
@@ -112,6 +111,11 @@ class Lowered:
     """None where the passes stopped before `emit`"""
     choice: Choice | None = None
     """of how the model is spread over devices, where one was made"""
+
+    @cached_property
+    def reference(self) -> Graph:
+        """The graph as it was before; read when it is asked for, as values alone need it."""
+        return self.again()
 
 
 def compile_model(
@@ -187,13 +191,12 @@ def lower_model(
     def again() -> Graph:
         return graph if isinstance(model, Graph) else read_model(model, options, inputs)
 
-    reference = again()
     bound = replace(options, dims=dims)
     instance = None
     if batch is not None and not isinstance(model, Graph):
         instance = _instances(again, given, batch.new, bound, machine)
     program = run_passes(graph, bound, machine, batch=batch, instance=instance)
-    return Lowered(graph, reference, machine, dims, again, batch, program, options.choice)
+    return Lowered(graph, machine, dims, again, batch, program, options.choice)
 
 
 def with_degrees(

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pimc.backends.storage import MAGIC, from_bytes
 from pimc.driver import time_program
 from pimc.ir.diagnostics import Kind, fail
+from pimc.served import Served
 from pimc.sim.report import Report, build_report
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from pimc.backends.program import Program
     from pimc.sim.timing import Timing
+
+T = TypeVar("T")
 
 MOST_MISTAKES = 12
 HELP = "a result is a .pimprog, or the JSON of `pimc compile` or `pimc sim`"
@@ -33,6 +36,10 @@ class Result:
     program: Program | None = None
     """None where only the report was stored"""
     timing: Timing | None = None
+    part: str = ""
+    """of a run that has several, each with a report"""
+    served: Served | None = None
+    """the request that it is a part of"""
 
 
 def read_results(data: bytes, name: str, folder: Path, *, whole: bool = False) -> tuple[Result, ...]:
@@ -47,6 +54,9 @@ def read_results(data: bytes, name: str, folder: Path, *, whole: bool = False) -
         return (Result(name, build_report(program, timing), program, timing),)
     plain = _object(data, name)
     found = tuple(Result(label, _report(each, label)) for label, each in _runs(plain, name))
+    if "transfer" in plain and len(found) == len(plain.get("phases", ())):
+        served = _checked(Served, plain, name)
+        found = tuple(replace(f, part=part, served=served) for f, part in zip(found, plain["phases"], strict=True))
     if whole and isinstance(plain.get("phases"), dict) and found:
         return (Result(name, joined(plain, [run.report for run in found])),)
     return found
@@ -90,6 +100,17 @@ def joined(plain: Mapping[str, Any], parts: Sequence[Report]) -> Report:
         ops=[op for r in parts for op in r.ops],
         phases=[phase for r in parts for phase in r.phases],
         bytes_moved=dict(sorted(sum((Counter(r.bytes_moved) for r in parts), Counter[str]()).items())),
+        moves=[move for r in parts for move in r.moves],
+        energy=None,
+        pipeline=None,
+        beats=(),
+        passes=(),
+        roofs=(),
+        memory=(),
+        banks=None,
+        channels=None,
+        timeline=None,
+        sources={},
     )
 
 
@@ -126,16 +147,22 @@ def _runs(found: dict[str, Any], name: str) -> list[tuple[str, Any]]:
     return [(name, found)]
 
 
-_ADAPTERS: list[TypeAdapter[Report]] = []
-
-
 def _report(plain: Any, name: str) -> Report:
+    return _checked(Report, plain, name)
+
+
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+
+
+def _checked(cls: type[T], plain: Any, name: str) -> T:
+    """Plain data as the dataclass that it was made of. Raises CompileError (RESULT_BAD) with what does not fit."""
     from pydantic import TypeAdapter, ValidationError
 
-    if not _ADAPTERS:
-        _ADAPTERS.append(TypeAdapter(Report))
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
     try:
-        return _ADAPTERS[0].validate_python(plain)
+        found: T = _ADAPTERS[cls].validate_python(plain)
+        return found
     except ValidationError as error:
         mistakes = error.errors(include_url=False, include_input=False)
         notes = [f"{'.'.join(str(part) for part in m['loc']) or 'it'}: {m['msg']}" for m in mistakes[:MOST_MISTAKES]]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pimc.backends.dma.block_traffic import blocks_of, traffic_in_blocks
-from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, LoadBlocks, MapBlocks, MapRows, Move, StoreBlocks
+from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, LoadBlocks, MapBlocks, MapRows, Move, Store, StoreBlocks
 from pimc.backends.dma.traffic import Memory, Traffic, slots, traffic
 from pimc.backends.isa import Command
 from pimc.backends.quantity import PS_PER_S, period_ps
@@ -29,6 +29,8 @@ from pimc.ir.layout import Digit
 
 DATA_BUS = "dram.bus"
 READS = (Load, Gather, MapBlocks)
+WRITES = (Store, StoreBlocks)
+"""What takes from the buffer while the memory's latency passes."""
 INDEXED = (Indexed, MapRows)
 """What needs an index that may have been loaded right before."""
 PIM_WORK = "pim"
@@ -233,6 +235,8 @@ class DmaTimer:
     free_at: int = 0
     """when its last transfer has passed"""
     done_at: int = 0
+    moved_at: int = 0
+    """when its last copy on chip is over, whose result the next store may take"""
 
     def issue(self, command: Command, ready: int) -> Issued:
         return self._issue(command, *self.costs.of(command), ready)
@@ -242,12 +246,15 @@ class DmaTimer:
 
     def cost(self, command: Command) -> Hashable:
         time, _ = self.costs.of(command)
-        return time.latency, time.duration, time.held, isinstance(command, INDEXED)
+        kinds = (isinstance(command, kind) for kind in (INDEXED, WRITES, Move))
+        return time.latency, time.duration, time.held, *kinds
 
     def _issue(self, command: Command, time: TransferTime, asked: Traffic | None, ready: int) -> Issued:
         issued = max(ready, self.slot_at)
         if isinstance(command, INDEXED):
             issued = max(issued, self.done_at)
+        if isinstance(command, WRITES):
+            issued = max(issued, self.moved_at)
         begin = max(issued + time.latency, self.free_at)
         if self.pim is not None and self.pim.free_at > begin:
             time = self.costs.beside(time)
@@ -258,6 +265,8 @@ class DmaTimer:
             begin = granted
         self.free_at = begin + time.duration
         self.done_at = max(self.done_at, self.free_at)
+        if isinstance(command, Move):
+            self.moved_at = self.free_at
         if asked is not None:
             self._count(command, asked)
         start = begin - time.latency
@@ -271,12 +280,13 @@ class DmaTimer:
         self.counters["bytes read" if reads else "bytes written"] += moved
 
     def relative(self, now: int) -> Hashable:
-        return tuple(max(0, t - now) for t in (self.slot_at, self.free_at, self.done_at))
+        return tuple(max(0, t - now) for t in (self.slot_at, self.free_at, self.done_at, self.moved_at))
 
     def shift(self, by: int, since: int) -> None:
         self.slot_at += by
         self.free_at += by
         self.done_at += by
+        self.moved_at += by
 
 
 def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> DmaTimer:

@@ -21,6 +21,13 @@ class Arena:
         self._next = 0
 
     @staticmethod
+    def within(base: int, size: int) -> Arena:
+        """A part of one that somebody has taken."""
+        arena = Arena.__new__(Arena)
+        arena.base, arena.size, arena._next = base, size, 0
+        return arena
+
+    @staticmethod
     def room(at: Lowering, want: int | None = None) -> int:
         """How large an arena can be that wants so many bytes."""
         budget = at.scratch.budget // ALIGNMENT * ALIGNMENT

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pimc.backends.kernels.lanes import Lanes, Ref, Source, VectorMachine
 from pimc.backends.kernels.places import place
-from pimc.backends.kernels.pointwise import pointwise
+from pimc.backends.kernels.pointwise import Recipe, pointwise
 from pimc.backends.kernels.recipes import RECIPES
 from pimc.backends.kernels.registry import kernel
 from pimc.backends.lowering import Lowering, Tensor
@@ -27,6 +27,12 @@ def source_of(value: Value, at: Lowering) -> Tensor | float:
 def lower_elementwise(node: Node, at: Lowering, machine: VectorMachine) -> None:
     """One recipe over all elements; numbers that are known become immediates."""
     sources = [source_of(v, at) for v in node.inputs()]
+    shape = node.result.type.static_shape
+    pointwise(at, machine, sources, place(at, node.result), shape, recipe_of(node))
+
+
+def recipe_of(node: Node) -> Recipe:
+    """What writes the commands of a node, its attributes known."""
 
     def attribute(name: str) -> Attribute:
         if node.op.name == "clip":  # which of the optional bounds there are
@@ -37,8 +43,19 @@ def lower_elementwise(node: Node, at: Lowering, machine: VectorMachine) -> None:
     def write(v: Lanes, given: Sequence[Source], out: Ref) -> None:
         RECIPES[node.op.name](v, given, out, attribute)
 
-    shape = node.result.type.static_shape
-    pointwise(at, machine, sources, place(at, node.result), shape, write)
+    return write
+
+
+def is_follower(node: Node, product: Node) -> bool:
+    """Whether a node is element-wise on floats, of the very type of a product of matrices."""
+    operands = [v for v in (*node.inputs(), *product.inputs()) if v.type.array is None or v.type.array.size != 1]
+    return (
+        node.op.name in RECIPES
+        and len(node.results) == 1
+        and node.result.type == product.result.type
+        and all(v.type.dtype.is_float for v in (*operands, node.result))
+        and all(v.type.rank >= 2 for v in product.inputs())
+    )
 
 
 @kernel("cast")

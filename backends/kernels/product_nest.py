@@ -36,11 +36,12 @@ class ProductNest:
 
 def product_nests(
     a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int,
-    moved: Sequence[Scalar] = (0, 0, 0),
+    moved: Sequence[Scalar] = (0, 0, 0), also: Sequence[Layout] = (),
 ) -> Iterator[ProductNest]:  # fmt: skip
     """The regular parts of `out[batch, m, n] = a[batch, m, k] @ b[batch, k, n]`; operands broadcast over the batch.
 
-    moved: bytes by which a, b and the result lie further on.
+    moved: bytes by which a, b and the result lie further on. also: of tensors that broadcast to the result, whose
+    addresses and strides come behind those of the result.
     """
     if k == 0 or 0 in (*batch, m, n):
         return
@@ -49,11 +50,12 @@ def product_nests(
         _spread(a.layout, batch, ((0,), m, n)),
         _spread(b.layout, batch, ((1,), m, n)),
         _spread(out.layout, batch, ((0, 1), m, n)),
+        *(spread(layout, shape) for layout in also),
     ]
     key = Layout(b.layout.offset, (*b.layout.dims[:-2], b.layout.dims[-1], b.layout.dims[-2]))
     contracted = tuple(axes_of_segments([a.layout, key], -1, k))
     for nest in nests(layouts, shape):
-        nest = nest.moved(moved)
+        nest = nest.moved((*moved, *(0 for _ in also)))
         groups: dict[str, list[Axis]] = {"batch": [], "rows": [], "columns": []}
         for axis in nest.merged(within_dims=True).axes:
             groups[_group(axis, len(batch))].append(axis)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pimc.backends.kernels import library  # noqa: F401  (declares the kernels)
-from pimc.backends.kernels.products import Moves, register_products
+from pimc.backends.kernels.places import given
+from pimc.backends.kernels.products import Moves, matmul, register_products
 from pimc.backends.kernels.registry import register_kernels
 from pimc.backends.kernels.vector_product import contract_on
-from pimc.backends.lowering import Lowering, Tensor
+from pimc.backends.lowering import CHAIN_RULES, Lowering, Tensor
 from pimc.backends.npu import attention  # noqa: F401  (declares its rule)
-from pimc.backends.npu.matmul import contract
+from pimc.backends.npu.epilogue import Epilogue
+from pimc.backends.npu.matmul import contract, contract_and
 from pimc.backends.npu.vector_unit import NPU
+from pimc.ir.graph import Node
 
 
 def _product(at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int,
@@ -23,5 +26,21 @@ def _product(at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[in
         contract_on(NPU, at, a, b, out, batch, m, n, k, scale, moved)
 
 
+def lower_with_followers(node: Node, followers: Sequence[Node], at: Lowering) -> bool:
+    """A product of floats and element-wise ops on its tiles."""
+    fused = False
+
+    def product(at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int,
+                scale: float = 1.0, moved: Moves = (0, 0, 0)) -> None:  # fmt: skip
+        nonlocal fused
+        epilogue = Epilogue.of(node, followers, at)
+        fused = contract_and(epilogue, at, a, b, out, batch, m, n, k, scale, moved)
+
+    if 0 not in node.result.type.static_shape and given(node, 0).type.static_shape[-1]:
+        matmul(node, at, NPU, product)
+    return fused
+
+
+CHAIN_RULES["npu", "matmul"] = lower_with_followers
 register_products(NPU, _product)
 register_kernels(NPU)

@@ -14,6 +14,7 @@ from pimc.backends.affine import Scalar
 from pimc.backends.dma.timing import copy_time
 from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.arena import Arena, padded
+from pimc.backends.kernels.lanes import Lanes, Ref
 from pimc.backends.kernels.nest import (
     SLOTS,
     Axis,
@@ -23,17 +24,19 @@ from pimc.backends.kernels.nest import (
     tilings,
     walk,
 )
+from pimc.backends.kernels.pointwise import packed
 from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest, product_nests
 from pimc.backends.kernels.vector_product import RowProducts
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.npu.array import array_time
 from pimc.backends.npu.blocks import Blocks, Matrix, Sums
+from pimc.backends.npu.epilogue import MOST_REGIONS, Epilogue
 from pimc.backends.npu.grouped import Group, Groups, best_group
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence
 from pimc.backends.npu.tile_copy import bring, scaled, take_home
 from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles, best_tiles
 from pimc.backends.npu.vector_unit import NPU, VectorWork, vector_work
-from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Tile
 
 CLEARLY = 0.98
@@ -52,6 +55,20 @@ def contract(
     """
     for nest in product_nests(a, b, out, batch, m, n, k, moved):
         Contraction(at, (a, b, out), nest, scale).run()
+
+
+def contract_and(
+    epilogue: Epilogue, at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int,
+    scale: float = 1.0, moved: Sequence[Scalar] = (0, 0, 0),
+) -> bool:  # fmt: skip
+    """`contract`, and what follows on each tile; False, and nothing is done, where it is not cut into such tiles."""
+    nests = product_nests(a, b, out, batch, m, n, k, moved, epilogue.layouts())
+    parts = [Contraction(at, (a, b, out), nest, scale, epilogue) for nest in nests]
+    choices = [part.in_tiles() for part in parts]
+    for part, choice in zip(parts, choices, strict=True):
+        if None not in choices and choice is not None:
+            part.run_tiles(*choice)
+    return None not in choices
 
 
 def microseconds(seconds: float) -> str:
@@ -89,27 +106,56 @@ class Contraction:
     tensors: tuple[Tensor, Tensor, Tensor]
     nest: ProductNest
     scale: float
+    epilogue: Epilogue | None = None
+
+    def in_tiles(self) -> tuple[Choice, Tiles] | None:
+        """The choice, where that is tiles on the arrays which leave room for an epilogue."""
+        if Arena.room(self.at) < 2 * self._kept:
+            return None
+        try:
+            choice = self.choice()
+        except CompileError:  # what does not fit with the epilogue may fit without
+            return None
+        if not isinstance(choice.cut, Tiles) or self._vector_work(choice) is not None:
+            return None
+        return choice, choice.cut
+
+    @property
+    def _kept(self) -> int:
+        """Bytes that the epilogue keeps for itself."""
+        epilogue = self.epilogue
+        return 0 if epilogue is None else epilogue.staged_bytes + MOST_REGIONS * epilogue.spare
 
     def run(self) -> None:
         choice = self.choice()
-        on_vector_unit = self._on_vector_unit(choice)
+        on_vector_unit = self._vector_work(choice)
         if on_vector_unit is not None:
+            self._report_vector(choice, on_vector_unit)
             RowProducts(NPU, self.at, self.tensors, self.nest, self.scale, on_vector_unit.shape).run()
             return
+        if isinstance(choice.cut, Tiles):
+            self.run_tiles(choice, choice.cut)
+            return
+        self._begin(choice)
+        nest = replace(self.nest, batch=choice.batch)
+        Groups(self.at, machine_of(self.at), self.tensors, nest, self.scale, choice.cut, swap=choice.swap).run()
+
+    def _begin(self, choice: Choice) -> None:
         if any(t.on_chip for t in self.tensors[:OUT]):  # an operand on chip may come from the vector unit
             self.at.emit.issue("npu", Fence())
         self._report(choice)
-        nest = replace(self.nest, batch=choice.batch)
-        if isinstance(choice.cut, Group):
-            machine = machine_of(self.at)
-            Groups(self.at, machine, self.tensors, nest, self.scale, choice.cut, swap=choice.swap).run()
-            return
-        arena = Arena(self.at, self._want(choice.extents))
-        work = _Tiled(self, arena, choice, choice.cut)
-        for starts, slot in walk(self.at.emit, Nest(nest.starts, nest.batch), choice.cut.slots):
+
+    def run_tiles(self, choice: Choice, tiles: Tiles) -> None:
+        self._begin(choice)
+        arena = Arena(self.at, self._want(choice.extents) + self._kept)
+        nest = Nest(self.nest.starts, choice.batch)
+        if self.epilogue is not None:
+            nest = nest.moved((0, 0, 0, *self.epilogue.stage(self.at.emit, arena)))
+        work = _Tiled(self, arena, choice, tiles)
+        for starts, slot in walk(self.at.emit, nest, tiles.slots):
             work.run(starts, slot)
 
-    def _on_vector_unit(self, choice: Choice) -> VectorWork | None:
+    def _vector_work(self, choice: Choice) -> VectorWork | None:
         """How the vector unit does it, where it is faster."""
         npu = self.at.spec.npu
         assert npu is not None
@@ -121,15 +167,16 @@ class Contraction:
             self._side(B, self.nest.batch, self.nest.columns),
         )
         work = vector_work(npu, self.nest, sides, self.tensors[B].element_bytes, copies)
-        if work.seconds(turns, copies.latency) >= CLEARLY * turns * cut.seconds:
-            return None
+        return work if work.seconds(turns, copies.latency) < CLEARLY * turns * cut.seconds else None
+
+    def _report_vector(self, choice: Choice, work: VectorWork) -> None:
+        turns, copies = choice.extents.turns, copy_time(self.at.spec)
         if self.at.limited is not None:
             moved, computed = turns * work.memory, turns * work.passes
             bounds = {"memory": moved, "vector unit": computed, "latency": copies.latency}
             parts = f"{microseconds(moved)} of transfers, {microseconds(computed)} on the vector unit"
             limit = max(bounds, key=lambda name: bounds[name])
-            self.at.limited(f"bound by {limit} ({parts}; {microseconds(turns * cut.seconds)} on the arrays)")
-        return work
+            self.at.limited(f"bound by {limit} ({parts}; {microseconds(turns * choice.cut.seconds)} on the arrays)")
 
     def choice(self) -> Choice:
         """The fastest way to stream one operand past the other. Raises CompileError: CAPACITY."""
@@ -139,7 +186,7 @@ class Contraction:
         room = 0
         for swap in SWAPS[npu.array.dataflow]:
             extents = self._extents(swap, self.nest.batch)
-            room = Arena.room(self.at, self._want(extents))
+            room = Arena.room(self.at, self._want(extents) + self._kept) - self._kept
             tiles = best_tiles(machine, extents, room, self._limits(swap))
             if tiles is not None:
                 found.append(Choice(swap, self.nest.batch, extents, tiles))
@@ -173,7 +220,15 @@ class Contraction:
             _count(t_axes), _count(s_axes), self.nest.depth, self.tensors[A].element_bytes,
             self._side(streamed, batch, t_axes), self._side(stationary, batch, s_axes),
             self._side(OUT, batch, t_axes, s_axes), _count(batch),
+            *self._of_epilogue(),
         )  # fmt: skip
+
+    def _of_epilogue(self) -> tuple[int, int, float]:
+        """Bytes on chip for each element of a tile, of each tile and once, and seconds of the vector unit."""
+        epilogue, npu = self.epilogue, self.at.spec.npu
+        if epilogue is None or npu is None:
+            return 0, 0, 0.0
+        return epilogue.moving_bytes, epilogue.working_bytes, epilogue.clocks(npu) / npu.clock
 
     def _limits(self, swap: bool) -> Limits | None:
         tile = self.at.tile
@@ -210,7 +265,8 @@ class Contraction:
     @staticmethod
     def _want(e: Extents) -> int:
         slots = DEEP if e.repeated else SLOTS
-        return slots * sum(padded(n * e.element_bytes) for n in (e.t * e.k, e.s * e.k, e.t * e.s))
+        moving = sum(padded(n * e.element_bytes) for n in (e.t * e.k, e.s * e.k)) + padded(e.t * e.s * e.of_out)
+        return slots * moving + padded(e.t * e.s * e.working_bytes)
 
 
 class _Tiled:
@@ -228,11 +284,13 @@ class _Tiled:
         self.out = whole.tensors[OUT]
         self.dtype = whole.tensors[A].dtype
         self.blocks = Blocks.on(self.emit, self.machine, self.dtype, tiles.down, tiles.across)
-        # of (address of T or S, address in the result), from the start of a batch turn
+        self.epilogue = whole.epilogue
+        # of (address of T or S, address in the result and in operands of the epilogue), from the start of a batch turn
         self.groups = {
-            "t": Nest((0, 0), tuple(Axis(x.count, (x.strides[streamed], x.strides[OUT])) for x in t_axes)).merged(),
-            "s": Nest((0, 0), tuple(Axis(x.count, (x.strides[stationary], x.strides[OUT])) for x in s_axes)).merged(),
-        }
+            name: Nest((0,) * (len(whole.nest.starts) - 1),
+                       tuple(Axis(x.count, (x.strides[own], *x.strides[OUT:])) for x in axes)).merged()
+            for name, own, axes in (("t", streamed, t_axes), ("s", stationary, s_axes))
+        }  # fmt: skip
         self.order = ("t", "s") if tiles.t_outside else ("s", "t")
         self.streamed, self.stationary = streamed, stationary
         # of (address of T, address of S)
@@ -250,6 +308,10 @@ class _Tiled:
         self.acc_bytes = micro * ACCUMULATOR_BYTES
         self.acc_slots = min(tiles.slots, self.machine.accumulator_bytes // self.acc_bytes)
         self.arena = arena
+        self.working = 0
+        if self.epilogue is not None:
+            self.working_size = micro * self.epilogue.working_bytes + self.epilogue.spare
+            self.working = arena.take(self.working_size)
         self.places: dict[tuple[str, object], int] = {}
         self.slots = self._take(arena, extents)
 
@@ -258,11 +320,12 @@ class _Tiled:
         t, s, k = tiles.t, tiles.s, tiles.k
         counts: dict[str, int] = dict.fromkeys(self.order, SLOTS)
         counts[self.order[0]] = tiles.slots_outer
-        self.sizes = {"t": t * k * size, "s": s * k * size, "out": t * s * size}
+        spare = 0 if self.epilogue is None else self.epilogue.spare
+        self.sizes = {"t": t * k * size, "s": s * k * size, "out": t * s * e.of_out + spare}
         if self.panels:
             outer, inner = (t, s) if tiles.t_outside else (s, t)
             self.sizes[self.order[0]] = -(-outer // tiles.piece) * padded(tiles.piece * k * size)
-            self.sizes["out"] = tiles.piece * inner * size
+            self.sizes["out"] = tiles.piece * inner * e.of_out + spare
             return {self.order[0]: [arena.take(self.sizes[self.order[0]]) for _ in range(tiles.slots_outer)]}
         if k < self.k:
             return {"out": [arena.take(self.sizes["out"]) for _ in range(tiles.slots)]}
@@ -275,12 +338,13 @@ class _Tiled:
 
     def run(self, starts: Sequence[Scalar], turn: int) -> None:
         """One turn of the batch; `turn` alternates, so that neighbouring turns use different slots."""
-        base = {"t": starts[self.streamed], "s": starts[self.stationary], "out": starts[OUT]}
+        base = {"t": starts[self.streamed], "s": starts[self.stationary]}
         first, second = self.order
+        results = tuple(starts[OUT:])
         if self.panels:
             for outer, outer_at, slot in self._tiles(first, len(self.slots[first])):
                 number = (slot + turn) % len(self.slots[first])
-                self._panel(outer, outer_at, base, number)
+                self._panel(outer, outer_at, base, results, number)
             return
         resident = self.tiles.k >= self.k
         for outer, outer_at, slot in self._tiles(first, self.tiles.slots_outer):
@@ -302,7 +366,7 @@ class _Tiled:
                 else:
                     self._over_k(rows, columns, address, acc, (turn_slot + turn + slot) % SLOTS)
                 out = self.slots["out"][inner_slot]
-                self._finish(rows, columns, base["out"] + outer_at[1] + inner_at[1], acc, out)
+                self._finish(rows, columns, _plus(results, outer_at[1:], inner_at[1:]), acc, out)
 
     def _accumulators(self, slot: int) -> int:
         if self.acc_slots == 1:
@@ -311,16 +375,19 @@ class _Tiled:
 
     # -- panels ---------------------------------------------------------------------------------------------------
 
-    def _panel(self, outer: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar], number: int) -> None:
+    def _panel(
+        self, outer: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar], results: tuple[Scalar, ...], number: int
+    ) -> None:
         """A tile of the outer operand stays; pieces of the inner one pass by, the first while the tile arrives."""
         held = self.slots[self.order[0]][number]
-        pieces = tilings(Nest((0, 0), outer.tile), self.tiles.piece, even=False)
+        pieces = tilings(Nest((0,) * len(at), outer.tile), self.tiles.piece, even=False)
         limit = self.tiles.s if self.tiles.t_outside else self.tiles.t
         whole, *rest = tilings(self.groups[self.order[1]], limit, even=False)
         loops = whole.outer.axes
-        moved = {**base, self.order[0]: base[self.order[0]] + at[0], "out": base["out"] + at[1]}
+        moved = {**base, self.order[0]: base[self.order[0]] + at[0]}
+        results = _plus(results, at[1:])
         if len(loops) <= 1:
-            self._pass(pieces, whole, whole.outer.starts, moved, held, (number, SLOTS), arrives=True)
+            self._pass(pieces, whole, whole.outer.starts, moved, results, held, (number, SLOTS), arrives=True)
             after = [replace(x, count=x.count - 1) for x in loops]
             turns = Nest(whole.outer.moved(loops[0].strides).starts, tuple(after)) if loops else None
         else:  # the first turn is not a turn of one loop: all pieces are brought before
@@ -336,12 +403,12 @@ class _Tiled:
         last = SLOTS
         for starts, slot in _rotating(self.emit, turns, SLOTS) if turns is not None else ():
             last = min(slot, SLOTS)
-            self._pass(pieces, whole, starts, moved, held, (number, last), arrives=False)
+            self._pass(pieces, whole, starts, moved, results, held, (number, last), arrives=False)
         for tiling in rest:
             for starts, _ in walk(self.emit, tiling.outer):
                 slot = (last + 1) % (SLOTS + 1)
                 parts = (self.order[1],) if ends and not tiling.outer.axes else ()
-                self._pass(pieces, tiling, starts, moved, held, (number, slot), arrives=False, parts=parts)
+                self._pass(pieces, tiling, starts, moved, results, held, (number, slot), arrives=False, parts=parts)
 
     def _each(
         self, pieces: Sequence[Tiling], held: int, *, after: int = 0
@@ -363,8 +430,8 @@ class _Tiled:
             before += _count(nest.axes)
 
     def _pass(
-        self, pieces: Sequence[Tiling], inner: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar], held: int,
-        slot: object, *, arrives: bool, parts: tuple[str, ...] = (),
+        self, pieces: Sequence[Tiling], inner: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar],
+        results: tuple[Scalar, ...], held: int, slot: object, *, arrives: bool, parts: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         """One piece of the inner operand with every piece of the outer tile.
 
@@ -379,7 +446,7 @@ class _Tiled:
             addresses = {first: base[first] + pieces[0].outer.starts[0], second: base[second] + at[0]}
             tiles = {first: pieces[0], second: inner}
             self._multiply_parts(tiles, addresses, {first: held, second: chip}, self._accumulators(0), parts)
-            out = base["out"] + at[1] + pieces[0].outer.starts[1]
+            out = _plus(results, at[1:], pieces[0].outer.starts[1:])
             self._finish(tiles["t"], tiles["s"], out, 0, self._place("out", (slot, "first")))
         other = self._resident(second, inner, base[second] + at[0], chip, moves=not begun)
         for number, (piece, starts, turn, place) in enumerate(self._each(pieces, held, after=begun), begun):
@@ -388,7 +455,7 @@ class _Tiled:
             rows, columns = (piece, inner) if first == "t" else (inner, piece)
             acc = self._accumulators(number)
             self.blocks.multiply(*pair, rows.elements, columns.elements, self.k, _sums(acc, columns))
-            out = base["out"] + at[1] + starts[1]
+            out = _plus(results, at[1:], starts[1:])
             self._finish(rows, columns, out, acc, self._place("out", (slot, turn)))
 
     def _comes_in_parts(self, piece: Tiling) -> bool:
@@ -511,9 +578,12 @@ class _Tiled:
             bring(self.emit, tensor, start, matrix.at(done), nest, 0, inside)
             done += _count(axes)
 
-    def _finish(self, rows: Tiling, columns: Tiling, start: Scalar, acc: int, held: int) -> None:
-        """Accumulators to the result's place."""
-        t, s = rows.tile, columns.tile
+    def _finish(self, rows: Tiling, columns: Tiling, starts: tuple[Scalar, ...], acc: int, held: int) -> None:
+        """Accumulators to the result's place; starts: there, and in operands of the epilogue."""
+        if self.epilogue is not None:
+            self._finish_with(self.epilogue, rows, columns, starts, acc, held)
+            return
+        t, s, start = rows.tile, columns.tile, starts[0]
         direct = self.out.on_chip and len(t) <= 1 and len(s) <= 1
         size = self.out.element_bytes
         if direct:
@@ -530,6 +600,58 @@ class _Tiled:
         if not direct:
             inside = [*scaled(t, tile.row), *scaled(s, tile.column)]
             take_home(self.emit, self.out, tile.address, start, (*t, *s), 1, inside)
+
+
+    def _finish_with(
+        self, epilogue: Epilogue, rows: Tiling, columns: Tiling, starts: tuple[Scalar, ...], acc: int, held: int
+    ) -> None:
+        """The same by way of an epilogue, which works on a dense tile that has the result's neighbours side by side."""
+        t, s, size = rows.tile, columns.tile, self.out.element_bytes
+        across = bool(t and t[-1].strides[1] == size)
+        axes = (*s, *t) if across else (*t, *s)
+        region, working = Arena.within(held, self.sizes["out"]), Arena.within(self.working, self.working_size)
+        lanes = Lanes(self.emit, NPU, working, [a.count for a in axes])
+        values, sums = [lanes.temp() for _ in range(SLOTS)], _sums(acc, columns)
+        value = values[acc // self.acc_bytes % SLOTS]
+        row, column = (1, rows.elements) if across else (columns.elements, 1)
+        drain = Drain(
+            acc=sums.address, rows=rows.elements, columns=columns.elements, acc_row=sums.row, dst=value.address,
+            dst_type=value.dtype, dst_row=row * ACCUMULATOR_BYTES, dst_column=column * ACCUMULATOR_BYTES,
+            scale=self.scale,
+        )  # fmt: skip
+        self.emit.issue("npu", drain)
+        operands = [
+            self._operand(tensor, start, axes, 2 + i, region, resident=tensor.on_chip or epilogue.is_small(i))
+            for i, (tensor, start) in enumerate(zip(epilogue.tensors, starts[1:], strict=True))
+        ]
+        if self.out.on_chip:
+            out = Ref(starts[0], self.out.dtype, tuple(a.strides[1] for a in axes))
+        else:
+            out = Lanes(self.emit, NPU, region, lanes.counts).temp(self.out.dtype)
+        epilogue.write(lanes, working, value, operands, out)
+        if not self.out.on_chip:
+            take_home(self.emit, self.out, out.address, starts[0], axes, 1, out.strides)
+
+    def _operand(
+        self, tensor: Tensor, start: Scalar, axes: Sequence[Axis], index: int, region: Arena, *, resident: bool
+    ) -> Ref:
+        """A tile of an operand of the epilogue, brought on chip unless it is there."""
+        if resident:
+            return Ref(start, tensor.dtype, tuple(a.strides[index] for a in axes))
+        strides, size = packed([replace(a, strides=(a.strides[index],)) for a in axes], tensor.element_bytes)
+        held = region.take(size)
+        moving = [(a, near) for a, near in zip(axes, strides, strict=True) if near]
+        bring(self.emit, tensor, start, held, [a for a, _ in moving], index, [near for _, near in moving])
+        return Ref(held, tensor.dtype, strides)
+
+
+def _plus(*moves: Sequence[Scalar]) -> tuple[Scalar, ...]:
+    """Sums of addresses and how far they move."""
+    first, *others = moves
+    total = tuple(first)
+    for more in others:
+        total = tuple(a + b for a, b in zip(total, more, strict=True))
+    return total
 
 
 def _count(axes: Sequence[Axis]) -> int:

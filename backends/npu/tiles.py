@@ -120,6 +120,16 @@ class Extents:
     """[t, s]"""
     turns: int = 1
     """such products, one after the other"""
+    out_bytes: int = 0
+    """on chip for each element of a tile of the result; 0: as for operands"""
+    working_bytes: int = 0
+    """for each of its elements, but for one tile alone (an epilogue)"""
+    vector: float = 0.0
+    """seconds of the vector unit for each element of the result (an epilogue)"""
+
+    @property
+    def of_out(self) -> int:
+        return self.out_bytes or self.element_bytes
 
     @property
     def repeated(self) -> bool:
@@ -265,13 +275,14 @@ def _panel(
     turns_outer, turns_inner = -(-whole_outer // tile), -(-whole_inner // inner)
     pieces = -(-tile // piece)
     alone = turns_outer == 1 and turns_inner == 1 and pieces == 1
-    one = padded(tile * e.k * size) + padded(inner * e.k * size) + padded(piece * inner * size)
+    one = padded(tile * e.k * size) + padded(inner * e.k * size) + padded(piece * inner * e.of_out)
     slots = DEEP if (alone and e.repeated and one * DEEP <= room) or pieces > SLOTS else SLOTS
     slots_outer = slots if e.repeated else SLOTS if turns_outer > 1 else 1
     slots_inner = slots_outer * min(turns_inner, SLOTS + 1)  # those of a loop, and one before and after
     slots_out = slots_inner * min(pieces, 2 * slots + 1)
     held = pieces * padded(piece * e.k * size) * slots_outer + padded(inner * e.k * size) * slots_inner
-    if held + padded(piece * inner * size) * slots_out > room:
+    held += padded(piece * inner * e.working_bytes)
+    if held + padded(piece * inner * e.of_out) * slots_out > room:
         return None
     if piece * inner * ACCUMULATOR_BYTES > machine.accumulator_bytes:
         return None
@@ -302,7 +313,7 @@ def _panel(
     if turns_inner > 1:  # and the second piece of the inner operand
         arrivals.append(pieces * outer_piece[0] + inner_piece[0] - turn)
     filling = max(0.0, inner_piece[0] - first + max(arrivals))
-    drained = micro[0] * micro[1] / machine.drained / clock if machine.drained else 0.0
+    drained = micro[0] * micro[1] * (e.vector + (1 / machine.drained / clock if machine.drained else 0.0))
     after = out_piece[0] + drained
     around = turn + inner_piece[0] + machine.turnaround  # from loading a slot until it may be loaded again
     leaving = turn / pieces + machine.drain + after  # from the first product in a slot until it is stored
@@ -311,7 +322,7 @@ def _panel(
         last /= machine.parts(e.k, grid[0])
     steady = max(compute + (0 if e.repeated else first + filling), memory + (0 if e.repeated else last))
     steady = max(steady, turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS) if turns > 1 else 0.0)
-    steady = max(steady, turns * pieces * leaving / slots)
+    steady = max(steady, turns * pieces * leaving / slots, turns * pieces * drained if e.vector else 0.0)
     ends = 0.0 if e.repeated else machine.turnaround + after
     t, s = (tile, inner) if t_outside else (inner, tile)
     return Tiles(
@@ -354,11 +365,12 @@ def _slab(
     if t * s * ACCUMULATOR_BYTES > machine.accumulator_bytes:
         return None
     size = e.element_bytes
-    one = padded(t * k * size) + padded(s * k * size) + padded(t * s * size)
+    one = padded(t * k * size) + padded(s * k * size) + padded(t * s * e.of_out)
     slots = DEEP if turns == 1 and e.repeated and one * DEEP <= room else SLOTS
     if turns == 1:
         slots_t = slots_s = slots if e.repeated else 1
-    if padded(t * k * size) * slots_t + padded(s * k * size) * slots_s + padded(t * s * size) * slots > room:
+    held = padded(t * k * size) * slots_t + padded(s * k * size) * slots_s + padded(t * s * e.working_bytes)
+    if held + padded(t * s * e.of_out) * slots > room:
         return None
     one_t, held_t = move_seconds(machine.copies, e.streamed, t, k, size)
     one_s, held_s = move_seconds(machine.copies, e.stationary, s, k, size)
@@ -372,7 +384,8 @@ def _slab(
     # the beginning and the end of one product overlap with its neighbours in a row of them
     begin, end = (0.0, 0.0) if e.repeated else (one_t + one_s, compute / turns)
     steady = max(compute + begin, memory + end, turns * around / slots)
-    drained = t * s / machine.drained / machine.clock if machine.drained else 0.0
+    drained = t * s * (e.vector + (1 / machine.drained / machine.clock if machine.drained else 0.0))
+    steady = max(steady, turns_t * turns_s * drained if e.vector else 0.0)
     seconds = steady if e.repeated else steady + machine.turnaround + drained + one_out
     return Tiles(t, s, k, t_outside, outer, slots, seconds, *grid, 0, compute, memory)
 

@@ -59,7 +59,7 @@ def _passes(rows: int, columns: int, lanes: int, units: int) -> int:
 
 @dataclass
 class NpuTimer:
-    """The core: commands are issued in order, one a clock; array and vector unit each hold one that waits.
+    """The core: commands are issued in order, one a clock; the array holds one that waits, the vector unit `waiting`.
 
     Times in ps.
     """
@@ -80,13 +80,14 @@ class NpuTimer:
     unloaded_at: int = 0
     """when sums that stay may be others than those of the last MATMULOS"""
     array_done: int = 0
-    vector_begun: int = 0
     vector_done: int = 0
     drains: tuple[int, int] = (0, 0)
     """when the DRAINs of the tile before last and of the last tile are over"""
     draining: bool = False
 
     def __post_init__(self) -> None:
+        self.vector_begun: tuple[int, ...] = (0,) * self.npu.vector.waiting
+        """when its last commands began, as many as may wait, the earliest first"""
         self.array = array_time(self.npu.array, self.npu.arrays)
         self.ahead = self.array.ahead * self.clock_ps
 
@@ -161,8 +162,8 @@ class NpuTimer:
             cause = "vector unit" if granted > start else cause
             start = granted
         end = start + cycles * self.clock_ps
-        self.slot_at = max(at + self.clock_ps, self.vector_begun)
-        self.vector_begun = start
+        self.slot_at = max(at + self.clock_ps, self.vector_begun[0])
+        self.vector_begun = (*self.vector_begun[1:], start)
         self.vector_done = end + max(0, self.npu.vector.latency - 1) * self.clock_ps
         self.counters["vector passes"] += cycles
         return Issued(start, self.slot_at, self.vector_done, end - start, cause)
@@ -175,7 +176,7 @@ class NpuTimer:
     def relative(self, now: int) -> Hashable:
         times = (
             self.slot_at, self.begun_at, self.next_at, self.loaded_at, self.unloaded_at, self.array_done,
-            self.vector_begun, self.vector_done, *self.drains,
+            *self.vector_begun, self.vector_done, *self.drains,
         )  # fmt: skip
         return (self.draining, *(max(0, t - now) for t in times))
 
@@ -186,7 +187,7 @@ class NpuTimer:
         self.loaded_at += by
         self.unloaded_at += by
         self.array_done += by
-        self.vector_begun += by
+        self.vector_begun = tuple(t + by for t in self.vector_begun)
         self.vector_done += by
         self.drains = (self.drains[0] + by, self.drains[1] + by)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import pickle
 import random
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,8 @@ PUBLISHED_SCHEDULE = (
 )  # fmt: skip
 FREE_LINK = ("link.transfers=free",)
 ROUND_ROBIN = ("assign-requests.balance=round-robin", "sub-batches.use=off")
+LAYERS = 3
+"""with sub-batches, so that two of them follow on others"""
 OFF, ON = "sub-batches.use=off", "sub-batches.use=on"
 
 
@@ -114,14 +117,15 @@ class Row:
     """A point under the strict profiles."""
 
     point: Point
-    npu: Layer
+    npu: float
+    """the NPU alone, whose attention takes as long as its keys and values take to come from memory"""
     newton: Layer
     off: Layer
     on: Layer
     published_off: Layer | None
     published_on: Layer | None
-    kv_share: float
-    """of the memory's bandwidth that the NPU alone reaches for keys and values"""
+    npu_commands: float
+    """the NPU alone with attention by its own commands"""
     gib: float
     """of the whole model on each device, with the published division"""
 
@@ -151,6 +155,7 @@ class Rung:
 
     name: str
     npu: float
+    npu_commands: float
     newton: float
     off: float
     on: float
@@ -183,10 +188,13 @@ def one_layer(found: Result) -> Layer:
 
 
 def next_layer(found: Result) -> Layer:
-    """From the attention of one layer to that of the next, the mean of both sub-batches."""
+    """From the attention of the last layer but one to that of the last, the mean of both sub-batches. By then the
+    first layer does not tell any more, to which nothing was at work beside."""
+    layers = 1 + max(int(name.split(".")[1]) for name in spans(found) if name.startswith("layer."))
     ends = {name: end for name, (_, end) in spans(found).items() if re.search(r"attention\.context(/\d)?$", name)}
-    pairs = [(ends[n], ends[n.replace("layer.0.", "layer.1.")]) for n in ends if n.startswith("layer.0.")]
-    return layer(found, sum(after - before for before, after in pairs) / len(pairs), 2)
+    before, last = f"layer.{layers - 2}.", f"layer.{layers - 1}."
+    pairs = [(end, ends[n.replace(before, last)]) for n, end in ends.items() if n.startswith(before)]
+    return layer(found, sum(after - begun for begun, after in pairs) / len(pairs), layers)
 
 
 def layer(found: Result, took: float, layers: int) -> Layer:
@@ -197,28 +205,32 @@ def layer(found: Result, took: float, layers: int) -> Layer:
     return Layer(took, *(part * 1e-6 / layers for part in (arrays, busy["pim"], bus, busy["link"])))
 
 
-def kv_share(point: Point, found: Result) -> float:
-    """How long the bytes of keys and values need, over how long the products with them take an NPU."""
+def bandwidth_bound(point: Point, found: Result) -> float:
+    """The layer of an NPU alone, its two products of attention as long as their bytes need, refresh included."""
     at = spans(found)
-    took = sum(end - start for start, end in (at[f"layer.0.self_attention.{n}"] for n in ("context_scores", "context")))
+    products = (at[f"layer.0.self_attention.{name}"] for name in ("context_scores", "context"))
+    took = sum(end - start for start, end in products)
     dram = found.spec.dram
     per_token = 2 * 2 * point.model.hidden // point.model.tp
     size = sum(n + 1 for n in point.lengths.batch(point.batch)) * per_token
-    return size / dram.bandwidth * 1e6 / took
+    share = 1 - dram.cycles["nRFC"] / dram.cycles["nREFI"]
+    return one_layer(found).time - took + size / (dram.bandwidth * share) * 1e6
 
 
 def measure(point: Point) -> Row:
     npu = compiled(point, "npu", 1)
     newton = compiled(point, "newton", 1, *ROUND_ROBIN)
     off = compiled(point, "neupims", 1, OFF)
-    on = compiled(point, "neupims", 2, ON)
+    on = compiled(point, "neupims", LAYERS, ON)
     published: list[Layer | None] = [None, None]
     if point.batch == DETAILED:
         published[0] = one_layer(compiled(point, "neupims", 1, OFF, *PUBLISHED_SCHEDULE))
-        published[1] = next_layer(compiled(point, "neupims", 2, ON, *PUBLISHED_SCHEDULE))
+        published[1] = next_layer(compiled(point, "neupims", LAYERS, ON, *PUBLISHED_SCHEDULE))
     need = off.program.extent["dram"] * point.model.layers / point.model.pp / 2**30
-    share = kv_share(point, npu)
-    return Row(point, one_layer(npu), one_layer(newton), one_layer(off), next_layer(on), *published, share, need)
+    return Row(
+        point, bandwidth_bound(point, npu), one_layer(newton), one_layer(off), next_layer(on), *published,
+        one_layer(npu).time, need,
+    )  # fmt: skip
 
 
 def climb(step: int) -> Rung:
@@ -235,10 +247,10 @@ def climb(step: int) -> Rung:
     )[step]  # fmt: skip
     newton = one_layer(compiled(point, targets[0], 1, *ROUND_ROBIN, *passes, overrides=overrides))
     off = one_layer(compiled(point, targets[1], 1, OFF, *passes, overrides=overrides))
-    on = next_layer(compiled(point, targets[1], 2, ON, *passes, overrides=overrides))
+    on = next_layer(compiled(point, targets[1], LAYERS, ON, *passes, overrides=overrides))
     alone = [o for o in overrides if not o.startswith("mapping")] or (FREE_LINK if step == RUNGS - 1 else ())
-    npu = one_layer(compiled(point, "npu", 1, *passes, overrides=tuple(alone)))
-    return Rung(name, npu.time, newton.time, off.time, on.time)
+    npu = compiled(point, "npu", 1, *passes, overrides=tuple(alone))
+    return Rung(name, bandwidth_bound(point, npu), one_layer(npu).time, newton.time, off.time, on.time)
 
 
 RUNGS = 5
@@ -261,13 +273,13 @@ def ratio(value: float) -> str:
 
 
 def layers_table(rows: Sequence[Row]) -> str:
-    heads = ["model, lengths, batch", "NPU alone", "its K and V, of bandwidth", "Newton", "NeuPIMs", "with sub-batches",
+    heads = ["model, lengths, batch", "NPU alone", "by its commands", "Newton", "NeuPIMs", "with sub-batches",
              "over NPU", "over Newton", "busiest part", "GiB a device"]  # fmt: skip
     return table(heads, (
         [
             f"{r.point.model.name}, {r.point.lengths.name}, {r.point.batch}",
-            f"{r.npu.time:.0f}", f"{100 * r.kv_share:.0f} %", *(f"{v.time:.0f}" for v in (r.newton, r.off, r.on)),
-            ratio(r.npu.time / r.best), ratio(r.newton.time / r.best), r.ours.bound,
+            f"{r.npu:.0f}", f"{r.npu_commands:.0f}", *(f"{v.time:.0f}" for v in (r.newton, r.off, r.on)),
+            ratio(r.npu / r.best), ratio(r.newton.time / r.best), r.ours.bound,
             f"{r.gib:.0f}" + (f" (too many: pp={r.stages})" if r.stages > r.point.model.pp else ""),
         ]
         for r in rows
@@ -276,14 +288,16 @@ def layers_table(rows: Sequence[Row]) -> str:
 
 def summary_table(rows: Sequence[Row]) -> str:
     def line(name: str, some: Sequence[Row]) -> list[str]:
-        return [name, ratio(geomean([r.npu.time / r.best for r in some])),
+        return [name, ratio(geomean([r.npu / r.best for r in some])),
                 ratio(geomean([r.newton.time / r.best for r in some])),
                 ratio(geomean([r.off.time / r.on.time for r in some]))]  # fmt: skip
 
-    found = [line(f"all {len(rows)} points", rows)]
-    found += [line(s.name, [r for r in rows if r.point.lengths == s]) for s in SETS]
-    found += [line(m.name, [r for r in rows if r.point.model == m]) for m in MODELS]
-    found += [line(f"batch {b}", [r for r in rows if r.point.batch == b]) for b in BATCHES]
+    every = len(MODELS) * len(SETS) * len(BATCHES)
+    found = [line("all points" if len(rows) == every else f"points run so far ({len(rows)} of {every})", rows)]
+    groups = {s.name: [r for r in rows if r.point.lengths == s] for s in SETS}
+    groups |= {m.name: [r for r in rows if r.point.model == m] for m in MODELS}
+    groups |= {f"batch {b}": [r for r in rows if r.point.batch == b] for b in BATCHES}
+    found += [line(name, some) for name, some in groups.items() if some]
     found.append(["published", ratio(PUBLISHED["NPU"]), ratio(PUBLISHED["Newton"]), ""])
     return table(["geometric mean", "over NPU", "over Newton", "what sub-batches are worth"], found)
 
@@ -303,34 +317,57 @@ def schedules_table(rows: Sequence[Row]) -> str:
 
 
 def causes_table(rungs: Sequence[Rung]) -> str:
-    heads = ["each line keeps those above", "NPU alone", "Newton", "NeuPIMs", "with sub-batches", "over NPU",
-             "over Newton"]  # fmt: skip
-    lines = [
-        [r.name, *(f"{v:.0f}" for v in (r.npu, r.newton, r.off, r.on)),
-         ratio(r.npu / min(r.off, r.on)), ratio(r.newton / min(r.off, r.on))]
-        for r in rungs
-    ]  # fmt: skip
-    best = min(REFERENCE["NeuPIMs"], REFERENCE["with sub-batches"])
-    cycles = [f"{REFERENCE[n] / 1000:.0f}" for n in ("NPU", "NeuPIMs", "with sub-batches")]
-    lines.append(["measured with the published simulators, a batch of their own",
-                  cycles[0], "", *cycles[1:], ratio(REFERENCE["NPU"] / best), ""])  # fmt: skip
+    heads = ["each line keeps those above", "NPU alone", "by its commands", "Newton", "NeuPIMs", "with sub-batches",
+             "over NPU", "over its commands", "over Newton"]  # fmt: skip
+    lines: list[list[str]] = []
+    for r in rungs:
+        best = min(r.off, r.on)
+        times = (r.npu, r.npu_commands, r.newton, r.off, r.on)
+        ratios = (r.npu / best, r.npu_commands / best, r.newton / best)
+        lines.append([r.name, *(f"{v:.0f}" for v in times), *(ratio(v) for v in ratios)])
+    cycles = {name: f"{count / 1000:.0f}" for name, count in REFERENCE.items()}
+    over = ratio(REFERENCE["NPU"] / min(REFERENCE["NeuPIMs"], REFERENCE["with sub-batches"]))
+    lines.append(["measured with the published simulators, another such batch", "", cycles["NPU"], "",
+                  cycles["NeuPIMs"], cycles["with sub-batches"], "", over, ""])  # fmt: skip
     return table(heads, lines)
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--quick", action="store_true", help="one model, one batch, printed")
-    if arguments.parse_args().quick:
+    arguments.add_argument("--kept", type=Path, help="file in which results are kept as they come, and looked up")
+    given = arguments.parse_args()
+    if given.quick:
         print(layers_table([measure(Point(MODELS[0], SETS[0], 64))]))
         return
     begun = time.monotonic()
     points = [Point(m, s, b) for m in MODELS for s in SETS for b in BATCHES]
-    largest_first = sorted(points, key=lambda p: -p.batch)
+    found = results([*range(RUNGS), *sorted(points, key=lambda p: (p.batch != DETAILED, -p.batch))], given.kept)
+    write(found, [p for p in points if p in found])
+    print(f"{len(found)} results in {time.monotonic() - begun:.0f} s")
+
+
+def results(wanted: Sequence[Point | int], kept: Path | None) -> dict[Point | int, Row | Rung]:
+    """Rows of points and rungs of the ladder. Whoever interrupts the script gets those that are there."""
+    found: dict[Point | int, Row | Rung] = {}
+    if kept is not None and kept.exists():
+        found = pickle.loads(kept.read_bytes())
     with ProcessPoolExecutor(2) as pool:
-        rungs = [pool.submit(climb, step) for step in range(RUNGS)]
-        found = dict(zip(largest_first, pool.map(measure, largest_first), strict=True))
-        climbed = [rung.result() for rung in rungs]
-    rows = [found[p] for p in points]
+        jobs = {pool.submit(climb if isinstance(w, int) else measure, w): w for w in wanted if w not in found}  # type: ignore[arg-type]
+        try:
+            for job in as_completed(jobs):
+                found[jobs[job]] = job.result()
+                if kept is not None:
+                    kept.write_bytes(pickle.dumps(found))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return found
+
+
+def write(found: Mapping[Point | int, Row | Rung], points: Sequence[Point]) -> None:
+    """The tables of what was found, into the page."""
+    rows = [row for point in points if isinstance(row := found[point], Row)]
+    climbed = [rung for step in range(RUNGS) if isinstance(rung := found.get(step), Rung)]
     tables = {
         "summary": summary_table(rows),
         "causes": causes_table(climbed),
@@ -344,7 +381,6 @@ def main() -> None:
             rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", lambda m: f"{m[1]}\n{made}\n{m[2]}", text, flags=re.S  # noqa: B023
         )  # fmt: skip
     page.write_text(text)
-    print(f"{len(points)} points in {time.monotonic() - begun:.0f} s")
 
 
 if __name__ == "__main__":

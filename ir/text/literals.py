@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from pimc.ir.diagnostics import did_you_mean
 from pimc.ir.facts import (
     Beat,
+    Epilogue,
     Fact,
     Layer,
     Phase,
@@ -41,6 +43,7 @@ FACTS: dict[str, type] = {
     "stage": Stage,
     "tile": Tile,
     "position": Position,
+    "epilogue": Epilogue,
     "half": SubBatch,
     "queue": Queue,
     "read_as": ReadAs,
@@ -184,7 +187,7 @@ def _spell_field(value: object) -> str:
 def read_fact(name: str, datum: object) -> Fact:
     """Raises ValueError where there is no such fact or a field does not fit."""
     if name not in FACTS:
-        raise ValueError(f"unknown fact '{name}'; known: {', '.join(FACTS)}")
+        raise ValueError(f"unknown fact '{name}'; {did_you_mean(name, FACTS)}")
     fact: Fact = _read(datum, FACTS[name], name)
     return fact
 

@@ -15,7 +15,7 @@ from pimc.ir.graph import Graph, Rewriter, Role, Value
 from pimc.ir.op import REGISTRY, Array, Attribute, OpDef, TypeRuleError, UnknownContents
 from pimc.ir.source import TextSpan
 from pimc.ir.text.literals import Record, read_array, read_base64, read_fact, read_string, read_value
-from pimc.ir.types import TensorType, parse_type
+from pimc.ir.types import DType, TensorType, parse_type
 from pimc.ir.verify import may_equal
 from pimc.ir.weights import Contents, External, Inline, Missing, Random
 
@@ -269,7 +269,9 @@ class _Builder:
         try:
             return parse_type(str(token))
         except ValueError as error:
-            self.report(Kind.TYPE, str(error), token)
+            names = [each.text for each in DType]
+            name = str(token).partition("[")[0]
+            self.report(Kind.TYPE, str(error), token, None if name in names else did_you_mean(name, names))
             return None
 
     def span(self, token: Any) -> TextSpan:

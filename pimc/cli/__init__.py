@@ -8,7 +8,10 @@ from typing import NoReturn
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit status: 0 done, 1 could not be done, 2 wrong usage, 70 a bug."""
+    import sys
+
     from pimc.cli.group import cli
     from pimc.cli.guard import guarded
 
-    raise SystemExit(guarded(lambda: cli.main(arguments, "pimc", standalone_mode=False)))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    raise SystemExit(guarded(lambda: cli.main(given, "pimc", standalone_mode=False), as_json="--json" in given))

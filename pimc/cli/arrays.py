@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, fail
+from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, fail, file_missing
 from pimc.ir.op import Array
 
 INPUT, OUTPUT = "in:", "out:"
@@ -25,7 +25,7 @@ def read_arrays(path: str) -> dict[str, Array]:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise fail(Kind.FILE_MISSING, f"cannot read {path}: {reason}") from None
+        raise file_missing(path, f"cannot read {path}: {reason}") from None
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except (zipfile.BadZipFile, *_BROKEN) as error:

@@ -9,6 +9,8 @@ import tempfile
 import traceback
 from importlib import metadata
 
+from pimc.version import described
+
 
 def write_report(error: BaseException) -> str:
     """The path of a new file with the report; empty if none could be written."""
@@ -17,7 +19,7 @@ def write_report(error: BaseException) -> str:
             "pimc internal error report",
             f"command: {' '.join(sys.argv)}",
             f"directory: {os.getcwd()}",
-            f"pimc {_version('pimc')}, Python {platform.python_version()}, {platform.platform()}",
+            f"pimc {described()}, Python {platform.python_version()}, {platform.platform()}",
             ", ".join(f"{name} {_version(name)}" for name in ("networkx", "numpy", "onnx", "pydantic")),
             "",
             "".join(traceback.format_exception(error)),

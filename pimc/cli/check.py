@@ -55,7 +55,7 @@ pimc check issued.csv.gz -t cent --kind timing --kind refresh
     help=f"Print so many violations one by one; default: {LIMIT}. All are counted.",
 )
 @o.json_option
-@option(o.OUTPUT, "-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@o.quiet_option
 def check(**given: Any) -> int:
     """Simulate a stored PROGRAM and check the DRAM commands that it brings about; or, with -t, check those of a file
     that `pimc sim --issue-trace` or `pimc replay --issue-trace` has written (- is stdin).

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from pimc.cli.complete import type_of
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -69,6 +71,10 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., Any]], PimcCo
 
     def declare(function: Callable[..., Any]) -> PimcCommand:
         epilog = f"\b\n{title}:\n{lines}"
-        return click.command(name, cls=PimcCommand, context_settings=SETTINGS, epilog=epilog)(function)
+        declared = click.command(name, cls=PimcCommand, context_settings=SETTINGS, epilog=epilog)(function)
+        for parameter in declared.params:
+            if parameter.type is click.STRING:
+                parameter.type = type_of(parameter) or parameter.type
+        return declared
 
     return declare

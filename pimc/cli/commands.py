@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pimc.cli import complete
 from pimc.cli import options as o
 from pimc.cli.command import command
 
@@ -19,24 +19,21 @@ if TYPE_CHECKING:
 
 
 @command("commands", example="pimc commands\npimc commands MAC_ABK")
-@click.argument("name", required=False, metavar="[NAME]")
+@click.argument("name", type=complete.CommandName(), required=False, metavar="[NAME]")
 @o.json_option
-def commands(name: str | None, as_json: bool) -> None:
+@o.quiet_option
+def commands(name: str | None, as_json: bool, quiet: bool) -> None:
     """List the commands that the streams of engines hold; for NAME its operands and what it does."""
     from pimc.backends.engines import commands as declared_commands
-    from pimc.cli.screen import write_page, write_text
+    from pimc.cli.screen import write_answer
 
     declared = declared_commands()
     if name:
         cls = _found(name, dict(declared))
-        if as_json:
-            write_text(json.dumps(to_json(cls), indent=2) + "\n")
-        else:
-            write_page(_page(cls))
-    elif as_json:
-        write_text(json.dumps({"commands": [to_json(c) for c in declared.values()]}, indent=2) + "\n")
-    else:
-        write_page(_table(list(declared.values())))
+        write_answer(lambda: to_json(cls), _page(cls), as_json=as_json, quiet=quiet)
+        return
+    every = list(declared.values())
+    write_answer(lambda: {"commands": [to_json(c) for c in every]}, _table(every), as_json=as_json, quiet=quiet)
 
 
 def _found(name: str, declared: dict[str, type[Command]]) -> type[Command]:

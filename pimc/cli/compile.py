@@ -24,11 +24,11 @@ _FORBIDDEN_WITH_EMIT = {"as_json": "--json", **_EXPORTS, "values": "--values", "
     "compile",
     example="""
 pimc compile models/tiny-llama.pimc -t neupims --values random
-pimc compile model.onnx -t cent --dim batch=4 --dim past=127 --json > report.json
+pimc compile models/tiny-llama.onnx -t cent --dim batch=4 --dim seq=1 --dim past=127 --json > report.json
 pimc compile models/gpt3-175b.pimc -t neupims --set system.devices=32 --parallel tp=8,pp=4 --dim batch=64
 pimc compile models/llama2-7b.pimc -t npu,neupims,cent --dim past=511
-pimc compile model.onnx -t npu -o model.pimprog --trace trace.json.gz
-pimc compile merged.onnx -t cent --phase both --dim batch=1 --dim past=127
+pimc compile models/tiny-llama.pimc -t npu -o model.pimprog --trace trace.json.gz
+pimc compile models/tiny-llama.pimc -t cent --phase both --dim seq=16 --dim past=127
 pimc compile models/llama2-7b.pimc -t npu-server:neupims --dim seq=512 --generate 8
 """,
 )

@@ -13,11 +13,11 @@ from pimc.backends.program import Program
 from pimc.backends.target import TargetSpec
 from pimc.cli.arrays import read_values
 from pimc.cli.files import check_writable, write_file, write_text_file
-from pimc.cli.guard import DONE, FAILED
-from pimc.cli.screen import Line, line, stderr_page, write_page, write_text
+from pimc.cli.guard import DONE
+from pimc.cli.screen import Line, line, write_page, write_text
 from pimc.cli.watch import Progress, check_pass_names, observers_of, print_timing
 from pimc.driver import Options, Result, Values, compile_model, pipeline_for, registry_for
-from pimc.ir.diagnostics import Diagnostic, Kind
+from pimc.ir.diagnostics import CompileError, Diagnostic, Kind
 from pimc.sim.compare import Comparison
 from pimc.sim.report import Report
 
@@ -37,7 +37,7 @@ def side_by_side(options: Options, given: Mapping[str, Any]) -> int:
             results.append(compile_model(given["models"][0], target, options, values=values, wide=wide))
     print_timing(options.observers)
     write_comparison([(r.report.target, r.report) for r in results if r.report is not None], given)
-    return next((FAILED for r in results if outcome(r.comparison) != DONE), DONE)
+    return outcome(*(r.comparison for r in results))
 
 
 def values_of(given: Mapping[str, Any]) -> Values | None:
@@ -188,17 +188,18 @@ def tolerance_of(spec: TargetSpec, form: str) -> float:
     return WIDE_TOLERANCE if form == "wide" else spec.value_tolerance
 
 
-def outcome(comparison: Comparison | None) -> int:
-    """The exit status; where values differ, stderr says which."""
-    if comparison is None or comparison.ok:
-        return DONE
-    from pimc.cli.render import render
+def outcome(*comparisons: Comparison | None) -> int:
+    """The exit status of what has been printed. Raises CompileError (VALUES) where outputs differ."""
+    wrong = [_difference(c) for c in comparisons if c is not None and not c.ok]
+    if wrong:
+        raise CompileError(wrong)
+    return DONE
 
+
+def _difference(comparison: Comparison) -> Diagnostic:
     wrong = [x for x in comparison.outputs if x.problem]
     first = f"the streams do not compute what they should: {len(wrong)} of {len(comparison.outputs)} outputs differ"
-    notes = tuple(f"'{x.name}': {x.problem}" for x in wrong[:12])
-    stderr_page(render([Diagnostic(Kind.VALUES, first, notes=notes)]))
-    return FAILED
+    return Diagnostic(Kind.VALUES, first, notes=tuple(f"'{x.name}': {x.problem}" for x in wrong[:12]))
 
 
 def emit_stage(options: Options, given: Mapping[str, Any]) -> int:
@@ -292,7 +293,7 @@ def disaggregated(options: Options, given: Mapping[str, Any]) -> int:
     elif not given["quiet"] and given["csv"] != "-":
         page = request_page(found, steps=bool(given["generate"]), verbose=given["verbose"])
         write_page([*page, *written_line(given["trace"])])
-    return next((FAILED for s in found.generation.steps if outcome(s.comparison) != DONE), DONE)
+    return outcome(*(s.comparison for s in found.generation.steps))
 
 
 def both_phases(options: Options, given: Mapping[str, Any]) -> int:
@@ -322,7 +323,7 @@ def both_phases(options: Options, given: Mapping[str, Any]) -> int:
                 tolerance = tolerance_of(result.spec, given["form"])
                 page += values_lines(result.comparison, given["form"], len(result.outputs), tolerance)
         write_page(page)
-    return next((FAILED for _, r in found.items() if outcome(r.comparison) != DONE), DONE)
+    return outcome(*(r.comparison for _, r in found.items()))
 
 
 def points(options: Options, ranges: Mapping[str, range], given: Mapping[str, Any]) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "explain",
     example="""
 pimc explain models/tiny-llama.pimc -t neupims --dim past=127
-pimc explain model.onnx -t neupims --dim batch=64 --op attention_scores
+pimc explain models/bench/gpt3-7b-layers.pimc -t neupims --dim batch=64 --dim past=511 --op attention_scores
 """,
 )
 @click.argument("model", metavar="MODEL")
@@ -38,6 +38,7 @@ pimc explain model.onnx -t neupims --dim batch=64 --op attention_scores
 @option(o.OUTPUT, "--op", metavar="NAME", help="These ops only: a name, part of one, or a kind of op.")
 @o.pass_options
 @o.json_option
+@o.quiet_option
 def explain(**given: Any) -> None:
     """Say for each op of MODEL which engine runs it and why, and what each other engine would take for it.
 
@@ -50,7 +51,7 @@ def explain(**given: Any) -> None:
     from pimc.driver import given_inputs, lower_model
 
     inputs = given_inputs(read_values(given["values"])) if given["values"] else None
-    with Progress(given["model"]) as progress:
+    with Progress(given["model"], quiet=given["quiet"]) as progress:
         from dataclasses import replace
 
         options = replace(options_of(given), observers=(progress,), until=_last_pass(given))
@@ -64,7 +65,7 @@ def explain(**given: Any) -> None:
             "ops": [e.to_json() for e in found],
         }
         write_text(json.dumps(plain, indent=2) + "\n")
-    else:
+    elif not given["quiet"]:
         write_page(_page(lowered, found))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,17 +26,20 @@ pimc export model.pimprog --parquet pim.parquet --unroll --engine pim --device 0
 @option(o.OUTPUT, "--unroll", is_flag=True, help="One row for each command as executed, instead of loops as written.")
 @option(o.OUTPUT, "--engine", metavar="E", help="The streams of this engine only.")
 @option(o.OUTPUT, "--device", type=click.IntRange(0), metavar="N", help="The streams of this device only.")
-@option(o.OUTPUT, "-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@o.json_option
+@o.quiet_option
 def export(**given: Any) -> None:
     """Write a stored PROGRAM (- is stdin) for other tools. A Parquet file is read by DuckDB, Polars, pandas and Spark
     (docs/parquet.md).
     """
     if not given["parquet"]:
         raise click.UsageError("nothing to write; name a file with --parquet")
+    if given["parquet"] == "-" and given["as_json"]:
+        raise click.UsageError("--parquet - and --json both write to stdout")
     from pimc.backends.columns import StreamTable
     from pimc.cli.files import check_writable, read_program, write_file
     from pimc.cli.layout import grouped, memory_text
-    from pimc.cli.screen import write_page
+    from pimc.cli.screen import write_page, write_text
     from pimc.parquet import parquet_bytes
 
     check_writable(given["parquet"])
@@ -43,7 +47,10 @@ def export(**given: Any) -> None:
     table = StreamTable(program, given["unroll"], _streams(program, given["engine"]), _device(program, given["device"]))
     data = parquet_bytes(table)
     write_file(given["parquet"], data)
-    if not given["quiet"] and given["parquet"] != "-":
+    if given["as_json"]:
+        found = {"written": given["parquet"], "rows": table.size, "columns": len(table.columns), "bytes": len(data)}
+        write_text(json.dumps(found, indent=2) + "\n")
+    elif not given["quiet"] and given["parquet"] != "-":
         rows = f"{grouped(table.size)} rows, {len(table.columns)} columns, {memory_text(len(data))}"
         write_page([[("  written  ", "dim"), (f"{given['parquet']}: {rows}", "")]])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.diagnostics import Kind, fail, file_missing
 
 if TYPE_CHECKING:
     from pimc.backends.program import Program
@@ -53,7 +53,7 @@ def read_file(path: str) -> bytes:
         return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise fail(Kind.FILE_MISSING, f"cannot read {path}: {reason}") from None
+        raise file_missing(path, f"cannot read {path}: {reason}") from None
 
 
 def read_program(path: str) -> Program:

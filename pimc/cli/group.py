@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 
@@ -26,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "passes": ("passes:passes", "List the passes, or the docs and options of one."),
     "ops": ("ops:ops", "List the ops, or the docs of one."),
     "commands": ("commands:commands", "List the commands that engines take, or the docs of one."),
+    "completion": ("completion:completion", "Print what makes a shell complete commands, options and names."),
 }
 """Place in `pimc.cli` and summary of each subcommand, in the order of the help."""
 
@@ -44,6 +46,12 @@ class LazyGroup(click.Group):
         assert isinstance(found, PimcCommand)
         return found
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(n, help=about) for n, (_, about) in COMMANDS.items() if n.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -59,9 +67,9 @@ class LazyGroup(click.Group):
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        import pimc
+        from pimc.version import described
 
-        click.echo(f"pimc {pimc.__version__}")
+        click.echo(f"pimc {described()}")
         ctx.exit()
 
 
@@ -71,7 +79,12 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     epilog="\b\nExample:\n  pimc compile models/tiny-llama.pimc -t neupims --values random",
 )
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and the revision.",
 )
 def cli() -> None:
     """Compile language models for NPU, PIM and PNM, and execute the command streams."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pimc.cli import complete
 from pimc.cli import options as o
 from pimc.cli.command import command
 
@@ -17,26 +18,21 @@ if TYPE_CHECKING:
 
 
 @command("ops", example="pimc ops\npimc ops attention")
-@click.argument("name", required=False, metavar="[NAME]")
+@click.argument("name", type=complete.OpName(), required=False, metavar="[NAME]")
 @o.json_option
-def ops(name: str | None, as_json: bool) -> None:
+@o.quiet_option
+def ops(name: str | None, as_json: bool, quiet: bool) -> None:
     """List the ops of the IR; for NAME its operands, attributes and meaning."""
-    from pimc.cli.screen import write_page, write_text
+    from pimc.cli.screen import write_answer
     from pimc.ir.op import REGISTRY, lookup
 
     if name:
         found = lookup(name)
-        if as_json:
-            write_text(json.dumps(to_json(found), indent=2) + "\n")
-        else:
-            write_page(_page(found))
+        write_answer(lambda: to_json(found), _page(found), as_json=as_json, quiet=quiet)
         return
     lookup("add")  # declares the built-in ops
     declared = [REGISTRY[n] for n in sorted(REGISTRY)]
-    if as_json:
-        write_text(json.dumps({"ops": [to_json(d) for d in declared]}, indent=2) + "\n")
-    else:
-        write_page(_table(declared))
+    write_answer(lambda: {"ops": [to_json(d) for d in declared]}, _table(declared), as_json=as_json, quiet=quiet)
 
 
 def _table(declared: list[OpDef]) -> Iterator[Line]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 @command(
     "opt",
     example="""
-pimc compile model.onnx -t npu --emit ir | pimc opt - --passes 'bind,fold,canonicalize' --dim batch=1
-pimc opt stages/12-find-layers.pimir --passes 'place{only=pim}' -t neupims
+pimc compile models/tiny-llama.pimc -t npu --emit ir | pimc opt - --passes 'bind,fold,canonicalize' --dim past=7
+pimc compile models/tiny-llama.pimc -t npu --emit tagged | pimc opt - --passes 'place{only=npu}' -t neupims
 """,
 )
 @click.argument("ir", metavar="IR")
@@ -28,12 +29,15 @@ pimc opt stages/12-find-layers.pimir --passes 'place{only=pim}' -t neupims
 @o.set_option
 @o.degrees_option
 @o.dims_option
-@option(o.MODEL, "--phase", type=o.PhaseType(), help="The phase of the graph; default: found out from its dataflow.")
+@option(o.MODEL, "--phase", type=o.PHASE, help="The phase of the graph; default: found out from its dataflow.")
 @option(o.OUTPUT, "-o", "--output", default="-", metavar="OUT.pimir", help="Where the graph goes; default: stdout.")
+@o.json_option
+@o.quiet_option
 @o.watch_options
 def opt(**given: Any) -> None:
     """Run passes on a graph: IR is a .pimir text (- is stdin), an ONNX or a .pimc model."""
     from pimc.cli.files import check_writable, write_text_file
+    from pimc.cli.screen import write_text
     from pimc.cli.watch import check_pass_names, observers_of, print_timing
     from pimc.driver import Options, registry_for
     from pimc.frontends import load_model
@@ -58,7 +62,12 @@ def opt(**given: Any) -> None:
     manager = PassManager(observers=observers, trusted=registry.builtin())
     manager.run(pipeline, graph, context, start=stage_of(graph))
     print_timing(observers)
-    write_text_file(given["output"], show(graph))
+    if given["as_json"]:
+        found = {"graph": graph.name, "passes": [p.name for p in pipeline], "nodes": len(graph.order())}
+        text = {"text": show(graph)} if given["output"] == "-" else {"written": given["output"]}
+        write_text(json.dumps({**found, **text}, indent=2) + "\n")
+    if given["output"] != "-" or not (given["as_json"] or given["quiet"]):
+        write_text_file(given["output"], show(graph))
 
 
 def _machine(given: dict[str, Any]) -> Any:

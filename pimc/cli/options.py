@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from pimc.cli import complete as c
 from pimc.cli.command import missing_name, option
 from pimc.target_pair import SEPARATOR, names_phase, pair_of
 
@@ -21,6 +22,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 MODEL, MACHINE, VALUES, PASSES, OUTPUT, INSIDE = "Model", "Machine", "Values", "Passes", "Output", "Looking inside"
 PHASES = ("prefill", "decode")
 BOTH = "both"
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    """The nearest known name as a part of a sentence; empty where the name is known, or none is near."""
+    from pimc.ir.diagnostics import nearest
+
+    near = None if name in known else nearest(name, known)
+    return f" ({near})" if near else ""
 
 
 class DimType(ParamType):
@@ -60,28 +69,17 @@ class ParallelType(ParamType):
             name, _, number = (text.strip() for text in part.partition("="))
             kind = name.rpartition(SEPARATOR)[2] if names_phase(name) else name
             if kind not in ("pp", "tp") or not re.fullmatch(r"\d{1,6}", number) or int(number) < 1:
+                near = _near(kind, ("pp", "tp", *self.objectives))
                 more = f"; or {' or '.join(self.objectives)}" if self.objectives else ""
                 said = "write pp=P,tp=T with whole numbers from 1, such as pp=4,tp=8"
-                self.fail(f"'{part.strip()}': {said}{more}", param, ctx)
+                self.fail(f"'{part.strip()}'{near}: {said}{more}", param, ctx)
             if name in degrees:
                 self.fail(f"{name} is given twice", param, ctx)
             degrees[name] = int(number)
         return degrees
 
 
-class PhaseType(ParamType):
-    """One phase out of those that a command takes."""
-
-    def __init__(self, *words: str) -> None:
-        self.words, self.name = words, "|".join(words)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value not in self.words:
-            self.fail(f"'{value}' is not one of {', '.join(self.words)}", param, ctx)
-        return str(value)
-
-
-class TargetType(ParamType):
+class TargetType(c.TargetName):
     """The name of a target or the path of its file."""
 
     name = "TARGET"
@@ -110,6 +108,9 @@ class TargetsType(ParamType):
                 self.fail(f"'{name}' is given twice", param, ctx)
         return names
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> c.Items:
+        return c.targets(incomplete)
+
 
 class WordType(ParamType):
     """One word out of a fixed list, with the nearest one where it is wrong."""
@@ -122,6 +123,9 @@ class WordType(ParamType):
             raise missing_name(self.what, str(value), self.words, ctx)
         return str(value)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> c.Items:
+        return c.items(self.words, incomplete)
+
 
 class BackgroundType(ParamType):
     """`reads=N`: traffic beside the program's own."""
@@ -133,23 +137,26 @@ class BackgroundType(ParamType):
             return value
         found = re.fullmatch(r"\s*reads\s*=\s*(\d{1,3})\s*", str(value))
         if found is None:
-            self.fail(
-                f"'{value}' is no traffic; write reads=N with a whole number below 1000, as in reads=2", param, ctx
-            )
+            near = _near(str(value).partition("=")[0].strip(), ("reads",))
+            text = f"'{value}' is no traffic{near}; write reads=N with a whole number below 1000, as in reads=2"
+            self.fail(text, param, ctx)
         return int(found[1])
 
 
 class TextPairType(ParamType):
     """`K=V` that is passed on as text."""
 
-    def __init__(self, name: str, example: str) -> None:
-        self.name, self.example = name, example
+    def __init__(self, name: str, example: str, names: Callable[[str], c.Items]) -> None:
+        self.name, self.example, self.names = name, example, names
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         key, sign, _ = str(value).partition("=")
         if not sign or not key.strip():
             self.fail(f"'{value}' has no value; write {self.example}", param, ctx)
         return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> c.Items:
+        return self.names(incomplete)
 
 
 def unique_dims(pairs: Sequence[tuple[str, int | range]]) -> dict[str, int]:
@@ -190,11 +197,12 @@ requests_option = option(
     metavar="FILE.csv",
     help="A batch of requests with lengths of their own: columns id,past,new,channel, or seq_len,ch_idx.",
 )
-phase_option = option(MODEL, "--phase", type=PhaseType(*PHASES), help="Which phase of a model that has several.")
+PHASE = WordType("phase", PHASES)
+phase_option = option(MODEL, "--phase", type=PHASE, help="Which phase of a model that has several.")
 both_phases_option = option(
     MODEL,
     "--phase",
-    type=PhaseType(*PHASES, BOTH),
+    type=WordType("phase", (*PHASES, BOTH)),
     help="Which phase of a model that has several; both: its prefill and its decode step, each with its report.",
 )
 shapes_option = option(
@@ -217,7 +225,7 @@ set_option = option(
     MACHINE,
     "--set",
     "overrides",
-    type=TextPairType("K=V", "--set timing.tRCD=12ns"),
+    type=TextPairType("K=V", "--set timing.tRCD=12ns", c.numbers),
     multiple=True,
     help="Change a number of the machine, such as timing.tRP=12ns or system.devices=8; of two machines (-t "
     "PREFILL:DECODE) decode:system.devices=8 changes one.",
@@ -245,7 +253,7 @@ pass_options = together(
     option(
         PASSES,
         "--pass-config",
-        type=TextPairType("P.K=V", "--pass-config tag-nature.gemv_rows=2"),
+        type=TextPairType("P.K=V", "--pass-config tag-nature.gemv_rows=2", c.pass_options),
         multiple=True,
         help="Set an option of a pass (see `pimc passes NAME`).",
     ),
@@ -284,6 +292,7 @@ tables_option = option(
     OUTPUT, "--tables", metavar="DIR", help="Write every table as CSV: ops, engines, phases, memory, streams, ..."
 )
 json_option = option(OUTPUT, "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+quiet_option = option(OUTPUT, "-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 loudness_options = together(
     option(
         OUTPUT,
@@ -292,5 +301,5 @@ loudness_options = together(
         count=True,
         help="Say more: every op, every engine, the whole memory map, and what was not recognised, and why.",
     ),
-    option(OUTPUT, "-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+    quiet_option,
 )

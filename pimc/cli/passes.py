@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-import json
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pimc.cli import complete
 from pimc.cli import options as o
 from pimc.cli.command import command
 
@@ -21,29 +21,26 @@ if TYPE_CHECKING:
 
 
 @command("passes", example="pimc passes\npimc passes tag-nature")
-@click.argument("name", required=False, metavar="[NAME]")
+@click.argument("name", type=complete.PassName(), required=False, metavar="[NAME]")
 @o.load_option
 @o.json_option
-def passes(name: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
+@o.quiet_option
+def passes(name: str | None, plugins: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     """List the passes in the order in which they run; for NAME its docs, its options and their defaults."""
-    from pimc.cli.screen import write_page, write_text
+    from pimc.cli.screen import write_answer
     from pimc.driver import Options, registry_for
     from pimc.passes.pipeline import DEFAULT
 
     registry = registry_for(Options(plugins=plugins))
     if name:
         kind = registry.load(name)
-        if as_json:
-            write_text(json.dumps(to_json(kind, name), indent=2) + "\n")
-        else:
-            write_page(_page(kind, name))
+        write_answer(lambda: to_json(kind, name), _page(kind, name), as_json=as_json, quiet=quiet)
         return
     others = [n for n in registry.names() if n not in DEFAULT]
     kinds = [(n, registry.load(n)) for n in dict.fromkeys((*DEFAULT, *others))]
-    if as_json:
-        write_text(json.dumps({"passes": [to_json(k, n) for n, k in kinds]}, indent=2) + "\n")
-    else:
-        write_page(_table(kinds))
+    write_answer(
+        lambda: {"passes": [to_json(k, n) for n, k in kinds]}, _table(kinds), as_json=as_json, quiet=quiet
+    )
 
 
 def _table(kinds: list[tuple[str, type[Pass]]]) -> Iterator[Line]:

@@ -2,14 +2,14 @@
 
 A line is a list of `(text, style)`; styles are those of rich. Piped output has no colours and imports no rich. A reader
 that closes the pipe early (`| head`) is no error. Names come from files of anywhere: what a terminal would obey is
-written as an escape.
+written as an escape. With `--json`, what goes wrong is told as JSON too.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TextIO
 
 Span = tuple[str, str]
@@ -42,6 +42,16 @@ def stderr_page(page: Iterable[Line]) -> None:
     _write(list(page), sys.stderr)
 
 
+def write_answer(plain: Callable[[], object], page: Iterable[Line], *, as_json: bool, quiet: bool = False) -> None:
+    """What a command has to say: one JSON object, a page, or nothing."""
+    if as_json:
+        import json
+
+        write_text(json.dumps(plain(), indent=2, ensure_ascii=False) + "\n")
+    elif not quiet:
+        write_page(page)
+
+
 def write_text(text: str) -> None:
     """Put text on stdout as it is."""
     _put(text, sys.stdout)
@@ -61,7 +71,11 @@ def write_bytes(data: bytes) -> None:
 
 
 def is_coloured(stream: TextIO) -> bool:
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    """Whether a stream gets colours: terminals do; NO_COLOR (no) and FORCE_COLOR (yes, piped as well) overrule that,
+    in this order."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (stream.isatty() and os.environ.get("TERM") != "dumb")
 
 
 def _write(page: list[Line], stream: TextIO) -> None:
@@ -71,7 +85,7 @@ def _write(page: list[Line], stream: TextIO) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=stream, highlight=False, soft_wrap=True)
+    console = Console(file=stream, highlight=False, soft_wrap=True, force_terminal=True)
     with console.capture() as captured:
         for each in page:
             console.print(Text.assemble(*((visible(text), style) for text, style in each)))

@@ -41,6 +41,7 @@ pimc show model.pimprog --engine pim --op attention_scores --limit 100
 @option(o.OUTPUT, "--bank", type=click.IntRange(0), metavar="N", help="What this bank is asked for.")
 @option(o.OUTPUT, "--times", is_flag=True, help="Simulate, and list the commands with the clock of their issue.")
 @o.json_option
+@o.quiet_option
 @option(o.OUTPUT, "-v", "--verbose", count=True, help="The whole memory map and all ops.")
 def show(**given: Any) -> None:
     """What a stored PROGRAM (- is stdin) holds: its engines, its memory map, and the beginning of its streams.
@@ -54,12 +55,16 @@ def show(**given: Any) -> None:
     if given["form"] == "aim-trace":
         from pimc.backends.pim.aim_export import aim_trace
 
+        if given["as_json"]:
+            raise click.UsageError("--as aim-trace prints a trace: it does not go with --json")
         write_text("".join(f"{text}\n" for text in aim_trace(program)))
         return
     _check(program, given["engine"], given["op"])
     streams = list(_chosen(program, given["engine"], given["op"]))
     if given["as_json"]:
         write_text(json.dumps(_plain(program, streams), indent=2) + "\n")
+        return
+    if given["quiet"]:
         return
     page: list[Line] = []
     if not given["engine"] and not given["op"]:
@@ -141,6 +146,7 @@ def _overview(program: Program, verbose: int) -> Iterator[Line]:
     yield from tables.memory_table(program)
     yield []
     yield from tables.memory_map(program, 0 if verbose else LIMIT)
+    yield from tables.block_tables(program, 0 if verbose else LIMIT)
     if verbose:
         yield []
         yield from tables.plain_ops(program.ops)
@@ -168,6 +174,7 @@ def _stream(stream: Stream, program: Program, limit: int) -> Iterator[Line]:
 def _plain(program: Program, streams: list[Stream]) -> dict[str, Any]:
     """The object that `--json` prints."""
     from pimc.backends.assembly import layout_text, stream_lines
+    from pimc.backends.plain_blocks import plain_blocks
     from pimc.backends.program import count, steps
 
     return {
@@ -188,6 +195,8 @@ def _plain(program: Program, streams: list[Stream]) -> dict[str, Any]:
                 "shape": list(e.shape),
                 "layout": layout_text(e.layout),
                 "devices": list(e.devices),
+                **({"blocks": plain_blocks(e.blocks)} if e.blocks is not None else {}),
+                **({"entries": e.contents.array().tolist()} if e.role == "table" and e.contents is not None else {}),
             }
             for e in program.memory
         ],

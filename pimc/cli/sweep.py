@@ -35,7 +35,7 @@ pimc sweep design.yaml --dry-run
 @option(o.OUTPUT, "--csv", "csv_file", metavar="FILE.csv", help="Write the table here too; - is stdout.")
 @option(o.OUTPUT, "--plot", metavar="FILE.svg", help="Draw the objectives here too.")
 @o.json_option
-@option(o.OUTPUT, "-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@o.quiet_option
 def sweep(**given: Any) -> int:
     """Compile and simulate every point of a sweep: models, targets, changes of their numbers, dimensions, degrees of
     parallelism, mappings and options of passes, all combinations or some of them (docs/sweeps.md).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections import defaultdict
@@ -53,7 +54,7 @@ def run_and_report(folder: Path, given: Mapping[str, Any]) -> int:
         write_text(result.json_text())
     elif not given["quiet"] and given["csv_file"] != "-":
         write_page([*result_page(result, bar.before), [("  written  ", "dim"), (", ".join(map(str, written)), "")]])
-    if result.failed:
+    if result.failed and not given["as_json"]:
         stderr_page(failure_lines(result))
     return FAILED if result.failed else DONE
 
@@ -75,7 +76,12 @@ def list_points(folder: Path, given: Mapping[str, Any]) -> int:
         status = "" if known is None else "done" if known.is_done else "failed"
         rows.append((str(number), *(setting_text(settings[a.name]) for a in axes), status))
     columns = [Column("point", ">"), *(_column(axis) for axis in axes), Column("")]
-    write_page(table(columns, rows, indent=""))
+    if given["as_json"]:
+        names = ["point", *(a.name for a in axes), "status"]
+        points = [dict(zip(names, row, strict=True)) for row in rows]
+        write_text(json.dumps({"points": points}, indent=2) + "\n")
+    elif not given["quiet"]:
+        write_page(table(columns, rows, indent=""))
     return DONE
 
 

@@ -12,14 +12,12 @@ from pimc.generation import Generation, StepResult
 from pimc.sim.compare import Comparison
 from pimc.sim.engine_groups import merged_engines
 from pimc.sim.op_groups import OpGroup, group_ops
-from pimc.sim.paging import TableReport
+from pimc.sim.paging import BlocksReport, blocks_of_requests
 from pimc.sim.report import BatchReport, EngineReport, OpReport, PipelineReport, Report
 
 BAR = 20
 MOST_OPS = 16
 MOST_CAUSES = 3
-MOST_TABLES = 6
-"""Of blocks."""
 NAME_WIDTH = 44
 _LASTING = ("weight", "constant", "cache", "input", "output", "table")
 
@@ -29,7 +27,7 @@ def report_page(found: Report, program: Program, *, verbose: int = 0) -> list[Li
     page = [*headline(found), line(), *engine_table(found, verbose=verbose), line()]
     page += [*op_table(found, verbose=verbose), line()]
     page += [*energy_lines(found, verbose=verbose), *breakdown_lines(found)]
-    page += [*ahead_lines(found, verbose=verbose), *traffic_lines(found), *paging_lines(found.tables)]
+    page += [*ahead_lines(found, verbose=verbose), *traffic_lines(found), *paging_lines(found.paging)]
     page += memory_table(program, verbose=verbose)
     return page
 
@@ -257,15 +255,18 @@ def traffic_lines(found: Report) -> Iterator[Line]:
         yield [("  moved      ", "dim"), (", ".join(moved), "")]
 
 
-def paging_lines(tables: Sequence[TableReport]) -> Iterator[Line]:
-    """The blocks of paged caches, table by table."""
-    for number, t in enumerate(tables[:MOST_TABLES]):
-        have = f"{t.blocks} of {t.pool_blocks * t.lanes} blocks of {count_text(t.block_tokens)} tokens"
-        said = f": {have} in each of {t.caches} caches, {percent(t.filled)} filled; "
-        said += f"a table of {memory_text(t.bytes)} for {t.requests} request{'s' * (t.requests != 1)}"
+def paging_lines(sizes: Sequence[BlocksReport]) -> Iterator[Line]:
+    """The blocks of paged caches."""
+    for number, b in enumerate(sizes):
+        said = f": {grouped(b.blocks)} blocks of {grouped(b.block_tokens)} tokens in each of {b.caches} caches, "
+        said += f"{percent(b.filled)} filled, out of pools of {grouped(b.pool_blocks)}"
+        said += " a channel" if b.lanes > 1 else ""
+        said += f"; {_count(b.tables, 'table')} of {memory_text(b.table_bytes)} for {_count(b.requests, 'request')}"
         yield [("  caches     " if not number else " " * 13, "dim"), ("paged", "bold"), (said, "")]
-    if len(tables) > MOST_TABLES:
-        yield line(f"             and {len(tables) - MOST_TABLES} more tables", "dim")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -307,6 +308,18 @@ def memory_map(program: Program, limit: int = 0) -> list[Line]:
     page = table(columns, rows)
     if limit and len(program.memory) > limit:
         page.append(line(f"  and {len(program.memory) - limit} more", "dim"))
+    return page
+
+
+def block_tables(program: Program, limit: int = 0) -> list[Line]:
+    """Which blocks each request has, in the order of its tokens; nothing where caches are contiguous."""
+    found = list(blocks_of_requests(program))
+    if not found:
+        return []
+    rows = [(name, request, " ".join(map(str, blocks))) for name, request, blocks in found[: limit or None]]
+    page = [line(), *table((Column("block table"), Column("request"), Column("blocks", "<", "", NAME_WIDTH)), rows)]
+    if limit and len(found) > limit:
+        page.append(line(f"  and {len(found) - limit} more", "dim"))
     return page
 
 

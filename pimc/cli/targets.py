@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pimc.cli import complete
 from pimc.cli import options as o
 from pimc.cli.command import command, option
 
@@ -21,15 +22,18 @@ _LONG_LIST = 8
 
 
 @command("targets", example="pimc targets\npimc targets neupims\npimc targets --schema > target.schema.json")
-@click.argument("name", required=False, metavar="[NAME]")
+@click.argument("name", type=complete.TargetName(), required=False, metavar="[NAME]")
 @o.set_option
 @option(o.OUTPUT, "--schema", is_flag=True, help="The JSON schema of a target file, for editors.")
 @o.json_option
+@o.quiet_option
 @option(o.OUTPUT, "-v", "--verbose", count=True, help="Long lists in full.")
-def targets(name: str | None, overrides: tuple[str, ...], schema: bool, as_json: bool, verbose: int) -> None:
+def targets(
+    name: str | None, overrides: tuple[str, ...], schema: bool, as_json: bool, quiet: bool, verbose: int
+) -> None:
     """List the machines; for NAME (or a YAML file) all numbers, where they come from, and what follows from them."""
     from pimc.backends.target_registry import load_target, target_names
-    from pimc.cli.screen import write_page, write_text
+    from pimc.cli.screen import write_answer, write_text
 
     if overrides and not name:
         raise click.UsageError("--set changes one machine: give its name")
@@ -39,14 +43,12 @@ def targets(name: str | None, overrides: tuple[str, ...], schema: bool, as_json:
         write_text(json.dumps(json_schema(), indent=2) + "\n")
     elif name:
         spec = load_target(name, overrides)
-        if as_json:
-            write_text(json.dumps(to_json(spec), indent=2, ensure_ascii=False) + "\n")
-        else:
-            write_page(_page(spec, verbose))
-    elif as_json:
-        write_text(json.dumps({"targets": [_summary(load_target(n)) for n in target_names()]}, indent=2) + "\n")
+        write_answer(lambda: to_json(spec), _page(spec, verbose), as_json=as_json, quiet=quiet)
     else:
-        write_page(_table(target_names()))
+        names = target_names()
+        write_answer(
+            lambda: {"targets": [_summary(load_target(n)) for n in names]}, _table(names), as_json=as_json, quiet=quiet
+        )
 
 
 def _table(names: list[str]) -> Iterator[Line]:

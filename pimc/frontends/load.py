@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.diagnostics import Kind, fail, file_missing
 from pimc.ir.graph import Graph
 from pimc.ir.op import Array
 
@@ -60,7 +60,7 @@ def _read(name: str) -> bytes:
         return _stdin() if name == "-" else Path(name).read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise fail(Kind.FILE_MISSING, f"cannot read {name}: {reason}") from None
+        raise file_missing(name, f"cannot read {name}: {reason}") from None
 
 
 @cache

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail
+from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail, file_missing
 from pimc.ir.requests import Request
 from pimc.ir.source import TextSpan
 
@@ -27,7 +27,7 @@ def read_requests(path: str) -> tuple[Request, ...]:
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8-sig")
     except OSError as error:
-        raise fail(Kind.FILE_MISSING, f"cannot read {path}: {error.strerror}") from None
+        raise file_missing(path, f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise fail(Kind.REQUESTS_BAD, f"{path} is not text: {error}") from None
     return _Reader(path, text).requests()

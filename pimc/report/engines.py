@@ -56,7 +56,7 @@ def cause_text(cause: str) -> str:
 def _bars(view: View, shown: Sequence[EngineReport], causes: Sequence[str], width: int) -> Html:
     whole = view.report.seconds or 1.0
     names = [name_of(e) for e in shown]
-    left = min(0.35 * width, max((len(n) for n in names), default=0) * CHARACTER + 12)
+    left = min(0.35 * width, max((len(n) for n in names), default=0) * CHARACTER + 24)
     axis = Linear(1.0, left, width - 8)
     height = ROW * len(shown) + 22
     parts = list(_axis(axis, height - 20, 4 if width > 500 else 2))

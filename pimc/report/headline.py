@@ -9,17 +9,19 @@ from pimc.report.html import NONE, Html, join, tag, text
 from pimc.report.view import View
 
 
-def headline(view: View, other: View | None) -> Html:
+def headline(view: View, other: View | None, title: str = "") -> Html:
+    """The top of the page; with a title the top of a part of it."""
     report = view.report
     several = f" · {report.devices} devices" if report.devices > 1 else ""
-    title = tag("h1", text(view.model), tag("span", text(f"on {report.target}")))
+    top = tag("h1", text(view.model), tag("span", text(f"on {report.target}")))
+    top = tag("h1", text(title)) if title else top
     dims = "  ".join(f"{name}={size}" for name, size in report.dims.items())
     about = tag("p", text(" · ".join(part for part in ((report.phase or "no phase") + several, dims) if part)))
     tiles = tag(
         "div", join(tag("div", tag("b", text(b)), tag("span", text(s))) for b, s in _tiles(view)), class_="tiles"
     )
     versus = tag("p", text(f"Compared with {other.label} below."), class_="note") if other is not None else NONE
-    return tag("header", title, about, tiles, versus, tag("dl", join(_settings(view))))
+    return tag("header", top, about, tiles, versus, tag("dl", join(_settings(view))))
 
 
 def _tiles(view: View) -> Iterator[tuple[str, str]]:

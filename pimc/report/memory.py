@@ -13,6 +13,7 @@ from pimc.report.scales import Linear
 from pimc.report.svg import WIDE, both, label, legend, line, number, path, rect, svg
 from pimc.report.view import View
 from pimc.sim.channels import ChannelsReport
+from pimc.sim.paging import BlocksReport
 from pimc.sim.residence import BanksReport, MemoryReport
 
 PLURAL = {"temporary": "temporaries"}
@@ -27,7 +28,17 @@ def memory_section(view: View) -> Html:
     shown = legend([*((palette.role(r), _plural(r)) for r in roles), ("m-rest", "intermediate results, padding, room")])
     note = "Memories of one device, each from address 0 to the peak of what the program uses of it."
     several = " The first device is shown; others may hold other layers." if view.report.devices > 1 else ""
-    return section("Memory map", "memory", shown, join(_space(m) for m in spaces), note=note + several)
+    paged = join(_paged(b) for b in view.report.paging)
+    return section("Memory map", "memory", shown, join(_space(m) for m in spaces), paged, note=note + several)
+
+
+def _paged(b: BlocksReport) -> Html:
+    said = (
+        f"{b.caches} caches are paged: {grouped(b.blocks)} blocks of {grouped(b.block_tokens)} tokens in each, "
+        f"{percent(b.filled)} filled, out of pools of {grouped(b.pool_blocks)}; block tables of "
+        f"{memory_text(b.table_bytes)}"
+    )
+    return tag("p", text(said), class_="said")
 
 
 def _plural(role: str) -> str:

@@ -11,8 +11,8 @@ MOST = 9
 
 
 def engine(name: str) -> str:
-    """Of an engine; its devices (`pim@0-7`) do not matter."""
-    plain = name.partition("@")[0]
+    """Of an engine; its devices (`pim@0-7`) and further queues (`load-pim`) do not matter."""
+    plain = name.partition("@")[0].partition("-")[0]
     return f"e-{plain}" if plain in ENGINES else "e-other"
 
 

@@ -69,10 +69,13 @@ def _drawn(points: Sequence[Point], roofs: Sequence[Roof], width: int) -> Html:
     x = Log.around(low * 0.7, high * 1.5, left, width - 12)
     rates = [p.rate for p in points]
     y = Log.around(max(min(rates) * 0.7, max(rates) * 1e-9), max([*rates, *(r.flops for r in roofs)]) * 1.2, bottom, 12)
-    parts = [*_axes(x, y, width), *_roofs(roofs, x, y, width)]
+    names = list(_roof_names(roofs, y, width))
+    parts = [*_axes(x, y, width), *_roofs(roofs, x, y)]
+    parts += [label(x.end - 2, at, said, "halo", "end") for at, said in names]
     ordered = sorted(points, key=lambda p: -p.share)
     parts += [_dot(p, x, y) for p in ordered]
-    parts += _ranks([p for p in ordered if p.rank <= NAMED], x, y)
+    taken = [(x.end - 2 - len(said) * CHARACTER, at) for at, said in names]
+    parts += _ranks([p for p in ordered if p.rank <= NAMED], x, y, taken)
     return svg(width, height, parts, "roofline")
 
 
@@ -80,7 +83,9 @@ def _axes(x: Log, y: Log, width: int) -> Iterator[Html]:
     for tick in x.ticks(8 if width > 500 else 4):
         at = x.at(tick)
         yield line(at, y.start, at, y.end, "grid")
-        yield label(at, y.start + 16, _power(tick), "tick", "middle")
+        said = _power(tick)
+        within = at + len(said) * CHARACTER / 2 < width - 2
+        yield label(at if within else width - 2, y.start + 16, said, "tick", "middle" if within else "end")
     for tick in y.ticks(8):
         at = y.at(tick)
         yield line(x.start, at, x.end, at, "grid")
@@ -99,9 +104,8 @@ def _round(value: float) -> str:
     return f"{float(number):g} {prefix}".rstrip()
 
 
-def _roofs(roofs: Sequence[Roof], x: Log, y: Log, width: int) -> Iterator[Html]:
-    """The slope that bandwidth allows, up to the peak; the names at the right, below each other."""
-    taken: list[float] = []
+def _roofs(roofs: Sequence[Roof], x: Log, y: Log) -> Iterator[Html]:
+    """The slope that bandwidth allows, up to the peak."""
     for roof in sorted(roofs, key=lambda r: -r.flops):
         ridge = min(max(roof.flops / roof.bandwidth, x.least), x.most)
         start = max(x.least, min(y.least / roof.bandwidth, ridge))
@@ -109,12 +113,18 @@ def _roofs(roofs: Sequence[Roof], x: Log, y: Log, width: int) -> Iterator[Html]:
         data = "M" + "L".join(f"{x.at(a):.1f} {y.at(b):.1f}" for a, b in ends)
         said = f"{roof.engine} {roof.name}: {_rate(roof.flops)}FLOP/s, {size_text(roof.bandwidth)}/s {roof.memory}"
         yield path(data, f"roof {palette.engine(roof.engine)}", said)
+
+
+def _roof_names(roofs: Sequence[Roof], y: Log, width: int) -> Iterator[tuple[float, str]]:
+    """What stands at the right end of each roof, and its base line: below each other."""
+    taken: list[float] = []
+    for roof in sorted(roofs, key=lambda r: -r.flops):
         name = f"{roof.engine} {roof.name}" if width > 500 else roof.name
         at = y.at(roof.flops) - 5
         while any(abs(at - other) < 14 for other in taken):
             at += 4
         taken.append(at)
-        yield label(x.end - 2, at, f"{name} {_rate(roof.flops)}FLOP/s", "halo", "end")
+        yield at, f"{name} {_rate(roof.flops)}FLOP/s"
 
 
 def _rate(amount: float) -> str:
@@ -133,8 +143,8 @@ def _dot(p: Point, x: Log, y: Log) -> Html:
     return circle(x.at(p.intensity), y.at(p.rate), _radius(p.share), kind, f"{said}, {percent(p.share)}")
 
 
-def _ranks(points: Sequence[Point], x: Log, y: Log) -> Iterator[Html]:
-    """Numbers beside the points, where one has room."""
+def _ranks(points: Sequence[Point], x: Log, y: Log, taken: Sequence[tuple[float, float]]) -> Iterator[Html]:
+    """Numbers beside the points, where one has room. taken: left ends and base lines of texts at the right."""
     boxes: list[tuple[float, float]] = []
     for p in points:
         px, py, r = x.at(p.intensity), y.at(p.rate), _radius(p.share)
@@ -142,6 +152,7 @@ def _ranks(points: Sequence[Point], x: Log, y: Log) -> Iterator[Html]:
             at = (px + dx, py + dy)
             wide = CHARACTER * len(str(p.rank)) + 5
             free = all(abs(at[0] - bx) > wide or abs(at[1] - by) > 13 for bx, by in boxes)
+            free = free and all(at[0] + wide / 2 < left or abs(at[1] - base) > 13 for left, base in taken)
             if free and x.start + 6 < at[0] < x.end - 6:
                 boxes.append(at)
                 yield label(*at, str(p.rank), "rank halo", "middle")

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 
 from pimc.report.html import NONE, Cell, Column, Html, Table, cell, section, tag, text
 from pimc.report.view import View
+from pimc.served import Served
 
 SIMULATED, DERIVED, ESTIMATE, MEAN, COUNTED = "simulated", "derived", "estimate", "mean", "counted"
 _ASSUMED = re.compile(r"assum|taken to|guess|estimat", re.IGNORECASE)
 """What a source says of numbers that nobody published."""
 
 
-def trust_section(view: View) -> Html:
+def trust_section(view: View, served: Served | None = None) -> Html:
     rows = [
         [cell(what), Cell(tag("span", text(kind), class_=f"tag t-{kind}")), cell(why)]
-        for what, kind, why in _rows(view)
+        for what, kind, why in (*_rows(view), *_rows_of_request(served))
     ]
     columns = [Column("number"), Column("is"), Column("what that means")]
     made = Table("numbers", columns, rows, kind="small").html()
@@ -56,6 +57,15 @@ def _rows(view: View) -> Iterator[tuple[str, str, str]]:
         yield "energy", ESTIMATE, "commands counted, times the target's energy for each, and power over time"
     if view.tokens:
         yield "tokens a second", DERIVED, "new tokens of this run over its time: one step, not a service under load"
+
+
+def _rows_of_request(served: Served | None) -> Iterator[tuple[str, str, str]]:
+    if served is None:
+        return
+    yield "transfer of the caches", DERIVED, "both ends are simulated apart and joined: exact for pieces that are alike"
+    if served.transfer.when == "by-layer":
+        why = "what the transfer and the prefill want of the same memory at once is left out"
+        yield "transfer beside the prefill", ESTIMATE, why
 
 
 def _sources(view: View) -> Html:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail
+from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail, nearest
 from pimc.ir.source import TextSpan
 from pimc.sim.check.issued import MOST_ROWS, NONE, Column, Issued, Mask, by_channel
 from pimc.sim.check.part import CHANNEL, Part
@@ -55,7 +55,9 @@ def _header(line: bytes, file: str) -> tuple[int, ...]:
     names = [name.strip() for name in text.split(",")]
     if sorted(names) != sorted(HEADER):
         span = TextSpan(file, 1, 1, text, max(1, len(text)))
-        raise fail(Kind.SYNTAX, f"the first line should name the columns {','.join(HEADER)}", span)
+        odd = next((name for name in names if name not in HEADER), "")
+        message = f"the first line should name the columns {','.join(HEADER)}"
+        raise fail(Kind.SYNTAX, message, span, help=nearest(odd, HEADER))
     return tuple(names.index(name) for name in HEADER)
 
 

@@ -27,7 +27,7 @@ from pimc.sim.breakdown import Breakdown, breakdown_of
 from pimc.sim.channels import ChannelsReport, channels_of
 from pimc.sim.energy import Energy, energy_of
 from pimc.sim.moves import MoveReport, moves_of
-from pimc.sim.paging import TableReport, cache_layout, paging_of
+from pimc.sim.paging import BlocksReport, cache_layout, paging_of
 from pimc.sim.residence import BanksReport, MemoryReport, banks_of, memories_of
 from pimc.sim.timeline import Timeline, timeline_of
 from pimc.sim.timing import EngineTiming, Timing
@@ -263,8 +263,8 @@ class Report:
     timeline: Timeline | None = None
     cache_layout: str = ""
     """contiguous or paged; empty: there are no caches"""
-    tables: Sequence[TableReport] = ()
-    """of the blocks of paged caches, on the first device"""
+    paging: Sequence[BlocksReport] = ()
+    """the blocks of paged caches, on the first device"""
     sources: Mapping[str, str] = field(default_factory=dict)
     """where the numbers of the target come from, by their group"""
 
@@ -277,7 +277,7 @@ class Report:
         del plain["choice"]
         if self.choice is not None:
             plain["parallel"] = self.choice.to_json()
-        for name in ("beats", "tables", "cache_layout"):
+        for name in ("beats", "paging", "cache_layout"):
             if not plain[name]:
                 del plain[name]
         if self.batch is None:
@@ -337,7 +337,7 @@ def build_report(
         moves=moves_of(program, timing),
         timeline=timeline_of(program, timing),
         cache_layout=cache_layout(program),
-        tables=paging_of(program),
+        paging=paging_of(program),
         sources=dict(_sources(program.target)),
     )
 

@@ -100,7 +100,7 @@ def _memory(program: Program) -> Iterable[Record]:
             "space": e.space,
             "dtype": e.dtype.text,
             "shape": "x".join(map(str, e.shape)),
-            "bytes": e.layout.elements * max(1, e.dtype.bits // 8),
+            "bytes": e.layout.elements * max(1, e.dtype.bits // 8) if e.blocks is None else e.blocks.pool[1],
             "offset": e.layout.offset,
             "layout": layout_text(e.layout),
             "devices": ranks(e.devices),

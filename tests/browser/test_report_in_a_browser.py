@@ -13,9 +13,19 @@ from typing import Any
 
 import pytest
 
-from pimc.report.page import page_of
+from pimc.report.page import page_of, page_of_request
 from pimc.results import Result
-from tests.report.pages import HOSTILE, TARGETS, page, report_of, with_names
+from tests.report.pages import (
+    HOSTILE,
+    TARGETS,
+    beats_of,
+    page,
+    pipeline_of,
+    report_of,
+    request_of,
+    stored,
+    with_names,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -94,6 +104,27 @@ def test_nothing_overlaps_or_is_cut(browser: Any, target: str, width: int, dark:
         assert box["height"] > 60
     pixels = shown.tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert pixels == ("rgb(20, 24, 29)" if dark else "rgb(255, 255, 255)")
+
+
+SPECIAL = {
+    "request": lambda: page_of_request(request_of()),
+    "request, layer by layer": lambda: page_of_request(request_of("system.link.bandwidth=10MB/s")),
+    "beats": lambda: page_of(stored(beats_of())),
+    "pipeline": lambda: page_of(stored(pipeline_of())),
+}
+
+
+@pytest.mark.parametrize("where", ["1280", "400", "dark", "print"])
+@pytest.mark.parametrize("name", SPECIAL)
+def test_nothing_overlaps_in_sections_that_few_results_have(
+    browser: Any, name: str, where: str, tmp_path: Path
+) -> None:
+    width = int(where) if where.isdigit() else 794 if where == "print" else 1280
+    media = "print" if where == "print" else ""
+    shown = Shown(browser, SPECIAL[name](), tmp_path, width, dark=where == "dark", media=media)
+    assert shown.said == []
+    assert shown.tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert shown.tab.evaluate(OVERLAPS) == []
 
 
 def test_an_overlap_would_be_seen(browser: Any, tmp_path: Path) -> None:

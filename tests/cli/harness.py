@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,17 @@ class Outcome:
     status: int
     out: str
     err: str
+
+    @property
+    def told(self) -> str:
+        """What went wrong, as text; with --json it is told as an object."""
+        if not self.err.startswith("{"):
+            return self.err
+        found = json.loads(self.err)
+        assert found["status"] == self.status
+        heads = [f"error[{e['code']}]" if e["code"] else "error" for e in found["errors"]]
+        pairs = zip(heads, found["errors"], strict=True)
+        return "\n".join("\n".join((f"{head}: {e['message']}", *e["notes"], e["help"] or "")) for head, e in pairs)
 
 
 class CommandLine:

@@ -167,7 +167,7 @@ CASES = [
     tiny("--emit ir --json", "", "--json"),
     tiny("--emit tagged -o a.pimprog", "", "-o"),
     tiny("--sim-engine slow", "", "fast, plain"),
-    tiny("--phase all", "", "prefill, decode, both"),
+    tiny("--phase all", "", "both, decode, prefill"),
     tiny("--phase both -o a.pimprog", "", "two programs"),
     tiny("--phase both --no-sim", "", "--no-sim"),
     tiny("--phase both --values tiny.npz", "", "--values random"),
@@ -225,8 +225,9 @@ def test_bad_input(case: Case, mistakes: Path, run: CommandLine) -> None:
     outcome = run(*words)
     assert outcome.out == ""
     assert outcome.status == (1 if case.code else 2), outcome.err
-    assert f"error[{case.code}" in outcome.err if case.code else outcome.err.startswith("error: ")
-    assert case.words in outcome.err
+    assert f"error[{case.code}" in outcome.told if case.code else outcome.told.startswith("error: ")
+    assert case.words in outcome.told
+    assert outcome.err.startswith("{") == ("--json" in words)
     assert "Traceback" not in outcome.err
     after = {name: data for name, data in listing(run.folder).items() if "__pycache__" not in name}
     assert after == before

@@ -73,8 +73,11 @@ def test_wrong_values_are_a_failure_that_prints_everything(run: CommandLine) -> 
     outcome = run("compile", TINY_ONNX, "-t", "npu", "--values", "wrong.npz", "--json")
     assert outcome.status == 1
     assert not as_json(outcome.out)["values"]["ok"]
-    assert "error[P0901]" in outcome.err
-    assert "'logits'" in outcome.err
+    assert "error[P0901]" in outcome.told
+    assert "'logits'" in outcome.told
+    text = run("compile", TINY_ONNX, "-t", "npu", "--values", "wrong.npz")
+    assert "values     differ in 1 of 5 outputs" in text.out
+    assert text.err.startswith("error[P0901]")
 
 
 def test_without_simulation(run: CommandLine) -> None:

@@ -131,8 +131,8 @@ def test_bad_command_lines(line: str, run: CommandLine) -> None:
     code, words = LINES[line]
     outcome = run("replay", *line.split())
     assert (outcome.status, outcome.out) == (1 if code else 2, "")
-    assert f"error[{code}]" in outcome.err if code else outcome.err.startswith("error: ")
-    assert words in outcome.err
+    assert f"error[{code}]" in outcome.told if code else outcome.told.startswith("error: ")
+    assert words in outcome.told
     assert [path.name for path in run.folder.iterdir()] == ["good.trace"]
 
 

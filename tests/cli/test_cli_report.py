@@ -36,6 +36,23 @@ def test_two_results_and_two_phases_are_compared(run: CommandLine) -> None:
     assert "--phase both" in page
 
 
+def test_a_request_on_two_machines_is_drawn_as_one(run: CommandLine) -> None:
+    for name, pair in (("a.json", "npu:neupims"), ("b.json", "npu:npu")):
+        Path(name).write_text(run.done("compile", TINY, "-t", pair, "--json"))
+    run.done("report", "a.json", "-q")
+    assert sections(Path("report.html").read_text())[:3] == ["request", "transfer", "prefill-engines"]
+    run.done("report", "a.json", "b.json", "-q")
+    page = Path("report.html").read_text()
+    assert faults(page) == []
+    assert "A is npu:neupims" in page
+    broken = json.loads(Path("a.json").read_text())
+    del broken["transfer"]["link"]
+    Path("c.json").write_text(json.dumps(broken))
+    outcome = run("report", "c.json")
+    assert outcome.status == 1
+    assert "transfer.link: Field required" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [

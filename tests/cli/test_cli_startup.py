@@ -12,6 +12,7 @@ import pytest
 
 import pimc
 from pimc.cli.group import COMMANDS
+from pimc.version import described
 from tests.cli.harness import ROOT, TINY, CommandLine
 
 HEAVY = ("networkx", "onnx", "numpy", "pydantic", "lark", "yaml", "rich")
@@ -61,7 +62,8 @@ def test_every_command_has_help_with_an_example(name: str, run: CommandLine) -> 
 def test_the_group_lists_its_commands(run: CommandLine) -> None:
     out = run.done("--help")
     assert all(f"\n  {name} " in out for name in COMMANDS)
-    assert run.done("--version") == f"pimc {pimc.__version__}\n"
+    assert run.done("--version") == f"pimc {described()}\n"
+    assert described().startswith(pimc.__version__)
 
 
 def test_a_bug_is_one_line_and_a_report(run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,12 +57,14 @@ def test_failed_points_are_listed_and_the_others_go_on(run: CommandLine) -> None
     assert outcome.status == 1
     points = json.loads(outcome.out)["points"]
     assert [p["status"] for p in points] == ["done", "failed"] * 2 + ["failed"] * 4
+    assert outcome.err == ""
+    outcome = run("sweep", "s.yaml", "-j", "0", "-q")
+    assert (outcome.status, outcome.out) == (1, "")
     assert "error[P0605]: pp=1,tp=3 needs 3 devices" in outcome.err
     assert "points: 1, 3 (target=aim-pinned parallel.tp=3)" in outcome.err
     assert "error[P0602]: the target has no 'pim'" in outcome.err
     assert "points: 4, 5, 6, 7 (target=npu)" in outcome.err
     assert outcome.err.endswith("6 of 8 points failed\n")
-    assert run("sweep", "s.yaml", "-j", "0", "-q").out == ""
 
 
 def test_a_dry_run_lists_points_and_runs_none(run: CommandLine, spec: str) -> None:

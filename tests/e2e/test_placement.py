@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from pimc import driver
+from pimc.backends.program import Program
 from pimc.driver import Options, compile_model, lower_model
 from pimc.ir.facts import Nature, Phase, Placement, Work
 from pimc.ir.graph import Graph, Node
-from tests.e2e.harness import DECODE, TINY, all_steps, key, tiny, with_layers
+from pimc.sim.timing import Timing
+from tests.e2e.harness import DECODE, MODELS, TINY, all_steps, key, tiny, with_layers
 
 PRODUCTS = ("matmul", "attention_scores", "attention_context")
 ATTENTION = PRODUCTS[1:]
@@ -119,3 +122,24 @@ def test_the_commands_are_those_of_the_engine(name: str, target: str, passes: tu
         assert used & {"MATMUL", "VRED", "VEC"} or row.engine == "pim"
         assert ("GWRITE" in used) == (row.engine == "pim")
         assert "MATMUL" not in used or row.engine == "npu"
+
+
+def test_what_nodes_cost_is_found_out_once_for_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another compilation for the same machine times its program alone, one for other numbers asks anew."""
+    timed: list[str] = []
+    time_program = driver.time_program
+
+    def counting(program: Program, *given: object, **more: object) -> Timing:
+        timed.append(program.graph)
+        return time_program(program, *given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(driver, "time_program", counting)
+
+    def count(*overrides: str) -> int:
+        timed.clear()
+        compile_model(MODELS / "tiny-gpt2.pimc", "neupims", Options(overrides=overrides))
+        return len(timed)
+
+    count()
+    assert count() == 1
+    assert count("dram.timing.tRP=19ns") > 1

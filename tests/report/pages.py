@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pimc
+from pimc.ir.requests import Request
 from pimc.report.page import page_of
 from pimc.results import Result, read_results
 from pimc.sim.report import Report
@@ -142,3 +143,37 @@ def old_json(report: Report) -> dict[str, Any]:
 
 def page(target: str, other: str | None = None) -> str:
     return page_of(stored(report_of(target)), stored(report_of(other), "other.json") if other else None)
+
+
+@cache
+def request_of(*options: str) -> tuple[Result, ...]:
+    """The parts of a request on two machines, as they come back from its JSON."""
+    from pimc.disaggregated import serve
+    from pimc.driver import Options
+
+    given = Options(dims={"batch": 2, "seq": 12}, overrides=options)
+    found = serve([MODELS / "tiny-llama.pimc"], ("npu", "neupims"), given, 3, by_layer=bool(options))
+    return read_results(json.dumps(found.to_json()).encode(), "two.json", Path())
+
+
+@cache
+def beats_of() -> Report:
+    """A batch in two halves, beat by beat."""
+    requests = [Request(str(i), 20 + 9 * i, 1, None) for i in range(8)]
+    options = ["sub-batches.use=on", "schedule.order=beats"]
+    found = pimc.compile(MODELS / "tiny-llama.pimc", "neupims", requests=requests, pass_options=options).report
+    assert found is not None
+    return found
+
+
+@cache
+def pipeline_of() -> Report:
+    found = pimc.compile(
+        MODELS / "tiny-llama.pimc",
+        "cent",
+        dims={"past": 40},
+        overrides=["system.devices=4"],
+        parallel={"pp": 2, "tp": 2},
+    ).report
+    assert found is not None
+    return found

@@ -8,18 +8,33 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pimc
-from pimc.report.page import page_of
+from pimc.report.page import page_of, page_of_request
 from pimc.report.scales import Linear, Log
 from pimc.report.svg import fitting
 from pimc.report.view import View, file_name, model_name, place_of
 from pimc.results import Result, read_results
-from tests.report.pages import HOSTILE, MODELS, TARGETS, faults, old_json, page, report_of, sections, stored, with_names
+from tests.report.pages import (
+    HOSTILE,
+    MODELS,
+    TARGETS,
+    beats_of,
+    faults,
+    old_json,
+    page,
+    pipeline_of,
+    report_of,
+    request_of,
+    sections,
+    stored,
+    with_names,
+)
 
-ALL = ["engines", "phases", "roofline", "timeline", "ops", "moves", "memory", "banks", "passes", "numbers"]
+ALL = ["engines", "phases", "energy", "roofline", "timeline", "ops", "moves", "memory", "banks", "passes", "numbers"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -108,7 +123,7 @@ def test_results_of_before_have_a_page_with_what_they_tell() -> None:
     (result,) = read_results(json.dumps(plain).encode(), "old.json", Path())
     found = page_of(result)
     assert faults(found) == []
-    assert sections(found) == ["engines", "phases", "roofline", "ops", "numbers"]
+    assert sections(found) == ["engines", "phases", "energy", "roofline", "ops", "numbers"]
     assert "pimc sim old.json" in found
 
 
@@ -128,6 +143,75 @@ def test_energy_is_shown_where_a_report_has_it(monkeypatch: pytest.MonkeyPatch) 
     found = page_of(Result("x.json", report))
     assert "2.50 µJ" in found
     assert "625 nJ a token, 1.25 W on average" in found
+
+
+def test_energy_is_told_by_engine_by_what_it_is_for_and_by_op() -> None:
+    report = report_of("neupims")
+    assert report.energy is not None
+    part = _section(page("neupims"), "energy")
+    told = _column(part, "energy", 1)
+    assert sum(told) == pytest.approx(report.energy.total_j, rel=1e-5)
+    groups = report.energy.groups
+    assert _column(part, "energy", 0) == sorted(groups, key=lambda g: -groups[g])
+    assert all(f">{name}<" in part for name, joules in report.energy.engines.items() if joules)
+    ops = _column(part, "energy-ops", 2)
+    assert ops == sorted(ops, reverse=True)
+    assert "energy" not in sections(page_of(stored(replace(report, energy=None))))
+
+
+def test_beats_are_drawn_and_listed() -> None:
+    report = beats_of()
+    found = page_of(stored(report))
+    assert faults(found) == []
+    part = _section(found, "beats")
+    assert _column(part, "beats", 0) == [beat.name for beat in report.beats]
+    assert sum(_column(part, "beats", 2)) == sum(beat.cycles for beat in report.beats)
+    assert part.count("<title>") >= 2 * len(report.beats)
+
+
+def test_a_pipeline_tells_its_stages() -> None:
+    report = pipeline_of()
+    assert report.pipeline is not None
+    found = page_of(stored(report))
+    assert faults(found) == []
+    part = _section(found, "pipeline")
+    assert _column(part, "pipeline", 1)[0] == str(report.pipeline.stages)
+    assert "@0-1" in part
+    assert "@2-3" in part
+
+
+def test_a_request_on_two_machines_has_one_page() -> None:
+    runs = request_of()
+    found = page_of_request(runs)
+    assert faults(found) == []
+    own = [f"{part}-{name}" for part in ("prefill", "decode") for name in ALL]
+    assert sections(found) == ["request", "transfer", *own]
+    assert [s for s in sections(found) if f'href="#{s}"' in found] == ["request", "transfer"]
+    assert 'href="#prefill"' in found
+    assert 'href="#decode"' in found
+    served = runs[0].served
+    assert served is not None
+    caches = _column(_section(found, "transfer"), "caches", 0)
+    assert caches == [c.name for c in served.transfer.caches]
+    assert "npu prefills, neupims decodes" in found
+    assert "pimc compile tiny-llama.pimc -t npu:neupims" in found
+    assert len(found.encode()) < 800_000
+
+
+def _section(page: str, anchor: str) -> str:
+    return page.partition(f'<section id="{anchor}">')[2].partition("</section>")[0]
+
+
+def _column(part: str, table: str, number: int) -> list[Any]:
+    """What a column of a table says: numbers where it is sorted by them, else texts."""
+    body = re.search(rf'data-name="{table}"><thead>.*?<tbody>(.*?)</tbody>', part, re.DOTALL)
+    assert body is not None, table
+    found: list[Any] = []
+    for row in body[1].split("</tr>")[:-1]:
+        cell = row.split("<td")[number + 1]
+        value = re.search(r'data-v="([^"]*)"', cell)
+        found.append(float(value[1]) if value else re.sub(r"<[^>]*>", "", cell.partition(">")[2]))
+    return found
 
 
 def test_two_results_are_compared() -> None:

@@ -284,3 +284,22 @@ def test_reads_beside_pim_need_pim_work(target: str) -> None:
     with pytest.raises(CompileError, match="no PIM work") as refused:
         pimc.compile(ROOT / "models/tiny-llama.pimc", target, background=2, **options)  # type: ignore[arg-type]
     assert [d.kind for d in refused.value.diagnostics] == [Kind.UNAVAILABLE]
+
+
+@pytest.mark.parametrize("comps", [4, 32])
+def test_work_lasts_until_its_macs_end_whenever_results_come(comps: int) -> None:
+    """The faithful controller returns results before the MACs end; what follows the run's end is no part of it."""
+    busy: dict[bool, list[float]] = {False: [], True: []}
+    for number in (64, 128):
+        case = ("dual", "gemv", (16 * comps, 32 * number))
+        for strict in (False, True):
+            found = report_of(case) if not strict else pimc.compile(
+                BENCH / "gemv.pimc", "neupims", dims=dict(zip(DIMS["gemv"], case[2], strict=True))
+            ).report  # fmt: skip
+            assert found is not None
+            (engine,) = (e for e in found.engines if e.kind == "pim" and e.commands)
+            assert engine.busy + sum(engine.stalled.values()) + engine.idle == pytest.approx(found.seconds)
+            busy[strict].append(engine.busy * 1e9)
+    tile = 2 * max(comps, 6) + 1  # clocks of 1 ns: MACs, at least as long as six, and the header
+    assert busy[False][1] - busy[False][0] == pytest.approx(64 * tile, rel=0.02)
+    assert busy[True][1] - busy[True][0] == pytest.approx(64 * tile, rel=0.02)

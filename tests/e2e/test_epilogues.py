@@ -1,0 +1,123 @@
+"""Element-wise ops on the tiles of products: the values stay right however a product is cut, and memory is spared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import pimc
+from pimc.driver import Result
+from pimc.ir.facts import Epilogue, Position
+
+MODEL = """model gated(rows = 200)
+let n = 300
+let k = 260
+input x: f16[rows, k]
+input r: f16[rows, n]
+weight a: f16[k, n]
+weight b: f16[n]
+weight g: f16[k, n]
+weight d: f16[n, k]
+let u = gelu(x @ a + b) + r
+let v = silu(x @ g) * u
+output y = relu(v @ d + x)
+weight f: f16[n, k]
+output z = tanh((v @ f) * 0.5)
+"""
+WIDE = """model wide(rows = 2048)
+input x: f16[rows, 1024]
+weight g: f16[1024, 8192]
+weight u: f16[1024, 8192]
+weight d: f16[8192, 1024]
+let h = silu(x @ g) * (x @ u)
+output y = h @ d + x
+"""
+SETTINGS = {
+    "plain": [],
+    "small": ["buffer.bytes=1MiB"],
+    "cores": ["npu.cores=4"],
+    "weights": ["npu.array.dataflow=ws"],
+    "inputs": ["npu.array.dataflow=is"],
+    "sums": ["npu.array.dataflow=os", "buffer.bytes=2MiB", "npu.cores=4"],
+}
+
+
+def run(
+    path: Path, text: str, target: str, use: str, overrides: Sequence[str] = (), rows: int | None = None,
+    form: str | None = None,
+) -> Result:  # fmt: skip
+    model = path / "model.pimc"
+    model.write_text(text)
+    return pimc.compile(
+        model, target=target, dims={} if rows is None else {"rows": rows}, overrides=overrides,
+        pass_options=[f"fuse-epilogues.use={use}"], values="random" if form else None,
+        form="device" if form == "device" else "wide",
+    )  # fmt: skip
+
+
+def followers(result: Result) -> list[str]:
+    return [node.name for node in result.graph.scheduled() if node.fact(Epilogue) is not None]
+
+
+@pytest.mark.parametrize("rows", [200, 17, 1])
+@pytest.mark.parametrize("overrides", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("target", ["npu", "npu-server", "tpuv3"])
+def test_values_are_right(tmp_path: Path, target: str, overrides: list[str], rows: int) -> None:
+    found = run(tmp_path, MODEL, target, "on", overrides, rows, "wide")
+    assert len(followers(found)) == 9
+    assert found.comparison is not None
+    assert found.comparison.ok, found.comparison.max_rel_err
+
+
+@pytest.mark.parametrize("target", ["npu", "tpuv3"])
+def test_values_are_right_in_the_formats_of_the_device(tmp_path: Path, target: str) -> None:
+    found = run(tmp_path, MODEL, target, "on", form="device")
+    assert found.comparison is not None
+    assert found.comparison.ok, found.comparison.max_rel_err
+
+
+def test_intermediates_that_do_not_fit_stay_out_of_memory(tmp_path: Path) -> None:
+    on, off = (run(tmp_path, WIDE, "npu", use).report for use in ("on", "off"))
+    assert on is not None
+    assert off is not None
+    one = 2048 * 8192 * 2  # the gate before silu, then silu of it
+    assert on.bytes_moved["bytes written"] <= off.bytes_moved["bytes written"] - 2 * one + one // 8
+    assert on.seconds < 0.95 * off.seconds
+
+
+@pytest.mark.parametrize(("target", "rows"), [("npu", 2048), ("npu", 64), ("npu-server", 512), ("npu-server", 1)])
+def test_what_takes_less_time_is_chosen(tmp_path: Path, target: str, rows: int) -> None:
+    auto, *fixed = (run(tmp_path, WIDE, target, use, rows=rows) for use in ("auto", "on", "off"))
+    times = [found.report.seconds for found in fixed if found.report is not None]
+    assert auto.report is not None
+    assert auto.report.seconds <= 1.01 * min(times)
+
+
+@pytest.mark.parametrize("target", ["npu-onnxim", "npu-scalesim", "neupims-faithful", "newton-faithful"])
+def test_profiles_of_simulators_without_have_none(tmp_path: Path, target: str) -> None:
+    model = tmp_path / "model.pimc"
+    model.write_text(MODEL)
+    assert not followers(pimc.compile(model, target=target, simulate=False))
+
+
+def test_a_chain_ends_where_others_read_and_where_operands_come_later(tmp_path: Path) -> None:
+    model = """model ends(rows = 64)
+input x: f16[rows, 64]
+weight a: f16[64, 64]
+weight b: f16[64, 64]
+let first = x @ a
+let e = exp(first)
+output seen = e
+let s = sin(e)
+let later = x @ b
+let t = tanh(first + x)
+output y = (s + later) + t
+"""
+    found = run(tmp_path, model, "npu", "on")
+    names = {node.name: node.op.name for node in found.graph.scheduled()}
+    # first is read twice; s reads an output; the sum with t has an operand that may come after the product
+    assert {names[name] for name in followers(found)} == {"add"}
+    positions = [node.fact(Position) for node in found.graph.scheduled()]
+    assert [p.index for p in positions if p is not None] == list(range(len(names)))
