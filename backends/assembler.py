@@ -15,7 +15,19 @@ from pimc.backends.batches import request_from, rows_from
 from pimc.backends.engines import commands
 from pimc.backends.isa import Command, OperandDecl, operands_of
 from pimc.backends.plain_blocks import blocks_from
-from pimc.backends.program import FORMAT_VERSION, Flight, Item, Loop, MapEntry, OpRow, PassRow, Program, Step, Stream
+from pimc.backends.program import (
+    FORMAT_VERSION,
+    Flight,
+    Item,
+    Loop,
+    MapEntry,
+    OpRow,
+    PassRow,
+    Program,
+    Step,
+    Stream,
+    choice_from,
+)
 from pimc.backends.provenance import costs_from, pass_from
 from pimc.backends.references import contents_of
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean
@@ -136,6 +148,7 @@ class _Assembler:
             ".flight": self._flight,
             ".extent": lambda r: self._set("extent", dict(_numbers(r))),
             ".command": lambda r: self._set("command", string(r)),
+            ".choice": lambda r: self._set("choice", _understood("the choice", choice_from, _json(r, 0)[0])),
             ".pass": lambda r: self._passes.append(_understood("the pass", pass_from, _json(r, 0)[0])),
             ".target": self._target,
             ".description": self._description,

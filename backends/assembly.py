@@ -137,6 +137,7 @@ def _header(program: Program) -> str:
         *(f".request {json.dumps(plain_request(r), ensure_ascii=False)}" for r in program.requests),
         ".extent" + "".join(f" {quoted(k)}={v}" for k, v in program.extent.items()),
         *([f".command {quoted(program.command)}"] if program.command else []),
+        *([f".choice {json.dumps(program.choice.to_json())}"] if program.choice is not None else []),
         *(f".pass {json.dumps([p.name, p.changed, p.ops])}" for p in program.passes),
         f".target {quoted(program.target_name)} {program.target_hash or '-'}",
         ".description",

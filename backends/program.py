@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pimc.backends.isa import Command
 from pimc.ir.blocks import Blocks
@@ -168,6 +168,69 @@ class Flight:
     """of each query, one after the other"""
 
 
+Objective = Literal["latency", "throughput"]
+"""What a split over devices is chosen for: the time of a query, or tokens a second of all queries."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCost:
+    """A way to spread a model over devices, and what it would take: estimates, or why it is not possible."""
+
+    pp: int
+    """pipeline stages, which are the queries in flight"""
+    tp: int
+    """devices that share a stage's weights and heads"""
+    latency_seconds: float = 0.0
+    tokens_per_s: float = 0.0
+    """of all queries: those in flight by the latency"""
+    illegal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a model is spread over devices, where pimc has chosen that."""
+
+    objective: Objective
+    best: SplitCost
+    others: tuple[SplitCost, ...]
+    """in their order, those that are not possible at the end"""
+    reason: str
+
+    @property
+    def degrees(self) -> dict[str, int]:
+        return {"pp": self.best.pp, "tp": self.best.tp}
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, from which `choice_from` makes it again."""
+        return {
+            **self.degrees,
+            "objective": self.objective,
+            "reason": self.reason,
+            "splits": [_plain_cost(cost) for cost in (self.best, *self.others)],
+        }
+
+
+def _plain_cost(cost: SplitCost) -> dict[str, Any]:
+    if cost.illegal:
+        return {"pp": cost.pp, "tp": cost.tp, "illegal": cost.illegal}
+    return {
+        "pp": cost.pp,
+        "tp": cost.tp,
+        "latency_seconds": cost.latency_seconds,
+        "tokens_per_s": cost.tokens_per_s,
+    }
+
+
+def choice_from(plain: Any) -> Choice:
+    """The choice of such data. Raises ValueError for what is none."""
+    try:
+        best, *others = (SplitCost(**cost) for cost in plain["splits"])
+        objective: Objective = "throughput" if plain["objective"] == "throughput" else "latency"
+        return Choice(objective, best, tuple(others), str(plain["reason"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"it lacks or has what it should not: {error}") from None
+
+
 @dataclass(frozen=True)
 class Program:
     """A compiled model. `target` is the resolved description of the machine (plain data), so that a stored program
@@ -203,6 +266,8 @@ class Program:
     """The command line that compiles it, where one is known."""
     passes: tuple[PassRow, ...] = ()
     """The passes that made it, in their order."""
+    choice: Choice | None = None
+    """How it was decided over which devices the model is spread, where nobody said it."""
 
     def entry(self, name: str) -> MapEntry | None:
         return next((e for e in self.memory if e.name == name), None)

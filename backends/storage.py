@@ -26,7 +26,7 @@ from pimc.backends.encoding import Damaged, Tables, decode, encode, signature
 from pimc.backends.engines import commands
 from pimc.backends.numbering import canonical
 from pimc.backends.plain_blocks import blocks_from, plain_blocks
-from pimc.backends.program import FORMAT_VERSION, Flight, Item, MapEntry, OpRow, Program, Stream
+from pimc.backends.program import FORMAT_VERSION, Flight, Item, MapEntry, OpRow, Program, Stream, choice_from
 from pimc.backends.provenance import costs_from, pass_from, plain_costs
 from pimc.backends.references import Blobs, contents_of, plain
 from pimc.ir.diagnostics import CompileError, Kind, fail, file_missing
@@ -123,6 +123,7 @@ def _manifest(program: Program, tables: Tables, encoded: list[bytes], blobs: Blo
         **({"turns": program.turns} if program.turns > 1 else {}),
         "extent": dict(program.extent),
         **({"command": program.command} if program.command else {}),
+        **({"choice": program.choice.to_json()} if program.choice is not None else {}),
         **({"passes": [[p.name, p.changed, p.ops] for p in program.passes]} if program.passes else {}),
         "requests": [plain_request(r) for r in program.requests],
         "memory": [_entry(entry, blobs) for entry in program.memory],
@@ -277,6 +278,7 @@ def _program(manifest: dict[str, Any], streams: bytes, constants: bytes, beside:
         flight=Flight(**{k: _number(v) for k, v in manifest["flight"].items()}) if "flight" in manifest else None,
         extent={_text(k): _number(v) for k, v in manifest["extent"].items()},
         command=_text(manifest.get("command", "")),
+        choice=choice_from(manifest["choice"]) if "choice" in manifest else None,
         passes=tuple(pass_from(row) for row in manifest.get("passes", ())),
     )
 

@@ -127,6 +127,32 @@ class Graph:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
+    def copy(self) -> Graph:
+        """A graph of its own that says the same. Types, contents and facts are shared: they do not change."""
+        made = Graph(self.name)
+        mine = {value: _copied(value) for value in self._values.values()}
+        for name in ("inputs", "weights"):
+            setattr(made, name, [mine[value] for value in getattr(self, name)])
+        made.outputs = [(name, mine[value]) for name, value in self.outputs]
+        made.defaults, made.batch = dict(self.defaults), self.batch
+        made.homes = {mine[value]: home for value, home in self.homes.items()}
+        made._values = {name: mine[value] for name, value in self._values.items()}
+        made._next_uid, made.version = self._next_uid, self.version
+        for uid, node in self._nodes.items():
+            operands = tuple(None if v is None else mine[v] for v in node.operands)
+            results = tuple(mine[r] for r in node.results)
+            facts = dict(node.facts)
+            made._nodes[uid] = twin = Node(uid, node.op, operands, node.attributes, results, node.source, facts)
+            twin.verified = node.verified
+            for result in results:
+                result.owner = twin
+        made._uses = {
+            mine[value]: {key: made._nodes[user.uid] for key, user in users.items()}
+            for value, users in self._uses.items()
+            if value in mine
+        }
+        return made
+
     def order(self) -> list[Node]:
         """A snapshot of the nodes in topological order; ties go to the older node. Safe to edit while iterating."""
         if self._order is None or self._order[0] != self.version:
@@ -660,6 +686,13 @@ class Rewriter:
 
     def _touch(self) -> None:
         self.graph.version += 1
+
+
+def _copied(value: Value) -> Value:
+    """Without its owner."""
+    return Value(
+        value.name, value.type, value.role, None, value.index, value.contents, value.source, value.shard
+    )  # fmt: skip
 
 
 def _is_same(one: Value, other: Value) -> bool:

@@ -23,8 +23,8 @@ class PartitionPass(Pass):
 
     pp=P: layers are dealt to P stages in order; values that cross go by `send` and `receive`. Stage s runs on the
     devices s*T to s*T + T-1. Where there are fewer devices than stages, those share them: each has a part of a device,
-    or neighbours take turns on one (`backends/sharing.py`). Degrees come from `--parallel`; without it one device runs
-    everything.
+    or neighbours take turns on one (`backends/sharing.py`). Degrees come from `--parallel`; where it gives none
+    and there are several devices, `pimc/parallel.py` has chosen them by cost.
     """
 
     name = "partition"

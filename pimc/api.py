@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pimc.backends.program import MapEntry, Program
+from pimc.backends.program import MapEntry, Objective, Program
 from pimc.backends.references import FileReference
 from pimc.backends.storage import load as load_program
 from pimc.backends.target import from_description
@@ -48,7 +48,7 @@ def compile(
     dims: Mapping[str, int] | None = None,
     requests: Sequence[Request] | str | Path = (),
     overrides: Sequence[str] = (),
-    parallel: Mapping[str, int] | None = None,
+    parallel: Mapping[str, int] | Objective | None = None,
     phase: str | None = None,
     pass_options: Sequence[str] = (),
     disable: Sequence[str] = (),
@@ -66,7 +66,8 @@ def compile(
 
     model: an ONNX, `.pimc` or `.pimir` file, or a graph. target: a name or a YAML file. dims: numbers for symbolic
     dimensions. requests: a batch whose requests have lengths of their own, or the CSV file that lists them.
-    overrides: `key=value` for numbers of the target. parallel: `{"pp": P, "tp": T}`. pass_options:
+    overrides: `key=value` for numbers of the target. parallel: `{"pp": P, "tp": T}`, or what the degrees are
+    chosen for where there are several devices: "latency" (as when nothing is said) or "throughput". pass_options:
     `pass.option=value`. load: Python files with passes. values: arrays `in:<input>` and `out:<output>`, or "random":
     run the streams on them and compare the outputs. Dimensions follow from the shapes of arrays, and where shapes
     depend on what an input holds (the target of a reshape), the program is made for the contents of its array.
@@ -79,7 +80,8 @@ def compile(
         dims=dict(dims or {}),
         requests=_requests(requests),
         overrides=tuple(overrides),
-        parallel=dict(parallel or {}),
+        parallel={} if isinstance(parallel, str) else dict(parallel or {}),
+        objective=parallel if isinstance(parallel, str) else "latency",
         phase=phase,
         pass_options=tuple(pass_options),
         disabled=tuple(disable),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pimc.backends.machine import Estimates, Machine
-from pimc.backends.program import PassRow, Program
+from pimc.backends.program import Choice, Objective, PassRow, Program
 from pimc.backends.schedules import scheduled_machine
 from pimc.backends.sharing import shared
 from pimc.backends.target import TargetSpec, target_hash
@@ -22,6 +23,7 @@ from pimc.ir.facts import Phase
 from pimc.ir.graph import Graph
 from pimc.ir.op import Array
 from pimc.ir.requests import Batch, Request
+from pimc.ir.stage import GraphStage
 from pimc.passes.bind import dims_from_arrays, resolve_dims
 from pimc.passes.manager import Observer, PassContext, PassManager, Pipeline
 from pimc.passes.pipeline import DEFAULT, WITH_REQUESTS, default_pipeline
@@ -51,7 +53,11 @@ class Options:
     overrides: Sequence[str] = ()
     """`key=value` for numbers of the target"""
     parallel: Mapping[str, int] = field(default_factory=dict)
-    """degrees of parallelism: pp, tp"""
+    """degrees of parallelism: pp, tp; where they are not given and the system has several devices, chosen by cost"""
+    objective: Objective = "latency"
+    """what they are chosen for"""
+    choice: Choice | None = None
+    """by which they were chosen, where they were"""
     phase: str | None = None
     pass_options: Sequence[str] = ()
     """`pass.option=value`"""
@@ -103,6 +109,8 @@ class Lowered:
     """the requests, in the order of the user's file"""
     program: Program | None = None
     """None where the passes stopped before `emit`"""
+    choice: Choice | None = None
+    """of how the model is spread over devices, where one was made"""
 
     @cached_property
     def reference(self) -> Graph:
@@ -126,7 +134,7 @@ def compile_model(
     lowered = lower_model(model, target, options, given_inputs(values))
     program = checked_program(lowered)
     told = options.command if options.command is not None else command_of([model], target, options, lowered.dims)
-    program = replace(program, command=told)
+    program = replace(program, command=told, choice=lowered.choice)
     background = options.background
     timing = time_program(program, options.sim_engine, background=background) if options.simulate else None
     comparison, outputs = None, None
@@ -153,7 +161,8 @@ def command_of(
         dims={} if options.requests else dims,
         requests=bool(options.requests),
         phase=options.phase,
-        parallel=options.parallel,
+        parallel=options.parallel if options.choice is None else {},
+        objective=options.objective,
         overrides=options.overrides,
         pass_options=options.pass_options,
         disabled=options.disabled,
@@ -166,6 +175,7 @@ def lower_model(
     model: str | Path | Graph, target: str | Path, options: Options, inputs: Mapping[str, Array] | None = None
 ) -> Lowered:
     """Load, bind (dimensions also from the shapes of `inputs`), and run the passes."""
+    options = with_degrees(model, target, options, inputs)
     spec = spec_for(target, options)
     graph = model if isinstance(model, Graph) else read_model(model, options, inputs)
     given = options.dims
@@ -186,7 +196,51 @@ def lower_model(
     if batch is not None and not isinstance(model, Graph):
         instance = _instances(again, given, batch.new, bound, machine)
     program = run_passes(graph, bound, machine, batch=batch, instance=instance)
-    return Lowered(graph, machine, dims, again, batch, program)
+    return Lowered(graph, machine, dims, again, batch, program, options.choice)
+
+
+def with_degrees(
+    model: str | Path | Graph, target: str | Path, options: Options, inputs: Mapping[str, Array] | None = None
+) -> Options:
+    """Options that say how the model is spread over devices; chosen by cost, where they do not say it yet."""
+    spec = load_target(target, options.overrides)
+    if options.parallel or spec.system.devices == 1:
+        return options
+    from pimc.parallel import choose
+
+    graph = model.copy() if isinstance(model, Graph) else read_model(model, options, inputs)
+    batch = batch_of(graph, options.requests, options.dims) if options.requests else None
+    given = batch.dims if batch is not None else {**dims_from_arrays(graph, inputs or {}), **options.dims}
+    bound = replace(options, dims=resolve_dims(graph, given), observers=())
+    choice = choose(_Spreading(graph, bound, batch, spec))
+    return replace(options, parallel=choice.degrees, choice=choice)
+
+
+class _Spreading:
+    """What `pimc/parallel.py` asks of a compilation."""
+
+    def __init__(self, graph: Graph, options: Options, batch: Batch | None, spec: TargetSpec) -> None:
+        self.graph = graph
+        self.objective: Objective = options.objective
+        self.tokens = prod(n for name, n in options.dims.items() if name in ("batch", "seq"))
+        self._options, self._batch = options, batch
+        self._registry = registry_for(options)
+        self.machine = self.part_of(spec)
+
+    def part_of(self, spec: TargetSpec) -> Machine:
+        options = self._options
+        kept = options.cache_tokens, options.banked, None, _estimates(spec, options)
+        return scheduled_machine(spec, seconds_of(options.sim_engine), *kept)
+
+    def run(self, graph: Graph, first: str | None, last: str, degrees: Mapping[str, int], machine: Machine) -> None:
+        options = replace(self._options, parallel=dict(degrees))
+        passes = pipeline_for(options, machine, self._registry).passes
+        names = [each.name for each in passes]
+        start = 0 if first is None else names.index(first)
+        run_pipeline(
+            Pipeline(passes[start : names.index(last) + 1]), graph, options, machine, self._registry.builtin(),
+            batch=self._batch, verify=False, start=GraphStage.IMPORTED if first is None else GraphStage.CANONICAL,
+        )  # fmt: skip
 
 
 def _estimates(spec: TargetSpec, options: Options) -> Estimates:
@@ -259,8 +313,10 @@ def run_pipeline(
     batch: Batch | None = None,
     instance: Callable[[Sequence[Request]], Graph] | None = None,
     verify: bool = True,
+    start: GraphStage = GraphStage.IMPORTED,
 ) -> Program | None:
-    """Run passes on a graph in place. trusted: those whose failures are ours. verify: look at the graph after each."""
+    """Run passes on a graph in place. trusted: those whose failures are ours. verify: look at the graph after each.
+    start: the stage that the graph is at."""
     programs: list[object] = []
     record = _Record()
     manager = PassManager(verify=verify, observers=(*options.observers, record), trusted=trusted)
@@ -274,7 +330,7 @@ def run_pipeline(
         disabled=frozenset(options.disabled),
         instance=instance,
     )
-    manager.run(pipeline, graph, context)
+    manager.run(pipeline, graph, context, start=start)
     program = next((p for p in programs if isinstance(p, Program)), None)
     return replace(program, passes=tuple(record.rows)) if program is not None else None
 

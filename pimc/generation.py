@@ -22,7 +22,9 @@ from pimc.driver import (
     lower_model,
     read_model,
     run_passes,
+    spec_for,
     time_program,
+    with_degrees,
 )
 from pimc.ir import interp
 from pimc.ir.blocks import NO_BLOCK, Blocks
@@ -210,8 +212,22 @@ class _Run:
         self.banked: frozenset[str] = frozenset()
         graph = read_model(self.prefill_model, options)
         self.batch, self.prompt = _prompt_size(graph, options.dims)
+        self.machine = self._spread(machine, decodes=decoder is None)
+        self.decoder = None if decoder is None else self._spread(decoder, decodes=True)
         self.tokens: Array | None = None
         self.chosen: list[Array] = []
+
+    def _spread(self, machine: Machine, *, decodes: bool) -> Machine:
+        """With degrees of parallelism, for all steps of a machine alike, since caches stay: those of its last one."""
+        options = machine.options
+        if spec_for(machine.target, options).system.devices == 1:
+            return machine
+        model = self.decode_model if decodes else self.prefill_model
+        new, past = (1, self.prompt + self.count - 1) if decodes else (self.prompt, 0)
+        dims = step_dims(read_model(model, options), self.batch, new, past)
+        asked = replace(options, dims=dims, cache_tokens=self.prompt + self.count)
+        spread = with_degrees(model, machine.target, asked)
+        return replace(machine, options=replace(options, parallel=spread.parallel, choice=spread.choice))
 
     # -- one step -------------------------------------------------------------------------------------------------
 

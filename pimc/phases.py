@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pimc.driver import Options, Result, Values, command_of, compile_model, lower_model, read_model
+from pimc.driver import Options, Result, Values, command_of, compile_model, lower_model, read_model, with_degrees
 from pimc.generation import DEFAULT_PROMPT
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Graph
@@ -112,6 +112,8 @@ def compile_phases(
     room = max(sizes["prefill"].new, sizes["decode"].past) + 1
     shared = replace(options, cache_tokens=room, simulate=True, command=command)
     chosen = {name: _for_phase(shared, model, name, sizes[name].dims) for name, model in pair}
+    spread = with_degrees(models[-1], target, chosen["decode"])
+    chosen = {n: replace(each, parallel=spread.parallel, choice=spread.choice) for n, each in chosen.items()}
     if models[0] == models[-1]:
         layout = lower_model(models[-1], target, replace(chosen["decode"], until="layout", observers=()))
         banked = frozenset(n for plan in layout.machine.plans(layout.graph).values() for n in plan.banked)

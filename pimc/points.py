@@ -38,6 +38,7 @@ from pimc.driver import (
     seconds_of,
     spec_for,
     time_program,
+    with_degrees,
 )
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Placement, Position
@@ -253,6 +254,8 @@ def time_points(
     wanted = [dict(zip(ranges, values, strict=True)) for values in product(*ranges.values())]
     if not 0 < len(wanted) <= MOST_POINTS:
         raise fail(Kind.UNAVAILABLE, f"{len(wanted)} points are not between 1 and {MOST_POINTS}")
+    largest = replace(options, dims={**options.dims, **wanted[-1]})
+    options = replace(options, parallel=with_degrees(model, target, largest).parallel)
     published = _published(model, target, options, ranges, wanted)
     if published is not None:
         return published

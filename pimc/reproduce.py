@@ -15,6 +15,7 @@ def compile_command(
     requests: bool,
     phase: str | None,
     parallel: Mapping[str, int],
+    objective: str,
     overrides: Sequence[str],
     pass_options: Sequence[str],
     disabled: Sequence[str],
@@ -27,6 +28,8 @@ def compile_command(
     words += _each("--set", overrides)
     if parallel:
         words += ["--parallel", ",".join(f"{kind}={degree}" for kind, degree in parallel.items())]
+    elif objective != "latency":
+        words += ["--parallel", objective]
     if phase is not None:
         words += ["--phase", phase]
     words += _each("--dim", (f"{name}={size}" for name, size in dims.items()))

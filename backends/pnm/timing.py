@@ -10,7 +10,7 @@ share the port, and their commands run one after another.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -38,6 +38,33 @@ def cycles_of(command: Command, pnm: PnmSpec) -> int:
     raise InternalError(f"the PNM units have no time for {command.mnemonic}")
 
 
+def counts_of(command: Command, pnm: PnmSpec) -> dict[str, int]:
+    """What energy is spent on: slots that units take, accesses of the shared buffer, instructions (one for each slot,
+    or each element on the scalar cores), and clocks in which a core is at work."""
+    match command:
+        case Exponent():
+            return _counted("exponents", _slots(command, pnm), _reads(command, pnm))
+        case VectorAdd() | VectorMultiply():
+            return _counted("additions", _slots(command, pnm), _reads(command, pnm))
+        case TreeReduce(rows=rows, columns=columns):
+            slots = sum(_levels(plain(rows), plain(columns), pnm))
+            return _counted("reductions", slots, slots)
+        case Core(function=function, rows=rows, columns=columns):
+            elements = plain(rows) * plain(columns)
+            moved = _counted("core clocks", _slots(command, pnm), _reads(command, pnm))
+            return {**moved, "core clocks": elements * pnm.core_cycles(function), "instructions": elements}
+        case CoreReduce(rows=rows, columns=columns) | CoreScan(rows=rows, columns=columns):
+            elements, slots = plain(rows) * plain(columns), plain(rows) * -(-plain(columns) // pnm.lanes)
+            results = slots if isinstance(command, CoreScan) else plain(rows)
+            clocks = {"core clocks": elements * pnm.core_default, "instructions": elements}
+            return {"buffer reads": slots, "buffer writes": results, **clocks}
+    raise InternalError(f"nothing is known of what {command.mnemonic} spends")
+
+
+def _counted(unit: str, slots: int, reads: int) -> dict[str, int]:
+    return {unit: slots, "buffer reads": reads, "buffer writes": slots, "instructions": slots}
+
+
 def _slots(command: Elementwise, pnm: PnmSpec) -> int:
     return plain(command.rows) * -(-plain(command.columns) // pnm.lanes)
 
@@ -57,12 +84,17 @@ def _pooled(slots: int, reads: int, units: int, latency: int, pnm: PnmSpec) -> i
 
 def _tree(rows: int, columns: int, pnm: PnmSpec) -> int:
     """Levels of slots until one value is left of each row."""
-    total = 0
+    levels = _levels(rows, columns, pnm)
+    return sum(_pooled(slots, slots, pnm.reduction_trees, pnm.reduction_latency, pnm) for slots in levels)
+
+
+def _levels(rows: int, columns: int, pnm: PnmSpec) -> Iterator[int]:
+    """Slots of each level."""
     while True:
         columns = -(-columns // pnm.lanes)
-        total += _pooled(rows * columns, rows * columns, pnm.reduction_trees, pnm.reduction_latency, pnm)
-        if columns == 1:
-            return total
+        yield rows * columns
+        if columns <= 1:
+            return
 
 
 @dataclass
@@ -77,12 +109,12 @@ class PnmTimer:
     free_at: int = 0
 
     def issue(self, command: Command, ready: int) -> Issued:
-        return self._issue(command.mnemonic, self._clocks(command) * self.clock_ps, ready)
+        return self._issue(self._counts(command), self._clocks(command) * self.clock_ps, ready)
 
     def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
         if command.is_affine:
             return None
-        return partial(self._issue, command.mnemonic, self._clocks(command) * self.clock_ps)
+        return partial(self._issue, self._counts(command), self._clocks(command) * self.clock_ps)
 
     def cost(self, command: Command) -> Hashable:
         return self._clocks(command)
@@ -90,10 +122,15 @@ class PnmTimer:
     def _clocks(self, command: Command) -> int:
         return cycles_of(command, self.pnm) * self.parts
 
-    def _issue(self, mnemonic: str, duration: int, ready: int) -> Issued:
+    def _counts(self, command: Command) -> tuple[tuple[str, int], ...]:
+        """Of one query: other parts of the device work for others."""
+        return (command.mnemonic, 1), *counts_of(command, self.pnm).items()
+
+    def _issue(self, counts: tuple[tuple[str, int], ...], duration: int, ready: int) -> Issued:
         start = max(ready, self.free_at)
         self.free_at = start + duration
-        self.counters[mnemonic] += 1
+        for name, number in counts:
+            self.counters[name] += number
         return Issued(start, self.free_at, self.free_at, duration, "units" if start > ready else "")
 
     def relative(self, now: int) -> Hashable:

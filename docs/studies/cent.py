@@ -1,33 +1,43 @@
 """Writes docs/studies/cent.md: CENT's published tables beside what pimc gives for the same models and mappings.
 
-    python docs/studies/cent.py [--step 128] [--only SECTION ...]
+    python docs/studies/cent.py [--jobs 2] [--only SECTION ...]
 
-Every number of pimc's is computed when this runs; the published ones are in cent.yaml. --step 1 takes every position
-instead of every 128th, which is what the published means are over.
+Every number of pimc's is computed when this runs; the published ones are in cent.yaml. The published means are over
+every 128th position; the pipeline mapping is timed at every one besides. Work is shared out among processes, a stretch
+of positions or a compilation each, which are new ones each time, so that none of them grows.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
-from pimc.driver import Options
+from pimc.driver import Options, compile_model
 from pimc.positions import Positions
 from pimc.sim.breakdown import Breakdown
+from pimc.sim.report import Report
 
 HERE = Path(__file__).parent
 MODELS = HERE.parents[1] / "models"
 PUBLISHED: dict[str, Any] = yaml.safe_load((HERE / "cent.yaml").read_text())
 LAYERS = {"llama2-7b": 32, "llama2-13b": 40, "llama2-70b": 80}
 LAST, PROMPT = 4096, 512
-STEP = [128]
-"""Between positions."""
+STEP = 128
+"""Between the positions of a published mean."""
+STRETCH = 1024
+"""Neighbouring positions that a process takes."""
 
 
 @cache
@@ -38,14 +48,118 @@ def positions(model: Path, devices: int, pp: int, tp: int, *overrides: str) -> P
     return Positions(model, "cent-published", options)
 
 
-@cache
 def token(name: str, pp: int, tp: int, keys: int, *overrides: str) -> Breakdown:
-    return positions(MODELS / f"{name}.pimc", PUBLISHED["devices"][name], pp, tp, *overrides).at(keys).breakdown
+    asked = name, pp, tp, keys, *overrides
+    if asked not in FOUND:
+        model = MODELS / f"{name}.pimc"
+        FOUND[asked] = positions(model, PUBLISHED["devices"][name], pp, tp, *overrides).at(keys).breakdown
+    return FOUND[asked]
 
 
 def taken(first: int, last: int) -> range:
     """The positions that stand for those up to `last`: every 128th, as published."""
-    return range(first - 1 + STEP[0], last + 1, STEP[0])
+    return range(first - 1 + STEP, last + 1, STEP)
+
+
+# -- what is computed, by several processes ----------------------------------------------------------------------------
+
+FOUND: dict[tuple[Any, ...], Breakdown] = {}
+"""Tokens by model, split, keys and changes."""
+
+
+@dataclass(frozen=True)
+class Strict:
+    """A decode step of the target `cent` with a query in every stage."""
+
+    tokens_per_s: float
+    latency: float
+    balance: float
+    parts: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """of all blocks: seconds and bound of products with weights, of attention, and of all else"""
+
+
+COMPILED: dict[tuple[str, int, str], Strict] = {}
+"""By model, keys and mapping."""
+
+Task = tuple[str, tuple[Any, ...]]
+"""The name of a function of this file, and its arguments."""
+
+
+def stretch(name: str, pp: int, tp: int, keys: range) -> list[tuple[tuple[Any, ...], Breakdown]]:
+    return [((name, pp, tp, each), token(name, pp, tp, each)) for each in keys]
+
+
+def strict_of(name: str, keys: int, mapping: str) -> list[tuple[tuple[Any, ...], Strict]]:
+    return [((name, keys, mapping), strict(name, keys, mapping))]
+
+
+def strict(name: str, keys: int, mapping: str) -> Strict:
+    """A block in each stage."""
+    if (name, keys, mapping) in COMPILED:
+        return COMPILED[name, keys, mapping]
+    report = compiled(MODELS / f"{name}.pimc", PUBLISHED["devices"][name], LAYERS[name], keys, mapping)
+    parts: dict[str, tuple[float, float]] = {}
+    for op in report.ops:
+        kind = "weights" if op.op == "matmul" else "attention" if "attention" in op.op else "rest"
+        seconds, bound = parts.get(kind, (0.0, 0.0))
+        parts[kind] = seconds + op.seconds, bound + op.bound_seconds
+    pipeline = report.pipeline
+    assert pipeline is not None
+    found = Strict(pipeline.tokens_per_s, pipeline.latency_seconds, pipeline.balance, parts)
+    COMPILED[name, keys, mapping] = found
+    return found
+
+
+def compiled(model: Path, devices: int, stages: int, keys: int, mapping: str) -> Report:
+    options = Options(
+        dims={"past": keys - 1},
+        overrides=(f"system.devices={devices}", f"mapping={mapping}"),
+        parallel={"pp": stages, "tp": 1},
+        shapes_only=True,
+    )
+    report = compile_model(model, "cent", options).report
+    assert report is not None
+    return report
+
+
+MAPPINGS = ("cent-mapping", "default")
+
+
+def tasks() -> Iterator[Task]:
+    """All that takes long, what takes longest at first."""
+    for keys in (LAST, PROMPT):
+        for name in reversed(LAYERS):
+            for mapping in MAPPINGS:
+                yield "strict_of", (name, keys, mapping)
+    for name in reversed(LAYERS):
+        for first in range(1, LAST + 1, STRETCH):
+            yield "stretch", (name, LAYERS[name], 1, range(first, first + STRETCH))
+    for name in reversed(LAYERS):
+        yield "stretch", (name, 1, PUBLISHED["devices"][name], taken(1, LAST))
+    for pp, tp, *_ in PUBLISHED["hybrids"]:
+        if pp < LAYERS["llama2-70b"] and tp < PUBLISHED["devices"]["llama2-70b"]:
+            yield "stretch", ("llama2-70b", pp, tp, taken(1, LAST))
+
+
+def done(task: Task) -> tuple[str, list[Any], float, int]:
+    """What a process is for: its results, CPU seconds and kilobytes."""
+    name, arguments = task
+    found = globals()[name](*arguments)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return name, found, used.ru_utime + used.ru_stime, used.ru_maxrss
+
+
+def compute(jobs: int) -> None:
+    began, cpu, largest = time.perf_counter(), 0.0, 0
+    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+        for name, found, seconds, kilobytes in pool.map(done, tasks()):
+            (COMPILED if name == "strict_of" else FOUND).update(found)
+            cpu, largest = cpu + seconds, max(largest, kilobytes)
+    seconds = time.perf_counter() - began
+    print(f"{seconds:.0f} s with {jobs} processes, {cpu:.0f} CPU seconds, at most {largest >> 10} MiB in each")
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
 
 
 PHASES = {"prefill": (1, PROMPT), "decode": (PROMPT + 1, LAST), "end-to-end": (1, LAST)}
@@ -202,6 +316,61 @@ def standby() -> Iterator[str]:
     yield from table(("", "mJ/token, as published", "all channels", ""), rows)
 
 
+def every_position() -> Iterator[str]:
+    rows = []
+    for name in LAYERS:
+        few, all = (
+            Mean([token(name, LAYERS[name], 1, keys) for keys in span]) for span in (taken(1, LAST), range(1, LAST + 1))
+        )
+        rows.append(
+            [name, f"{few.rate:.2f}", f"{all.rate:.2f}", off(few.rate, all.rate),
+             f"{few.of('token_latency_ms') * LAST / 1000:.2f}", f"{all.of('token_latency_ms') * LAST / 1000:.2f}",
+             f"{few.of('token_energy_mJ'):.3f}", f"{all.of('token_energy_mJ'):.3f}",
+             off(few.of("token_energy_mJ"), all.of("token_energy_mJ"))]
+        )  # fmt: skip
+    yield "The published means are over every 128th position, each of which stands for itself and the 127 before it,"
+    yield "which are shorter. Over all 4,096 positions, each timed by its own commands:"
+    yield ""
+    head = ("", "tokens/s, 128th", "all", "", "s for 4096, 128th", "all", "mJ/token, 128th", "all", "")
+    yield from table(head, rows)
+
+
+def strict_rules() -> Iterator[str]:
+    rows = []
+    for name in LAYERS:
+        for keys in (PROMPT, LAST):
+            published = token(name, LAYERS[name], 1, keys).tokens_per_s
+            same, own = (strict(name, keys, mapping).tokens_per_s for mapping in MAPPINGS)
+            rows.append(
+                [f"{name}, {keys} keys", f"{published:.1f}", f"{same:.1f}", f"{same / published:.3f}", f"{own:.1f}",
+                 f"{own / published:.3f}", f"{own / same:.3f}"]
+            )  # fmt: skip
+    yield "A block in each stage, a query in each. `cent` has the hardware of `cent-published`, with refresh,"
+    yield "controllers that are right, and units that overlap where nothing forbids it; `cent-mapping` is CENT's layout"
+    yield "and schedule so far as it can be executed, `default` pimc's own ([CENT](../cent.md))."
+    yield ""
+    head = ("", "published tokens/s", "cent-mapping", "to published", "default", "to published", "to cent-mapping")
+    yield from table(head, rows)
+
+
+def by_bound() -> Iterator[str]:
+    rows = []
+    for name in LAYERS:
+        for mapping in MAPPINGS:
+            found = strict(name, LAST, mapping)
+            cells = [
+                f"{number / LAYERS[name] * 1e6:.1f}"
+                for kind in ("weights", "attention", "rest")
+                for number in found.parts[kind]
+            ]
+            rows.append([f"{name}, {mapping}", *cells])
+    yield "Microseconds of a block at 4,096 keys, and what the busiest unit or resource of each op needs for it. A"
+    yield "block of `cent-mapping` has a part of a device's channels, and all blocks of the device work at once; one of"
+    yield "`default` has the whole device, and takes turns with the other blocks there (4, 2 and 3 a device)."
+    yield ""
+    yield from table(("", "weights", "bound", "attention", "bound", "rest", "bound"), rows)
+
+
 ATTENTION = """model llama2-70b-kv{kv}(batch = 1, seq = 1, past = 0)
 let layers = 80
 let hidden = 8192
@@ -217,10 +386,8 @@ def attention() -> Iterator[str]:
     """Key and value heads of a model of 70 B parameters; what they add is taken from the feed-forward layers."""
     rows = []
     with TemporaryDirectory() as folder:
-        for label, kv in (("MHA", 64), ("GQA (8)", 8), ("MQA", 1)):
-            ffn = round((28672 - 2 * (kv - 8) * 128 / 3) / 16) * 16
-            path = Path(folder) / f"kv{kv}.pimc"
-            path.write_text(ATTENTION.format(kv=kv, ffn=ffn, blocks=MODELS / "blocks"))
+        for kv, label in HEADS.items():
+            ffn, path = width(kv), variant(Path(folder), kv)
             for keys in (512, LAST):
                 pipelined = positions(path, 32, 80, 1).at(keys).breakdown
                 alone = positions(path, 32, 1, 32).at(keys).breakdown
@@ -238,6 +405,20 @@ def attention() -> Iterator[str]:
     yield from table(head, rows)
 
 
+HEADS = {64: "MHA", 8: "GQA (8)", 1: "MQA"}
+
+
+def width(kv: int) -> int:
+    """Of the feed-forward layers."""
+    return round((28672 - 2 * (kv - 8) * 128 / 3) / 16) * 16
+
+
+def variant(folder: Path, kv: int) -> Path:
+    path = folder / f"kv{kv}.pimc"
+    path.write_text(ATTENTION.format(kv=kv, ffn=width(kv), blocks=MODELS / "blocks"))
+    return path
+
+
 def gpu_bound(kv: int, ffn: int, keys: int) -> tuple[int, float]:
     """The batch, and tokens a second that four A100 cannot go beyond."""
     gpu, count = PUBLISHED["gpu"], 4
@@ -249,7 +430,7 @@ def gpu_bound(kv: int, ffn: int, keys: int) -> tuple[int, float]:
     return batch, batch / max(memory, work)
 
 
-SECTIONS = {
+SECTIONS: dict[str, Callable[[], Iterator[str]]] = {
     "Throughput and energy": throughput,
     "Latency": latency,
     "Hybrids": hybrids,
@@ -257,10 +438,11 @@ SECTIONS = {
     "Long context": context,
     "Prefill against decode": phases,
     "Stand-by": standby,
+    "Every position": every_position,
+    "Strict rules": strict_rules,
+    "Where a block's time goes under strict rules": by_bound,
     "MHA, GQA and MQA": attention,
 }
-OWN = ("strict", "mapping")
-"""Parts about other profiles than the published one: cent-strict.md and cent-mapping.md, where they are there."""
 
 
 def page(only: Sequence[str] = ()) -> str:
@@ -276,19 +458,16 @@ def page(only: Sequence[str] = ()) -> str:
     for title, section in SECTIONS.items():
         if not only or title in only:
             lines += [f"## {title}", "", *section()]
-    for name in OWN:
-        own = HERE / f"cent-{name}.md"
-        if own.is_file() and not only:
-            lines += [own.read_text().strip(), ""]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--step", type=int, default=128)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--only", nargs="*", default=(), choices=list(SECTIONS))
     given = parser.parse_args()
-    STEP[0] = given.step
+    if not given.only:
+        compute(given.jobs)
     text = page(given.only)
     if given.only:
         print(text, end="")

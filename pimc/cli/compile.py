@@ -236,11 +236,13 @@ def options_of(given: dict[str, Any]) -> Options:
     from pimc.driver import Options
     from pimc.frontends.requests_csv import read_requests
 
+    parallel: Any = given.get("parallel") or {}
     return Options(
         dims=o.unique_dims(given.get("dims", ())),
         requests=read_requests(given["requests"]) if given.get("requests") else (),
         overrides=given.get("overrides", ()),
-        parallel=given.get("parallel") or {},
+        parallel=parallel if isinstance(parallel, dict) else {},
+        objective="throughput" if parallel == "throughput" else "latency",
         phase=given.get("phase"),
         pass_options=given.get("pass_config", ()),
         disabled=given.get("disabled", ()),

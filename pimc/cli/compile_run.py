@@ -149,6 +149,8 @@ def json_of(result: Result, given: Mapping[str, Any]) -> dict[str, Any]:
             for row in program.ops
         ],
     }
+    if program.choice is not None:
+        plain["parallel"] = program.choice.to_json()
     if program.requests:
         from pimc.sim.report import request_rows
 

@@ -27,7 +27,7 @@ pimc compile models/tiny-llama.pimc -t npu --emit tagged | pimc opt - --passes '
 @o.load_option
 @option(o.MACHINE, "-t", "--target", type=o.TargetType(), help="The machine, for passes that need one.")
 @o.set_option
-@o.parallel_option
+@o.degrees_option
 @o.dims_option
 @option(o.MODEL, "--phase", type=o.PHASE, help="The phase of the graph; default: found out from its dataflow.")
 @option(o.OUTPUT, "-o", "--output", default="-", metavar="OUT.pimir", help="Where the graph goes; default: stdout.")

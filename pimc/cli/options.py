@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -55,21 +55,24 @@ class DimType(ParamType):
 
 
 class ParallelType(ParamType):
-    """`pp=P,tp=T`: degrees of parallelism."""
+    """`pp=P,tp=T`: degrees of parallelism; or what they are to be chosen for."""
 
-    name = "pp=P,tp=T"
+    def __init__(self, *objectives: str) -> None:
+        self.objectives = objectives
+        self.name = "|".join(("pp=P,tp=T", *objectives))
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
-        if isinstance(value, dict):
-            return value
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int] | str:
+        if isinstance(value, dict) or value in self.objectives:
+            return cast("dict[str, int] | str", value)
         degrees: dict[str, int] = {}
         for part in str(value).split(","):
             name, _, number = (text.strip() for text in part.partition("="))
             kind = name.rpartition(SEPARATOR)[2] if names_phase(name) else name
             if kind not in ("pp", "tp") or not re.fullmatch(r"\d{1,6}", number) or int(number) < 1:
-                near = _near(kind, ("pp", "tp"))
-                text = f"'{part.strip()}'{near}: write pp=P,tp=T with whole numbers from 1, such as pp=4,tp=8"
-                self.fail(text, param, ctx)
+                near = _near(kind, ("pp", "tp", *self.objectives))
+                more = f"; or {' or '.join(self.objectives)}" if self.objectives else ""
+                said = "write pp=P,tp=T with whole numbers from 1, such as pp=4,tp=8"
+                self.fail(f"'{part.strip()}'{near}: {said}{more}", param, ctx)
             if name in degrees:
                 self.fail(f"{name} is given twice", param, ctx)
             degrees[name] = int(number)
@@ -234,6 +237,13 @@ transfer_option = option(
     help="Of -t PREFILL:DECODE: caches go when the prefill has ended (after, the default), or each when it is written.",
 )
 parallel_option = option(
+    MACHINE,
+    "--parallel",
+    type=ParallelType("latency", "throughput"),
+    help="Split the model into pp pipeline stages and tp shards a layer. Where several devices are there, the split is "
+    "chosen for latency unless this says otherwise.",
+)
+degrees_option = option(
     MACHINE, "--parallel", type=ParallelType(), help="Split the model into pp pipeline stages and tp shards a layer."
 )
 load_option = option(

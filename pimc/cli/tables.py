@@ -39,6 +39,9 @@ def headline(found: Report) -> Iterator[Line]:
         yield batch_line(found.batch)
     if found.pipeline is not None:
         yield pipeline_line(found.pipeline)
+    if found.choice is not None:
+        best = found.choice.best
+        yield line(f"  pp={best.pp},tp={best.tp}: {found.choice.reason}", "dim")
     name, seconds = busiest(found)
     yield [
         ("  ", ""),

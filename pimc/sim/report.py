@@ -17,7 +17,7 @@ import numpy as np
 
 from pimc.backends.assembly import ranks
 from pimc.backends.engines import platform_of
-from pimc.backends.program import OpRow, Program
+from pimc.backends.program import Choice, OpRow, Program
 from pimc.backends.roofs import Roof, roofs_of
 from pimc.backends.target import from_description
 from pimc.backends.timing import SERVED
@@ -240,6 +240,8 @@ class Report:
     """in the user's order; empty where requests have no lengths of their own"""
     batch: BatchReport | None = None
     pipeline: PipelineReport | None = None
+    choice: Choice | None = None
+    """of how the model is spread over devices, where pimc has made it"""
     beats: Sequence[BeatReport] = ()
     """empty where the schedule has none"""
     energy: EnergyReport | None = None
@@ -272,6 +274,9 @@ class Report:
         for name in ("background", "values", "pipeline", "banks", "channels", "timeline", "energy", "breakdown"):
             if plain[name] is None:
                 del plain[name]
+        del plain["choice"]
+        if self.choice is not None:
+            plain["parallel"] = self.choice.to_json()
         for name in ("beats", "paging", "cache_layout"):
             if not plain[name]:
                 del plain[name]
@@ -318,6 +323,7 @@ def build_report(
         requests=request_rows(program),
         batch=_batch(program),
         pipeline=_pipeline(program, timing),
+        choice=program.choice,
         beats=tuple(_beats(program, timing)),
         energy=_energy(energy, timing) if energy is not None else None,
         breakdown=breakdown_of(program, timing, energy),

@@ -442,7 +442,11 @@ class Clockwork:
         total = max((max(r.done, r.account.held) for r in self.runners), default=0)
         total *= self.program.turns
         engines, resources = tuple(self._engines(total)), tuple(self._resources())
-        return Timing(total, self.platform.clock_ps, engines, resources, self.background, self.program.turns)
+        stages = -(-self.program.stages // self.program.turns)
+        group = self.program.devices // stages if stages > 1 else 0
+        return Timing(
+            total, self.platform.clock_ps, engines, resources, self.background, self.program.turns, group
+        )  # fmt: skip
 
     def _engines(self, total: int) -> Iterator[EngineTiming]:
         for runner in self.runners:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -118,6 +118,8 @@ class Timing:
     """normal reads that each channel with PIM work was offered in a clock; None: none were asked for"""
     turns: int = 1
     """how many times as long everything takes as for one query alone, since others take turns with it"""
+    group: int = 0
+    """devices of each stage of a pipeline, which work one stage after another; 0: there is one stage"""
 
     @property
     def cycles(self) -> int:
@@ -136,10 +138,12 @@ class Timing:
     @cached_property
     def ops(self) -> Mapping[int, OpTiming]:
         """By row of the op table; rows without commands are absent."""
-        busy: dict[int, dict[str, int]] = defaultdict(dict)
+        busy: dict[int, dict[int, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
         for engine in self.engines:
+            stage = self._stage(engine.devices)
             for op, total in _busy_by_op(engine.segments):
-                busy[op][engine.name] = max(busy[op].get(engine.name, 0), total)
+                own = busy[op][stage]
+                own[engine.name] = max(own.get(engine.name, 0), total)
         spans = [engine.segments[:, : END + 1] for engine in self.engines]
         joined = united(np.concatenate([np.empty((0, 3), np.int64), *spans]))
         return {
@@ -160,17 +164,30 @@ class Timing:
         lengths = joined[:, END] - joined[:, START]
         return {name: int(lengths[joined[:, OP] == i].sum()) for i, name in enumerate(names)}
 
-    def _op(self, op: int, spans: Segments, busy: dict[str, int]) -> OpTiming:
+    def _stage(self, devices: Sequence[int]) -> int:
+        return devices[0] // self.group if self.group else 0
+
+    def _op(self, op: int, spans: Segments, busy: Mapping[int, Mapping[str, int]]) -> OpTiming:
+        """busy: by stage and engine. Stages that share an op's commands do them one after another."""
+        bounds = [self._longest(op, stage, times) for stage, times in busy.items()]
+        active = int((spans[:, END] - spans[:, START]).sum())
+        bound = min(active, sum(found for found, _ in bounds))
+        total: Counter[str] = Counter()
+        for times in busy.values():
+            total.update(times)
+        limit = max(bounds, key=lambda each: each[0], default=(0, ""))[1]
+        return OpTiming(int(spans[0, START]), int(spans[-1, END]), active, dict(total), bound, limit)
+
+    def _longest(self, op: int, stage: int, busy: Mapping[str, int]) -> tuple[int, str]:
+        """How long the engine or resource of a stage worked for an op that did so longest, and which that is."""
         limit = max(sorted(busy), key=lambda name: busy[name], default="")
         bound = busy.get(limit, 0)
         for r in self.resources:
-            held = r.by_op.get(op, 0)
+            held = r.by_op.get(op, 0) if self._stage(r.devices) == stage else 0
             if held * 99 > bound * 100:  # what holds it says more, unless others do, too
                 limit = r.name
             bound = max(bound, held)
-        active = int((spans[:, END] - spans[:, START]).sum())
-        bound = min(active, bound)
-        return OpTiming(int(spans[0, START]), int(spans[-1, END]), active, busy, bound, limit)
+        return bound, limit
 
 
 def _busy_by_op(segments: Segments) -> Iterator[tuple[int, int]]:

@@ -179,3 +179,21 @@ def test_stages_take_equally_long(tmp_path: Path) -> None:
     times = {n: time_program(_llama(tmp_path, n, n)).time for n in (4, 6, 8)}
     step = times[6] - times[4]
     assert times[8] - times[6] == pytest.approx(step, rel=0.06)
+
+
+def test_ops_of_equal_stages_have_bounds_like_those_of_one_device(tmp_path: Path) -> None:
+    """Streams of equal stages are one; each of their ops is bound by its own work, as where one device does it all."""
+    model = tmp_path / "four.pimc"
+    text = "model four(batch = 1, seq = 1, past = 255)\nlet layers = 6\nlet hidden = 1024\nlet heads = 8\n"
+    text += f'let kv_heads = 2\nlet ffn = 2816\nlet vocab = 512\ninclude "{MODELS / "blocks"}/llama.pimc"\n'
+    model.write_text(text)
+    found = {}
+    for stages in (1, 6):
+        split = Split(6, pp=stages).options(shapes_only=True)
+        program = checked_program(lower_model(model, "cent", split))
+        report = build_report(program, time_program(program))
+        found[stages] = {(o.name, o.op): o for o in report.ops if o.op in ("matmul", "rms_norm", "attention")}
+    assert len(found[1]) > 30 and found[1].keys() == found[6].keys()
+    for name, alone in found[1].items():
+        assert found[6][name].bound_seconds == pytest.approx(alone.bound_seconds, rel=0.1), name
+        assert 0 < found[6][name].bound_seconds <= found[6][name].seconds
