@@ -29,7 +29,7 @@ class NewtonTimer:
         self.memory = memory
 
     def step(self) -> None:
-        self.channel = NewtonChannel(self.rules)
+        self.issues = self.channel.issues
 
     @property
     def issues(self) -> IssueSink | None:
