@@ -58,11 +58,17 @@ def counts_of(command: Command, pnm: PnmSpec) -> dict[str, int]:
             results = slots if isinstance(command, CoreScan) else plain(rows)
             clocks = {"core clocks": elements * pnm.core_default, "instructions": elements}
             return {"buffer reads": slots, "buffer writes": results, **clocks}
-    raise InternalError(f"nothing is known of what {command.mnemonic} spends")
+        case Elementwise():  # on units that a plug-in brings, whose own part is for its prices to tell
+            return _traffic(_slots(command, pnm), _reads(command, pnm))
+    return {}
 
 
 def _counted(unit: str, slots: int, reads: int) -> dict[str, int]:
-    return {unit: slots, "buffer reads": reads, "buffer writes": slots, "instructions": slots}
+    return {unit: slots, **_traffic(slots, reads)}
+
+
+def _traffic(slots: int, reads: int) -> dict[str, int]:
+    return {"buffer reads": reads, "buffer writes": slots, "instructions": slots}
 
 
 def _slots(command: Elementwise, pnm: PnmSpec) -> int:
