@@ -85,7 +85,7 @@ class Gemv:
         self.chunks = along.row
         self.row_elements = along.byte[0] if along.row[0] > 1 else depth
         room = at.scratch.budget // 4
-        arena = Arena(at)
+        arena = self.arena = self.scratch(at)
         stride = single(x.layout.dims[-1])
         self.regular = stride is not None
         columns = -(-min(self.row_elements, depth) // LANES)
@@ -98,6 +98,11 @@ class Gemv:
         most = min(accumulators(at), self.groups[0])
         results = Lot(y.space, y.dtype, (), element_stride(node, y))
         self.drain = Drain(at, arena, results, self.channels, most, room=room)
+
+    @staticmethod
+    def scratch(at: Lowering) -> Arena:
+        """What the kernel works in."""
+        return Arena(at)
 
     def run(self, source: Scalar, target: Scalar) -> None:
         most = accumulators(self.at)

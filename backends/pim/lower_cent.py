@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from pimc.backends.affine import Scalar
 from pimc.backends.dma.copy import issue_copy
-from pimc.backends.kernels.arena import ALIGNMENT, padded
+from pimc.backends.kernels.arena import ALIGNMENT, Arena, padded
 from pimc.backends.kernels.lanes import Lanes, Ref, VectorMachine
 from pimc.backends.kernels.nest import walk
 from pimc.backends.kernels.places import given, operand
@@ -27,7 +27,7 @@ from pimc.backends.pim.aim_isa import MultiplyBanks, ReadMac, WriteBias, WriteGl
 from pimc.backends.pim.aim_transfer import Channels, clear, mask_of, zero
 from pimc.backends.pim.cells import CELL_BYTES, COLUMN_BYTES, LANES
 from pimc.backends.pim.layouts import FACTOR_BANK, PRODUCT_BANK, BankPattern, pattern_of, spread_of
-from pimc.backends.pim.lower_aim import Gemv, mac
+from pimc.backends.pim.lower_aim import Gemv, accumulators, mac
 from pimc.backends.pim.products import bank_pattern, rows_of, single, vector_machine
 from pimc.backends.target import TargetSpec
 from pimc.ir.diagnostics import InternalError, Kind, fail
@@ -65,10 +65,23 @@ def lower_matmul(node: Node, at: Lowering) -> None:
 class _RowByRow(Gemv):
     """A product whose sums leave the accumulators after every row."""
 
+    def __init__(
+        self, node: Node, at: Lowering, x: Tensor, y: Tensor, weights: BankPattern, depth: int, outputs: int
+    ) -> None:
+        super().__init__(node, at, x, y, weights, depth, outputs)
+        groups = min(accumulators(at), -(-outputs // self.unit))
+        self.sums = self.arena.take(groups * self.unit * CELL_BYTES)
+
+    @staticmethod
+    def scratch(at: Lowering) -> Arena:
+        """All there is: the sums of all accumulators stay here from row to row."""
+        size = at.scratch.capacity // ALIGNMENT * ALIGNMENT
+        return Arena.within(at.scratch.take(size), size)
+
     def _batch(self, source: Scalar, target: Scalar, first: Scalar, groups: int, outputs: int) -> None:
         mask, share, dtype = self.channels.mask, self.channels.share, self.x.dtype
         unit = self.unit * CELL_BYTES
-        sums = self.drain.slots[0]
+        sums = self.sums
         zero(self.at, mask, groups, dtype)
         last = self.chunks[0] - 1
         for turn, (row, columns) in enumerate(self._vectors(source)):

@@ -22,7 +22,7 @@ from pimc.driver import Options
 from pimc.ir.layout import Layout
 from pimc.ir.op import Array
 from pimc.ir.types import DType
-from tests.e2e.harness import DATA, DECODE, SAMPLES, Built, build, build_sample, key, tiny
+from tests.e2e.harness import DATA, DECODE, MODELS, SAMPLES, Built, build, build_sample, key, tiny
 
 SCANS = Path(__file__).parent / "scans.pimc"
 EXPERTS = Path(__file__).parent / "experts.pimc"
@@ -151,9 +151,12 @@ def _reduce_scatter() -> Built:
 PROGRAMS: Mapping[str, Callable[[], Built]] = {
     "npu": lambda: _model("tiny-llama.pimc", "npu"),
     "neupims": lambda: _model("tiny-llama.pimc", "neupims", ("place.only=pim",)),
-    "newton": lambda: _model("tiny-gpt2.pimc", "newton", ("place.only=pim",)),
+    "newton": lambda: _model("tiny-gpt2.pimc", "newton", ("place.only=pim", "split-attention.whole=never")),
     "cent": lambda: _model("tiny-llama.pimc", "cent"),
     "cent, gpt2": lambda: _model("tiny-gpt2.pimc", "cent"),
+    "npu, paged caches": lambda: build(
+        MODELS / "tiny-llama.pimc", "npu", Options(dims=DECODE, overrides=("cache.layout=paged", "cache.block=4"))
+    ),
     "npu, bert": lambda: _sample("bert-encoder-optimum", "npu"),
     "npu, a cache of fixed length": lambda: _sample("gpt2-decode-dynamo-static", "npu"),
     "cent, a cache of fixed length": lambda: _sample("gpt2-decode-dynamo-static", "cent"),

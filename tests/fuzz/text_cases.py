@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 from functools import cache
@@ -102,10 +103,22 @@ def _judge(lines: list[str], folder: Path) -> Verdict:
         if "disasm" not in line:
             check_printable(out)
         if status:
-            if not err.startswith(("error[", "error: ")):
+            found = _diagnostic(err)
+            if not found:
                 raise WrongError(f"'{line}' fails without a diagnostic: {err[:300]}")
-            return Verdict("refused", err.splitlines()[0])
+            return Verdict("refused", found)
     return Verdict("done")
+
+
+def _diagnostic(err: str) -> str:
+    """The first error that was printed, as text or (--json) as an object; empty if there is none."""
+    if err.startswith(("error[", "error: ")):
+        return err.splitlines()[0]
+    try:
+        first = json.loads(err)["errors"][0]
+        return f"error[{first['code']}]: {first['message']}"
+    except (ValueError, LookupError, TypeError):
+        return ""
 
 
 def command(line: str, folder: Path) -> tuple[int, str, str]:

@@ -245,7 +245,7 @@ def test_a_sweep_whose_driver_is_killed_goes_on(engine: str, tmp_path: Path) -> 
 
 def test_an_interrupted_sweep_says_how_to_go_on(tmp_path: Path) -> None:
     given = gemv()
-    given["dims"] = {"K": "64:6400:64", "N": [16, 32]}
+    given["dims"] = {"K": "64:64000:64", "N": [16, 32]}
     (tmp_path / "s.yaml").write_text(json.dumps(given))
     driver = start(tmp_path / "s.yaml", tmp_path / "out")
     wait_for_points(tmp_path / "out", 2, driver)
