@@ -29,9 +29,11 @@ def test_products(case: Case) -> None:
         check(run(machine("npu", scratch), case.op, case.arrays, case.attributes, operands, result, case.known))
 
 
-@pytest.mark.parametrize("scratch", [1 << 20, 1 << 16, 1 << 13])
-def test_blocks_and_rests(scratch: int) -> None:
-    outcome = run(machine("npu", scratch), "matmul", [floats(200, 300), floats(300, 260)])
+@pytest.mark.parametrize(
+    ("scratch", "rows", "depth", "columns"), [(1 << 20, 200, 300, 260), (1 << 16, 200, 300, 260), (1 << 13, 70, 90, 80)]
+)
+def test_blocks_and_rests(scratch: int, rows: int, depth: int, columns: int) -> None:
+    outcome = run(machine("npu", scratch), "matmul", [floats(rows, depth), floats(depth, columns)])
     check(outcome)
     assert outcome.commands <= 60
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,7 +70,14 @@ def test_a_compilation_reproduces_its_row(row: dict[str, str]) -> None:
 SPLITS = list(dict.fromkeys(tuple(row[name] for name in SPLIT) for row in ROWS))
 
 
-@pytest.mark.parametrize("split", SPLITS, ids="-".join)
+def _by_default(number: int) -> Sequence[pytest.MarkDecorator]:
+    """One split in three is part of the default suite: each takes seconds."""
+    return [] if number % 3 == 0 else [pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    "split", [pytest.param(s, id="-".join(s), marks=_by_default(i)) for i, s in enumerate(SPLITS)]
+)
 def test_every_row_is_reproduced(split: tuple[str, ...]) -> None:
     model, devices, pp, tp = split
     options = Options(
