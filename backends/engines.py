@@ -29,11 +29,11 @@ BUILT_IN = {kind: f"pimc.backends.{kind}" for kind in ("analytic", "dma", "link"
 
 @cache
 def packages() -> Mapping[str, str]:
-    """The package of each kind of engine."""
+    """The package of each kind of engine; what is installed besides pimc goes before, in whatever order it is found."""
     from importlib.metadata import entry_points
 
-    found = {point.name: point.value for point in entry_points(group="pimc.engines")}
-    return {**BUILT_IN, **found}
+    points = sorted(entry_points(group="pimc.engines"), key=lambda point: (point.name, point.value))
+    return BUILT_IN | {p.name: p.value for p in points if BUILT_IN.get(p.name) != p.value}
 
 
 @cache

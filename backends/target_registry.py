@@ -43,9 +43,9 @@ _SUFFIXES = (".yaml", ".yml")
 @cache
 def _references() -> Mapping[str, str]:
     """`module:attribute` by the name of the target; installed ones go before."""
-    found = dict(BUILTIN)
-    found.update((e.name, e.value) for e in importlib.metadata.entry_points(group=GROUP))
-    return found
+    own = dict(BUILTIN)
+    points = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.value))
+    return own | {e.name: e.value for e in points if own.get(e.name) != e.value}
 
 
 def target_names() -> list[str]:

@@ -138,7 +138,8 @@ def _is_pass_of(kind: object, module_name: str) -> bool:
 
 def read_entry_points(entries: Iterable[importlib.metadata.EntryPoint]) -> dict[str, str]:
     """`module:Class` by name; pimc's own are always there, a name that two distributions give goes to the last."""
-    return {**dict(BUILTIN), **{e.name: e.value for e in sorted(entries, key=lambda e: (e.name, e.value))}}
+    own, points = dict(BUILTIN), sorted(entries, key=lambda e: (e.name, e.value))
+    return own | {e.name: e.value for e in points if own.get(e.name) != e.value}
 
 
 @cache
