@@ -40,6 +40,7 @@ from pimc.driver import (
     time_program,
     with_degrees,
 )
+from pimc.garbage import collect_seldom
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Placement, Position
 from pimc.ir.graph import Graph, Node, Rewriter
@@ -49,7 +50,6 @@ from pimc.passes.bind import resolve_dims
 from pimc.passes.manager import Pass, PassContext, Pipeline
 from pimc.passes.split_attention import SplitAttentionPass, scores_name
 from pimc.sim.key import Key, KeyMaker
-from pimc.sim.timing import Timing
 
 FEW_POINTS = 24
 """So many are not worth processes of their own."""
@@ -159,8 +159,8 @@ class PointTimer:
         self.machine = scheduled_machine(self.spec, seconds_of(options.sim_engine), parallel=options.parallel)
         self.original = Original(read_model(model, options))
         self.memory = LoweringMemory()
-        self.known: dict[Key, Timing] = {}
-        """Timings by what they depend on."""
+        self.known: dict[Key, tuple[int, int]] = {}
+        """Cycles and time by what they depend on."""
         self.keys: KeyMaker | None = None
         self.shorter: tuple[Decided, Pipeline, frozenset[str]] | None = None
 
@@ -172,10 +172,11 @@ class PointTimer:
         if decided.order:
             pipeline, trusted = self._shorter(decided)
             run_pipeline(pipeline, graph, options, self.machine, trusted, verify=False)
-            timing = self._timing(graph, bound)
+            cycles, time = self._timing(graph, bound)
         else:
             timing = time_program(emitted(run_passes(graph, options, self.machine)), options.sim_engine)
-        return Point(bound, timing.cycles, timing.time * 1e-12), Decided.of(graph)
+            cycles, time = timing.cycles, timing.time
+        return Point(bound, cycles, time * 1e-12), Decided.of(graph)
 
     def _shorter(self, decided: Decided) -> tuple[Pipeline, frozenset[str]]:
         """The passes up to a scheduled graph, with those that decide replaced by what was decided."""
@@ -185,14 +186,15 @@ class PointTimer:
             self.shorter = decided, pipeline, registry.builtin() | {KeepPlaces.name, KeepOrder.name}
         return self.shorter[1:]
 
-    def _timing(self, graph: Graph, dims: Mapping[str, int]) -> Timing:
-        """The time of a scheduled graph, from an earlier one where nothing that matters is different."""
+    def _timing(self, graph: Graph, dims: Mapping[str, int]) -> tuple[int, int]:
+        """Cycles and time of a scheduled graph, from an earlier one where nothing that matters is different."""
         order = self.machine.sequential(graph, self.memory)
         if self.keys is None:
             self.keys = KeyMaker(platform_of(self.machine.program(graph, order, dims)))
         key = self.keys.key(order)
         if key not in self.known:
-            self.known[key] = time_program(self.machine.program(graph, order, dims), self.options.sim_engine)
+            timing = time_program(self.machine.program(graph, order, dims), self.options.sim_engine)
+            self.known[key] = timing.cycles, timing.time
         return self.known[key]
 
 
@@ -363,6 +365,7 @@ _work: list[Any] = []
 
 
 def _begin(model: tuple[str | Path, str | Path, Options], kinds: Sequence[Decided]) -> None:
+    collect_seldom()
     _work[:] = [model, kinds]
 
 

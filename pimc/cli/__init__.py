@@ -12,6 +12,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     from pimc.cli.group import cli
     from pimc.cli.guard import guarded
+    from pimc.garbage import collect_seldom
 
+    if arguments is None:
+        collect_seldom()
     given = sys.argv[1:] if arguments is None else list(arguments)
     raise SystemExit(guarded(lambda: cli.main(given, "pimc", standalone_mode=False), as_json="--json" in given))
