@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 
 SELDOM = (100_000, 20, 50)
-"""Graphs, programs and simulators are many small objects that live long; looking at them all the time costs a compilation
-a third of its time."""
+"""Graphs, programs and simulators are many small objects that live long: looking at all of them again and again costs a
+compilation a third of its time."""
 
 
 def collect_seldom() -> None:
