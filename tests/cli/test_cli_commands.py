@@ -101,6 +101,19 @@ def test_emit(run: CommandLine) -> None:
     assert run.done("disasm", "a.pimprog") == asm
 
 
+@pytest.mark.parametrize("what", ["tagged", "placed"])
+def test_stages_of_a_split_that_is_chosen(what: str, run: CommandLine) -> None:
+    devices = (TINY, "-t", "cent", "--set", "system.devices=2")
+    assert run.done("compile", *devices, "--emit", what).startswith("graph tiny-llama(")
+    assert run.done("explain", *devices).startswith("tiny-llama")
+
+
+def test_a_missing_pass_is_told_where_a_split_is_chosen(run: CommandLine) -> None:
+    said = run("compile", TINY, "-t", "cent", "--set", "system.devices=2", "--disable-pass", "tag-nature")
+    assert said.status == 1
+    assert "let 'tag-nature' run" in said.err
+
+
 def test_looking_inside(run: CommandLine) -> None:
     outcome = run(
         "compile", TINY, "-t", "npu", "--json", "--timing", "--print-ir-after", "bind", "--dump-stages", "stages"
