@@ -11,6 +11,7 @@ import click
 
 from pimc.cli import options as o
 from pimc.cli.command import command, option
+from pimc.cli.complete_inside import OpNames, ops_of_model
 
 if TYPE_CHECKING:
     from pimc.backends.machine import Machine
@@ -35,7 +36,7 @@ pimc explain models/bench/gpt3-7b-layers.pimc -t neupims --dim batch=64 --dim pa
 @o.phase_option
 @o.shapes_option
 @option(o.VALUES, "--values", metavar="FILE.npz", help="Bind dimensions from the shapes of the arrays in:<input>.")
-@option(o.OUTPUT, "--op", metavar="NAME", help="These ops only: a name, part of one, or a kind of op.")
+@option(o.OUTPUT, "--op", type=OpNames(ops_of_model), help="These ops only: a name, part of one, or a kind of op.")
 @o.pass_options
 @o.json_option
 @o.quiet_option
