@@ -195,7 +195,7 @@ def _phases(found: list[Explained]) -> str:
 
 
 def _entry(e: Explained) -> Iterator[Line]:
-    from pimc.cli.layout import TIMES, count_text, shortened, size_text, time_text
+    from pimc.cli.layout import TIMES, count_text, shortened, significant, size_text, time_text
     from pimc.ir.facts import Placement, Work
 
     placement, work = e.node.fact(Placement), e.node.fact(Work)
@@ -205,7 +205,7 @@ def _entry(e: Explained) -> Iterator[Line]:
     yield [(shortened(e.name, 60), "bold"), (head, ""), (" → ", "dim"), (placement.engine, "bold green")]
     yield [("  why    ", "dim"), (placement.reason, "")]
     if work is not None and work.bytes:
-        numbers = f"{count_text(work.flops, 'FLOP')}, {size_text(work.bytes)}, {work.intensity:.2g} FLOP/B"
+        numbers = f"{count_text(work.flops, 'FLOP')}, {size_text(work.bytes)}, {significant(work.intensity)} FLOP/B"
         why = f"; {work.why}" if work.why else ""
         yield [("  work   ", "dim"), (f"{work.nature.value}: {numbers}{why}", "")]
     if e.seconds is not None:

@@ -129,6 +129,14 @@ def test_looking_inside(run: CommandLine) -> None:
     assert everything.count("// after ") == len(stages)
 
 
+def test_times_of_passes_are_kept_where_they_are_asked_for(run: CommandLine) -> None:
+    done = run("compile", TINY, "-t", "npu", "--timing", "--json")
+    passes = as_json(done.out)["passes"]
+    assert "all passes" in done.err
+    assert all(row["seconds"] >= 0 for row in passes)
+    assert sum(row["seconds"] for row in passes) > 0
+
+
 def test_options_reach_the_compiler(run: CommandLine) -> None:
     arguments = ("compile", TINY, "-t", "neupims", "--dim", "past=63", "--json")
     plain = as_json(run.done(*arguments))
