@@ -65,7 +65,9 @@ def ops_csv(*reports: Report) -> str:
 
 def tables_of(report: Report, program: Program) -> dict[str, str]:
     """Every table by the name of its file."""
-    from pimc.sim.report import EngineReport, PhaseReport, RequestReport, ResourceReport
+    from pimc.backends.roofs import Roof
+    from pimc.sim.moves import MoveReport
+    from pimc.sim.report import BeatReport, EngineReport, PassReport, PhaseReport, RequestReport, ResourceReport
 
     tables: dict[str, tuple[Iterable[Any], Sequence[str]]] = {
         "run": ([_headline(report)], ()),
@@ -73,6 +75,12 @@ def tables_of(report: Report, program: Program) -> dict[str, str]:
         "resources": (report.resources, _scalars(ResourceReport)),
         "phases": (report.phases, _scalars(PhaseReport)),
         "moved": (({"what": name, "bytes": n} for name, n in report.bytes_moved.items()), ("what", "bytes")),
+        "moves": (report.moves, _scalars(MoveReport)),
+        "energy": (_energy(report), ("of", "name", "joules")),
+        "roofs": (report.roofs, _scalars(Roof)),
+        "beats": (report.beats, _scalars(BeatReport)),
+        "passes": (report.passes, _scalars(PassReport)),
+        "sources": (({"numbers": n, "source": s} for n, s in report.sources.items()), ("numbers", "source")),
         "requests": (report.requests, _scalars(RequestReport)),
         "memory": (_memory(program), ("name",)),
         "streams": (_streams(program), ("engine",)),
@@ -87,9 +95,23 @@ def _scalars(cls: type[Any]) -> list[str]:
 
 
 def _headline(report: Report) -> dict[str, Any]:
-    """What is said of the run as a whole: all that is no table."""
+    """What is said of the run as a whole: all that is no table, and no drawing."""
     plain = report.to_json()
-    return {name: value for name, value in plain.items() if not isinstance(value, list | tuple)}
+    left = ("banks", "channels", "timeline", "sources", "energy")
+    found = {name: value for name, value in plain.items() if not isinstance(value, list | tuple) and name not in left}
+    if report.energy is not None:
+        found |= {"energy": report.energy.total_j, "power": report.energy.power_w}
+    return found
+
+
+def _energy(report: Report) -> Iterable[Record]:
+    """Joules by what they are spent on, and once more by engine with what belongs to none."""
+    if report.energy is None:
+        return
+    for name, joules in report.energy.groups.items():
+        yield {"of": "group", "name": name, "joules": joules}
+    for name, joules in {**report.energy.engines, "static": report.energy.static_j}.items():
+        yield {"of": "engine", "name": name, "joules": joules}
 
 
 def _memory(program: Program) -> Iterable[Record]:
