@@ -48,7 +48,7 @@ def read_results(data: bytes, name: str, folder: Path, *, whole: bool = False) -
     whole: phases (`--phase both`, `-t PREFILL:DECODE`) are one run, not one each. Raises CompileError: PROGRAM_BROKEN,
     SYNTAX, RESULT_BAD.
     """
-    if data.startswith(MAGIC):
+    if data.startswith(MAGIC) or name.endswith(".pimprog"):
         program = from_bytes(data, name, folder)
         timing = time_program(program)
         return (Result(name, build_report(program, timing), program, timing),)

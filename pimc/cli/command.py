@@ -13,6 +13,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 OPTIONS = "Options"
+WIDE = 70
+"""Characters in a line from which on options and what they do stand side by side in the help."""
 
 
 def missing_name(what: str, name: str, known: Iterable[str], ctx: click.Context | None = None) -> click.UsageError:
@@ -50,7 +52,7 @@ class PimcCommand(click.Command):
                 sections.setdefault(getattr(parameter, "section", OPTIONS), []).append(record)
         for title, records in sorted(sections.items(), key=lambda item: item[0] == OPTIONS):
             with formatter.section(title):
-                formatter.write_dl(records, col_max=36)
+                formatter.write_dl(records, col_max=36 if formatter.width >= WIDE else 4)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:

@@ -24,6 +24,9 @@ def comparison_page(found: Comparison, *, verbose: int = 0) -> list[Line]:
     """Headlines, ops (those that differ most first), and why the largest differences are there."""
     rows = found.rows if verbose else _telling(found)
     page = [*_title(found), line(), *_headlines(found), line()]
+    if not rows:
+        said = f"no op differs by more than {percent(LEAST_SHARE)} of the fastest run (-v shows all)"
+        return [*page, line(f"  {said}" if found.rows else "  there are no ops to compare", "dim")]
     page += [*_op_table(found, rows, verbose=verbose)]
     left = len(found.rows) - len(rows)
     if left:

@@ -25,6 +25,8 @@ from pimc.sweeps.run import run_sweep, workers_of
 from pimc.sweeps.store import Store
 
 MOST_ROWS = 24
+MOST_ERRORS = 4
+"""Of one failure: where no engine can run any op, each op says so."""
 """Points of the front, failures, and points of a failure, that are shown."""
 
 
@@ -139,8 +141,9 @@ def result_page(result: SweepResult, before: int) -> Iterator[Line]:
     total, failed = len(result.rows), len(result.failed)
     name = plan.spec.name or "sweep"
     yield [(name, "bold"), (f" · {total} point{'s' * (total != 1)} of {grouped(plan.combinations)}", "")]
-    said = f"{total - failed} done" + (f" ({before} before)" if before else "")
-    yield [("  points   ", "dim"), (said, ""), (f", {failed} failed" if failed else "", "bold red")]
+    known = f" ({before} before)" if before else ""
+    missed = f", {failed} failed" if failed else ""
+    yield [("  points   ", "dim"), (f"{total - failed} done", ""), (missed, "bold red"), (known, "")]
     wanted = ", ".join(f"{o.name} ({o.better})" for o in plan.objectives)
     yield [("  optimum  ", "dim"), (wanted, "")]
     for lacking in result.lacking:
@@ -192,8 +195,10 @@ def failure_lines(result: SweepResult) -> Iterator[Line]:
         if not row.answer.is_done:
             groups[row.answer.failures].append((number, row))
     for failures, members in list(groups.items())[:MOST_ROWS]:
-        for failure in failures:
+        for failure in failures[:MOST_ERRORS]:
             yield from _failure(failure)
+        if len(failures) > MOST_ERRORS:
+            yield line(f"and {len(failures) - MOST_ERRORS} more errors (results.json has all)", "bold red")
         yield [("  = ", "bold blue"), ("points", "bold"), (f": {_members(members)}", "")]
         yield line()
     if len(groups) > MOST_ROWS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 from pathlib import Path
@@ -128,36 +127,6 @@ def test_looking_inside(run: CommandLine) -> None:
     assert all(name.endswith(".pimir") for name in stages)
     everything = run("compile", TINY, "-t", "npu", "-q", "--print-ir-after-all").err
     assert everything.count("// after ") == len(stages)
-
-
-TABLES = (
-    "beats", "energy", "engines", "memory", "moved", "moves", "ops", "passes", "phases", "requests", "resources",
-    "roofs", "run", "sources", "streams",
-)  # fmt: skip
-
-
-def test_every_table_as_csv(run: CommandLine, program: str) -> None:
-    """From a compilation and from the stored program; what they say is what the JSON says."""
-    found = as_json(run.done("compile", TINY, "-t", "npu", "--dim", "past=3", "--tables", "a", "--json"))
-    run.done("sim", program, "--tables", "b", "-q")
-    rows: dict[str, list[dict[str, str]]] = {}
-    for folder in ("a", "b"):
-        assert sorted(file.stem for file in (run.folder / folder).iterdir()) == list(TABLES)
-    for name in TABLES:
-        with (run.folder / "a" / f"{name}.csv").open(newline="") as file:
-            rows[name] = list(csv.DictReader(file))
-        if name != "run":
-            assert (run.folder / "b" / f"{name}.csv").read_text() == (run.folder / "a" / f"{name}.csv").read_text()
-    for name in ("ops", "engines", "passes", "moves", "roofs", "phases", "resources"):
-        assert len(rows[name]) == len(found[name]) > 0
-    (whole,) = rows["run"]
-    assert (int(whole["cycles"]), float(whole["energy"])) == (found["cycles"], found["energy"]["total_j"])
-    assert [op["name"] for op in rows["ops"]] == [op["name"] for op in found["ops"]]
-    joules = sum(float(row["joules"]) for row in rows["energy"] if row["of"] == "engine")
-    assert joules == pytest.approx(found["energy"]["total_j"])
-    assert sum(float(row["joules"]) for row in rows["energy"] if row["of"] == "group") == pytest.approx(joules)
-    assert {row["numbers"]: row["source"] for row in rows["sources"]} == found["sources"]
-    assert (rows["requests"], rows["beats"]) == ([], [])
 
 
 def test_times_of_passes_are_kept_where_they_are_asked_for(run: CommandLine) -> None:

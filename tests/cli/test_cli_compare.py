@@ -153,3 +153,18 @@ def test_an_unknown_one_of_several_targets_is_named(run: CommandLine) -> None:
 
 def test_values_are_checked_on_every_target(run: CommandLine) -> None:
     assert run("compile", TINY, "-t", "npu,cent", *AT, "--values", "random", "-q").status == 0
+
+
+def test_results_that_do_not_differ(run: CommandLine) -> None:
+    run.done("compile", TINY, "-t", "npu", "-o", "a.pimprog", "-q")
+    out = run.done("compare", "a.pimprog", "a.pimprog")
+    assert out.splitlines()[-1].strip().startswith("no op differs by more than 0.1 %")
+    assert "layer.*" in run.done("compare", "a.pimprog", "a.pimprog", "-v")
+
+
+def test_a_damaged_program_is_told_as_one(run: CommandLine) -> None:
+    run.done("compile", TINY, "-t", "npu", "-o", "a.pimprog", "-q")
+    (run.folder / "bad.pimprog").write_text("no program")
+    outcome = run("compare", "a.pimprog", "bad.pimprog")
+    assert outcome.status == 1
+    assert "bad.pimprog is not a sound program" in outcome.err

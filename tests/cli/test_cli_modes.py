@@ -218,3 +218,12 @@ def test_examples_of_the_help_work(name: str, line: str, example_files: Path, ru
     assert f"pimc {name}" in line or name in ("asm", "disasm")  # each shows what the other takes
     shutil.copytree(example_files, run.folder, symlinks=True, dirs_exist_ok=True)
     run_example(line, run)
+
+
+def test_the_help_of_a_narrow_terminal_is_readable(run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an option does stands below it, in lines that are as long as there is room."""
+    monkeypatch.setenv("COLUMNS", "50")
+    lines = run.done("compile", "--help").splitlines()
+    at = lines.index("  --set K=V")
+    assert lines[at + 1].startswith("        Change a number of the machine")
+    assert max(map(len, lines[: at + 4])) <= 50

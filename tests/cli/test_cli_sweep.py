@@ -67,6 +67,16 @@ def test_failed_points_are_listed_and_the_others_go_on(run: CommandLine) -> None
     assert outcome.err.endswith("6 of 8 points failed\n")
 
 
+def test_a_failure_of_many_errors_is_told_by_the_first(run: CommandLine) -> None:
+    spec = write(run, {"models": TINY, "targets": "aim-pinned", "dims": {"past": 7}, "objectives": "seconds"})
+    for known in ("", " (1 before)"):
+        outcome = run("sweep", spec, "-j", "0")
+        assert f"  points   0 done, 1 failed{known}\n" in outcome.out
+        errors = json.loads((run.folder / "s.sweep/results.json").read_text())["points"][0]["failures"]
+        assert outcome.err.count("error[") == 4 < len(errors)
+        assert f"and {len(errors) - 4} more errors (results.json has all)" in outcome.err
+
+
 def test_a_dry_run_lists_points_and_runs_none(run: CommandLine, spec: str) -> None:
     out = run.done("sweep", spec, "--dry-run")
     assert out.splitlines()[0].split() == ["point", "dim.K", "dim.N"]
@@ -146,7 +156,8 @@ def test_every_table_is_written(run: CommandLine) -> None:
     run.done("sim", "t.pimprog", "-q", "--tables", "a/b")
     run.done("compile", TINY, "-t", "cent", "--dim", "past=7", "-q", "--tables", "c")
     names = {path.name for path in (run.folder / "a/b").iterdir()}
-    tables = ("ops", "run", "engines", "resources", "phases", "moved", "requests", "memory", "streams")
+    tables = ["ops", "run", "engines", "resources", "phases", "moved", "requests", "memory", "streams"]
+    tables += ["moves", "energy", "roofs", "beats", "passes", "sources"]
     assert names == {f"{name}.csv" for name in tables}
     for name in names - {"run.csv", "ops.csv"}:  # these name the model
         assert (run.folder / "a/b" / name).read_bytes() == (run.folder / "c" / name).read_bytes()
@@ -162,6 +173,15 @@ def test_every_table_is_written(run: CommandLine) -> None:
     assert headline["dims.past"] == "7"
     moved = {row["what"]: int(row["bytes"]) for row in table((run.folder / "c/moved.csv").read_text())}
     assert moved == plain["bytes_moved"]
+    assert float(headline["energy"]) == plain["energy"]["total_j"]
+    energy = table((run.folder / "c/energy.csv").read_text())
+    for of in ("group", "engine"):
+        spent = sum(float(row["joules"]) for row in energy if row["of"] == of)
+        assert spent == pytest.approx(plain["energy"]["total_j"])
+    for name in ("moves", "roofs", "passes"):
+        assert len(table((run.folder / f"c/{name}.csv").read_text())) == len(plain[name]) > 0
+    sources = {row["numbers"]: row["source"] for row in table((run.folder / "c/sources.csv").read_text())}
+    assert sources == plain["sources"]
     program = pimc.load_program("t.pimprog")
     memory = table((run.folder / "c/memory.csv").read_text())
     assert [row["name"] for row in memory] == [entry.name for entry in program.memory]
