@@ -157,9 +157,9 @@ class AimChannel:
         return count - taken
 
     @property
-    def is_working(self) -> bool:
-        """Whether anything is still to be issued or to be answered."""
-        return bool(self.queue or self.refused or self.reads or self.writes or self.activated or self.answers)
+    def is_waiting(self) -> bool:
+        """Whether requests are still to be served."""
+        return bool(self.queue or self.refused or self.reads or self.writes or self.activated)
 
     # -- time -------------------------------------------------------------------------------------------------------
 
@@ -171,6 +171,14 @@ class AimChannel:
             if self.refused is not None:
                 self._retry(*self.refused)
         self._complete(until - 1)
+
+    def finish(self) -> None:
+        """Serve all requests, and complete them; nothing more comes."""
+        while self.is_waiting:
+            self.now = self._clock(self.now, NEVER)
+            if self.refused is not None:
+                self._retry(*self.refused)
+        self._complete(NEVER)
 
     def _complete(self, clock: int) -> None:
         """Complete reads and markers up to a clock, one in each."""
@@ -195,7 +203,7 @@ class AimChannel:
             if best is not None:
                 return self._serve_plain(best, command, t)
         if t >= self.due:
-            return min(wake, self._refresh(t)) if not self.activated else wake
+            return wake if self.activated else self._refresh(t, until)
         if self.queue:
             return min(wake, self._serve_queue(t, until), self.due)
         entries = self._candidates()
@@ -217,7 +225,10 @@ class AimChannel:
         command = self._command(request)
         ready = self._ready(command, request.bank)
         if ready > t:
-            return ready
+            if self.activated or ready >= until or ready >= self.due:
+                return ready
+            t = ready  # nothing happens before
+            self._complete(t)
         if self._is_guarded(command, request.bank):
             return t + 1
         if self._switches_mode(request, t):
@@ -395,7 +406,7 @@ class AimChannel:
     def _rest(self, until: int) -> None:
         """Let all refreshes of a channel without work pass at once but for the last one before `until`."""
         interval, first = self.rules.refresh, self.due
-        if first + interval >= until or self.is_working or self._ready(REFAB, NONE) > first:
+        if first + interval >= until or self.is_waiting or self.answers or self._ready(REFAB, NONE) > first:
             return
         if any(row != CLOSED for row in self.rows):
             return
@@ -404,15 +415,18 @@ class AimChannel:
         self.due += times * interval
         self.now = first + (times - 1) * interval + 1
 
-    def _refresh(self, t: int) -> int:
-        """Close all rows and refresh; returns when it is time for the next step."""
-        command = REFAB if self.rows.count(CLOSED) == len(self.rows) else PREA
-        ready = self._ready(command, NONE)
-        if ready > t:
-            return ready
-        self._issue(command, NONE, NONE, t)
-        if command == REFAB:
-            self.due += self.rules.refresh
-        else:
+    def _refresh(self, t: int, until: int) -> int:
+        """Close all rows and refresh, before `until`; returns when it is time for the next step."""
+        if self.rows.count(CLOSED) < len(self.rows):
+            t = max(t, self._ready(PREA, NONE))
+            if t >= until:
+                return t
+            self._issue(PREA, NONE, NONE, t)
             self.rows = [CLOSED] * self.rules.banks
+            t += 1
+        t = max(t, self._ready(REFAB, NONE))
+        if t >= until:
+            return t
+        self._issue(REFAB, NONE, NONE, t)
+        self.due += self.rules.refresh
         return t + 1

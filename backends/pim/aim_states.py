@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 Rows = tuple[int, ...]
 """The rows that a state knows, by their numbers in it."""
 Key = tuple[Any, ...]
-LOOK = 4096
-"""Clocks in one go when looking ahead."""
 Step = tuple[int, int, int, int, int]
 """Clocks that pass, then what comes: command, bank, row by its number in the state, how many requests (0: nothing)."""
 NOTHING = (NONE, NONE, NONE, 0)
@@ -263,8 +261,7 @@ def thawed(key: Key, rules: AimRules) -> AimChannel:
 
 
 def _look(channel: AimChannel) -> Outlook:
-    while channel.is_working:
-        channel.advance(channel.now + LOOK)
+    channel.finish()
     asked = list(channel.issued)
     while asked and asked[-1].command in CAUSES:
         asked.pop()  # a refresh after everything that was asked for
