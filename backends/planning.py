@@ -19,7 +19,7 @@ from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.target import TargetSpec
 from pimc.ir.blocks import Blocks
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.facts import Epilogue, Layer, Placement, Queue, Ragged, ReadAs, Stage, SubBatch
+from pimc.ir.facts import Epilogue, Placement, Queue, Ragged, ReadAs, Stage, SubBatch
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -32,6 +32,8 @@ RESIDENT_SHARE = 2
 """One part in so many of the on-chip buffer holds results; the rest is for operands in passing."""
 LARGEST_RESIDENT = 4
 """A result may take one part in so many of that part."""
+MOST_HELD = 90
+"""Percent of the buffer that weights which are held may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,7 @@ class _Planner:
         self.ragged = ragged_caches(self.nodes)
         self.packed = _packed_operands(self.nodes)
         self.linear = Bump()
-        self.held, end = _held(nodes, spec)
+        self.held, end = _held(nodes, outputs, spec)
         self.split = BufferSplit.of(spec, end)
         self.chip = FreeList(end, self.split.resident - end)
         self.chips = _by_half(nodes, self.chip)
@@ -593,20 +595,39 @@ class _Planner:
         )
 
 
-def _held(nodes: Iterable[Node], spec: TargetSpec) -> tuple[dict[Value, int], int]:
+def _held(
+    nodes: Sequence[Node], outputs: Sequence[Value], spec: TargetSpec
+) -> tuple[dict[Value, int], int]:
     """What is held on chip for its readers, with its address, and where all of it ends, in whole pages.
 
-    It lies from the beginning of the buffer on, layer by layer in the same places: what follows in a place comes when
-    the last reader is done.
+    It lies at the beginning of the buffer, and gives its place to others when the last reader is done. Where most of
+    the buffer would not do (an order that keeps many weights waiting), what does not fit is no longer held, but a copy
+    in memory.
     """
+    values = dict.fromkeys(v for n in nodes for v in (*n.inputs(), *n.results) if is_held(v))
+    if not values:
+        return {}, 0
+    area = FreeList(0, spec.buffer_bytes * MOST_HELD // 100)
+    ends, leaving = _last_uses(outputs, nodes), defaultdict[int, list[Value]](list)
     found: dict[Value, int] = {}
-    areas: dict[object, Bump] = defaultdict(Bump)
-    for node in nodes:
-        for value in (*node.results, *node.inputs()):
-            if is_held(value) and value not in found and value.owner is not None:
-                size = stored_bytes(spec, value.type)
-                found[value] = areas[value.owner.fact(Layer)].take(size, 64)
-    return found, -(-max((a.next for a in areas.values()), default=0) // 4096) * 4096
+
+    def take(value: Value) -> None:
+        address = area.take(stored_bytes(spec, value.type))
+        if address is not None:
+            found[value] = address
+            leaving[ends[value]].append(value)
+
+    own = {r for n in nodes for r in n.results}
+    for value in values:
+        if value not in own:  # of a node that is planned alone
+            take(value)
+    for position, node in enumerate(nodes):
+        for value in node.results:
+            if is_held(value):
+                take(value)
+        for value in leaving.pop(position, ()):
+            area.give_back(found[value], stored_bytes(spec, value.type))
+    return found, -(-area.high // 4096) * 4096
 
 
 def _half(node: Node) -> int:
