@@ -346,7 +346,7 @@ def _late(outer: float, inner: float, pieces: int, turns: int, product: float, p
     for i in (1, 2):
         if turns > i:
             found.append(pieces * outer + i * inner - i * pieces * product)
-            found[-1] -= waiting if pieces == 1 and i < early else 0.0
+            found[-1] -= waiting if pieces == 1 and (i < early or i == turns - 1) else 0.0
     return max(found)
 
 

@@ -44,6 +44,17 @@ def test_decode_gemv_is_bound_by_memory(m: int, n: int, k: int) -> None:
     assert "bound by memory" in report.ops[0].reason
 
 
+@pytest.mark.parametrize(("n", "k"), [(1024, 4096), (4096, 1024), (2048, 2048)])
+def test_small_decode_gemv_is_bound_by_memory(n: int, k: int) -> None:
+    """Of 8 MiB of weights: less than 920 clocks for refresh, latency, the last products and the result.
+
+    Refresh takes 580 of them, and the arrays' fill and skew would take 509.
+    """
+    report = gemm("npu", 1, n, k)
+    assert report.cycles <= 2 * (n * k + k + n) / 1024 / 0.9
+    assert "on the vector unit" in report.ops[0].reason
+
+
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 1024, 4096), (1, 4096, 1024), (4, 4096, 4096)])
 @pytest.mark.parametrize("target", ["npu", "npu-server"])
 def test_small_gemvs_reach_what_their_queue_lets_through(m: int, n: int, k: int, target: str) -> None:
