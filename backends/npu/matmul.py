@@ -390,7 +390,8 @@ class _Tiled:
             self._pass(pieces, whole, whole.outer.starts, moved, results, held, (number, SLOTS), arrives=True)
             after = [replace(x, count=x.count - 1) for x in loops]
             turns = Nest(whole.outer.moved(loops[0].strides).starts, tuple(after)) if loops else None
-            if turns is not None and len(pieces) == 1 and not pieces[0].outer.axes and self.tiles.early > 1:
+            alone = len(pieces) == 1 and not pieces[0].outer.axes
+            if turns is not None and loops and alone and self.tiles.early > 1:
                 own, place = (self.order[1],), (number, SLOTS + 1)
                 self._pass(pieces, whole, turns.starts, moved, results, held, place, arrives=False, parts=own)
                 after = [replace(x, count=x.count - 1) for x in after]
