@@ -182,7 +182,8 @@ class Contraction:
             bounds = {"memory": moved, "vector unit": computed, "latency": copies.latency}
             parts = f"{microseconds(moved)} of transfers, {microseconds(computed)} on the vector unit"
             limit = max(bounds, key=lambda name: bounds[name])
-            self.at.limited(f"bound by {limit} ({parts}; {microseconds(choice.seconds(machine_of(self.at)))} on the arrays)")
+            arrays = microseconds(choice.seconds(machine_of(self.at)))
+            self.at.limited(f"bound by {limit} ({parts}; {arrays} on the arrays)")
 
     def choice(self) -> Choice:
         """The fastest way to stream one operand past the other. Raises CompileError: CAPACITY."""
