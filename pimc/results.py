@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pimc.backends.storage import MAGIC, from_bytes
 from pimc.driver import time_program
-from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.served import Served
 from pimc.sim.report import Report, build_report
 
@@ -48,7 +48,7 @@ def read_results(data: bytes, name: str, folder: Path, *, whole: bool = False) -
     whole: phases (`--phase both`, `-t PREFILL:DECODE`) are one run, not one each. Raises CompileError: PROGRAM_BROKEN,
     SYNTAX, RESULT_BAD.
     """
-    if data.startswith(MAGIC) or name.endswith(".pimprog"):
+    if data.startswith(MAGIC):
         program = from_bytes(data, name, folder)
         timing = time_program(program)
         return (Result(name, build_report(program, timing), program, timing),)
@@ -121,16 +121,22 @@ TRANSFER = "transfer"
 def _object(data: bytes, name: str) -> dict[str, Any]:
     try:
         found = json.loads(data.decode())
-    except UnicodeDecodeError:
-        raise fail(Kind.RESULT_BAD, f"{name} is neither a program nor JSON", help=HELP) from None
-    except json.JSONDecodeError as error:
-        where = f"{name}:{error.lineno}:{error.colno}"
-        raise fail(Kind.SYNTAX, f"{where}: {error.msg[:1].lower()}{error.msg[1:]}", help=HELP) from None
     except RecursionError:
         raise fail(Kind.SYNTAX, f"{name} is nested too deeply", help=HELP) from None
+    except ValueError as error:
+        raise _unreadable(error, data, name) from None
     if not isinstance(found, dict):
         raise fail(Kind.RESULT_BAD, f"{name} holds no JSON object", help=HELP)
     return found
+
+
+def _unreadable(error: ValueError, data: bytes, name: str) -> CompileError:
+    if name.endswith(".pimprog"):
+        from_bytes(data, name, Path())  # raises: it says what is wrong with a program
+    if isinstance(error, json.JSONDecodeError):
+        where = f"{name}:{error.lineno}:{error.colno}"
+        return fail(Kind.SYNTAX, f"{where}: {error.msg[:1].lower()}{error.msg[1:]}", help=HELP)
+    return fail(Kind.RESULT_BAD, f"{name} is neither a program nor JSON", help=HELP)
 
 
 def _runs(found: dict[str, Any], name: str) -> list[tuple[str, Any]]:
