@@ -280,6 +280,8 @@ def _panel(
     slots_outer = slots if e.repeated else SLOTS if turns_outer > 1 else 1
     slots_inner = slots_outer * min(turns_inner, SLOTS + 1)  # those of a loop, and one before and after
     slots_out = slots_inner * min(pieces, 2 * slots + 1)
+    if pieces == 1 and turns_inner > 1:  # those that come in parts, the first and the last, have slots of their own
+        slots_out += 2
     held = pieces * padded(piece * e.k * size) * slots_outer + padded(inner * e.k * size) * slots_inner
     held += padded(piece * inner * e.working_bytes)
     if held + padded(piece * inner * e.of_out) * slots_out > room:
