@@ -344,11 +344,10 @@ def causes_table(rows: Sequence[Row], rungs: Mapping[Step, Rung]) -> str:
     heads = ["each line keeps those above", "NPU alone", "by its commands", "Newton", "NeuPIMs", "with sub-batches",
              "over NPU", "over its commands", "over Newton"]  # fmt: skip
     lines: list[list[str]] = []
-    for row in (r for r in rows if r.point in CLIMBED):
+    for row in rows:
         name = f"**{row.point.model.name}** strict, our schedule"
         ours = Rung(name, row.npu, row.npu_commands, row.newton.time, row.off.time, row.on.time)
-        steps = [rungs[step] for i in range(len(ASSUMED)) if (step := Step(row.point, i)) in rungs]
-        for r in (ours, *steps):
+        for r in (ours, *(rungs[Step(row.point, i)] for i in range(len(ASSUMED)))):
             best = min(r.off, r.on)
             times = (r.npu, r.npu_commands, r.newton, r.off, r.on)
             ratios = (r.npu / best, r.npu_commands / best, r.newton / best)
@@ -415,12 +414,10 @@ def write(found: Mapping[Wanted, Row | Rung]) -> None:
     points = [Point(m, s, b) for m in MODELS for s in SETS for b in BATCHES]
     rows = [row for point in points if isinstance(row := found.get(point), Row)]
     rungs = {step: rung for step, rung in found.items() if isinstance(step, Step) and isinstance(rung, Rung)}
-    tables = {
-        "summary": summary_table(rows),
-        "causes": causes_table(rows, rungs),
-        "layers": layers_table(rows),
-        "schedules": schedules_table(rows),
-    }
+    climbed = [r for r in rows if r.point in CLIMBED and all(Step(r.point, i) in rungs for i in range(len(ASSUMED)))]
+    tables = {"summary": summary_table(rows), "layers": layers_table(rows), "schedules": schedules_table(rows)}
+    if climbed:
+        tables["causes"] = causes_table(climbed, rungs)
     page = HERE / "neupims.md"
     text = page.read_text()
     for name, made in tables.items():
