@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from pimc.ir.facts import Nature, Phase, Placement, Queue, SubBatch, Work
@@ -14,6 +14,9 @@ from pimc.passes.beats import attentions_before
 from pimc.passes.match import opdef
 
 QUEUE = "held"
+LEAST_SHARE = 2
+"""Weights are held where at least one part in so many of them fits. Of larger models a buffer full of held weights
+saves less than it costs: what is read as before has no room to come ahead."""
 
 
 def hold_weights(graph: Graph, rewriter: Rewriter, target: Target, percent: int) -> None:
@@ -23,30 +26,40 @@ def hold_weights(graph: Graph, rewriter: Rewriter, target: Target, percent: int)
         %y/2 = matmul(%x/2, %w)   ->   %y/1 = matmul(%x/1, %h)
                                        %y/2 = matmul(%x/2, %h)
 
-    Those between the same two attentions share that part of the buffer, the largest first. Their copies have a queue of
-    their own, so that those of the next layer come as soon as there is room. Targets without that queue hold nothing.
+    Those between the same two attentions share that part of the buffer, the largest first; none are held where it has
+    room for less than half of them. Their copies have a queue of their own, so that those of the next layer come as
+    soon as there is room. Targets without that queue hold nothing.
     """
     if QUEUE not in target.queues:
         return
     engines = {e.name for e in target.engines() if e.kind == "npu"}
     levels = attentions_before(graph.order())
-    groups: dict[int, dict[Value, Node]] = defaultdict(dict)
+    groups: dict[int, list[Value]] = defaultdict(list)
     for weight in graph.weights:
         products = list(_readers(graph, weight)) if weight.role is Role.WEIGHT else []
         if _are_of_both(products, engines):
-            groups[min(levels[p] for p in products)][weight] = products[0]
-    for weights in groups.values():
-        left = target.buffer_bytes * percent // 100
-        for weight in sorted(weights, key=lambda w: -target.stored_bytes(w.type)):
-            size = target.stored_bytes(weight.type)
-            if size <= left:
-                left -= size
-                for product in _readers(graph, weight):
-                    _set_bytes(rewriter, product, size)
-                uses = list(graph.uses(weight))
-                value = hold(rewriter, weight, weights[weight], size)
-                for user, index in uses:
-                    rewriter.set_operand(user, index, value)
+            groups[min(levels[p] for p in products)].append(weight)
+    sizes = {w: target.stored_bytes(w.type) for weights in groups.values() for w in weights}
+    chosen = [w for weights in groups.values() for w in _that_fit(weights, sizes, target.buffer_bytes * percent // 100)]
+    if sum(sizes[w] for w in chosen) * LEAST_SHARE < sum(sizes.values()):
+        return
+    for weight in chosen:
+        products = list(_readers(graph, weight))
+        for product in products:
+            _set_bytes(rewriter, product, sizes[weight])
+        uses = list(graph.uses(weight))
+        value = hold(rewriter, weight, products[0], sizes[weight])
+        for user, index in uses:
+            rewriter.set_operand(user, index, value)
+
+
+def _that_fit(weights: Iterable[Value], sizes: Mapping[Value, int], room: int) -> Iterator[Value]:
+    """Weights that go into so many bytes, the largest first."""
+    left = room
+    for weight in sorted(weights, key=lambda w: -sizes[w]):
+        if sizes[weight] <= left:
+            left -= sizes[weight]
+            yield weight
 
 
 def hold(rewriter: Rewriter, weight: Value, product: Node, size: int) -> Value:

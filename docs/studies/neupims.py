@@ -16,10 +16,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pimc
 from pimc.driver import Result
+from pimc.garbage import collect_seldom
 from pimc.ir.requests import Request
 
 HERE = Path(__file__).parent
@@ -70,12 +72,10 @@ SETS = (Lengths("ShareGPT", 80.0, 295.7), Lengths("Alpaca", 12.1, 55.8))
 BATCHES = (64, 128, 256, 512)
 DETAILED = 256
 """the batch for which schedules are compared"""
-LADDER = (MODELS[0], SETS[0], DETAILED)
-"""the point at which causes are measured"""
 CAPACITY = 32.0
 PUBLISHED = {"NPU": 2.4, "Newton": 1.6}
 REFERENCE = {"NPU": 3_012_741, "NeuPIMs": 325_507, "with sub-batches": 293_604}
-"""cycles a layer of the published simulators for one such batch (7B, 256 requests of ShareGPT's lengths)"""
+"""cycles a layer of the published simulators for a batch of 256 requests of ShareGPT's lengths, 7B"""
 PUBLISHED_SCHEDULE = (
     "schedule.order=beats", "schedule.prefetch=false", "sub-batches.split=halves", "split-reductions.pieces=1",
     "sub-batches.hold=0",
@@ -84,6 +84,8 @@ FREE_LINK = ("link.transfers=free",)
 ROUND_ROBIN = ("assign-requests.balance=round-robin", "sub-batches.use=off")
 LAYERS = 3
 """with sub-batches, so that two of them follow on others"""
+LANES = ((MODELS[0], MODELS[3]), (MODELS[1], MODELS[2]))
+"""models that one process works on: what it has found out about single ops holds for all batches of a model"""
 OFF, ON = "sub-batches.use=off", "sub-batches.use=on"
 
 
@@ -151,6 +153,14 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A point under so many of the published assumptions."""
+
+    point: Point
+    number: int
+
+
+@dataclass(frozen=True)
 class Rung:
     """The same three machines under one more of the published assumptions."""
 
@@ -198,6 +208,13 @@ def next_layer(found: Result) -> Layer:
     return layer(found, sum(after - begun for begun, after in pairs) / len(pairs), layers)
 
 
+def beats_layer(found: Result) -> Layer:
+    """Two beats in the middle, each as long as both engines need: what each layer takes where beats end for all."""
+    assert found.report is not None
+    beats = {beat.name: beat.seconds for beat in found.report.beats}
+    return layer(found, (beats["C"] + beats["D"]) * 1e6, 2)
+
+
 def layer(found: Result, took: float, layers: int) -> Layer:
     assert found.timing is not None
     busy = {kind: max((e.busy for e in found.timing.engines if e.kind == kind), default=0) for kind in ("pim", "link")}
@@ -219,42 +236,48 @@ def bandwidth_bound(point: Point, found: Result) -> float:
 
 
 def measure(point: Point) -> Row:
-    npu = compiled(point, "npu", 1)
+    bound, commands = alone(point, (), ())
     newton = compiled(point, "newton", 1, *ROUND_ROBIN)
     off = compiled(point, "neupims", 1, OFF)
     on = compiled(point, "neupims", LAYERS, ON)
     published_off = published_on = None
     if point.batch == DETAILED:
         published_off = one_layer(compiled(point, "neupims", 1, OFF, *PUBLISHED_SCHEDULE))
-        published_on = next_layer(compiled(point, "neupims", LAYERS, ON, *PUBLISHED_SCHEDULE))
+        published_on = beats_layer(compiled(point, "neupims", 2, ON, *PUBLISHED_SCHEDULE))
     need = off.program.extent["dram"] * point.model.layers / point.model.pp / 2**30
     return Row(
-        point, bandwidth_bound(point, npu), one_layer(newton), one_layer(off), next_layer(on), published_off,
-        published_on, one_layer(npu).time, need,
+        point, bound, one_layer(newton), one_layer(off), next_layer(on), published_off, published_on, commands, need,
     )  # fmt: skip
 
 
-def climb(step: int) -> Rung:
-    """One rung of the ladder from our machine to the published one; each keeps what those before it have."""
-    point = Point(*LADDER)
-    name, targets, passes, overrides = (
-        ("strict, our schedule", ("newton", "neupims"), (), ()),
-        ("the published schedule", ("newton", "neupims"), PUBLISHED_SCHEDULE, ()),
-        ("devices exchange for nothing", ("newton", "neupims"), PUBLISHED_SCHEDULE, FREE_LINK),
-        ("new keys and values, and vectors on their way into PIM, take no time", ("newton", "neupims"),
-         PUBLISHED_SCHEDULE, (*FREE_LINK, "mapping=newtonsim")),
-        ("rows close under their MACs; the published NPU", ("newton-faithful", "neupims-faithful"),
-         PUBLISHED_SCHEDULE, ()),
-    )[step]  # fmt: skip
-    newton = one_layer(compiled(point, targets[0], 1, *ROUND_ROBIN, *passes, overrides=overrides))
-    off = one_layer(compiled(point, targets[1], 1, OFF, *passes, overrides=overrides))
-    on = next_layer(compiled(point, targets[1], LAYERS, ON, *passes, overrides=overrides))
-    alone = [o for o in overrides if not o.startswith("mapping")] or (FREE_LINK if step == RUNGS - 1 else ())
-    npu = compiled(point, "npu", 1, *passes, overrides=tuple(alone))
-    return Rung(name, bandwidth_bound(point, npu), one_layer(npu).time, newton.time, off.time, on.time)
+ASSUMED = (
+    ("the published schedule", ("newton", "neupims"), PUBLISHED_SCHEDULE, ()),
+    ("devices exchange for nothing", ("newton", "neupims"), PUBLISHED_SCHEDULE, FREE_LINK),
+    ("new keys and values, and vectors on their way into PIM, take no time", ("newton", "neupims"), PUBLISHED_SCHEDULE,
+     (*FREE_LINK, "mapping=newtonsim")),
+    ("rows close under their MACs; the published NPU", ("newton-faithful", "neupims-faithful"), PUBLISHED_SCHEDULE, ()),
+)  # fmt: skip
+"""One after the other: each keeps what those before it have, as targets, passes and overrides."""
+CLIMBED = [Point(m, SETS[0], DETAILED) for m in MODELS]
+"""where causes are measured"""
 
 
-RUNGS = 5
+def climb(step: Step) -> Rung:
+    """A rung of the ladder from our machine to the published one."""
+    point = step.point
+    name, (newton, neupims), passes, overrides = ASSUMED[step.number]
+    one = one_layer(compiled(point, newton, 1, *ROUND_ROBIN, *passes, overrides=overrides))
+    off = one_layer(compiled(point, neupims, 1, OFF, *passes, overrides=overrides))
+    on = beats_layer(compiled(point, neupims, 2, ON, *passes, overrides=overrides))
+    bound, commands = alone(point, passes, FREE_LINK if step.number else ())
+    return Rung(name, bound, commands, one.time, off.time, on.time)
+
+
+@cache
+def alone(point: Point, passes: tuple[str, ...], overrides: tuple[str, ...]) -> tuple[float, float]:
+    """The layer of an NPU alone: bound by bandwidth, and by its commands."""
+    found = compiled(point, "npu", 1, *passes, overrides=overrides)
+    return bandwidth_bound(point, found), one_layer(found).time
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -317,18 +340,21 @@ def schedules_table(rows: Sequence[Row]) -> str:
     ))  # fmt: skip
 
 
-def causes_table(rungs: Sequence[Rung]) -> str:
+def causes_table(rows: Sequence[Row], rungs: Mapping[Step, Rung]) -> str:
     heads = ["each line keeps those above", "NPU alone", "by its commands", "Newton", "NeuPIMs", "with sub-batches",
              "over NPU", "over its commands", "over Newton"]  # fmt: skip
     lines: list[list[str]] = []
-    for r in rungs:
-        best = min(r.off, r.on)
-        times = (r.npu, r.npu_commands, r.newton, r.off, r.on)
-        ratios = (r.npu / best, r.npu_commands / best, r.newton / best)
-        lines.append([r.name, *(f"{v:.0f}" for v in times), *(ratio(v) for v in ratios)])
+    for row in rows:
+        name = f"**{row.point.model.name}** strict, our schedule"
+        ours = Rung(name, row.npu, row.npu_commands, row.newton.time, row.off.time, row.on.time)
+        for r in (ours, *(rungs[Step(row.point, i)] for i in range(len(ASSUMED)))):
+            best = min(r.off, r.on)
+            times = (r.npu, r.npu_commands, r.newton, r.off, r.on)
+            ratios = (r.npu / best, r.npu_commands / best, r.newton / best)
+            lines.append([r.name, *(f"{v:.0f}" for v in times), *(ratio(v) for v in ratios)])
     cycles = {name: f"{count / 1000:.0f}" for name, count in REFERENCE.items()}
     over = ratio(REFERENCE["NPU"] / min(REFERENCE["NeuPIMs"], REFERENCE["with sub-batches"]))
-    lines.append(["measured with the published simulators, another such batch", "", cycles["NPU"], "",
+    lines.append(["7B, measured with the published simulators, another such batch", "", cycles["NPU"], "",
                   cycles["NeuPIMs"], cycles["with sub-batches"], "", over, ""])  # fmt: skip
     return table(heads, lines)
 
@@ -342,44 +368,56 @@ def main() -> None:
         print(layers_table([measure(Point(MODELS[0], SETS[0], 64))]))
         return
     begun = time.monotonic()
-    points = [Point(m, s, b) for m in MODELS for s in SETS for b in BATCHES]
-    detailed_first = sorted(points, key=lambda p: (p.batch != DETAILED, -p.batch))
-    found = results([*range(RUNGS), *detailed_first], given.kept)
-    write(found, [p for p in points if p in found])
+    found = results(given.kept)
+    write(found)
     print(f"{len(found)} results in {time.monotonic() - begun:.0f} s")
 
 
-def result(wanted: Point | int) -> Row | Rung:
-    return climb(wanted) if isinstance(wanted, int) else measure(wanted)
+Wanted = Point | Step
 
 
-def results(wanted: Sequence[Point | int], kept: Path | None) -> dict[Point | int, Row | Rung]:
-    """Rows of points and rungs of the ladder. Whoever interrupts the script gets those that are there."""
-    found: dict[Point | int, Row | Rung] = {}
+def wanted(models: Sequence[Model]) -> list[Wanted]:
+    """All that is asked of models: what is looked at closely first, then from small batches to large ones."""
+    points = [Point(m, lengths, batch) for batch in BATCHES for m in models for lengths in SETS]
+    steps = [Step(p, i) for p in points if p in CLIMBED for i in range(len(ASSUMED))]
+    closely = [p for p in points if p.batch == DETAILED]
+    return [*closely, *steps, *(p for p in points if p not in closely)]
+
+
+def result(of: Wanted) -> Row | Rung:
+    return climb(of) if isinstance(of, Step) else measure(of)
+
+
+def results(kept: Path | None) -> dict[Wanted, Row | Rung]:
+    """Rows of points and rungs of ladders. Whoever interrupts the script gets those that are there."""
+    found: dict[Wanted, Row | Rung] = {}
     if kept is not None and kept.exists():
         found = pickle.loads(kept.read_bytes())
-    with ProcessPoolExecutor(2) as pool:
-        jobs = {pool.submit(result, w): w for w in wanted if w not in found}
-        try:
-            for job in as_completed(jobs):
-                found[jobs[job]] = job.result()
-                if kept is not None:
-                    kept.write_bytes(pickle.dumps(found))
-        except KeyboardInterrupt:
+    pools = [ProcessPoolExecutor(1, initializer=collect_seldom) for _ in LANES]
+    lanes = [(pool, of) for pool, models in zip(pools, LANES, strict=True) for of in wanted(models)]
+    jobs = {pool.submit(result, of): of for pool, of in lanes if of not in found}
+    try:
+        for job in as_completed(jobs):
+            found[jobs[job]] = job.result()
+            if kept is not None:
+                kept.write_bytes(pickle.dumps(found))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
     return found
 
 
-def write(found: Mapping[Point | int, Row | Rung], points: Sequence[Point]) -> None:
+def write(found: Mapping[Wanted, Row | Rung]) -> None:
     """The tables of what was found, into the page."""
-    rows = [row for point in points if isinstance(row := found[point], Row)]
-    climbed = [rung for step in range(RUNGS) if isinstance(rung := found.get(step), Rung)]
-    tables = {
-        "summary": summary_table(rows),
-        "causes": causes_table(climbed),
-        "layers": layers_table(rows),
-        "schedules": schedules_table(rows),
-    }
+    points = [Point(m, s, b) for m in MODELS for s in SETS for b in BATCHES]
+    rows = [row for point in points if isinstance(row := found.get(point), Row)]
+    rungs = {step: rung for step, rung in found.items() if isinstance(step, Step) and isinstance(rung, Rung)}
+    climbed = [r for r in rows if r.point in CLIMBED and all(Step(r.point, i) in rungs for i in range(len(ASSUMED)))]
+    tables = {"summary": summary_table(rows), "layers": layers_table(rows), "schedules": schedules_table(rows)}
+    if climbed:
+        tables["causes"] = causes_table(climbed, rungs)
     page = HERE / "neupims.md"
     text = page.read_text()
     for name, made in tables.items():

@@ -90,7 +90,7 @@ def test_every_weight_comes_once(tmp_path: Path, count: int, tp: int) -> None:
 @pytest.mark.parametrize("order", ["beats", "source"])
 def test_other_orders(tmp_path: Path, order: str) -> None:
     passes = (f"schedule.order={order}", "sub-batches.hold=60", "place.only=npu")
-    result = compiled(layers(tmp_path, 256), *passes, buffer="1MiB", size=4)
+    result = compiled(layers(tmp_path, 256), *passes, buffer="2MiB", size=4)
     assert result.comparison is not None
     assert result.comparison.ok, result.comparison
     assert held(result)
@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_read_from_memory(tmp_path: Path) -> None:
 
 def test_only_so_many_stay(tmp_path: Path) -> None:
     """What is held between two attentions takes no more than its part of the buffer; the largest go first."""
-    result = compiled(layers(tmp_path), "sub-batches.hold=50", buffer="3MiB", values=False)
+    result = compiled(layers(tmp_path), "sub-batches.hold=50", buffer="7MiB", values=False)
     sizes: dict[object, list[int]] = {}
     for node in held(result):
         home = result.graph.homes[node.result]
@@ -124,9 +124,14 @@ def test_only_so_many_stay(tmp_path: Path) -> None:
         sizes.setdefault(layer, []).append(home.bytes)
     assert sizes
     ends = [result.graph.homes[n.result].layout.span(2)[1] for n in held(result)]
-    assert max(ends) <= 3 * 2**20 // 2
-    fc = 4 * 512 * 512 * 2
-    assert not any(size == fc for found in sizes.values() for size in found)  # no room for one of these
+    assert max(ends) <= 7 * 2**20 // 2
+    larger = 4 * 512 * 512 * 2
+    assert all(found.count(larger) <= 1 for found in sizes.values())  # there is room for one of two
+
+
+def test_a_small_part_does_not_stay(tmp_path: Path) -> None:
+    """Where most weights are read twice all the same, the buffer is left to what comes ahead."""
+    assert not held(compiled(layers(tmp_path), "sub-batches.hold=25", buffer="7MiB", values=False))
 
 
 def test_the_next_layer_comes_while_this_one_is_at_work(tmp_path: Path) -> None:
