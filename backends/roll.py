@@ -45,6 +45,8 @@ def roll(stretches: Sequence[Stretch], first_variable: int) -> list[Rolled]:
     while at < len(stretches):
         best = Rolled(stretches[at], at, 1, 1)
         for period in range(1, LONGEST_PERIOD + 1):
+            if best.saved >= len(stretches) - at - period:  # a longer body saves no more
+                break
             found = _longest(stretches, at, period, first_variable)
             if found is not None and found.saved > best.saved:
                 best = found

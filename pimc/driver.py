@@ -175,8 +175,9 @@ def lower_model(
     model: str | Path | Graph, target: str | Path, options: Options, inputs: Mapping[str, Array] | None = None
 ) -> Lowered:
     """Load, bind (dimensions also from the shapes of `inputs`), and run the passes."""
-    options = with_degrees(model, target, options, inputs)
-    spec = spec_for(target, options)
+    whole = load_target(target, options.overrides)
+    options = _with_degrees(model, whole, options, inputs)
+    spec = _part_of(whole, options)
     graph = model if isinstance(model, Graph) else read_model(model, options, inputs)
     given = options.dims
     batch = batch_of(graph, options.requests, given) if options.requests else None
@@ -203,7 +204,12 @@ def with_degrees(
     model: str | Path | Graph, target: str | Path, options: Options, inputs: Mapping[str, Array] | None = None
 ) -> Options:
     """Options that say how the model is spread over devices; chosen by cost, where they do not say it yet."""
-    spec = load_target(target, options.overrides)
+    return _with_degrees(model, load_target(target, options.overrides), options, inputs)
+
+
+def _with_degrees(
+    model: str | Path | Graph, spec: TargetSpec, options: Options, inputs: Mapping[str, Array] | None
+) -> Options:
     if options.parallel or spec.system.devices == 1:
         return options
     from pimc.parallel import choose
@@ -211,7 +217,7 @@ def with_degrees(
     graph = model.copy() if isinstance(model, Graph) else read_model(model, options, inputs)
     batch = batch_of(graph, options.requests, options.dims) if options.requests else None
     given = batch.dims if batch is not None else {**dims_from_arrays(graph, inputs or {}), **options.dims}
-    bound = replace(options, dims=resolve_dims(graph, given), observers=())
+    bound = replace(options, dims=resolve_dims(graph, given), observers=(), until=None)
     choice = choose(_Spreading(graph, bound, batch, spec))
     return replace(options, parallel=choice.degrees, choice=choice)
 
@@ -255,7 +261,10 @@ def _estimates_of(target: str, engine: SimEngine) -> Estimates:
 
 def spec_for(target: str | Path, options: Options) -> TargetSpec:
     """The target, or a part of its devices where the pipeline has more stages than there are devices."""
-    spec = load_target(target, options.overrides)
+    return _part_of(load_target(target, options.overrides), options)
+
+
+def _part_of(spec: TargetSpec, options: Options) -> TargetSpec:
     return shared(spec, options.parallel.get("pp", 1), options.parallel.get("tp", 1))
 
 

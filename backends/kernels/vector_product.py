@@ -28,11 +28,20 @@ MOST_DEPTH = 512
 
 @dataclass(frozen=True, slots=True)
 class VectorShape:
-    """Extents of a tile [n, k] of `b`, and whether n (`across`) or k runs along the lanes."""
+    """Extents of a tile [n, k] of `b`, whether n (`across`) or k runs along the lanes, and how `a` comes."""
 
     n: int
     k: int
     across: bool = False
+    keeps: bool = False
+    """whether the rows of `a` come once, with all of k"""
+
+
+def halves(rows: int) -> Iterator[int]:
+    """How many of so many rows are added to others, until one is left."""
+    while rows > 1:
+        yield rows // 2
+        rows -= rows // 2
 
 
 def contract_on(machine: VectorMachine, at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int,
@@ -80,11 +89,16 @@ class RowProducts:
         size, wide = self.tensors[A].element_bytes, self.work.bits // 8
         out = self.tensors[OUT].element_bytes
         return (
-            [m * k * size] * SLOTS
+            [m * (self.nest.depth if self._keeps(m) else k) * size] * SLOTS
             + [n * k * size] * SLOTS
             + [m * n * out] * SLOTS
             + [n * k * wide, m * n * wide, n * wide]
         )
+
+    def _keeps(self, m: int) -> bool:
+        """Whether tiles of so many rows are all rows, which come once."""
+        kept = self.shape is not None and self.shape.keeps and not self.tensors[A].on_chip
+        return kept and m == prod(x.count for x in self.nest.rows)
 
     def _bytes(self, m: int, n: int, k: int) -> int:
         return sum(padded(size) for size in self._sizes(m, n, k))
@@ -96,10 +110,13 @@ class RowProducts:
 
     def _batch(self, starts: Sequence[Scalar], turn: int) -> None:
         """One product; `turn` alternates, as tiles do, so that neighbours use different slots."""
+        kept = self.slots[A][turn] if self._keeps(self.m) else None
+        if kept is not None:
+            self._bring_rows(starts[A], kept)
         for columns, column_at, column_slot in self._tiles(self.nest.columns, B, self.n):
             for rows, row_at, row_slot in self._tiles(self.nest.rows, A, self.m):
                 moved = (starts[A] + row_at[0], starts[B] + column_at[0], starts[OUT] + row_at[1] + column_at[1])
-                self._tile(rows, columns, moved, (turn + column_slot + row_slot) % SLOTS)
+                self._tile(rows, columns, moved, (turn + column_slot + row_slot) % SLOTS, kept)
 
     def _tiles(self, axes: Sequence[Axis], operand: int, size: int) -> Iterator[tuple[Tiling, tuple[Scalar, ...], int]]:
         nest = Nest((0, 0), tuple(replace(x, strides=(x.strides[operand], x.strides[OUT])) for x in axes)).merged()
@@ -107,17 +124,43 @@ class RowProducts:
             for starts, slot in walk(self.at.emit, tiling.outer, SLOTS):
                 yield tiling, starts, slot
 
-    def _tile(self, rows: Tiling, columns: Tiling, starts: tuple[Scalar, Scalar, Scalar], turn: int) -> None:
+    def _bring_rows(self, start: Scalar, held: int) -> None:
+        """All rows of `a`, one k after the other."""
+        tensor, size, done = self.tensors[A], self.tensors[A].element_bytes, 0
+        for moves, axes in self.nest.contracted:
+            rows = self.nest.rows
+            counts = [x.count for x in (*rows, *axes)]
+            far = [x.strides[A] for x in (*rows, *axes)]
+            near = [
+                *dense_strides([x.count for x in rows], self.nest.depth * size),
+                *dense_strides([x.count for x in axes], size),
+            ]
+            place = (tensor.space, "buffer")
+            issue_copy(self.at.emit, place, start + moves[A], held + done * size, tensor.dtype, counts, far, near)
+            done += prod(x.count for x in axes)
+
+    def _tile(
+        self, rows: Tiling, columns: Tiling, starts: tuple[Scalar, Scalar, Scalar], turn: int, kept: int | None = None
+    ) -> None:
+        """A tile of the result. kept: where all rows of `a` are on chip."""
         m, n, wide = rows.elements, columns.elements, self.work.bits // 8
         lanes = self._lanes(m, n)
         sums = Ref(self.sums, self.work, dense_strides((m, n), wide))
         lanes("copy", 0.0, out=sums)
+        size, done = self.tensors[A].element_bytes, 0
         for moves, axes in self.nest.contracted:
-            part = Nest((moves[A], moves[B]), tuple(replace(x, strides=x.strides[:OUT]) for x in axes)).merged()
+            near = dense_strides([x.count for x in axes], size)  # where k lie side by side
+            strides = [(*x.strides[:OUT], step) for x, step in zip(axes, near, strict=True)]
+            own = [replace(x, strides=moved) for x, moved in zip(axes, strides, strict=True)]
+            part = Nest((moves[A], moves[B], done), tuple(own)).merged()
+            done += prod(x.count for x in axes) * size
             for tiling in tilings(part, self.k):
                 for at, number in walk(self.at.emit, tiling.outer, SLOTS):
                     slot = (turn + number) % SLOTS
-                    a = self._bring(A, rows, tiling, starts[A] + at[A], slot)
+                    if kept is None:
+                        a = self._bring(A, rows, tiling, starts[A] + at[A], slot)
+                    else:
+                        a = Ref(kept + at[OUT], self.tensors[A].dtype, (self.nest.depth * size, size))
                     b = self._bring(B, columns, tiling, starts[B] + at[B], slot)
                     self._accumulate(a, b, m, n, tiling.elements)
         self._finish(rows, columns, starts[OUT], sums, turn)
@@ -146,10 +189,9 @@ class RowProducts:
             row = Ref(a.address + i * a.strides[0], a.dtype, (a.strides[1], 0))
             self._lanes(k, n)("mul", row, turned, out=grid)
             left = k
-            while left > 1:
-                half = left // 2
-                self._lanes(half, n)("add", grid, replace(grid, address=self.grid + (left - half) * n * wide), out=grid)
+            for half in halves(k):
                 left -= half
+                self._lanes(half, n)("add", grid, replace(grid, address=self.grid + left * n * wide), out=grid)
             total = Ref(self.sums + i * (n * wide), self.work, (wide,))
             self._lanes(n)("add", total, replace(grid, strides=(wide,)), out=total)
 

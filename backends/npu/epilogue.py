@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from pimc.backends.dma.copy import issue_copy
 from pimc.backends.emitter import Emitter
@@ -87,7 +88,7 @@ class Epilogue:
         """For the small operands."""
         return sum(padded(t.bytes) for i, t in enumerate(self.tensors) if self.is_small(i))
 
-    @property
+    @cached_property
     def _takes(self) -> list[Rehearsal]:
         found: list[Rehearsal] = []
         for stage in self.stages:
@@ -113,9 +114,12 @@ class Epilogue:
 
     def clocks(self, npu: NpuSpec) -> float:
         """Of the vector units, for each element."""
+        return sum(npu.vector.cycles(f) for f in self._functions) / (npu.vector.width * npu.cores)
+
+    @cached_property
+    def _functions(self) -> list[str]:
         steps = [s for r in self._takes for s in r.emit.take()]
-        functions = [s.command.function for s in steps if isinstance(s, Step) and isinstance(s.command, Elementwise)]
-        return sum(npu.vector.cycles(f) for f in functions) / (npu.vector.width * npu.cores)
+        return [s.command.function for s in steps if isinstance(s, Step) and isinstance(s.command, Elementwise)]
 
     @property
     def spare(self) -> int:

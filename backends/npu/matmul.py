@@ -97,6 +97,11 @@ class Choice:
     extents: Extents
     cut: Tiles | Group
 
+    def seconds(self, machine: Machine) -> float:
+        """Of all products. What follows each other is counted as it goes on: the arrays fill and empty once for all."""
+        ends = machine.turnaround if self.extents.repeated else 0.0
+        return self.extents.turns * self.cut.seconds + ends
+
 
 @dataclass
 class Contraction:
@@ -161,13 +166,14 @@ class Contraction:
         assert npu is not None
         if npu.products == "array" or self.at.tile is not None:
             return None
-        cut, turns, copies = choice.cut, choice.extents.turns, copy_time(self.at.spec)
+        turns, copies = choice.extents.turns, copy_time(self.at.spec)
         sides = (
             self._side(A, self.nest.batch, self.nest.rows),
             self._side(B, self.nest.batch, self.nest.columns),
         )
         work = vector_work(npu, self.nest, sides, self.tensors[B].element_bytes, copies)
-        return work if work.seconds(turns, copies.latency) < CLEARLY * turns * cut.seconds else None
+        arrays = choice.seconds(machine_of(self.at))
+        return work if work.seconds(turns, copies.latency) < CLEARLY * arrays else None
 
     def _report_vector(self, choice: Choice, work: VectorWork) -> None:
         turns, copies = choice.extents.turns, copy_time(self.at.spec)
@@ -176,7 +182,8 @@ class Contraction:
             bounds = {"memory": moved, "vector unit": computed, "latency": copies.latency}
             parts = f"{microseconds(moved)} of transfers, {microseconds(computed)} on the vector unit"
             limit = max(bounds, key=lambda name: bounds[name])
-            self.at.limited(f"bound by {limit} ({parts}; {microseconds(turns * choice.cut.seconds)} on the arrays)")
+            arrays = microseconds(choice.seconds(machine_of(self.at)))
+            self.at.limited(f"bound by {limit} ({parts}; {arrays} on the arrays)")
 
     def choice(self) -> Choice:
         """The fastest way to stream one operand past the other. Raises CompileError: CAPACITY."""
@@ -390,6 +397,12 @@ class _Tiled:
             self._pass(pieces, whole, whole.outer.starts, moved, results, held, (number, SLOTS), arrives=True)
             after = [replace(x, count=x.count - 1) for x in loops]
             turns = Nest(whole.outer.moved(loops[0].strides).starts, tuple(after)) if loops else None
+            alone = len(pieces) == 1 and not pieces[0].outer.axes
+            if turns is not None and loops and alone and self.tiles.early > 1:
+                own, place = (self.order[1],), (number, SLOTS + 1)
+                self._pass(pieces, whole, turns.starts, moved, results, held, place, arrives=False, parts=own)
+                after = [replace(x, count=x.count - 1) for x in after]
+                turns = Nest(turns.moved(loops[0].strides).starts, tuple(after))
         else:  # the first turn is not a turn of one loop: all pieces are brought before
             for piece, starts, _, chip in self._each(pieces, held):
                 self._resident(self.order[0], piece, moved[self.order[0]] + starts[0], chip)
@@ -401,6 +414,8 @@ class _Tiled:
             rest = [Tiling(replace(final, axes=()), whole.tile)]
             turns = replace(turns, axes=(replace(axis, count=axis.count - 1),))
         last = SLOTS
+        if turns is not None and not all(axis.count for axis in turns.axes):
+            turns = None
         for starts, slot in _rotating(self.emit, turns, SLOTS) if turns is not None else ():
             last = min(slot, SLOTS)
             self._pass(pieces, whole, starts, moved, results, held, (number, last), arrives=False)
@@ -415,18 +430,18 @@ class _Tiled:
     ) -> Iterator[tuple[Tiling, tuple[Scalar, ...], object, Scalar]]:
         """Every piece: its addresses in memory and in the result, its slot, and where it is on chip.
 
-        after: leave out the first piece (1), which is then a turn of at most one loop.
+        after: leave out so many of the first pieces, which are turns of at most one loop then.
         """
-        size = padded(self.tiles.piece * self.k * self.dtype.bits // 8)
         before = after
         for position, piece in enumerate(pieces):
             nest, loops = piece.outer, piece.outer.axes
             if position == 0 and after:
                 if not loops:
                     continue
-                nest = Nest(nest.moved(loops[0].strides).starts, (replace(loops[0], count=loops[0].count - 1),))
+                beyond = nest.moved([after * stride for stride in loops[0].strides]).starts
+                nest = Nest(beyond, (replace(loops[0], count=loops[0].count - after),))
             for turn, starts, slot in _counted(self.emit, nest, self.tiles.slots):
-                yield piece, starts, (position, slot), held + (turn + before) * size
+                yield piece, starts, (position, slot), held + (turn + before) * self._piece_bytes
             before += _count(nest.axes)
 
     def _pass(
@@ -440,14 +455,22 @@ class _Tiled:
         first, second = self.order
         chip = self._place(second, slot)
         begun = 0
-        parts = ("t", "s") if arrives else parts
-        if parts and self._comes_in_parts(pieces[0]):
-            begun = 1
-            addresses = {first: base[first] + pieces[0].outer.starts[0], second: base[second] + at[0]}
+        if (arrives or parts) and self._comes_in_parts(pieces[0]):
+            begun = self._early(pieces[0]) if arrives else 1
             tiles = {first: pieces[0], second: inner}
-            self._multiply_parts(tiles, addresses, {first: held, second: chip}, self._accumulators(0), parts)
-            out = _plus(results, at[1:], pieces[0].outer.starts[1:])
-            self._finish(tiles["t"], tiles["s"], out, 0, self._place("out", (slot, "first")))
+            loops = pieces[0].outer.axes
+            alone = len(pieces) == 1 and not loops
+            for number in range(begun):
+                start = pieces[0].outer.moved([number * stride for stride in loops[0].strides]) if number else None
+                starts = (start or pieces[0].outer).starts
+                addresses = {first: base[first] + starts[0], second: base[second] + at[0]}
+                places = {first: held + number * self._piece_bytes, second: chip}
+                acc = self._accumulators(number)
+                moving = parts or ((first,) if number else ("t", "s"))
+                self._multiply_parts(tiles, addresses, places, acc, moving)
+                out = _plus(results, at[1:], starts[1:])
+                slot_out = (slot, (0, 0) if alone else ("early", number))
+                self._finish(tiles["t"], tiles["s"], out, acc, self._place("out", slot_out))
         other = self._resident(second, inner, base[second] + at[0], chip, moves=not begun)
         for number, (piece, starts, turn, place) in enumerate(self._each(pieces, held, after=begun), begun):
             own = self._resident(first, piece, base[first] + starts[0], place, moves=arrives)
@@ -457,6 +480,14 @@ class _Tiled:
             self.blocks.multiply(*pair, rows.elements, columns.elements, self.k, _sums(acc, columns))
             out = _plus(results, at[1:], starts[1:])
             self._finish(rows, columns, out, acc, self._place("out", (slot, turn)))
+
+    @property
+    def _piece_bytes(self) -> int:
+        return padded(self.tiles.piece * self.k * self.dtype.bits // 8)
+
+    def _early(self, piece: Tiling) -> int:
+        """How many of the first outer pieces come in parts of k."""
+        return min(self.tiles.early, _count(piece.outer.axes))
 
     def _comes_in_parts(self, piece: Tiling) -> bool:
         """Whether the very first or last products begin before all of k is there."""
@@ -473,7 +504,7 @@ class _Tiled:
         for cut in tilings(self.parts[0], depth, even=False):
             for turn, at, _ in _counted(self.emit, cut.outer, 1):
                 brought = {}
-                for i, name in enumerate(("t", "s")):
+                for i, name in ((1, "s"), (0, "t")):  # the block is loaded into the arrays while rows still arrive
                     matrix = self._resident(name, tiles[name], starts[name], held[name], moves=False)
                     part = replace(matrix, address=matrix.at(turn * cut.elements + done))
                     if name in parts and not self._stays(name, tiles[name], [own.axes for own in self.parts]):

@@ -153,6 +153,8 @@ class Tiles:
     """arrays of a block, one under the other and side by side"""
     piece: int = 0
     """panels: rows (or columns) of the pieces in which the outer tile comes; 0: slabs"""
+    early: int = 1
+    """panels: of so many products the operands come in parts of k, each multiplied as it arrives"""
     compute: float = 0.0
     memory: float = 0.0
     """seconds of the arrays and of the transfers alone"""
@@ -278,8 +280,8 @@ def _panel(
     one = padded(tile * e.k * size) + padded(inner * e.k * size) + padded(piece * inner * e.of_out)
     slots = DEEP if (alone and e.repeated and one * DEEP <= room) or pieces > SLOTS else SLOTS
     slots_outer = slots if e.repeated else SLOTS if turns_outer > 1 else 1
-    slots_inner = slots_outer * min(turns_inner, SLOTS + 1)  # those of a loop, and one before and after
-    slots_out = slots_inner * min(pieces, 2 * slots + 1)
+    slots_inner = slots_outer * min(turns_inner, SLOTS + 2)  # those of a loop, and two before or one before and after
+    slots_out = slots_inner * min(pieces, 2 * slots + 2)
     held = pieces * padded(piece * e.k * size) * slots_outer + padded(inner * e.k * size) * slots_inner
     held += padded(piece * inner * e.working_bytes)
     if held + padded(piece * inner * e.of_out) * slots_out > room:
@@ -304,15 +306,15 @@ def _panel(
     memory = max(loading, storing, begun * outer_piece[1] + turns * (inner_piece[1] + pieces * out_piece[1]))
     whole, rest = divmod(tile, piece)
     turn = whole * clocks(piece, inner) + (clocks(rest, inner) if rest else 0)
-    first = (outer_piece[0] + inner_piece[0]) / machine.parts(e.k, grid[0])
+    parts = machine.parts(e.k, grid[0])
+    first = (outer_piece[0] + inner_piece[0]) / parts
+    if parts > 1:  # the stationary one comes first, and is loaded while the other arrives
+        stationary = (inner_piece if t_outside else outer_piece)[0] / parts
+        first = max(stationary, first - machine.array.first_load / clock)
     micros = turn / pieces
-    # how long the second and the last piece of the outer tile let the arrays wait
-    arrivals = [(j + 1) * outer_piece[0] - j * micros for j in {min(1, pieces - 1), pieces - 1}]
-    if pieces == 1 and machine.parts(e.k, grid[0]) > 1:
-        arrivals = [outer_piece[0] - micros]
-    if turns_inner > 1:  # and the second piece of the inner operand
-        arrivals.append(pieces * outer_piece[0] + inner_piece[0] - turn)
-    filling = max(0.0, inner_piece[0] - first + max(arrivals))
+    late = {n: _late(outer_piece[0], inner_piece[0], pieces, turns_inner, micros, parts, n) for n in (1, 2)}
+    early = 2 if parts > 1 and late[2] < late[1] else 1
+    filling = max(0.0, inner_piece[0] - first + late[early])
     drained = micro[0] * micro[1] * (e.vector + (1 / machine.drained / clock if machine.drained else 0.0))
     after = out_piece[0] + drained
     around = turn + inner_piece[0] + machine.turnaround  # from loading a slot until it may be loaded again
@@ -326,8 +328,26 @@ def _panel(
     ends = 0.0 if e.repeated else machine.turnaround + after
     t, s = (tile, inner) if t_outside else (inner, tile)
     return Tiles(
-        t, s, e.k, t_outside, slots_outer, slots, steady + ends, *grid, piece, compute, memory
+        t, s, e.k, t_outside, slots_outer, slots, steady + ends, *grid, piece, early, compute, memory
     )  # fmt: skip
+
+
+def _late(outer: float, inner: float, pieces: int, turns: int, product: float, parts: int, early: int) -> float:
+    """Seconds by which operands come later, after the first inner piece, than the arrays have got to them.
+
+    outer, inner: seconds for a piece of both; product: for one of each; early: products whose operands come in parts,
+    so that arrays wait for the last part alone.
+    """
+    waiting = product - product / parts
+    found = [outer - waiting] if parts > 1 and (pieces == 1 or early > 1) else []
+    for j in {min(1, pieces - 1), min(2, pieces - 1), pieces - 1}:
+        if j or not found:
+            found.append((j + 1) * outer - j * product - (waiting if 0 < j < early else 0.0))
+    for i in (1, 2):
+        if turns > i:
+            found.append(pieces * outer + i * inner - i * pieces * product)
+            found[-1] -= waiting if pieces == 1 and (i < early or i == turns - 1) else 0.0
+    return max(found)
 
 
 # -- slabs ------------------------------------------------------------------------------------------------------------
@@ -387,7 +407,7 @@ def _slab(
     drained = t * s * (e.vector + (1 / machine.drained / machine.clock if machine.drained else 0.0))
     steady = max(steady, turns_t * turns_s * drained if e.vector else 0.0)
     seconds = steady if e.repeated else steady + machine.turnaround + drained + one_out
-    return Tiles(t, s, k, t_outside, outer, slots, seconds, *grid, 0, compute, memory)
+    return Tiles(t, s, k, t_outside, outer, slots, seconds, *grid, compute=compute, memory=memory)
 
 
 @lru_cache(maxsize=65536)

@@ -9,7 +9,7 @@ from pimc.backends.dma.timing import CopyTime
 from pimc.backends.kernels.lanes import VectorMachine
 from pimc.backends.kernels.nest import chunk_of
 from pimc.backends.kernels.product_nest import ProductNest
-from pimc.backends.kernels.vector_product import MOST_DEPTH, VectorShape
+from pimc.backends.kernels.vector_product import MOST_DEPTH, MOST_ROWS, VectorShape, halves
 from pimc.backends.npu.isa import Vec, VectorReduce, VectorScan
 from pimc.backends.npu.tiles import Side, move_seconds
 from pimc.backends.npu.timing import tree_levels
@@ -18,8 +18,10 @@ from pimc.backends.target import NpuSpec
 NPU = VectorMachine("npu", "npu", lambda _: Vec, lambda _: VectorReduce, VectorScan)
 
 
-MOST_CELLS = 1 << 17
-"""Elements of a tile that memory needs much longer for than its latency."""
+MOST_CELLS = (1 << 17, 1 << 16)
+"""Elements of a tile that memory needs longer for than its latency."""
+KEPT = 1 << 16
+"""Bytes of rows that come as a whole rather than with each tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,19 @@ def vector_work(
     m, n = (prod(x.count for x in axes) for axes in (nest.rows, nest.columns))
     depth = max(MOST_DEPTH, npu.vector.lanes)
     found: dict[tuple[float, int], VectorWork] = {}
-    for k in dict.fromkeys(chunk_of(nest.depth, most) for most in (MOST_DEPTH, depth, max(1, MOST_CELLS // n))):
-        for tile in dict.fromkeys((n, chunk_of(n, max(1, MOST_CELLS // k)))):
+
+    def moving(operand: int, rows: int, k: int) -> float:
+        return move_seconds(copies, sides[operand], rows, k, element_bytes)[0]
+
+    keeps = m <= MOST_ROWS and m * nest.depth * element_bytes <= KEPT
+    rows = moving(0, m, nest.depth) if keeps else 0.0
+    depths = (MOST_DEPTH, depth, *(max(1, cells // n) for cells in MOST_CELLS))
+    for k in dict.fromkeys(chunk_of(nest.depth, most) for most in depths):
+        for tile in dict.fromkeys((n, *(chunk_of(n, max(1, cells // k)) for cells in MOST_CELLS))):
             for across in (False, True):
-                shape = VectorShape(tile, k, across)
+                shape = VectorShape(tile, k, across, keeps)
                 tiles = -(-n // tile) * -(-nest.depth // k)
-                moves = ((sides[0], m), (sides[1], tile))
-                memory = tiles * sum(move_seconds(copies, side, rows, k, element_bytes)[0] for side, rows in moves)
+                memory = tiles * moving(1, tile, k) + (rows if keeps else tiles * moving(0, m, k))
                 work = VectorWork(shape, m * tiles * _clocks(npu, shape) / npu.clock, memory, tiles)
                 found.setdefault((work.seconds(1, copies.latency), tiles), work)
     return found[min(found)]
@@ -65,10 +73,11 @@ def _clocks(npu: NpuSpec, shape: VectorShape) -> int:
     def passes(rows: int, columns: int) -> int:
         return -(-rows * -(-columns // vector.lanes) // units)
 
-    added = passes(1, shape.n) * vector.cycles("add") + 3 * vector.latency
+    def command(rows: int, columns: int, function: str) -> int:
+        return passes(rows, columns) * vector.cycles(function) + vector.latency - 1
+
+    added = command(1, shape.n, "add")
     if shape.across:
-        halves = max(1, shape.k.bit_length() - 1)
-        sums = (passes(shape.k - 1, shape.n) + halves) * vector.cycles("add") + halves * vector.latency
-        return passes(shape.k, shape.n) * vector.cycles("mul") + sums + added
-    sums = -(-shape.n // units) * tree_levels(shape.k, vector.lanes) * vector.tree
-    return passes(shape.n, shape.k) * vector.cycles("mul") + sums + added
+        return command(shape.k, shape.n, "mul") + sum(command(rows, shape.n, "add") for rows in halves(shape.k)) + added
+    sums = -(-shape.n // units) * tree_levels(shape.k, vector.lanes) * vector.tree + vector.latency - 1
+    return command(shape.n, shape.k, "mul") + sums + added

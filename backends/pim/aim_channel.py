@@ -18,6 +18,8 @@ from pimc.backends.pim.aim_rules import ACT, ACT16, ONE_BANK, PRE, PREA, READING
 
 CLOSED = -1
 NEVER = 1 << 60
+CHANGING = ("earliest", "recent", "rows", "queue", "reads", "writes", "activated", "answers", "issued")
+"""What of a channel changes in place."""
 MOST_WRITES = 25
 """More waiting writes than this are served before reads."""
 FEW_WRITES = 7
@@ -64,7 +66,9 @@ class AimChannel:
     due: int = NEVER
     """when the next refresh must be issued"""
     earliest: dict[int, int] = field(default_factory=dict)
-    """first clock for a command at a node of the channel, where it is in the future of the last command there"""
+    """first clock for a command at a node of the channel, as far as it is not because of `recent` commands"""
+    recent: dict[int, int] = field(default_factory=dict)
+    """commands that were issued since, with the clock of the last one: for how long they keep others of the channel"""
     rows: list[int] = field(default_factory=list)
     """the open row of each bank"""
     registers: bool = False
@@ -157,9 +161,9 @@ class AimChannel:
         return count - taken
 
     @property
-    def is_working(self) -> bool:
-        """Whether anything is still to be issued or to be answered."""
-        return bool(self.queue or self.refused or self.reads or self.writes or self.activated or self.answers)
+    def is_waiting(self) -> bool:
+        """Whether requests are still to be served."""
+        return bool(self.queue or self.refused or self.reads or self.writes or self.activated)
 
     # -- time -------------------------------------------------------------------------------------------------------
 
@@ -171,6 +175,28 @@ class AimChannel:
             if self.refused is not None:
                 self._retry(*self.refused)
         self._complete(until - 1)
+
+    def accept(self) -> None:
+        """Go on until nothing is refused."""
+        while self.refused is not None:
+            self.now = self._clock(self.now, NEVER)
+            if self.refused is not None:
+                self._retry(*self.refused)
+
+    def finish(self) -> None:
+        """Serve all requests, and complete them; nothing more comes."""
+        self.accept()
+        while self.is_waiting:
+            self.now = self._clock(self.now, NEVER)
+        self._complete(NEVER)
+
+    def copy(self) -> AimChannel:
+        """The same, to go on otherwise."""
+        copied = AimChannel.__new__(AimChannel)
+        held = copied.__dict__ = self.__dict__.copy()
+        for name in CHANGING:
+            held[name] = held[name].copy()
+        return copied
 
     def _complete(self, clock: int) -> None:
         """Complete reads and markers up to a clock, one in each."""
@@ -195,7 +221,7 @@ class AimChannel:
             if best is not None:
                 return self._serve_plain(best, command, t)
         if t >= self.due:
-            return min(wake, self._refresh(t)) if not self.activated else wake
+            return wake if self.activated else self._refresh(t, until)
         if self.queue:
             return min(wake, self._serve_queue(t, until), self.due)
         entries = self._candidates()
@@ -217,7 +243,10 @@ class AimChannel:
         command = self._command(request)
         ready = self._ready(command, request.bank)
         if ready > t:
-            return ready
+            if self.activated or ready >= until or ready >= self.due:
+                return ready
+            t = ready  # nothing happens before
+            self._complete(t)
         if self._is_guarded(command, request.bank):
             return t + 1
         if self._switches_mode(request, t):
@@ -228,16 +257,24 @@ class AimChannel:
         period = self.rules.period[command]
         if not self.activated and command != WRA16:
             end = min(until, self.due)
-            waiting = self.refused[1] if self._feeds() and self.refused is not None else 0
-            count = min(count + waiting, max(1, (end - t + period - 1) // period))
+            if self.refused is not None:
+                count = self._until_accepted(count)
+            count = min(count, max(1, (end - t + period - 1) // period))
         else:
             count = 1
         self._final(request, t, count, period)
         return self._leave(count, t, period)
 
-    def _feeds(self) -> bool:
-        """What was refused continues the run at the head of the queue."""
-        return self.refused is not None and len(self.queue) == 1 and self.refused[0] == self.queue[0][0]
+    def _until_accepted(self, count: int) -> int:
+        """How many of a run at the head of the queue may leave it, at the most until all that is refused is in it."""
+        assert self.refused is not None
+        request, waiting = self.refused
+        if request.is_plain:
+            return count
+        if len(self.queue) == 1 and request == self.queue[0][0]:
+            count += waiting
+        over = sum([n for _, n in self.queue]) + waiting - self.rules.queue
+        return min(count, over) if over > 0 else count
 
     def _leave(self, count: int, t: int, period: int) -> int:
         """`count` requests have left the queue, every `period` clocks from `t` on; refused ones move up."""
@@ -331,9 +368,13 @@ class AimChannel:
         return ACT16 if opened + self.rows.count(CLOSED) == len(self.rows) else PREA
 
     def _ready(self, command: int, bank: int) -> int:
-        """The first clock at which a command may be issued."""
+        """The first clock at which a command may be issued; some past clock if it could be long since."""
         earliest = self.earliest
         t = earliest.get(command, 0)
+        clocks = self.rules.before_channel[command]
+        for previous, at in self.recent.items():
+            if at + clocks[previous] > t:
+                t = at + clocks[previous]
         if bank != NONE and command in ONE_BANK:
             group, own = self._nodes(bank)
             t = max(t, earliest.get(group + command, 0), earliest.get(own + command, 0))
@@ -347,16 +388,29 @@ class AimChannel:
 
     def _issue(self, command: int, bank: int, row: int, t: int, count: int = 1, period: int = 1) -> None:
         last = t + (count - 1) * period
-        rules, allowed = self.rules, self.earliest.get
-        for later, clocks in rules.after_channel[command]:
-            if last + clocks > allowed(later, 0):
-                self.earliest[later] = last + clocks
+        self.recent[command] = last
         if command in ONE_BANK:
+            rules, allowed = self.rules, self.earliest.get
             for start, after in zip(self._nodes(bank), (rules.after_group, rules.after_bank), strict=True):
                 for later, clocks in after[command]:
                     if last + clocks > allowed(start + later, 0):
                         self.earliest[start + later] = last + clocks
         self.issued.append(Issue(t, command, bank if command in ONE_BANK else NONE, row, count, period))
+
+    def kept(self) -> dict[int, int]:
+        """The commands that are not allowed yet, by node, and from which clock on they are."""
+        now, found = self.now, self.earliest.copy()
+        for command, at in self.recent.items():
+            if at + self.rules.longest[command] > now:
+                for later, clocks in self.rules.after_channel[command]:
+                    if at + clocks > found.get(later, 0):
+                        found[later] = at + clocks
+        return {node: at for node, at in found.items() if at > now}
+
+    def free_at(self) -> int:
+        """The clock from which on no command is kept back by those before it."""
+        longest = self.rules.longest
+        return max([0, *self.earliest.values(), *[at + longest[command] for command, at in self.recent.items()]])
 
     def _switches_mode(self, request: Request, t: int) -> bool:
         """Issue the command that switches between array and register mode, if the request needs the other."""
@@ -395,7 +449,7 @@ class AimChannel:
     def _rest(self, until: int) -> None:
         """Let all refreshes of a channel without work pass at once but for the last one before `until`."""
         interval, first = self.rules.refresh, self.due
-        if first + interval >= until or self.is_working or self._ready(REFAB, NONE) > first:
+        if first + interval >= until or self.is_waiting or self.answers or self._ready(REFAB, NONE) > first:
             return
         if any(row != CLOSED for row in self.rows):
             return
@@ -404,15 +458,18 @@ class AimChannel:
         self.due += times * interval
         self.now = first + (times - 1) * interval + 1
 
-    def _refresh(self, t: int) -> int:
-        """Close all rows and refresh; returns when it is time for the next step."""
-        command = REFAB if self.rows.count(CLOSED) == len(self.rows) else PREA
-        ready = self._ready(command, NONE)
-        if ready > t:
-            return ready
-        self._issue(command, NONE, NONE, t)
-        if command == REFAB:
-            self.due += self.rules.refresh
-        else:
+    def _refresh(self, t: int, until: int) -> int:
+        """Close all rows and refresh, before `until`; returns when it is time for the next step."""
+        if self.rows.count(CLOSED) < len(self.rows):
+            t = max(t, self._ready(PREA, NONE))
+            if t >= until:
+                return t
+            self._issue(PREA, NONE, NONE, t)
             self.rows = [CLOSED] * self.rules.banks
+            t += 1
+        t = max(t, self._ready(REFAB, NONE))
+        if t >= until:
+            return t
+        self._issue(REFAB, NONE, NONE, t)
+        self.due += self.rules.refresh
         return t + 1

@@ -107,6 +107,20 @@ class AimRules:
         return self._followers("channel")
 
     @cached_property
+    def before_channel(self) -> tuple[tuple[int, ...], ...]:
+        """By later command: the least clocks since each earlier one in the channel; 0: it does not matter."""
+        before = [[0] * len(COMMANDS) for _ in COMMANDS]
+        for previous, pairs in enumerate(self.after_channel):
+            for later, clocks in pairs:
+                before[later][previous] = clocks
+        return tuple(tuple(clocks) for clocks in before)
+
+    @cached_property
+    def longest(self) -> tuple[int, ...]:
+        """For how many clocks a command keeps some others of its channel."""
+        return tuple(max([0, *(clocks for _, clocks in pairs)]) for pairs in self.after_channel)
+
+    @cached_property
     def after_group(self) -> Followers:
         return self._followers("bankgroup")
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 Rows = tuple[int, ...]
 """The rows that a state knows, by their numbers in it."""
 Key = tuple[Any, ...]
-LOOK = 4096
-"""Clocks in one go when looking ahead."""
+MOST_AHEAD = 16
+"""Ways ahead that are kept to be gone on with."""
 Step = tuple[int, int, int, int, int]
 """Clocks that pass, then what comes: command, bank, row by its number in the state, how many requests (0: nothing)."""
 NOTHING = (NONE, NONE, NONE, 0)
@@ -79,6 +79,8 @@ class State:
     """blocking requests are outstanding"""
     is_idle: bool
     """no row is open, and nothing is to be done"""
+    rows: int
+    """how many rows it knows"""
     next: dict[Step, Transition] = field(default_factory=dict)
     refreshing: dict[tuple[int, Step], Transition] = field(default_factory=dict)
     """the same where a refresh comes, by the clocks until it is due"""
@@ -91,19 +93,25 @@ class States:
 
     def __init__(self, rules: AimRules) -> None:
         self.rules = rules
+        self.refreshed = rules.least_interval()
+        """clocks after which a refresh of a channel without work is over"""
         self.passages: dict[Hashable, Any] = {}
         """what sequences of lines make of whole devices (`aim_passage.py`)"""
         self.known: dict[Key, State] = {}
         self.transitions: list[Transition] = []
         self.runs: dict[Key, Run] = {}
         """what loops of one command come to"""
+        self.ahead: dict[tuple[int, int], list[tuple[int, AimChannel]]] = {}
+        """channels at clocks at which something may be offered next, from looking ahead: by the number of their state
+        and the clocks until a refresh was due"""
         self.idle = self._intern(frozen(AimChannel(rules))[0])
 
     def _intern(self, key: Key) -> State:
         state = self.known.get(key)
         if state is None:
             idle = max(key[ROWS]) < 0 and not (key[REFUSED] or any(key[place] for place in WORK))
-            state = self.known[key] = State(len(self.known), key, key[REFUSED] is not None, bool(key[HELD]), idle)
+            state = State(len(self.known), key, key[REFUSED] is not None, bool(key[HELD]), idle, rows_in(key))
+            self.known[key] = state
         return state
 
     def step(self, state: State, step: Step, left: int) -> Transition:
@@ -111,18 +119,68 @@ class States:
         if step[0] <= left:
             found = state.next.get(step)
             if found is None:
-                found = state.next[step] = self._walk(state, step, NEVER)
+                found = state.next[step] = self._transition(state, step, NEVER)
         else:
             found = state.refreshing.get((left, step))
             if found is None:
-                found = state.refreshing[left, step] = self._walk(state, step, left)
+                found = state.refreshing[left, step] = self._transition(state, step, left)
         return found
+
+    def _transition(self, state: State, step: Step, left: int) -> Transition:
+        """Times at rest are left out, so that few steps are to be walked: steps are split before and after them."""
+        clocks = step[0]
+        end = min(clocks, left)
+        settled = self.outlook(state, NEVER).settled
+        if settled < end:
+            return self._split(state, step, end, left) if step != (end, *NOTHING) else self._rested(state, settled, end)
+        if left == 0 and self.refreshed < clocks <= self.rules.refresh:
+            return self._split(state, step, self.refreshed, left)
+        return self._walk(state, step, left)
+
+    def _rested(self, state: State, settled: int, clocks: int) -> Transition:
+        """Nothing comes; from the first clocks on, time changes nothing."""
+        first = self.step(state, (settled, *NOTHING), NEVER)
+        opened = clocks - settled if max(first.state.key[ROWS]) >= 0 else 0
+        return self._made(
+            first.state, first.kept, first.refreshed, first.counts, first.open_clocks + opened, first.issues
+        )
+
+    def _split(self, state: State, step: Step, at: int, left: int) -> Transition:
+        """Nothing comes up to a clock, then what is to come."""
+        clocks, command, bank, row, count = step
+        first = self.step(state, (at, *NOTHING), left)
+        known = first.kept if first.kept is not None else tuple(range(state.rows))
+        label = row if row < 0 else known.index(row) if row in known else len(known)
+        due = NEVER if left == NEVER else left + first.refreshed - at
+        second = self.step(first.state, (clocks - at, command, bank, label, count), due)
+        names = (*known, row)
+        kept = known if second.kept is None else tuple([names[i] for i in second.kept])
+        moved = [i._replace(clock=i.clock + at, row=names[i.row] if i.row >= 0 else i.row) for i in second.issues]
+        return self._made(
+            second.state,
+            None if kept == tuple(range(state.rows)) else kept,
+            first.refreshed + second.refreshed,
+            first.counts + second.counts,
+            first.open_clocks + second.open_clocks,
+            (*first.issues, *moved),
+        )
+
+    def _made(
+        self,
+        state: State,
+        kept: Rows | None,
+        refreshed: int,
+        counts: Counter[str],
+        open_clocks: int,
+        issues: tuple[Issue, ...],
+    ) -> Transition:
+        made = Transition(len(self.transitions), state, kept, refreshed, counts, open_clocks, issues)
+        self.transitions.append(made)
+        return made
 
     def _walk(self, state: State, step: Step, left: int) -> Transition:
         clocks, command, bank, row, count = step
-        channel = thawed(state.key, self.rules)
-        channel.due = left
-        old = rows_in(state.key)
+        channel = self._ahead(state, clocks, left) or self._thawed(state, left)
         channel.advance(clocks)
         if count:
             channel.offer(Request(command, bank, row), count)
@@ -132,11 +190,8 @@ class States:
             counts[COMMANDS[issue.command]] += issue.times
         open_clocks = _open_clocks(state.key[ROWS], channel.issued, clocks)
         moved = channel.due - left
-        kept = None if rows == tuple(range(old)) else rows
-        number, after, issues = len(self.transitions), self._intern(key), tuple(channel.issued)
-        made = Transition(number, after, kept, moved, counts, open_clocks, issues)
-        self.transitions.append(made)
-        return made
+        kept = None if rows == tuple(range(state.rows)) else rows
+        return self._made(self._intern(key), kept, moved, counts, open_clocks, tuple(channel.issued))
 
     def open_clocks(self, state: State, clocks: int, left: int) -> int:
         """In how many clocks after an offer a row is open if nothing more comes; `left`: until a refresh is due."""
@@ -151,27 +206,53 @@ class States:
 
     def outlook(self, state: State, left: int) -> Outlook:
         """What a state becomes by itself; `left`: clocks until a refresh is due."""
-        found = state.outlooks.get(NEVER)
-        if found is None:
-            found = state.outlooks[NEVER] = _look(thawed(state.key, self.rules))
+        found = state.outlooks.get(NEVER) or self._look(state, NEVER)
         if found.done < left:
             return found
-        found = state.outlooks.get(left)
-        if found is None:
-            channel = thawed(state.key, self.rules)
-            channel.due = left
-            found = state.outlooks[left] = _look(channel)
+        return state.outlooks.get(left) or self._look(state, left)
+
+    def _look(self, state: State, left: int) -> Outlook:
+        channel = self._thawed(state, left)
+        stops: list[tuple[int, AimChannel]] = []
+        if channel.refused is not None:
+            channel.accept()
+            stops.append((channel.accepted, channel))
+            channel = channel.copy()
+        channel.finish()
+        found = state.outlooks[left] = outlook_of(channel)
+        stops.append((found.done + 1, channel))
+        if len(self.ahead) >= MOST_AHEAD:
+            del self.ahead[next(iter(self.ahead))]
+        self.ahead[state.number, left] = stops
         return found
+
+    def _thawed(self, state: State, left: int) -> AimChannel:
+        channel = thawed(state.key, self.rules)
+        channel.due = left
+        return channel
+
+    def _ahead(self, state: State, clocks: int, left: int) -> AimChannel | None:
+        """A channel on its way from a state to a clock, if there is one from looking ahead."""
+        due, outlook = NEVER, state.outlooks.get(NEVER)
+        if outlook is not None and outlook.done >= left:
+            due = left
+        stops = self.ahead.get((state.number, due), [])
+        for place, (clock, channel) in reversed(list(enumerate(stops))):
+            if clock <= clocks:
+                del stops[place]
+                channel.due = left if due == NEVER else channel.due
+                return channel
+        return None
 
 
 def _open_clocks(rows: Rows, issues: Iterable[Issue], clocks: int) -> int:
     """Clocks of a step in which a bank of the channel had a row open."""
+    changes = [issue for issue in issues if issue.command in OPENING or issue.command in CLOSING]
+    if not changes:
+        return clocks if max(rows) >= 0 else 0
     total = since = 0
-    rows_of = range(len(rows))
     now_open = {bank for bank, row in enumerate(rows) if row >= 0}
-    for issue in issues:
-        if issue.command not in OPENING and issue.command not in CLOSING:
-            continue
+    for issue in changes:
         if now_open:
             total += issue.clock - since
         since = issue.clock
@@ -180,7 +261,7 @@ def _open_clocks(rows: Rows, issues: Iterable[Issue], clocks: int) -> int:
         elif issue.command == PRE:
             now_open.discard(issue.bank)
         else:
-            now_open = set(rows_of) if issue.command == ACT16 else set()
+            now_open = set(range(len(rows))) if issue.command == ACT16 else set()
     return total + (clocks - since if now_open else 0)
 
 
@@ -208,6 +289,7 @@ def rows_in(key: Key) -> int:
 def frozen(channel: AimChannel) -> tuple[Key, Rows]:
     """The state of a channel as seen from `now`, and the rows in it."""
     numbers: dict[int, int] = {}
+    ranks: dict[int, int] = {}
 
     def row(old: int) -> int:
         return old if old < 0 else numbers.setdefault(old, len(numbers))
@@ -215,27 +297,28 @@ def frozen(channel: AimChannel) -> tuple[Key, Rows]:
     def request(old: Request) -> Request:
         return old if old.row < 0 else old._replace(row=row(old.row))
 
-    def plain(entries: Iterable[Plain]) -> tuple[Plain, ...]:
-        return tuple(Plain(ranks[p.arrival], request(p.request)) for p in entries)
+    def plain(entries: list[Plain]) -> tuple[Plain, ...]:
+        return tuple([Plain(ranks[p.arrival], request(p.request)) for p in entries]) if entries else ()
 
-    now, opened = channel.now, channel.rows
+    now, opened, reads, writes, activated = channel.now, channel.rows, channel.reads, channel.writes, channel.activated
     first = opened[0]
-    waiting = {p.arrival for p in (*channel.reads, *channel.writes, *channel.activated)}
-    ranks = {arrival: rank for rank, arrival in enumerate(sorted(waiting))}
+    if reads or writes or activated:
+        waiting = sorted({p.arrival for p in (*reads, *writes, *activated)})
+        ranks = {arrival: rank for rank, arrival in enumerate(waiting)}
     key = (
         (row(first),) * len(opened) if opened.count(first) == len(opened) else tuple([row(r) for r in opened]),
         channel.registers,
-        tuple((request(r), n) for r, n in channel.queue),
+        tuple([(request(r), n) for r, n in channel.queue]),
         None if channel.refused is None else (request(channel.refused[0]), channel.refused[1]),
-        plain(channel.reads),
-        plain(channel.writes),
-        plain(channel.activated),
+        plain(reads),
+        plain(writes),
+        plain(activated),
         channel.write_mode,
-        tuple(Answer(max(0, a.done - now), a.blocking, a.marker) for a in channel.answers),
+        tuple([Answer(max(0, a.done - now), a.blocking, a.marker) for a in channel.answers]),
         max(-1, channel.written - now),
         channel.held,
-        tuple(sorted((node, t - now) for node, t in channel.earliest.items() if t > now)),
-        channel.arrived == now and channel.arrivals in waiting,
+        tuple(sorted([(node, t - now) for node, t in channel.kept().items()])),
+        channel.arrived == now and channel.arrivals in ranks,
     )
     return key, tuple(numbers)
 
@@ -262,15 +345,14 @@ def thawed(key: Key, rules: AimRules) -> AimChannel:
     )
 
 
-def _look(channel: AimChannel) -> Outlook:
-    while channel.is_working:
-        channel.advance(channel.now + LOOK)
+def outlook_of(channel: AimChannel) -> Outlook:
+    """From what a channel has done when everything is completed."""
     asked = list(channel.issued)
     while asked and asked[-1].command in CAUSES:
         asked.pop()  # a refresh after everything that was asked for
-    issued = max((i.last for i in asked), default=-1)
+    issued = asked[-1].last if asked else -1
     done = max(channel.written, channel.answered, channel.accepted, issued, 0)
-    settled = max(done + 1, *(i.last + 1 for i in channel.issued), *channel.earliest.values(), 0)
+    settled = max(done + 1, channel.issued[-1].last + 1 if channel.issued else 0, channel.free_at())
     return Outlook(channel.accepted, channel.released, issued, done, settled, _cause(asked))
 
 

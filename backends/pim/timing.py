@@ -1,23 +1,27 @@
-"""Timers of PIM engines: the controller strategy that the target names."""
+"""Timers of PIM engines: the controller strategy that the target names.
+
+A machine needs one of them: each is imported when a target has it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from pimc.backends.pim.aim_controller import AimTimer
-from pimc.backends.pim.aim_rules import AimRules
-from pimc.backends.pim.aim_states import States
 from pimc.backends.pim.memory_share import MemoryBeside, MemoryShare
-from pimc.backends.pim.newton_controller import NewtonTimer
-from pimc.backends.pim.newton_rules import Rules
 from pimc.backends.target import AimPim, NewtonPim, TargetSpec
 from pimc.backends.timing import EngineDecl, Resources, Timer
 from pimc.ir.diagnostics import Kind, did_you_mean, fail
+
+if TYPE_CHECKING:
+    from pimc.backends.pim.aim_states import States
 
 Controller = Callable[[TargetSpec, EngineDecl, Resources], Timer]
 
 
 def _aim(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Timer:
+    from pimc.backends.pim.aim_controller import AimTimer
+
     assert isinstance(spec.pim, AimPim)
     return AimTimer(states_of(spec), engine, resources)
 
@@ -28,6 +32,9 @@ _known: dict[int, tuple[TargetSpec, States]] = {}
 
 def states_of(spec: TargetSpec) -> States:
     """What is known of the channels of a machine: the same for all its timers."""
+    from pimc.backends.pim.aim_rules import AimRules
+    from pimc.backends.pim.aim_states import States
+
     found = _known.get(id(spec))
     if found is None:
         if len(_known) >= MOST_MACHINES:
@@ -37,6 +44,9 @@ def states_of(spec: TargetSpec) -> States:
 
 
 def _newton(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Timer:
+    from pimc.backends.pim.newton_controller import NewtonTimer
+    from pimc.backends.pim.newton_rules import Rules
+
     assert isinstance(spec.pim, NewtonPim)
     rules = Rules.of(spec, spec.pim)
     beside = MemoryBeside(resources, rules.interval * engine.clock_ps) if rules.is_dual else None

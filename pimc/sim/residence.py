@@ -208,9 +208,11 @@ def _residues(count: int, stride: int, period: int) -> tuple[Cells, Cells]:
 def _add_runs(cells: Cells, starts: Cells, counts: Cells, length: int, row_bytes: int) -> None:
     """Add runs of bytes, shorter than the period, that begin at `starts`."""
     number = len(cells)
-    at, left, offset = starts // row_bytes, np.full(len(starts), length, np.int64), starts % row_bytes
-    while left.any():
-        taken = np.minimum(left, row_bytes - offset)
-        np.add.at(cells, at % number, taken * counts)
-        left -= taken
-        at, offset = at + 1, np.zeros_like(offset)
+    (first, offset), (last, end) = divmod(starts, row_bytes), divmod(starts + length, row_bytes)
+    rows = np.zeros(2 * number + 1, np.int64)  # how many more runs have a row to themselves than the row before
+    np.add.at(rows, first, counts)
+    np.add.at(rows, last, -counts)
+    twice = np.cumsum(rows) * row_bytes
+    np.add.at(twice, first, -offset * counts)
+    np.add.at(twice, last, end * counts)
+    cells += twice[:number] + twice[number : 2 * number]

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pimc.backends.affine import DEVICE, INSTANCE, value
 from pimc.backends.engines import Platform, platform_of
@@ -43,11 +43,13 @@ from pimc.sim.code import (
     moved_by,
     resolver,
 )
-from pimc.sim.issue_trace import IssueLog
 from pimc.sim.ledger import Ledger
 from pimc.sim.steady import FOREVER, Frame, Steady
 from pimc.sim.timing import EngineTiming, ResourceTiming, Timing
 from pimc.sim.tokens import Semaphore, Tokens
+
+if TYPE_CHECKING:
+    from pimc.sim.issue_trace import IssueLog
 
 Engine = Literal["fast", "plain"]
 

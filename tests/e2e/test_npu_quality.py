@@ -44,6 +44,17 @@ def test_decode_gemv_is_bound_by_memory(m: int, n: int, k: int) -> None:
     assert "bound by memory" in report.ops[0].reason
 
 
+@pytest.mark.parametrize(("n", "k"), [(1024, 4096), (4096, 1024), (2048, 2048)])
+def test_small_decode_gemv_is_bound_by_memory(n: int, k: int) -> None:
+    """Of 8 MiB of weights: less than 920 clocks for refresh, latency, the last products and the result.
+
+    Refresh takes 580 of them, and the arrays' fill and skew would take 509.
+    """
+    report = gemm("npu", 1, n, k)
+    assert report.cycles <= 2 * (n * k + k + n) / 1024 / 0.9
+    assert "on the vector unit" in report.ops[0].reason
+
+
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 1024, 4096), (1, 4096, 1024), (4, 4096, 4096)])
 @pytest.mark.parametrize("target", ["npu", "npu-server"])
 def test_small_gemvs_reach_what_their_queue_lets_through(m: int, n: int, k: int, target: str) -> None:
@@ -191,3 +202,21 @@ def test_an_encoder_computes(tmp_path: Path) -> None:
     assert result.comparison.ok
     assert "attention" in {op.op for op in result.report.ops}
     assert result.report.phase == "encode"
+
+
+def test_a_faster_clock_is_never_slower() -> None:
+    """Where products are few, the arrays' fill and skew count, and decide whether the vector unit takes them.
+
+    A decoder on `neupims` without PIM once was slower at 1 GHz than at 500 MHz: only there its attention went to the
+    arrays, whose fill and skew the choice had left out.
+    """
+    model = GEMM.parents[1] / "tiny-llama.pimc"
+    clocks = ("500MHz", "1GHz", "2GHz")
+    options = [
+        Options(dims={"past": 63}, overrides=(f"npu.clock={clock}",), pass_options=("place.only=npu",))
+        for clock in clocks
+    ]
+    reports = [compile_model(model, "neupims", each).report for each in options]
+    seconds = [report.seconds for report in reports if report is not None]
+    assert seconds == sorted(seconds, reverse=True)
+    assert len(seconds) == len(clocks)

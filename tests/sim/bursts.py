@@ -1,19 +1,24 @@
 """A plain DRAM engine: every burst of a transfer by itself, with banks, rows, activations and refresh.
 
-It is written from the standard's rules and shares no code with the copy engines. Bursts of a channel go in order; rows
-are opened ahead of them, as far as `OUTSTANDING` bursts on, where the bank, tRRD, tFAW and refresh allow it.
+It is written from the standard's rules and shares no code with the copy engines. A channel knows `OUTSTANDING` bursts
+ahead. It takes the oldest whose rank is not refreshed just now, and opens rows as soon as bank, tRRD, tFAW and refresh
+allow it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from pimc.backends.target import DramSpec
 
 OUTSTANDING = 64
 """Requests of a channel that are known ahead."""
+
+Request = tuple[int, int]
+"""Bank and row of a burst."""
 
 
 @dataclass
@@ -35,6 +40,16 @@ class Channel:
     known: deque[int] = field(default_factory=lambda: deque([0] * OUTSTANDING, maxlen=OUTSTANDING))
     bus: int = 0
 
+    def serve(self, requests: Iterable[Request]) -> int:
+        """Bursts of banks and rows, as they are asked for. Clocks until the last one."""
+        coming = iter(requests)
+        waiting = list(islice(coming, OUTSTANDING))
+        while waiting:
+            free = (i for i, (bank, _) in enumerate(waiting) if not self._since_refresh(bank, self.bus)[1])
+            self.read(*waiting.pop(next(free, 0)))
+            waiting += islice(coming, 1)
+        return self.bus
+
     def read(self, bank_number: int, row: int) -> None:
         """One burst. Times in clocks of the DRAM."""
         c, bank = self.dram.cycles, self.banks.setdefault(bank_number, Bank())
@@ -53,14 +68,20 @@ class Channel:
         self.known.append(at)
 
     def _beside_refresh(self, bank_number: int, at: int) -> int:
-        """Not while the bank's rank is refreshed: every tREFI for tRFC, ranks one after the other."""
-        if not self.dram.refresh:
-            return at
+        into, refreshed = self._since_refresh(bank_number, at)
+        return at + self.dram.cycles["nRFC"] - into if refreshed else at
+
+    def _since_refresh(self, bank_number: int, at: int) -> tuple[int, bool]:
+        """Clocks since the last refresh of the bank's rank began, and whether it goes on.
+
+        There is one every tREFI, for tRFC; ranks may have theirs one after the other.
+        """
         c = self.dram.cycles
         rank = bank_number // (self.dram.banks // self.dram.ranks)
         apart = c["nREFI"] // self.dram.ranks if self.dram.refresh_order == "staggered-ranks" else 0
-        into = (at - (rank + 1) * apart) % c["nREFI"]
-        return at + c["nRFC"] - into if into < c["nRFC"] and at >= (rank + 1) * apart else at
+        since = at - (rank + 1) * apart
+        into = since % c["nREFI"]
+        return into, self.dram.refresh and since >= 0 and into < c["nRFC"]
 
 
 def addresses(start: int, digits: Sequence[tuple[int, int]]) -> Iterator[int]:
@@ -74,12 +95,12 @@ def addresses(start: int, digits: Sequence[tuple[int, int]]) -> Iterator[int]:
 
 def clocks(dram: DramSpec, digits: Sequence[tuple[int, int]], run: int) -> int:
     """Clocks until the last burst of a transfer of runs of bytes at the turns of a loop nest."""
-    channels = [Channel(dram) for _ in range(dram.channels)]
+    requests: list[list[Request]] = [[] for _ in range(dram.channels)]
     for start in addresses(0, digits):
         first, last = start // dram.access_bytes, (start + run - 1) // dram.access_bytes
         for access in range(first, last + 1):
             row_number = access * dram.access_bytes // dram.row_bytes
             rest, channel = divmod(row_number, dram.channels)
             row, bank = divmod(rest, dram.banks)
-            channels[channel].read(bank, row)
-    return max(c.bus for c in channels)
+            requests[channel].append((bank, row))
+    return max(Channel(dram).serve(asked) for asked in set(map(tuple, requests)))

@@ -1,8 +1,9 @@
 """The copy engines' closed form against a plain DRAM engine that steps each burst: at most 2 % on long streams.
 
 Without refresh the two differ by what a transfer's first row takes (14 clocks), and by how evenly rows fall on banks.
-Refresh of all banks at once comes to the same share of the time. Where ranks are refreshed in turn, the closed form
-stands for a controller that goes on with the other rank: it is up to 6 % faster than bursts in their order.
+Refresh of all banks at once comes to the same share of the time. Where ranks are refreshed in turn, the same share
+stands for a controller that goes on with the other rank: 2 % hold where its 64 requests reach there; of long or
+scattered runs in rows some channels find none there, and bursts take up to 4 % longer.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ STREAMS: dict[str, tuple[Digits, int]] = {
 }
 
 
+SCATTERED = ("rows of a weight", "narrow rows of a weight", "runs across rows")
+"""Streams of which a channel's next bursts lie in one rank more often than not."""
+
+
 def modelled(spec: TargetSpec, digits: Digits, run: int) -> TransferTime:
     assert spec.dma is not None
     counts, strides = zip(*digits, (run // 2, 2), strict=True)
@@ -58,9 +63,11 @@ def test_refresh_takes_its_share(name: str) -> None:
     assert modelled(spec, digits, run).duration / 1000 == pytest.approx(clocks(spec.dram, digits, run), rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["contiguous", "rows of a weight", "rows of one channel"])
-def test_refresh_of_ranks_in_turn_holds_bursts_in_order_up(name: str) -> None:
+@pytest.mark.parametrize("name", STREAMS)
+def test_refresh_of_ranks_in_turn(name: str) -> None:
+    """Of streams of 4 tREFI and more, to a controller that goes on with bursts of the other rank it knows of."""
     digits, run = STREAMS[name]
+    digits, run = (((8 * digits[0][0], digits[0][1]), *digits[1:]), run) if digits else (digits, 8 * run)
     spec = load_target("npu")
     exact, found = clocks(spec.dram, digits, run), modelled(spec, digits, run).duration / 1000
-    assert 0.94 * exact <= found <= 1.005 * exact
+    assert (0.96 if name in SCATTERED else 0.98) * exact <= found <= 1.02 * exact
