@@ -15,8 +15,10 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from math import prod
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,25 +37,59 @@ MODELS = HERE.parents[1] / "models"
 PUBLISHED: dict[str, Any] = yaml.safe_load((HERE / "cent.yaml").read_text())
 LAYERS = {"llama2-7b": 32, "llama2-13b": 40, "llama2-70b": 80}
 LAST, PROMPT = 4096, 512
+ALL_CHANNELS = "energy.static.standby.counted=all"
 STEP = 128
 """Between the positions of a published mean."""
 STRETCH = 1024
 """Neighbouring positions that a process takes."""
 
 
+HEADS = {64: "MHA", 8: "GQA (8)", 1: "MQA"}
+"""Key and value heads of models of 70 B parameters."""
+VARIANTS = {f"llama2-70b-kv{kv}": kv for kv in HEADS}
+ATTENTION = """model llama2-70b-kv{kv}(batch = 1, seq = 1, past = 0)
+let layers = 80
+let hidden = 8192
+let heads = 64
+let kv_heads = {kv}
+let ffn = {ffn}
+let vocab = 32000
+include "{blocks}/llama.pimc"
+"""
+
+
+def width(kv: int) -> int:
+    """Of the feed-forward layers, which make up for what more or fewer heads of keys and values take."""
+    return round((28672 - 2 * (kv - 8) * 128 / 3) / 16) * 16
+
+
+@contextmanager
+def model(name: str) -> Iterator[Path]:
+    """The file of a model."""
+    if name not in VARIANTS:
+        yield MODELS / f"{name}.pimc"
+        return
+    kv = VARIANTS[name]
+    with TemporaryDirectory() as folder:
+        path = Path(folder, f"{name}.pimc")
+        path.write_text(ATTENTION.format(kv=kv, ffn=width(kv), blocks=MODELS / "blocks"))
+        yield path
+
+
 @cache
-def positions(model: Path, devices: int, pp: int, tp: int, *overrides: str) -> Positions:
+def positions(name: str, pp: int, tp: int, *overrides: str) -> Positions:
+    devices = PUBLISHED["devices"].get(name, PUBLISHED["devices"]["llama2-70b"])
     options = Options(
         dims={"past": 0}, overrides=(f"system.devices={devices}", *overrides), parallel={"pp": pp, "tp": tp}
     )
-    return Positions(model, "cent-published", options)
+    with model(name) as path:
+        return Positions(path, "cent-published", options)
 
 
 def token(name: str, pp: int, tp: int, keys: int, *overrides: str) -> Breakdown:
     asked = name, pp, tp, keys, *overrides
     if asked not in FOUND:
-        model = MODELS / f"{name}.pimc"
-        FOUND[asked] = positions(model, PUBLISHED["devices"][name], pp, tp, *overrides).at(keys).breakdown
+        FOUND[asked] = positions(name, pp, tp, *overrides).at(keys).breakdown
     return FOUND[asked]
 
 
@@ -86,8 +122,8 @@ Task = tuple[str, tuple[Any, ...]]
 """The name of a function of this file, and its arguments."""
 
 
-def stretch(name: str, pp: int, tp: int, keys: range) -> list[tuple[tuple[Any, ...], Breakdown]]:
-    return [((name, pp, tp, each), token(name, pp, tp, each)) for each in keys]
+def stretch(name: str, pp: int, tp: int, keys: Sequence[int], *overrides: str) -> list[tuple[Any, Breakdown]]:
+    return [((name, pp, tp, each, *overrides), token(name, pp, tp, each, *overrides)) for each in keys]
 
 
 def strict_of(name: str, keys: int, mapping: str) -> list[tuple[tuple[Any, ...], Strict]]:
@@ -101,7 +137,7 @@ def strict(name: str, keys: int, mapping: str) -> Strict:
     report = compiled(MODELS / f"{name}.pimc", PUBLISHED["devices"][name], LAYERS[name], keys, mapping)
     parts: dict[str, tuple[float, float]] = {}
     for op in report.ops:
-        kind = "weights" if op.op == "matmul" else "attention" if "attention" in op.op else "rest"
+        kind = kind_of(op.op)
         seconds, bound = parts.get(kind, (0.0, 0.0))
         parts[kind] = seconds + op.seconds, bound + op.bound_seconds
     pipeline = report.pipeline
@@ -123,6 +159,54 @@ def compiled(model: Path, devices: int, stages: int, keys: int, mapping: str) ->
     return report
 
 
+BLOCK = """model block-kv{kv}(batch = 1, seq = 1, past = 0)
+let hidden = 8192
+let heads = 64
+let kv_heads = {kv}
+let ffn = {ffn}
+include "{blocks}/llama_layer.pimc"
+input hidden_states: f16[batch, seq, hidden]
+weight attention_norm: f16[hidden] = 1
+weight mlp_norm: f16[hidden] = 1
+let x = hidden_states + self_attention(rms_norm(hidden_states, attention_norm, epsilon = epsilon), 0)
+let y = x + mlp(rms_norm(x, mlp_norm, epsilon = epsilon))
+output y
+"""
+TOGETHER = 16
+"""Tokens of a prompt that pass together."""
+STEPS = ((1, PROMPT), (1, LAST), (TOGETHER, PROMPT), (TOGETHER, LAST))
+"""New tokens, and the keys of the last of them."""
+
+BLOCKS: dict[tuple[int, int, int], dict[str, float]] = {}
+"""Microseconds a token of a block on a whole device of `cent`, by key and value heads, new tokens and keys."""
+
+
+def block_of(kv: int, new: int, keys: int) -> list[tuple[tuple[int, int, int], dict[str, float]]]:
+    return [((kv, new, keys), block(kv, new, keys))]
+
+
+def block(kv: int, new: int, keys: int) -> dict[str, float]:
+    if (kv, new, keys) not in BLOCKS:
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "block.pimc")
+            path.write_text(BLOCK.format(kv=kv, ffn=width(kv), blocks=MODELS / "blocks"))
+            options = Options(dims={"seq": new, "past": keys - new}, shapes_only=True)
+            report = compile_model(path, "cent", options).report
+        assert report is not None
+        found = dict.fromkeys(KINDS, 0.0)
+        for op in report.ops:
+            found[kind_of(op.op)] += op.seconds * 1e6 / new
+        BLOCKS[kv, new, keys] = {**found, "all": report.seconds * 1e6 / new}
+    return BLOCKS[kv, new, keys]
+
+
+KINDS = ("weights", "attention", "rest")
+
+
+def kind_of(op: str) -> str:
+    return "weights" if op == "matmul" else "attention" if "attention" in op else "rest"
+
+
 MAPPINGS = ("cent-mapping", "default")
 
 
@@ -140,6 +224,15 @@ def tasks() -> Iterator[Task]:
     for pp, tp, *_ in PUBLISHED["hybrids"]:
         if pp < LAYERS["llama2-70b"] and tp < PUBLISHED["devices"]["llama2-70b"]:
             yield "stretch", ("llama2-70b", pp, tp, taken(1, LAST))
+    yield "stretch", ("llama2-70b", 80, 1, [keys for keys, *_ in PUBLISHED["context"]])
+    for name in VARIANTS:
+        for split in ((80, 1), (1, 32)):
+            yield "stretch", (name, *split, [PROMPT, LAST])
+    for name in LAYERS:
+        yield "stretch", (name, LAYERS[name], 1, [STEP, LAST], ALL_CHANNELS)
+    for kv in HEADS:
+        for new, keys in STEPS:
+            yield "block_of", (kv, new, keys)
 
 
 def done(task: Task) -> tuple[str, list[Any], float, int]:
@@ -151,14 +244,14 @@ def done(task: Task) -> tuple[str, list[Any], float, int]:
     return name, found, used.ru_utime + used.ru_stime, used.ru_maxrss
 
 
-def compute(jobs: int) -> None:
-    began, cpu, largest = time.perf_counter(), 0.0, 0
+def compute(jobs: int) -> tuple[float, int]:
+    """Do all tasks; CPU seconds and the kilobytes of the largest process."""
+    cpu, largest = 0.0, 0
     with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
         for name, found, seconds, kilobytes in pool.map(done, tasks()):
-            (COMPILED if name == "strict_of" else FOUND).update(found)
+            {"strict_of": COMPILED, "block_of": BLOCKS, "stretch": FOUND}[name].update(found)
             cpu, largest = cpu + seconds, max(largest, kilobytes)
-    seconds = time.perf_counter() - began
-    print(f"{seconds:.0f} s with {jobs} processes, {cpu:.0f} CPU seconds, at most {largest >> 10} MiB in each")
+    return cpu, largest
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -306,14 +399,67 @@ def phases() -> Iterator[str]:
     yield from table(("", "minutes", "pimc", "", "A100", "ratio"), rows)
 
 
+def qos() -> Iterator[str]:
+    rows = []
+    for pp, tp, rate, minutes in PUBLISHED["qos"]["cent"]:
+        found = mean("llama2-70b", pp, tp, *PHASES["end-to-end"])
+        own, latency = found.rate * 60 / LAST, found.of("token_latency_ms") * LAST / 60_000
+        within = [each for _, each, its in PUBLISHED["qos"]["gpu"] if its <= latency]
+        best = max(within, default=0.0)
+        rows.append(
+            [f"pp={pp}, tp={tp}", f"{minutes:.3f}", f"{latency:.3f}", f"{rate:.2f}", f"{own:.2f}",
+             f"{best:.2f}" if within else "none", f"{own / best:.2f}" if within else ""]
+        )  # fmt: skip
+    batches = "; ".join(f"{batch}: {rate} in {minutes}" for batch, rate, minutes in PUBLISHED["qos"]["gpu"])
+    yield "How many queries of 4,096 tokens a minute, and how long each takes: the splits of Llama 2 70B over 32"
+    yield "devices. The last two columns are for the largest batch of the four A100 that is done in the same time."
+    yield f"Queries a minute and minutes of the A100s by batch, as published: {batches}."
+    yield ""
+    head = ("", "minutes", "pimc", "queries/min", "pimc", "A100s in that time", "ratio")
+    yield from table(head, rows)
+
+
+def cost() -> Iterator[str]:
+    given, hour = PUBLISHED["cost"], PUBLISHED["cost"]["hour"]
+    rows, ratios = [], []
+    for name, published in given["ratios"].items():
+        devices, gpus = PUBLISHED["devices"][name], PUBLISHED["gpus"][name]
+        own = mean(name, LAYERS[name], 1, *PHASES["end-to-end"]).rate * 3600
+        rates = {(n, phase): gpu for n, phase, _, _, gpu, _ in PUBLISHED["throughput"]}
+        its = rates[name, "end-to-end"] * 3600
+        dollars, theirs = hour["cent"] * devices / hour["cent_devices"], hour["gpu"] * gpus / hour["gpus"]
+        ratios.append(own / dollars / (its / theirs))
+        rows.append(
+            [name, f"{dollars:.4f}", f"{theirs:.2f}", f"{own / dollars / 1e6:.2f}", f"{its / theirs / 1e6:.2f}",
+             f"{published:.3f}", f"{ratios[-1]:.3f}", off(ratios[-1], published)]
+        )  # fmt: skip
+    mean_published, mean_own = (prod(r) ** (1 / len(r)) for r in (tuple(given["ratios"].values()), tuple(ratios)))
+    last = f"{mean_published:.3f}", f"{mean_own:.3f}", off(mean_own, mean_published)
+    rows.append(["geometric mean", "", "", "", "", *last])
+    machines = f"{hour['cent']} for {hour['cent_devices']} devices, {hour['gpu']} for {hour['gpus']} A100"
+    yield f"Dollars of owning the machines for an hour, as published: {machines};"
+    yield "less in proportion for fewer. Rates are those from end to end."
+    yield ""
+    head = ("", "CENT $/h", "A100 $/h", "M tokens/$", "A100 M tokens/$", "ratio, published", "pimc", "")
+    yield from table(head, rows)
+    part = given["controller"]
+    nre, area = sum(part["nre_millions"].values()), sum(part["area_mm2"].values())
+    each, units = nre / part["units_millions"], part["units_millions"]
+    parts = ", ".join(f"{name} {size}" for name, size in part["area_mm2"].items())
+    yield f"A controller of {area:.2f} mm2 ({parts}) costs {part['die']:.2f} dollars for the die and"
+    yield f"{part['package']:.2f} for the package. {nre:.2f} million are spent once, {each:.2f} for each of {units}"
+    yield f"million; {part['die'] + part['package'] + each:.1f} in all, published {part['total']}."
+    yield ""
+
+
 def standby() -> Iterator[str]:
     rows = []
     for name in LAYERS:
         for keys in (128, LAST):
             published = token(name, LAYERS[name], 1, keys).token_energy_mJ
-            right = token(name, LAYERS[name], 1, keys, "energy.static.standby.counted=all").token_energy_mJ
+            right = token(name, LAYERS[name], 1, keys, ALL_CHANNELS).token_energy_mJ
             rows.append([f"{name}, {keys} keys", f"{published:.1f}", f"{right:.1f}", off(right, published)])
-    yield "CENT's script counts stand-by for one channel of 32; `--set energy.static.standby.counted=all` counts all."
+    yield f"CENT's script counts stand-by for one channel of 32; `--set {ALL_CHANNELS}` counts all."
     yield ""
     yield from table(("", "mJ/token, as published", "all channels", ""), rows)
 
@@ -362,7 +508,7 @@ def by_bound() -> Iterator[str]:
             found = strict(name, LAST, mapping)
             cells = [
                 f"{number / LAYERS[name] * 1e6:.1f}"
-                for kind in ("weights", "attention", "rest")
+                for kind in KINDS
                 for number in found.parts[kind]
             ]
             rows.append([f"{name}, {mapping}", *cells])
@@ -373,52 +519,24 @@ def by_bound() -> Iterator[str]:
     yield from table(("", "weights", "bound", "attention", "bound", "rest", "bound"), rows)
 
 
-ATTENTION = """model llama2-70b-kv{kv}(batch = 1, seq = 1, past = 0)
-let layers = 80
-let hidden = 8192
-let heads = 64
-let kv_heads = {kv}
-let ffn = {ffn}
-let vocab = 32000
-include "{blocks}/llama.pimc"
-"""
-
-
 def attention() -> Iterator[str]:
     """Key and value heads of a model of 70 B parameters; what they add is taken from the feed-forward layers."""
     rows = []
-    with TemporaryDirectory() as folder:
-        for kv, label in HEADS.items():
-            ffn, path = width(kv), variant(Path(folder), kv)
-            for keys in (512, LAST):
-                pipelined = positions(path, 32, 80, 1).at(keys).breakdown
-                alone = positions(path, 32, 1, 32).at(keys).breakdown
-                batch, gpu = gpu_bound(kv, ffn, keys)
-                rows.append(
-                    [f"{label}, {keys} keys", f"{ffn}", f"{pipelined.tokens_per_s:.1f}",
-                     f"{alone.tokens_per_s:.1f}", f"{pipelined.token_energy_mJ:.0f}", f"{batch}", f"{gpu:.0f}",
-                     f"{pipelined.tokens_per_s / gpu:.3f}"]
-                )  # fmt: skip
+    for name, kv in VARIANTS.items():
+        for keys in (PROMPT, LAST):
+            pipelined, alone = token(name, 80, 1, keys), token(name, 1, 32, keys)
+            batch, gpu = gpu_bound(kv, width(kv), keys)
+            rows.append(
+                [f"{HEADS[kv]}, {keys} keys", f"{width(kv)}", f"{pipelined.tokens_per_s:.1f}",
+                 f"{alone.tokens_per_s:.1f}", f"{pipelined.token_energy_mJ:.0f}", f"{batch}", f"{gpu:.0f}",
+                 f"{pipelined.tokens_per_s / gpu:.3f}"]
+            )  # fmt: skip
     yield "Llama 2 70B with 64, 8 and 1 key and value heads, the width of its feed-forward layers changed so that the"
     yield "model has as many parameters. The A100s are a bound: four of them, at the largest batch (up to 512) that"
     yield "their memory holds, as fast as bandwidth and peak allow."
     yield ""
     head = ("", "ffn", "tokens/s, pp=80", "tokens/s, tp=32", "mJ/token, pp=80", "A100 batch", "A100 bound", "ratio")
     yield from table(head, rows)
-
-
-HEADS = {64: "MHA", 8: "GQA (8)", 1: "MQA"}
-
-
-def width(kv: int) -> int:
-    """Of the feed-forward layers."""
-    return round((28672 - 2 * (kv - 8) * 128 / 3) / 16) * 16
-
-
-def variant(folder: Path, kv: int) -> Path:
-    path = folder / f"kv{kv}.pimc"
-    path.write_text(ATTENTION.format(kv=kv, ffn=width(kv), blocks=MODELS / "blocks"))
-    return path
 
 
 def gpu_bound(kv: int, ffn: int, keys: int) -> tuple[int, float]:
@@ -432,6 +550,36 @@ def gpu_bound(kv: int, ffn: int, keys: int) -> tuple[int, float]:
     return batch, batch / max(memory, work)
 
 
+def heads_strictly() -> Iterator[str]:
+    rows = []
+    for kv, label in HEADS.items():
+        for keys in (PROMPT, LAST):
+            found = block(kv, 1, keys)
+            rows.append([f"{label}, {keys} keys", *(f"{found[kind]:.1f}" for kind in (*KINDS, "all"))])
+    yield "A block of the same models under the rules of `cent`: microseconds for a token by itself, on all channels"
+    yield "of a device, with the mapping `default`. A row of keys or values serves the query heads of a group that fit."
+    yield "The values of a single head lie in a quarter of the channels (128 dims, 16 banks in each)."
+    yield ""
+    yield from table(("", *KINDS, "block"), rows)
+
+
+def prefill_strictly() -> Iterator[str]:
+    rows = []
+    for kv, label in HEADS.items():
+        for keys in (PROMPT, LAST):
+            alone, together = block(kv, 1, keys), block(kv, TOGETHER, keys)
+            pairs = [f"{each[kind]:.1f}" for kind in (*KINDS, "all") for each in (alone, together)]
+            rows.append([f"{label}, {keys} keys", *pairs, f"{alone['all'] / together['all']:.3f}"])
+    yield "Microseconds of a block for each token of a prompt: by itself, as published, and with others, of which"
+    yield f"{TOGETHER} pass together. Their attention is done in parts, with rows of keys opened once for several"
+    yield "positions; by itself a token's is one kernel. Rows of weights serve one token: the global buffer holds"
+    yield "one vector as long as a row, and filling it again (64 columns of 2 clocks, two changes of mode of 32) takes"
+    yield "longer than opening the row again (98 clocks)."
+    yield ""
+    head = ("", *(text for kind in (*KINDS, "block") for text in (kind, "together")), "gain")
+    yield from table(head, rows)
+
+
 SECTIONS: dict[str, Callable[[], Iterator[str]]] = {
     "Throughput and energy": throughput,
     "Latency": latency,
@@ -439,11 +587,15 @@ SECTIONS: dict[str, Callable[[], Iterator[str]]] = {
     "Where the time goes": breakdown,
     "Long context": context,
     "Prefill against decode": phases,
+    "Quality of service": qos,
+    "Cost": cost,
     "Stand-by": standby,
     "Every position": every_position,
     "Strict rules": strict_rules,
     "Where a block's time goes under strict rules": by_bound,
     "MHA, GQA and MQA": attention,
+    "MHA, GQA and MQA under strict rules": heads_strictly,
+    "Prefill under strict rules": prefill_strictly,
 }
 
 
@@ -468,13 +620,16 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--only", nargs="*", default=(), choices=list(SECTIONS))
     given = parser.parse_args()
-    if not given.only:
-        compute(given.jobs)
-    text = page(given.only)
     if given.only:
-        print(text, end="")
-    else:
-        (HERE / "cent.md").write_text(text)
+        print(page(given.only), end="")
+        return
+    began = time.perf_counter()
+    cpu, largest = compute(given.jobs)
+    (HERE / "cent.md").write_text(page())
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    cpu, largest = cpu + used.ru_utime + used.ru_stime, max(largest, used.ru_maxrss)
+    seconds = time.perf_counter() - began
+    print(f"{seconds:.0f} s with {given.jobs} processes, {cpu:.0f} CPU seconds, at most {largest >> 10} MiB in each")
 
 
 if __name__ == "__main__":
