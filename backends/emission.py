@@ -311,7 +311,7 @@ def _lowered(
             fences.append(emitter.level[0])
         emitter.op = first_op + offset
         emitter.queue = _queue(node)
-        there = replace(at, scratch=scratch[emitter.queue])
+        there = replace(at, scratch=scratch.get(emitter.queue, scratch[""]))
         nodes = (node, *chains.get(offset, ()))
         _map_blocks(node, there, mapped)
         if memory is None:
@@ -327,14 +327,15 @@ def _emitter(spec: TargetSpec, homes: Mapping[Value, Home]) -> Emitter:
 
 
 QUEUE_SHARES = {"pim": 4, "cache": 8, "link": 16}
-"""One part in so many of the scratch is for nodes with such queues, so that none waits until the others are done."""
+"""One part in so many of the scratch is for nodes with such queues, so that none waits until the others are done.
+What is held goes to its place at once."""
 
 
 def _scratch(split: BufferSplit, queues: Set[str]) -> dict[str, Scratch]:
     """The scratch of nodes by the queues that they have (empty: those of their engines)."""
     areas: dict[str, Scratch] = {}
     end = split.resident + split.scratch
-    for queue in sorted(queues - {""}):
+    for queue in sorted(queues & QUEUE_SHARES.keys()):
         size = split.scratch // QUEUE_SHARES[queue] // 4096 * 4096
         end -= size
         areas[queue] = Scratch(end, size)

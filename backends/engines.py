@@ -19,6 +19,7 @@ from pimc.backends.isa import COMMANDS, Command
 from pimc.backends.program import Program
 from pimc.backends.state import DramGeometry
 from pimc.backends.timing import EngineDecl, Resources, Timer
+from pimc.installed import references
 from pimc.ir.diagnostics import Kind, fail
 
 if TYPE_CHECKING:
@@ -29,11 +30,8 @@ BUILT_IN = {kind: f"pimc.backends.{kind}" for kind in ("analytic", "dma", "link"
 
 @cache
 def packages() -> Mapping[str, str]:
-    """The package of each kind of engine; what is installed besides pimc goes before, in whatever order it is found."""
-    from importlib.metadata import entry_points
-
-    points = sorted(entry_points(group="pimc.engines"), key=lambda point: (point.name, point.value))
-    return BUILT_IN | {p.name: p.value for p in points if BUILT_IN.get(p.name) != p.value}
+    """The package of each kind of engine."""
+    return references("pimc.engines", BUILT_IN)
 
 
 @cache

@@ -14,7 +14,7 @@ from pimc.backends.legality import why_not
 from pimc.backends.lowering import CHAIN_RULES, RULES
 from pimc.backends.lowering_memory import LoweringMemory
 from pimc.backends.pim.tiles import tile_of as pim_tile
-from pimc.backends.planning import Plan, make_plan, nodes_by_stage, plan_node, plan_nodes
+from pimc.backends.planning import Plan, is_held, make_plan, nodes_by_stage, plan_node, plan_nodes, stored_bytes
 from pimc.backends.program import Program
 from pimc.backends.sharing import turns_on
 from pimc.backends.target import TargetSpec, describe
@@ -91,6 +91,13 @@ class Machine:
     def takes_turns(self) -> bool:
         pim = self.spec.pim
         return pim is not None and pim.style == "newton" and pim.row_buffers == "single"
+
+    @property
+    def buffer_bytes(self) -> int:
+        return self.spec.buffer_bytes
+
+    def stored_bytes(self, type: TensorType) -> int:
+        return stored_bytes(self.spec, type)
 
     def engines(self) -> Sequence[Engine]:
         engines = (e for e in self.spec.engines() if not e.queue)
@@ -235,7 +242,7 @@ def _placed_alone(node: Node, engine: Engine) -> Node:
 
 
 def _key(node: Node, engine: Engine) -> object:
-    operands = tuple(None if v is None else (v.type, v.role.name, _tiny_contents(v)) for v in node.operands)
+    operands = tuple(None if v is None else (v.type, v.role.name, is_held(v), _tiny_contents(v)) for v in node.operands)
     facts = node.fact(Ragged), node.fact(ReadAs)
     return engine.name, node.op.name, tuple(sorted(node.attributes.items())), operands, *facts
 

@@ -25,13 +25,15 @@ from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
 from pimc.ir.ops.caches import CACHE_AXIS, IN_PLACE
 from pimc.ir.quantized import PACKED, packed_shape
-from pimc.ir.types import DType
+from pimc.ir.types import DType, TensorType
 from pimc.ir.views import is_view_op, views
 
 RESIDENT_SHARE = 2
 """One part in so many of the on-chip buffer holds results; the rest is for operands in passing."""
 LARGEST_RESIDENT = 4
 """A result may take one part in so many of that part."""
+MOST_HELD = 90
+"""Percent of the buffer that weights which are held may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,9 @@ class BufferSplit:
     scratch: int
 
     @staticmethod
-    def of(spec: TargetSpec) -> BufferSplit:
-        resident = spec.buffer_bytes // RESIDENT_SHARE // 4096 * 4096
+    def of(spec: TargetSpec, held: int = 0) -> BufferSplit:
+        """held: bytes at its beginning that are given away (`hold`)."""
+        resident = held + (spec.buffer_bytes - held) // RESIDENT_SHARE // 4096 * 4096
         return BufferSplit(resident, spec.buffer_bytes - resident)
 
     @staticmethod
@@ -77,6 +80,16 @@ class Plan:
 def storage_type(spec: TargetSpec, dtype: DType) -> DType:
     """The type in which a target stores elements of a graph's type, each by itself: 4-bit ones take a byte then."""
     return spec.storage_dtype if dtype.is_float else _BYTES.get(dtype, dtype)
+
+
+def stored_bytes(spec: TargetSpec, type: TensorType) -> int:
+    """What a tensor takes, element after element."""
+    return type.elements * max(1, storage_type(spec, type.dtype).bits // 8)
+
+
+def is_held(value: Value) -> bool:
+    """Whether a value stays on chip for several readers."""
+    return value.owner is not None and value.owner.op.name == "hold"
 
 
 ALIGNED_ROWS = frozenset({"attention_scores", "attention_softmax"})
@@ -147,7 +160,7 @@ def _transposes(node: Node) -> list[Node]:
         while value.owner is not None and value.owner.op.name == "transpose" and value.owner.operands[0] is not None:
             chain.insert(0, value.owner)
             value = value.owner.operands[0]
-        if value.role is not Role.RESULT:
+        if value.role is not Role.RESULT or is_held(value):
             found += chain
     return found
 
@@ -191,8 +204,9 @@ class _Planner:
         self.ragged = ragged_caches(self.nodes)
         self.packed = _packed_operands(self.nodes)
         self.linear = Bump()
-        self.split = BufferSplit.of(spec)
-        self.chip = FreeList(0, self.split.resident)
+        self.held, end = _held(nodes, outputs, spec)
+        self.split = BufferSplit.of(spec, end)
+        self.chip = FreeList(end, self.split.resident - end)
         self.chips = _by_half(nodes, self.chip)
         self.channel_rows: Counter[int] = Counter()
         """Row indices that requests take in each channel, where they have channels of their own."""
@@ -374,6 +388,9 @@ class _Planner:
         ends = _last_uses(self.outputs, self.nodes)
         inside = _inside_chains(self.nodes)
         leaving: _Leaving = {}
+        for value, address in self.held.items():
+            dtype = storage_type(self.spec, value.type.dtype)
+            self.homes[value] = Home("buffer", Layout.dense(value.type.static_shape, dtype.bits // 8, address), dtype)
         for value in self._foreign():
             self._place_result(value, self.chip, dram, permanent=_is_cache(value))
         self._settle_tables(lambda n: dram.take(n) or 0)
@@ -576,6 +593,41 @@ class _Planner:
             help=f"spread it over {fewest} times as many devices (--set system.devices=N --parallel tp=T,pp=P), "
             "or bind smaller dimensions",
         )
+
+
+def _held(
+    nodes: Sequence[Node], outputs: Sequence[Value], spec: TargetSpec
+) -> tuple[dict[Value, int], int]:
+    """What is held on chip for its readers, with its address, and where all of it ends, in whole pages.
+
+    It lies at the beginning of the buffer, and gives its place to others when the last reader is done. Where most of
+    the buffer would not do (an order that keeps many weights waiting), what does not fit is no longer held, but a copy
+    in memory.
+    """
+    values = dict.fromkeys(v for n in nodes for v in (*n.inputs(), *n.results) if is_held(v))
+    if not values:
+        return {}, 0
+    area = FreeList(0, spec.buffer_bytes * MOST_HELD // 100)
+    ends, leaving = _last_uses(outputs, nodes), defaultdict[int, list[Value]](list)
+    found: dict[Value, int] = {}
+
+    def take(value: Value) -> None:
+        address = area.take(stored_bytes(spec, value.type))
+        if address is not None:
+            found[value] = address
+            leaving[ends[value]].append(value)
+
+    own = {r for n in nodes for r in n.results}
+    for value in values:
+        if value not in own:  # of a node that is planned alone
+            take(value)
+    for position, node in enumerate(nodes):
+        for value in node.results:
+            if is_held(value):
+                take(value)
+        for value in leaving.pop(position, ()):
+            area.give_back(found[value], stored_bytes(spec, value.type))
+    return found, -(-area.high // 4096) * 4096
 
 
 def _half(node: Node) -> int:

@@ -567,7 +567,9 @@ class CacheSpec(Group):
     """of the shuffling"""
 
 
-QUEUES: Mapping[str, tuple[str, ...]] = {"pim": ("dma", "npu"), "cache": ("dma", "npu"), "link": ("dma",)}
+QUEUES: Mapping[str, tuple[str, ...]] = {
+    "pim": ("dma", "npu"), "cache": ("dma", "npu"), "link": ("dma",), "held": ("dma",)
+}  # fmt: skip
 """What has queues of its own beside an NPU with PIM (`pimc.ir.facts.Queue`), on which kinds of engines."""
 
 

@@ -8,7 +8,6 @@ commands, lowering rules and controllers of its own.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from pimc.backends.target import TargetSpec, describe
 from pimc.backends.target_check import FORM, all_paths, checked, known_keys
 from pimc.backends.target_file import Located, merged, parse_override, read_tree, tree_of, with_value
+from pimc.installed import references
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail
 
 GROUP = "pimc.targets"
@@ -42,10 +42,8 @@ _SUFFIXES = (".yaml", ".yml")
 
 @cache
 def _references() -> Mapping[str, str]:
-    """`module:attribute` by the name of the target; installed ones go before."""
-    own = dict(BUILTIN)
-    points = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.value))
-    return own | {e.name: e.value for e in points if own.get(e.name) != e.value}
+    """`module:attribute` by the name of the target."""
+    return references(GROUP, dict(BUILTIN))
 
 
 def target_names() -> list[str]:

@@ -7,7 +7,7 @@ memory that nothing orders.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from math import prod
 
@@ -92,9 +92,22 @@ def _streams(program: Program, machine: Platform) -> Iterator[Diagnostic]:
             if taken.setdefault(key, number) != number:
                 yield _bad(f"streams {taken[key]} and {number} are for the same {key[0]} of device {key[1]}")
                 break
-        accepted = decl.units or frozenset({decl.kind})
-        ranges = {DEVICE: _reach(stream.devices), INSTANCE: _reach(stream.instances)}
-        yield from _few(_commands(program, machine, stream, stream.items, accepted, ranges))
+    for stream in _alike(program.streams):
+        decl = machine.engines.get(stream.engine)
+        if decl is not None:
+            accepted = decl.units or frozenset({decl.kind})
+            ranges = {DEVICE: _reach(stream.devices), INSTANCE: _reach(stream.instances)}
+            yield from _few(_commands(program, machine, stream, stream.items, accepted, ranges))
+
+
+def _alike(streams: Iterable[Stream]) -> Iterator[Stream]:
+    """Streams of which those with the same items are one, for the devices of all of them: what a command touches is
+    largest and least on the first and the last of these."""
+    groups: dict[tuple[str, int, tuple[int, ...]], list[Stream]] = defaultdict(list)
+    for stream in streams:
+        groups[stream.engine, id(stream.items), stream.instances].append(stream)
+    for first, *others in groups.values():
+        yield replace(first, devices=tuple(rank for stream in (first, *others) for rank in stream.devices))
 
 
 def _few(found: Iterator[Diagnostic]) -> Iterator[Diagnostic]:
@@ -292,10 +305,12 @@ def _shared(first: MapEntry, second: MapEntry) -> bool:
 
 def _synchronisation(program: Program) -> Iterator[Diagnostic]:
     """Execute signals, waits and meetings alone: a run that stops early is a deadlock."""
-    executors = [
-        replace(e, items=selected(e.items, lambda c: isinstance(c, Signal | Wait | Exchange)))
-        for e in representatives(program)
-    ]
+    kept: dict[int, tuple[Item, ...]] = {}
+    executors: list[Executor] = []
+    for executor in representatives(program):
+        if id(executor.items) not in kept:
+            kept[id(executor.items)] = selected(executor.items, lambda c: isinstance(c, Signal | Wait | Exchange))
+        executors.append(replace(executor, items=kept[id(executor.items)]))
     if sum(command_count(e.items) for e in executors) > MOST_TOKENS:
         return
     tokens: Semaphores[None] = Semaphores(executors)

@@ -143,7 +143,8 @@ class SubBatch:
 class Queue:
     """The node's copies and vector work have a queue of their own, beside that of their engine.
 
-    name: pim (attention in PIM, beside the other sub-batch), cache (new keys and values), link (what devices exchange).
+    name: pim (attention in PIM, beside the other sub-batch), cache (new keys and values), link (what devices exchange),
+    held (weights that stay on chip).
     """
 
     name: str

@@ -10,6 +10,7 @@ from pimc.ir.facts import Tile
 from pimc.ir.graph import Graph, Node, Value
 from pimc.ir.memory import Home
 from pimc.ir.op import Attribute
+from pimc.ir.types import TensorType
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,15 @@ class Target(Protocol):
     @property
     def takes_turns(self) -> bool:
         """Whether PIM and the other engines' memory traffic exclude each other."""
+        ...
+
+    @property
+    def buffer_bytes(self) -> int:
+        """The size of the on-chip buffer."""
+        ...
+
+    def stored_bytes(self, type: TensorType) -> int:
+        """What a tensor takes in memory or on chip, element after element."""
         ...
 
     def engines(self) -> Sequence[Engine]:

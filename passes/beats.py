@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pimc.ir.facts import SubBatch
-from pimc.ir.graph import Node
+from pimc.ir.graph import Node, Role
 
 ATTENTION = frozenset({"attention", "attention_scores", "attention_softmax", "attention_context"})
 _ENDS = frozenset({"attention", "attention_context"})
@@ -33,7 +33,7 @@ class BeatNodes:
 def find_beats(nodes: Sequence[Node]) -> list[BeatNodes]:
     """Cut a graph's nodes, given in topological order, into beats."""
     parts: dict[tuple[int, int, bool], list[Node]] = defaultdict(list)
-    for node, level in _levels(nodes).items():
+    for node, level in attentions_before(nodes).items():
         parts[_half(node), level, node.op.name in ATTENTION].append(node)
     last = max((level for _, level, _ in parts), default=0)
     halves = sorted({half for half, _, _ in parts})
@@ -78,10 +78,19 @@ def _half(node: Node) -> int:
     return fact.index if fact is not None else 0
 
 
-def _levels(nodes: Sequence[Node]) -> dict[Node, int]:
-    """How many attentions lie on the longest way to each node."""
+def attentions_before(nodes: Sequence[Node]) -> dict[Node, int]:
+    """How many attentions lie on the longest way to each node; what depends on weights alone goes with its first
+    reader."""
     levels: dict[Node, int] = {}
+    alone: dict[Node, list[Node]] = {}
     for node in nodes:
-        above = (levels[v.owner] + (v.owner.op.name in _ENDS) for v in node.inputs() if v.owner in levels)
-        levels[node] = max(above, default=0)
+        above = [v.owner for v in node.inputs() if v.owner in levels]
+        levels[node] = max((levels[o] + (o.op.name in _ENDS) for o in above), default=0)
+        for owner in above:
+            if owner in alone:
+                alone[owner].append(node)
+        if all(v.role is Role.WEIGHT or v.owner in alone for v in node.inputs()):
+            alone[node] = []
+    for node in reversed(alone):
+        levels[node] = min((levels[user] for user in alone[node]), default=levels[node])
     return levels

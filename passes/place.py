@@ -151,12 +151,16 @@ class PlacePass(Pass):
         seconds, name = min(others)
         share = seconds / costs[best] if costs[best] else float("inf")
         here, there = show_seconds(costs[best]), show_seconds(seconds)
-        return f"{nature}: {here} on {best.name}, {there} on {name} ({share:.2g}x){limit}"
+        return f"{nature}: {here} on {best.name}, {there} on {name} ({_two_digits(share)}x){limit}"
+
+
+def _two_digits(ratio: float) -> str:
+    return f"{float(f'{ratio:.2g}'):.15g}"
 
 
 def show_seconds(seconds: float) -> str:
     """A time with three digits and a fitting unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size:
+        if seconds >= 0.9995 * size:  # three digits of less would be 1e+03
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds * 1e9:.3g} ns"

@@ -6,16 +6,15 @@ pimc's own passes are entry points like anybody's. `BUILTIN` repeats them for ch
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from pimc.installed import references
 from pimc.ir.diagnostics import Kind, did_you_mean, fail, file_missing
 from pimc.passes.manager import Pass
 
@@ -136,13 +135,7 @@ def _is_pass_of(kind: object, module_name: str) -> bool:
     )
 
 
-def read_entry_points(entries: Iterable[importlib.metadata.EntryPoint]) -> dict[str, str]:
-    """`module:Class` by name; pimc's own are always there, a name that two distributions give goes to the last."""
-    own, points = dict(BUILTIN), sorted(entries, key=lambda e: (e.name, e.value))
-    return own | {e.name: e.value for e in points if own.get(e.name) != e.value}
-
-
 @cache
 def default_registry() -> PassRegistry:
     """The registry of this process."""
-    return PassRegistry(read_entry_points(importlib.metadata.entry_points(group=GROUP)))
+    return PassRegistry(references(GROUP, dict(BUILTIN)))

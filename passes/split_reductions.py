@@ -14,6 +14,7 @@ from pimc.ir.stage import GraphStage
 from pimc.ir.target import Target
 from pimc.ir.types import TensorType
 from pimc.ir.weights import Sharded, Sliced
+from pimc.passes.held_weights import held, hold
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.match import opdef
 
@@ -50,11 +51,13 @@ class SplitReductionsPass(Pass):
             product = reduce.operands[0].owner if reduce.op.name == "all_reduce" and reduce.operands[0] else None
             if product is not None and _is_cut(graph, product, kinds) and product.operands[1] is not None:
                 sums[product.operands[1]][product] = reduce
-        for weight, pairs in sums.items():
+        for operand, pairs in sums.items():
             product, reduce = next(iter(pairs.items()))
-            count = self._count(product, reduce, context.target) if set(graph.users(weight)) == set(pairs) else 1
+            count = self._count(product, reduce, context.target) if set(graph.users(operand)) == set(pairs) else 1
             if count > 1:
-                parts = _parts(rewriter, weight, count)
+                parts = _parts(rewriter, held(operand) or operand, count)
+                if operand.owner is not None:
+                    parts = [_held_part(rewriter, part, operand.owner, product, count) for part in parts]
                 for product, reduce in pairs.items():
                     _cut(graph, rewriter, product, reduce, parts)
         rewriter.remove_dead()
@@ -69,8 +72,11 @@ class SplitReductionsPass(Pass):
 
 
 def _is_cut(graph: Graph, product: Node, kinds: dict[str, str]) -> bool:
-    placement, weight = product.fact(Placement), product.operands[1] if len(product.operands) > 1 else None
+    placement, operand = product.fact(Placement), product.operands[1] if len(product.operands) > 1 else None
+    weight = held(operand) or operand
     if product.op.name != "matmul" or placement is None or kinds.get(placement.engine) != "npu" or weight is None:
+        return False
+    if weight is not operand and len(graph.users(weight)) > 1:
         return False
     alone = len(graph.users(product.result)) == 1 and not graph.is_output(product.result)
     by_rows = weight.shard is None or weight.shard[0] == 0
@@ -95,8 +101,10 @@ def _estimates(product: Node, reduce: Node, columns: int, target: Target) -> tup
     placed, sent = product.fact(Placement), reduce.fact(Placement)
     assert x is not None and weight is not None and placed is not None and sent is not None
     rewriter = Rewriter(Graph("estimate"), "estimate")
-    held = rewriter.input("w", TensorType(weight.type.dtype, (weight.type.static_shape[0], columns)), role=Role.WEIGHT)
-    piece = rewriter.add(product.op, (rewriter.input("x", x.type, role=x.role), held), product.attributes)
+    part = rewriter.input("w", TensorType(weight.type.dtype, (weight.type.static_shape[0], columns)), role=Role.WEIGHT)
+    if held(weight) is not None:
+        part = rewriter.add(opdef("hold"), (part,)).result
+    piece = rewriter.add(product.op, (rewriter.input("x", x.type, role=x.role), part), product.attributes)
     whole = rewriter.add(reduce.op, (piece.result,), reduce.attributes)
     return target.estimate(piece, engines[placed.engine]), target.estimate(whole, engines[sent.engine])
 
@@ -116,6 +124,12 @@ def _parts(rewriter: Rewriter, weight: Value, count: int) -> list[Value]:
             rewriter.set_shard(part, *shard)
         parts.append(part)
     return parts
+
+
+def _held_part(rewriter: Rewriter, part: Value, whole: Node, product: Node, count: int) -> Value:
+    """A part of a weight that is held on chip."""
+    work = whole.fact(Work)
+    return hold(rewriter, part, product, work.bytes // count if work is not None else 0)
 
 
 def _cut(graph: Graph, rewriter: Rewriter, product: Node, reduce: Node, parts: Sequence[Value]) -> None:

@@ -16,11 +16,16 @@ from pimc.ir.stage import GraphStage
 from pimc.ir.target import Target
 from pimc.passes.assign_requests import attention_seconds
 from pimc.passes.beats import ATTENTION
+from pimc.passes.held_weights import hold_weights
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.schedule import finish_seconds
 
 LEAST_SHARE = 8
 """Halves are looked at where attention in PIM takes at least one part in so many of the time: no more can be hidden."""
+
+
+MOST_HELD = 90
+"""Percent of the buffer; the rest is for all that comes and goes."""
 
 
 class Use(Enum):
@@ -49,8 +54,9 @@ class SubBatchesPass(Pass):
     Each half is a graph of its own, whose weights are those of the other. "auto" splits where the estimated times of
     the ops, each engine working in order, end sooner so: every half reads all weights, which must be worth it.
     split: "load" gives each half the same estimated time of attention in every channel as far as possible; "halves" the
-    first and the second half of each channel's requests in the order of the file, odd ones in turns. Does nothing
-    without `--requests`.
+    first and the second half of each channel's requests in the order of the file, odd ones in turns.
+    hold: the percentage of the on-chip buffer for weights that come once for both halves (`hold`); 0: none do.
+    Does nothing without `--requests`.
     """
 
     name: ClassVar[str] = "sub-batches"
@@ -59,8 +65,11 @@ class SubBatchesPass(Pass):
 
     use: Use = Use.AUTO
     split: Split = Split.LOAD
+    hold: int = 75
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        if not 0 <= self.hold <= MOST_HELD:
+            raise fail(Kind.PASS_OPTION, f"sub-batches.hold is between 0 and {MOST_HELD}, not {self.hold}")
         batch, target, instance = graph.batch, context.target, context.instance
         if self.use is Use.OFF or batch is None or target is None:
             return
@@ -75,6 +84,7 @@ class SubBatchesPass(Pass):
         if self.use is Use.AUTO and attention_in_pim(graph, target) * LEAST_SHARE < whole:
             return
         joined = join([instance(half) for half in halves], batch)
+        hold_weights(joined, Rewriter(joined, self.name), target, self.hold)
         if self.use is Use.ON or finish_seconds(joined, target) < whole:
             rewriter.become(joined)
 

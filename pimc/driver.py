@@ -217,7 +217,7 @@ def _with_degrees(
     graph = model.copy() if isinstance(model, Graph) else read_model(model, options, inputs)
     batch = batch_of(graph, options.requests, options.dims) if options.requests else None
     given = batch.dims if batch is not None else {**dims_from_arrays(graph, inputs or {}), **options.dims}
-    bound = replace(options, dims=resolve_dims(graph, given), observers=())
+    bound = replace(options, dims=resolve_dims(graph, given), observers=(), until=None)
     choice = choose(_Spreading(graph, bound, batch, spec))
     return replace(options, parallel=choice.degrees, choice=choice)
 

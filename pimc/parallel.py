@@ -171,6 +171,8 @@ class _Cuts:
             stages = list(self._stages(found, pp))
             self._check_room(stages, pp, tp, spec)
         except CompileError as error:
+            if error.diagnostics[0].kind is Kind.PIPELINE:
+                raise  # passes that are left out are missing in any split
             return SplitCost(pp, tp, illegal=error.diagnostics[0].message)
         port = Port(spec.system.link, spec.system.link_bandwidth)
         hop = port.link.latency + port.wire_ps(found.crossing) if port.link.transfers != "free" else 0

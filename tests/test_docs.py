@@ -183,6 +183,14 @@ def test_links_lead_to_files(page: Path) -> None:
     assert [link for link in docs.links(page.read_text()) if not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_that_test_name_tests(page: Path) -> None:
+    """`pytest ...` on a page names files and folders of tests that are there."""
+    commands = re.findall(r"\bpytest((?: [^`\n#]+)?)", page.read_text())
+    named = [word for command in commands for word in command.split() if word.startswith("tests/")]
+    assert [word for word in named if not (ROOT / word.partition("::")[0].rstrip(")`.,;")).exists()] == []
+
+
 def test_every_model_is_described() -> None:
     described = (ROOT / "models/README.md").read_text()
     models = [p for p in (ROOT / "models").rglob("*") if p.is_file() and p.suffix in {".pimc", ".onnx", ".npz", ".py"}]

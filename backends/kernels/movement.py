@@ -10,7 +10,8 @@ import numpy as np
 
 from pimc.backends.kernels.arena import Arena
 from pimc.backends.kernels.lanes import Lanes, Ref, Source, VectorMachine
-from pimc.backends.kernels.places import copy_cut, copy_tensor, given, operand, place, reshape_tensor
+from pimc.backends.kernels.nest import Nest, nests, tilings, walk
+from pimc.backends.kernels.places import copy_cut, copy_nest, copy_tensor, given, operand, place, reshape_tensor
 from pimc.backends.kernels.pointwise import pointwise
 from pimc.backends.kernels.registry import kernel
 from pimc.backends.lowering import Lowering, Tensor
@@ -40,6 +41,19 @@ def contents(node: Node, index: int) -> Array | None:
 def lower_reshape(node: Node, at: Lowering, machine: VectorMachine) -> None:
     old, new = given(node, 0).type.static_shape, node.result.type.static_shape
     reshape_tensor(at, place(at, given(node, 0)), place(at, node.result), old, new)
+
+
+HELD_BYTES = 1 << 20
+"""A weight that is to stay on chip comes in pieces of at most so many, so that others have turns on the bus."""
+
+
+@kernel("hold")
+def lower_hold(node: Node, at: Lowering, machine: VectorMachine) -> None:
+    source, target = place(at, given(node, 0)), place(at, node.result)
+    for nest in nests([source.layout, target.layout], node.result.type.static_shape):
+        for tiling in tilings(nest.merged(), HELD_BYTES // source.element_bytes):
+            for starts, _ in walk(at.emit, tiling.outer):
+                copy_nest(at, source, target, Nest(starts, tiling.tile))
 
 
 @kernel("transpose")

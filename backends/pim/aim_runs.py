@@ -36,6 +36,8 @@ class Reached:
 class Run:
     """Turns from a state, as far as they are known."""
 
+    left: int
+    """clocks until a refresh was due; where no turn is known, the first one is not over by then"""
     turns: list[Turn] = field(default_factory=list)
     reached: list[Reached] = field(default_factory=list)
     """after each"""
@@ -70,16 +72,16 @@ class Repeated:
         lane = device.of_channel[self.mask.bit_length() - 1]
         if lane.mask != self.mask:
             return self.stepped(numbers, ready, limit)
-        at = lane.base * self.clock_ps
+        at, left = lane.base * self.clock_ps, lane.due - lane.base
         places = tuple([_turn_of(known, row, step) for known in lane.rows])
         kind = "none" if row < 0 else "moves" if step else "stays"
         key = (self.shape, kind, lane.state.number, ready - at, device.clock - lane.base, device.decoded, places)
         run = device.states.runs.get(key)
-        if run is None or not run.turns:
-            run = device.states.runs[key] = Run()
+        if run is None or (not run.turns and run.left < left):
+            run = device.states.runs[key] = Run(left)
             return _together(list(self._found(run, lane, numbers, row, step, ready, limit)))
         count = bisect_left(run.ready, limit - at, 0, min(len(run.turns), len(numbers)))
-        count = min(count, bisect_left(run.finished, lane.due - lane.base))
+        count = min(count, bisect_left(run.finished, left))
         if not count:
             return self.stepped(numbers[:1], ready, limit)
         reached = run.reached[count - 1]
@@ -103,13 +105,15 @@ class Repeated:
     def _found(
         self, run: Run, lane: Lane, numbers: range, row: int, step: int, ready: int, limit: int
     ) -> Iterator[tuple[Turn, int]]:
-        """The same, and remembered up to a refresh."""
+        """The same up to a refresh, and remembered."""
         before, logged, outlook = replace(lane), len(lane.log), self.device.states.outlook
         for turn, free in self._each(numbers, ready, limit):
             finished = lane.base + outlook(lane.state, NEVER).done
             if lane.due == before.due and finished < lane.due and len(lane.log) == logged + len(run.turns) + 1:
                 self._remember(run, before, lane, turn, free, finished, row, step)
             yield turn, free
+            if lane.due != before.due:
+                return  # from here on it may be known
 
     def _remember(
         self, run: Run, before: Lane, lane: Lane, turn: Turn, free: int, finished: int, row: int, step: int

@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 
 from pimc.driver import Options, compile_model
+from pimc.garbage import collect_seldom
 from pimc.positions import Positions
 from pimc.sim.breakdown import Breakdown
 from pimc.sim.report import Report
@@ -143,6 +144,7 @@ def tasks() -> Iterator[Task]:
 
 def done(task: Task) -> tuple[str, list[Any], float, int]:
     """What a process is for: its results, CPU seconds and kilobytes."""
+    collect_seldom()
     name, arguments = task
     found = globals()[name](*arguments)
     used = resource.getrusage(resource.RUSAGE_SELF)

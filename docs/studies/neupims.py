@@ -78,6 +78,7 @@ REFERENCE = {"NPU": 3_012_741, "NeuPIMs": 325_507, "with sub-batches": 293_604}
 """cycles a layer of the published simulators for one such batch (7B, 256 requests of ShareGPT's lengths)"""
 PUBLISHED_SCHEDULE = (
     "schedule.order=beats", "schedule.prefetch=false", "sub-batches.split=halves", "split-reductions.pieces=1",
+    "sub-batches.hold=0",
 )  # fmt: skip
 FREE_LINK = ("link.transfers=free",)
 ROUND_ROBIN = ("assign-requests.balance=round-robin", "sub-batches.use=off")

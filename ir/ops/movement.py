@@ -25,6 +25,15 @@ def _(x: Array, *, perm: tuple[int, ...] = ()) -> Array:
     return np.transpose(x, perm or None)
 
 
+@op("hold", cls=OpClass.MOVEMENT)
+def hold(x: TensorType) -> TensorType:
+    """`x`, brought into the on-chip buffer, where it stays for all who read it."""
+    return TensorType(x.dtype, x.shape)
+
+
+hold.reference(lambda x: x)
+
+
 @op("concat", cls=OpClass.MOVEMENT)
 def concat(*xs: TensorType, axis: int) -> TensorType:
     """The operands one behind the other along an axis."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
+from pimc.cli import ASKED
 from pimc.cli import options as o
 from pimc.cli.command import command
 
 SHELLS = ("bash", "zsh", "fish")
-PROGRAM, VARIABLE = "pimc", "_PIMC_COMPLETE"
-"""The command that is completed, and the variable by which the shell's script asks it."""
+PROGRAM = "pimc"
 
 
 @command(
@@ -27,13 +27,9 @@ def completion(shell: str) -> None:
     bash, in ~/.bashrc: eval "$(pimc completion bash)"; zsh, in ~/.zshrc behind compinit: eval "$(pimc completion zsh)";
     fish: pimc completion fish > ~/.config/fish/completions/pimc.fish
     """
-    from click.shell_completion import get_completion_class
-
     from pimc.cli.group import cli
     from pimc.cli.screen import write_text
+    from pimc.cli.shells import KINDS
 
-    kind = get_completion_class(shell)
-    assert kind is not None
-    maker = kind(cli, {}, PROGRAM, VARIABLE)
-    script = maker.source_template % maker.source_vars()
-    write_text(script.replace('string split ","', 'string split -m 1 ","') + "\n")  # fish: names may hold commas
+    maker = KINDS[shell](cli, {}, PROGRAM, ASKED)
+    write_text(maker.source_template % maker.source_vars())

@@ -11,6 +11,7 @@ import click
 
 from pimc.cli import options as o
 from pimc.cli.command import command, option
+from pimc.cli.complete_inside import OpNames, ops_of_model
 
 if TYPE_CHECKING:
     from pimc.backends.machine import Machine
@@ -35,7 +36,7 @@ pimc explain models/bench/gpt3-7b-layers.pimc -t neupims --dim batch=64 --dim pa
 @o.phase_option
 @o.shapes_option
 @option(o.VALUES, "--values", metavar="FILE.npz", help="Bind dimensions from the shapes of the arrays in:<input>.")
-@option(o.OUTPUT, "--op", metavar="NAME", help="These ops only: a name, part of one, or a kind of op.")
+@option(o.OUTPUT, "--op", type=OpNames(ops_of_model), help="These ops only: a name, part of one, or a kind of op.")
 @o.pass_options
 @o.json_option
 @o.quiet_option
@@ -194,7 +195,7 @@ def _phases(found: list[Explained]) -> str:
 
 
 def _entry(e: Explained) -> Iterator[Line]:
-    from pimc.cli.layout import TIMES, count_text, shortened, size_text, time_text
+    from pimc.cli.layout import TIMES, count_text, shortened, significant, size_text, time_text
     from pimc.ir.facts import Placement, Work
 
     placement, work = e.node.fact(Placement), e.node.fact(Work)
@@ -204,7 +205,7 @@ def _entry(e: Explained) -> Iterator[Line]:
     yield [(shortened(e.name, 60), "bold"), (head, ""), (" → ", "dim"), (placement.engine, "bold green")]
     yield [("  why    ", "dim"), (placement.reason, "")]
     if work is not None and work.bytes:
-        numbers = f"{count_text(work.flops, 'FLOP')}, {size_text(work.bytes)}, {work.intensity:.2g} FLOP/B"
+        numbers = f"{count_text(work.flops, 'FLOP')}, {size_text(work.bytes)}, {significant(work.intensity)} FLOP/B"
         why = f"; {work.why}" if work.why else ""
         yield [("  work   ", "dim"), (f"{work.nature.value}: {numbers}{why}", "")]
     if e.seconds is not None:

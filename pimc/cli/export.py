@@ -9,6 +9,7 @@ import click
 
 from pimc.cli import options as o
 from pimc.cli.command import command, option
+from pimc.cli.complete_inside import NamesInside, engines_of_program
 
 if TYPE_CHECKING:
     from pimc.backends.program import Program
@@ -24,7 +25,7 @@ pimc export model.pimprog --parquet pim.parquet --unroll --engine pim --device 0
 @click.argument("program", metavar="PROGRAM")
 @option(o.OUTPUT, "--parquet", metavar="OUT.parquet", help="The commands of all streams as columns (- is stdout).")
 @option(o.OUTPUT, "--unroll", is_flag=True, help="One row for each command as executed, instead of loops as written.")
-@option(o.OUTPUT, "--engine", metavar="E", help="The streams of this engine only.")
+@option(o.OUTPUT, "--engine", type=NamesInside("E", engines_of_program), help="The streams of this engine only.")
 @option(o.OUTPUT, "--device", type=click.IntRange(0), metavar="N", help="The streams of this device only.")
 @o.json_option
 @o.quiet_option

@@ -22,6 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 MODEL, MACHINE, VALUES, PASSES, OUTPUT, INSIDE = "Model", "Machine", "Values", "Passes", "Output", "Looking inside"
 PHASES = ("prefill", "decode")
 BOTH = "both"
+DEGREES = ("pp=", "tp=")
 
 
 def _near(name: str, known: Sequence[str]) -> str:
@@ -53,6 +54,11 @@ class DimType(ParamType):
             self.fail(f"'{number}' is no whole number; write --dim {name.strip()}=8", param, ctx)
         return name.strip(), int(number)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> c.Items:
+        from pimc.cli.complete_inside import dims_of_model, named
+
+        return c.items((f"{name}=" for name in named(ctx, dims_of_model)), incomplete)
+
 
 class ParallelType(ParamType):
     """`pp=P,tp=T`: degrees of parallelism; or what they are to be chosen for."""
@@ -77,6 +83,11 @@ class ParallelType(ParamType):
                 self.fail(f"{name} is given twice", param, ctx)
             degrees[name] = int(number)
         return degrees
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> c.Items:
+        before, comma, last = incomplete.rpartition(",")
+        words = (*DEGREES, *self.objectives) if not comma else DEGREES
+        return c.items((word for word in words if word not in before), last, before + comma)
 
 
 class TargetType(c.TargetName):
@@ -141,6 +152,9 @@ class BackgroundType(ParamType):
             text = f"'{value}' is no traffic{near}; write reads=N with a whole number below 1000, as in reads=2"
             self.fail(text, param, ctx)
         return int(found[1])
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> c.Items:
+        return c.items(["reads="], incomplete)
 
 
 class TextPairType(ParamType):

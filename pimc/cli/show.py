@@ -10,6 +10,7 @@ import click
 
 from pimc.cli import options as o
 from pimc.cli.command import command, option
+from pimc.cli.complete_inside import NamesInside, OpNames, engines_of_program, ops_of_program
 
 if TYPE_CHECKING:
     from pimc.backends.program import Item, Program, Stream
@@ -26,8 +27,13 @@ pimc show model.pimprog --engine pim --op attention_scores --limit 100
 """,
 )
 @click.argument("program", metavar="PROGRAM")
-@option(o.OUTPUT, "--engine", metavar="E", help="The streams of this engine only.")
-@option(o.OUTPUT, "--op", metavar="NAME", help="The commands of these ops only: a name, part of one, or a kind of op.")
+@option(o.OUTPUT, "--engine", type=NamesInside("E", engines_of_program), help="The streams of this engine only.")
+@option(
+    o.OUTPUT,
+    "--op",
+    type=OpNames(ops_of_program),
+    help="The commands of these ops only: a name, part of one, or a kind of op.",
+)
 @option(o.OUTPUT, "--limit", type=click.IntRange(0), metavar="N", help=f"Lines of each stream ({LIMIT}); 0: all.")
 @option(
     o.OUTPUT,

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pimc.cli.screen import Line, line, visible, write_error
 from pimc.ir.diagnostics import Kind, did_you_mean, fail
 from pimc.ir.graph import Graph
 from pimc.ir.text import show
 from pimc.passes.manager import Observer
+
+if TYPE_CHECKING:
+    from pimc.sim.report import Report
 
 
 @dataclass
@@ -164,6 +167,16 @@ def observers_of(
     if timing:
         found.append(Stopwatch())
     return found
+
+
+def with_pass_times(report: Report, observers: Sequence[Observer]) -> Report:
+    """A report that says how long each pass took, where a stopwatch ran (`--timing`)."""
+    for observer in observers:
+        if isinstance(observer, Stopwatch) and [p.name for p in report.passes] == [e.name for e in observer.ran]:
+            times = [each.seconds for each in observer.ran]
+            passes = zip(report.passes, times, strict=True)
+            return replace(report, passes=tuple(replace(row, seconds=seconds) for row, seconds in passes))
+    return report
 
 
 def print_timing(observers: Sequence[Observer]) -> None:

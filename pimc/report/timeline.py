@@ -98,9 +98,9 @@ def _detail(view: View, timeline: Timeline) -> Html:
         return NONE
     ops = view.report.ops
     if detail.layers:
-        said = f"One of {detail.layers} identical layers, {time_text(detail.seconds)}"
         several = f" on devices {detail.devices}" if len({lane.devices for lane in timeline.lanes}) > 1 else ""
-        said += f", from {time_text(detail.start)} on{several}"
+        said = f"One of {detail.layers} identical layers{several}: "
+        said += f"{time_text(detail.seconds)} from {time_text(detail.start)} on"
     else:
         said = "The whole run, op by op"
     drawn = both(partial(_slices, detail, ops, timeline.kinds))

@@ -1,8 +1,8 @@
 """Where an engine's time goes: busy, stalled by cause, idle, and when it worked for which op.
 
-An account is a log; sums are taken when somebody asks for them. They fill the time line of an engine from the left. A
-stretch that a command works in is busy, whatever else goes on; a gap before a command is stalled, by the cause that the
-timer gives or by the wait that the stream was held by; what is left at the end is idle.
+An account is a log; sums are taken when somebody asks for them, or when it has grown long. They fill the time line of
+an engine from the left. A stretch that a command works in is busy, whatever else goes on; a gap before a command is
+stalled, by the cause that the timer gives or by the wait that the stream was held by; what is left at the end is idle.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ LATENCY = "latency"
 """The cause of a gap in which the engine finishes a command before it takes the next."""
 HELD = -(1 << 30)
 """In place of an op: the stream was held."""
+MANY = 4096
+"""Entries of which the sums are kept in their place."""
 LONGEST_COPY = 2_000_000
 """Segments beyond which skipped turns are summed up in one segment for each op."""
 
@@ -31,7 +33,7 @@ OP, START, END, BUSY = range(4)
 Entry: TypeAlias = tuple[int, int, int, int, int, str]
 """op, when the stream was ready, start of the work, how long it lasts, when its effect is complete, what delayed it; of
 a stream that was held: HELD, when it was ready, until when, 0, 0, by what."""
-Chunk: TypeAlias = "list[Entry] | Repeat"
+Chunk: TypeAlias = "list[Entry] | Repeat | Settled"
 
 
 @dataclass(slots=True)
@@ -46,13 +48,23 @@ class Account:
     """what happened since the last mark"""
     log: list[Chunk] = field(default_factory=list)
     """what happened before"""
+    before: int = 0
+    """the frontier at the last mark"""
 
     def mark(self) -> Mark:
         """Where the log is; what follows is what `since` gives."""
         if self.entries:
             self.log.append(self.entries)
             self.entries = []
+        self.before = self.frontier
         return Mark(self.frontier, len(self.log), _last(self.log))
+
+    def settle(self) -> None:
+        """Keep sums in place of the entries since the last mark, if there are many."""
+        if len(self.entries) >= MANY:
+            self.log.append(_settled(self.entries, self.before))
+            self.entries = []
+            self.mark()
 
     def since(self, mark: Mark, base: int) -> Stretch:
         """What happened since the mark, its times as seen from `base`."""
@@ -68,6 +80,7 @@ class Account:
         self.log.append(Repeat(stretch, base, times, shift, unheld))
         self.frontier += shift * times
         self.held += shift * times
+        self.before = self.frontier
 
     def sums(self, end: int | None = None) -> Sums:
         """Over all that has happened, until an end: what follows it of the last command's work is left out."""
@@ -78,8 +91,13 @@ class Account:
     @property
     def has_worked(self) -> bool:
         """Whether there was a command."""
-        chunks = [self.entries, *self.log]
-        return any(isinstance(c, Repeat) or any(e[0] != HELD for e in c) for c in chunks)
+        return any(_has_worked(chunk) for chunk in (self.entries, *self.log))
+
+
+def _has_worked(chunk: Chunk) -> bool:
+    if isinstance(chunk, Settled):
+        return chunk.sums.commands > 0
+    return isinstance(chunk, Repeat) or any(entry[0] != HELD for entry in chunk)
 
 
 Last: TypeAlias = "tuple[int, int] | None"
@@ -108,6 +126,16 @@ class Stretch:
         found = _summed_up(self.chunks, self.begin)
         found.segments[:, START : END + 1] -= self.base
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Entries of which the sums are left."""
+
+    sums: Sums
+    first: int
+    """the op of the first of them"""
+    last: Last
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +172,8 @@ def _last(log: Sequence[Chunk]) -> Last:
     if not log:
         return None
     chunk = log[-1]
+    if isinstance(chunk, Settled):
+        return chunk.last
     if isinstance(chunk, Repeat):
         last = _last(chunk.stretch.chunks)
         by = chunk.base - chunk.stretch.base + chunk.shift * (chunk.times - 1)
@@ -157,18 +187,23 @@ def _summed_up(log: Sequence[Chunk], begin: Mark) -> Sums:
     frontier, last, busy, commands = begin.frontier, begin.last, 0, 0
     stalled: Counter[str] = Counter()
     parts: list[Segments] = [np.empty((0, 4), np.int64)]
+    repeated = True
     for chunk in _merged(log):
         if isinstance(chunk, Repeat):
-            part, times = chunk.stretch.sums, chunk.times
+            part, times, repeated = chunk.stretch.sums, chunk.times, True
             parts.append(_repeated(part.segments, chunk))
             frontier += chunk.shift * times
         else:
-            times = 1
-            frontier, part = _sums_of(chunk, frontier)
-            if last is not None and last[0] == chunk[0][0]:  # a mark between them parts nothing, whichever is earlier
-                part.segments[0, START] = min(part.segments[0, START], last[1])
-                part.segments[0, END] = max(part.segments[0, END], last[1])
-            parts.append(part.segments)
+            settled = chunk if isinstance(chunk, Settled) else _settled(chunk, frontier)
+            part, times, segments = settled.sums, 1, settled.sums.segments
+            frontier = part.frontier
+            if last is not None and last[0] == settled.first:  # what parts them parts no work, whichever is earlier
+                before = np.array([[*last, last[1], 0]], np.int64)
+                if not repeated:
+                    before, parts[-1] = parts[-1][-1:], parts[-1][:-1]
+                segments = _going_on(before, segments)
+            parts.append(segments)
+            repeated = False
         busy += part.busy * times
         commands += part.commands * times
         for cause, time in part.stalled.items():
@@ -179,15 +214,15 @@ def _summed_up(log: Sequence[Chunk], begin: Mark) -> Sums:
 
 def _merged(log: Sequence[Chunk]) -> Iterator[Chunk]:
     """The same log with neighbouring entries in one list."""
-    for is_repeat, chunks in groupby(log, lambda chunk: isinstance(chunk, Repeat)):
-        if is_repeat:
-            yield from chunks
+    for is_list, chunks in groupby(log, lambda chunk: isinstance(chunk, list)):
+        if is_list:
+            yield [entry for chunk in chunks if isinstance(chunk, list) for entry in chunk]
         else:
-            yield [entry for chunk in chunks if not isinstance(chunk, Repeat) for entry in chunk]
+            yield from chunks
 
 
-def _sums_of(entries: list[Entry], frontier: int) -> tuple[int, Sums]:
-    """The sums of entries, and how far they bring the frontier."""
+def _settled(entries: list[Entry], frontier: int) -> Settled:
+    """Entries before which everything up to a frontier is accounted for."""
     *numbers, causes = zip(*entries, strict=True)
     op, ready, start, busy, done = (np.array(column, np.int64) for column in numbers)
     reached = np.maximum.accumulate(np.concatenate(([frontier], start + busy)))
@@ -201,7 +236,17 @@ def _sums_of(entries: list[Entry], frontier: int) -> tuple[int, Sums]:
         if time:
             stalled[cause or LATENCY] += time
     segments = _segments(op, start, np.maximum(start + busy, done), taken)
-    return int(reached[-1]), Sums(int(taken.sum()), int((op != HELD).sum()), stalled, segments)
+    sums = Sums(int(taken.sum()), int((op != HELD).sum()), stalled, segments, int(reached[-1]))
+    return Settled(sums, entries[0][0], _last([entries]))
+
+
+def _going_on(before: Segments, segments: Segments) -> Segments:
+    """Segments of which the first goes on with one before."""
+    found = segments.copy()
+    found[0, START] = min(found[0, START], before[0, START])
+    found[0, END] = max(found[0, END], before[0, END])
+    found[0, BUSY] += before[0, BUSY]
+    return found
 
 
 def _segments(op: Segments, start: Segments, end: Segments, busy: Segments) -> Segments:

@@ -1,5 +1,6 @@
 """Streams as flat code for the time engine: commands, loop heads and ends, signals, waits, exchanges. A short loop of
-one command is one step (RUN).
+one command is one step (RUN). Code is made when its executor comes to it, part by part, and forgotten behind it: of the
+stages of a pipeline only those at work have any.
 
 Most operands that move with loops (addresses) do not matter for time. What does matter is the timer's business: its
 `signature(command)` gives what the command's time depends on, moving operands left as they are. A timer without it
@@ -8,7 +9,8 @@ depends on every operand but addresses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,6 +37,8 @@ END: Final = 4
 EXCHANGE: Final = 5
 STOP: Final = 6
 RUN: Final = 7
+MORE: Final = 8
+"""Here goes the next part of the code."""
 
 SYNCHRONISING = (Signal, Wait)
 
@@ -127,6 +131,41 @@ class Family:
         return next((factor for v, factor in self.scalar.terms if v == variable), 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a command, whoever executes it."""
+
+    moved: frozenset[int]
+    """variables that its time depends on"""
+    identity: Scalar | None
+    identified: frozenset[int]
+    """variables that its identity depends on"""
+    plain: Command | None
+    """the command with plain operands, if its time and identity depend on no variable"""
+
+
+class Known:
+    """What is known of the commands of one engine. Devices that do the same have the same commands."""
+
+    def __init__(self) -> None:
+        self._facts: dict[int, Facts] = {}
+        """by the identity of commands, which the program keeps"""
+
+    def of(self, command: Command, timer: Timer) -> Facts:
+        facts = self._facts.get(id(command))
+        if facts is None:
+            identify = getattr(timer, "identity", None)
+            identity = None if identify is None else identify(command)
+            moved, identified = moved_by(timer, command), frozenset(_variables(identity))
+            plain = None if moved or identified else command.resolved(_ANYWHERE)
+            facts = self._facts[id(command)] = Facts(moved, identity, identified, plain)
+        return facts
+
+
+_ANYWHERE: Mapping[int, int] = defaultdict(int)
+"""Variables of commands that take the same time whatever these are."""
+
+
 class Compiler:
     """Makes the code of one executor.
 
@@ -139,6 +178,7 @@ class Compiler:
         timer: Timer,
         tokens: Tokens,
         variables: dict[int, int],
+        known: Known,
         plainly: Callable[[Command, int], Time] | None = None,
     ) -> None:
         self._executor = executor
@@ -146,20 +186,32 @@ class Compiler:
         self._tokens = tokens
         self._variables = variables
         """the counters of loops as they are when the code is executed"""
+        self._known = known
         self._plainly = plainly
         self._binding = timer if isinstance(timer, Binding) else None
         self._repeating = timer if isinstance(timer, Repeating) else None
-        self._identify = getattr(timer, "identity", None)
         self._start = dict(variables)
-        self._ranges: dict[int, Iterable[int]] = {v: (at,) for v, at in variables.items()}
-        self._code: list[Instruction] = []
+        self._code: list[Instruction] = [Instruction(MORE)]
+        self._begin = 0
+        """of the part that was made last"""
+        self._parts = iter(_parts(executor.items))
 
-    def compiled(self) -> list[Instruction]:
-        self._items(self._executor.items)
-        self._code.append(Instruction(STOP))
+    @property
+    def code(self) -> list[Instruction]:
+        """What has been made of it; it goes on at MORE."""
         return self._code
 
-    def _items(self, items: tuple[Item, ...]) -> Body:
+    def go_on(self) -> None:
+        """Put the next part, or a STOP, in the place of the MORE at the end."""
+        code = self._code
+        code.pop()
+        code[self._begin :] = [_BEHIND] * (len(code) - self._begin)
+        self._begin = len(code)
+        part = next(self._parts, None)
+        self._items(part or ())
+        code.append(Instruction(STOP if part is None else MORE))
+
+    def _items(self, items: Sequence[Item]) -> Body:
         body = Body()
         for item in items:
             if not isinstance(item, Loop):
@@ -173,7 +225,6 @@ class Compiler:
         self._code.append(head)
         start = len(self._code)
         self._start[loop.variable] = 0
-        self._ranges[loop.variable] = range(loop.count)
         body = self._items(loop.body)
         head.target = len(self._code)
         alike = self._plainly is None and loop.variable not in body.moved
@@ -194,7 +245,7 @@ class Compiler:
         body.ops.add(step.op)
         if isinstance(command, SYNCHRONISING):
             signals, number = isinstance(command, Signal), command.semaphore
-            known = self._tokens.used(self._executor, number, self._ranges, signals=signals)
+            known = self._tokens.of(self._executor, number) if isinstance(number, int) else None
             self._code.append(Instruction(SIGNAL if signals else WAIT, step.op, semaphore=known, number=number))
             body.alone = False
             if known is None:
@@ -208,33 +259,49 @@ class Compiler:
         elif self._plainly is not None:
             self._code.append(Instruction(COMMAND, step.op, command, self._plainly(command, step.op)))
         else:
-            moved = moved_by(self._timer, command)
-            body.moved |= moved
-            self._identified(command, body)
-            self._code.append(Instruction(COMMAND, step.op, command, self._time(command, moved)))
+            facts = self._known.of(command, self._timer)
+            body.moved |= facts.moved
+            if facts.identity is not None:
+                body.families.setdefault(Family(_affine(facts.identity)))
+            self._code.append(Instruction(COMMAND, step.op, command, self._time(command, facts)))
 
-    def _identified(self, command: Command, body: Body) -> None:
-        identity = self._identify(command) if self._identify is not None else None
-        if identity is not None:
-            body.families.setdefault(Family(identity if isinstance(identity, Affine) else Affine(identity, ())))
-
-    def _time(self, command: Command, moved: frozenset[int]) -> Time:
-        prepared = self._prepared(command, moved)
+    def _time(self, command: Command, facts: Facts) -> Time:
+        prepared = self._prepared(command, facts)
         bound = self._binding.bind(prepared, self._variables) if prepared and self._binding is not None else None
         return bound or _resolving(prepared or command, self._timer, self._variables)
 
     def _turns(self, command: Command | None, variable: int) -> LoopTime | None:
         if command is None or self._repeating is None or self._plainly is not None:
             return None
-        prepared = self._prepared(command, moved_by(self._timer, command))
+        prepared = self._prepared(command, self._known.of(command, self._timer))
         return self._repeating.bind_turns(prepared, self._variables, variable) if prepared else None
 
-    def _prepared(self, command: Command, moved: frozenset[int]) -> Command | None:
+    def _prepared(self, command: Command, facts: Facts) -> Command | None:
         """A command whose time does not depend on loops: with plain operands, unless its identity moves."""
+        if facts.plain is not None:
+            return facts.plain
         own = {DEVICE, INSTANCE}
-        if moved <= own and identified_by(self._timer, command) <= own:
+        if facts.moved <= own and facts.identified <= own:
             return command.resolved(self._start)
-        return None if moved else command
+        return None if facts.moved else command
+
+
+def _affine(identity: Scalar) -> Affine:
+    return identity if isinstance(identity, Affine) else Affine(identity, ())
+
+
+_BEHIND = Instruction(STOP)
+"""In place of all instructions that are done with."""
+
+
+def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """A stream in parts, each of which ends where the stream may be held."""
+    begin = 0
+    for end, item in enumerate(items, 1):
+        if not isinstance(item, Loop) and isinstance(item.command, Wait | Exchange):
+            yield items[begin:end]
+            begin = end
+    yield items[begin:]
 
 
 def _resolving(command: Command, timer: Timer, variables: Mapping[int, int]) -> Time:

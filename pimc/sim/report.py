@@ -126,6 +126,8 @@ class PassReport:
     name: str
     changed: bool
     ops: int
+    seconds: float | None = None
+    """that the pass itself took on the user's computer: no part of a result, there where it was asked for"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +276,9 @@ class Report:
         for name in ("background", "values", "pipeline", "banks", "channels", "timeline", "energy", "breakdown"):
             if plain[name] is None:
                 del plain[name]
+        for row in plain["passes"]:
+            if row["seconds"] is None:
+                del row["seconds"]
         del plain["choice"]
         if self.choice is not None:
             plain["parallel"] = self.choice.to_json()

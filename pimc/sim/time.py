@@ -9,8 +9,8 @@ tokens connect them. `plain` executes every command; `fast` skips turns of loops
 from __future__ import annotations
 
 import heapq
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -30,11 +30,13 @@ from pimc.sim.code import (
     END,
     EXCHANGE,
     LOOP,
+    MORE,
     RUN,
     SIGNAL,
     WAIT,
     Compiler,
     Instruction,
+    Known,
     LoopTime,
     Time,
     identified_by,
@@ -135,7 +137,9 @@ class Runner:
     meters: list[Meter]
     variables: dict[int, int]
     index: int
-    code: list[Instruction] = field(default_factory=list)
+    compiler: Compiler
+    code: list[Instruction]
+    """so far as it has been made"""
     coupled: bool = False
     """It shares a resource with another executor, so that who comes first matters."""
     pc: int = 0
@@ -188,9 +192,12 @@ class Clockwork:
         self.work = Work()
         self.executors = representatives(program, self._alike())
         self.pools: dict[int, Pool] = {e.rank: Pool(self.work) for e in self.executors}
-        self.tokens = Tokens()
+        self.tokens = Tokens(self.executors)
+        self.unfinished = Counter(e.rank for e in self.executors)
+        """executors, by device"""
+        self.known: defaultdict[str, Known] = defaultdict(Known)
+        """by engine"""
         self.runners = [self._runner(e) for e in self.executors]
-        self.tokens.close(self.executors)
         if background is not None and not self.is_serving:
             raise fail(
                 Kind.UNAVAILABLE,
@@ -245,20 +252,21 @@ class Clockwork:
             timer.step()
         meters = [m for m in pool.meters.values() if executor.index in m.users]
         variables = {DEVICE: executor.rank, INSTANCE: executor.instance}
-        runner = Runner(executor, timer, meters, variables, executor.index)
-        plainly = partial(self._plainly, runner) if self.plain else None
-        runner.code = Compiler(executor, timer, self.tokens, variables, plainly).compiled()
-        return runner
+        plainly = partial(self._plainly, executor, timer, variables) if self.plain else None
+        compiler = Compiler(executor, timer, self.tokens, variables, self.known[executor.engine], plainly)
+        return Runner(executor, timer, meters, variables, executor.index, compiler, compiler.code)
 
-    def _plainly(self, runner: Runner, command: Command, op: int) -> Time:
+    def _plainly(
+        self, executor: Executor, timer: Timer, variables: Mapping[int, int], command: Command, op: int
+    ) -> Time:
         """What times a command of a stream with nothing prepared."""
         resolve = resolver(command)
 
         def time(ready: int) -> Issued:
-            resolved = command if resolve is None else resolve(runner.variables)
-            issued = runner.timer.issue(resolved, ready)
+            resolved = command if resolve is None else resolve(variables)
+            issued = timer.issue(resolved, ready)
             if self.watch is not None:
-                self.watch(runner.executor, resolved, op, issued)
+                self.watch(executor, resolved, op, issued)
             return issued
 
         return time
@@ -321,6 +329,7 @@ class Clockwork:
                 frame = runner.frames.pop()
                 if instruction.skips:
                     self.steady.left(runner, frame)
+                runner.account.settle()
             elif what == RUN:
                 if not self._run(runner, instruction):
                     return
@@ -331,6 +340,10 @@ class Clockwork:
                 if not self._exchange(runner, instruction):
                     runner.blocked = True
                     return
+                continue
+            elif what == MORE:
+                runner.account.settle()
+                runner.compiler.go_on()
                 continue
             else:
                 self._stop(runner)
@@ -417,7 +430,8 @@ class Clockwork:
             op = member.code[member.pc].op
             if start > member.ready:
                 self._hold(member, start, "wait:devices")
-            self._issue(member, op, self._plainly(member, self.met.pop(member.index), op))
+            met = self.met.pop(member.index)
+            self._issue(member, op, self._plainly(member.executor, member.timer, member.variables, met, op))
             member.pc += 1
             if member is not runner:
                 self._offer(member)
@@ -425,6 +439,9 @@ class Clockwork:
 
     def _stop(self, runner: Runner) -> None:
         runner.finished = True
+        self.unfinished[runner.executor.rank] -= 1
+        if not self.unfinished[runner.executor.rank]:
+            self.tokens.forget(runner.executor.rank)
         if isinstance(runner.timer, Ending) and runner.account.has_worked:
             runner.done = runner.timer.finish(runner.ready)
 

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from pimc.backends.affine import Scalar
+from pimc.backends.affine import DEVICE, Scalar
 from pimc.backends.executors import Executor, reached_values
+from pimc.backends.isa import Signal, Wait
+from pimc.backends.program import Item, Loop
 
 Pending = tuple[tuple[bool, int, tuple[int, ...]], ...]
 """What a semaphore holds: whether for one that waits, for which executor, and the times of the tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """Who uses a semaphore: executors by their place among those of the device."""
+
+    place: int
+    """of the semaphore among those of the device"""
+    signallers: tuple[int, ...]
+    waiters: tuple[int, ...]
+
+
+Plan = dict[int, Users]
+"""The semaphores of a device, by number."""
 
 
 class Semaphore:
@@ -17,21 +34,17 @@ class Semaphore:
 
     __slots__ = ("_moved", "_only", "blocked", "cause", "place", "signallers", "waiters")
 
-    def __init__(self, place: int, moved: set[Semaphore]) -> None:
-        self.place = place
-        self.signallers: dict[int, deque[int]] = {}
+    def __init__(self, users: Users, executors: Sequence[Executor], moved: set[Semaphore]) -> None:
+        self.place = users.place
+        self.signallers: dict[int, deque[int]] = {executors[i].index: deque() for i in users.signallers}
         """Tokens that still lack those of the other signallers."""
-        self.waiters: dict[int, deque[int]] = {}
+        self.waiters: dict[int, deque[int]] = {executors[i].index: deque() for i in users.waiters}
         self.blocked: list[int] = []
-        self.cause = ""
+        self.cause = "wait:" + ",".join(dict.fromkeys(executors[i].engine for i in users.signallers))
         """what a stream that waits is said to wait for"""
         self._moved = moved
         self._only: deque[int] | None = None
         """the tokens of the one that waits, for the one that signals"""
-
-    def close(self, executors: Sequence[Executor]) -> None:
-        """All that signal and wait are known."""
-        self.cause = "wait:" + ",".join(dict.fromkeys(executors[i].engine for i in self.signallers))
         if len(self.signallers) == len(self.waiters) == 1:
             (self._only,) = self.waiters.values()
 
@@ -86,27 +99,27 @@ class Semaphore:
 
 
 class Semaphores:
-    """The semaphores of one device."""
+    """The semaphores of one device, made when something first happens to them."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan, executors: Sequence[Executor]) -> None:
         self.semaphores: dict[int, Semaphore] = {}
         self.moved: set[Semaphore] = set()
         """Those to which something has happened since `pending` was told, or whose tokens were in the future then."""
-        self._pending: list[Pending] = []
+        self._plan, self._executors = plan, executors
+        self._pending: list[Pending] = [()] * len(plan)
         """what was told then"""
         self._base = 0
 
     def of(self, number: int) -> Semaphore:
         found = self.semaphores.get(number)
         if found is None:
-            found = self.semaphores[number] = Semaphore(len(self.semaphores), self.moved)
+            found = self.semaphores[number] = Semaphore(self._plan[number], self._executors, self.moved)
         return found
 
     def pending(self, base: int) -> tuple[Pending, ...]:
         """Tokens on their way, by semaphore, with times as seen from `base`; those before it count as at it."""
         told = self._pending
-        if base < self._base or len(told) < len(self.semaphores):
-            told = self._pending = [()] * len(self.semaphores)
+        if base < self._base:
             self.moved.update(self.semaphores.values())
         self._base = base
         for semaphore in list(self.moved):
@@ -116,30 +129,52 @@ class Semaphores:
         return tuple(told)
 
 
+Loops = tuple[tuple[int, int], ...]
+"""Variables and turns of the loops around a command."""
+Use = tuple[bool, Scalar, Loops]
+"""Whether a semaphore is signalled, its number, and the loops that this depends on."""
+
+
+def _uses(items: Sequence[Item], loops: Loops = ()) -> Iterator[Use]:
+    """In the order of the stream."""
+    for item in items:
+        if isinstance(item, Loop):
+            if item.count > 0:
+                yield from _uses(item.body, (*loops, (item.variable, item.count)))
+        elif isinstance(item.command, Signal | Wait):
+            number = item.command.semaphore
+            yield isinstance(item.command, Signal), number, () if isinstance(number, int) else loops
+
+
 class Tokens:
     """All semaphores of a program."""
 
-    def __init__(self) -> None:
-        self._semaphores: dict[int, Semaphores] = defaultdict(Semaphores)
+    def __init__(self, executors: Sequence[Executor]) -> None:
+        """Executors' items are kept by the program."""
+        self._members: dict[int, list[Executor]] = defaultdict(list)
         """by device"""
+        for executor in executors:
+            self._members[executor.rank].append(executor)
+        self._uses: dict[int, tuple[Use, ...]] = {}
+        """of streams, by the identity of their items"""
+        self._plans: dict[tuple[object, ...], Plan] = {}
+        """of devices that do the same"""
+        self._semaphores = {rank: Semaphores(self._plan(members), members) for rank, members in self._members.items()}
 
-    def used(
-        self, executor: Executor, number: Scalar, ranges: Mapping[int, Iterable[int]], *, signals: bool
-    ) -> Semaphore | None:
-        """Executor signals or waits; returns the semaphore, if it is always the same."""
-        semaphore = None
-        for each in (number,) if isinstance(number, int) else reached_values(number, ranges):
-            semaphore = self.of(executor, each)
-            queues = semaphore.signallers if signals else semaphore.waiters
-            if executor.index not in queues:
-                queues[executor.index] = deque()
-        return semaphore if isinstance(number, int) else None
+    def _plan(self, members: Sequence[Executor]) -> Plan:
+        for executor in members:
+            if id(executor.items) not in self._uses:
+                self._uses[id(executor.items)] = tuple(dict.fromkeys(_uses(executor.items)))
+        uses = [self._uses[id(executor.items)] for executor in members]
+        own = any(not isinstance(n, int) and any(v == DEVICE for v, _ in n.terms) for each in uses for _, n, _ in each)
+        key = (members[0].rank if own else None, *((id(e.items), e.instance) for e in members))
+        if key not in self._plans:
+            self._plans[key] = _plan_of(members, uses)
+        return self._plans[key]
 
-    def close(self, executors: Sequence[Executor]) -> None:
-        """All that signal and wait are known."""
-        for own in self._semaphores.values():
-            for semaphore in own.semaphores.values():
-                semaphore.close(executors)
+    def forget(self, rank: int) -> None:
+        """All executors of a device have come to their end."""
+        self._semaphores[rank] = Semaphores({}, ())
 
     def of(self, executor: Executor, number: int) -> Semaphore:
         """The semaphore that an executor means by a number."""
@@ -154,3 +189,17 @@ class Tokens:
         for rank in ranks:
             for semaphore in self._semaphores[rank].moved:
                 semaphore.shift(base, by)
+
+
+def _plan_of(members: Sequence[Executor], uses: Sequence[Iterable[Use]]) -> Plan:
+    """The semaphores of a device, whose executors are members with these uses."""
+    users: dict[int, tuple[dict[int, None], dict[int, None]]] = {}
+    for place, (executor, own) in enumerate(zip(members, uses, strict=True)):
+        fixed = {v: (at,) for v, at in executor.variables.items()}
+        for signals, number, loops in own:
+            for each in reached_values(number, {**fixed, **{v: range(count) for v, count in loops}}):
+                users.setdefault(each, ({}, {}))[0 if signals else 1].setdefault(place)
+    return {
+        number: Users(place, tuple(signallers), tuple(waiters))
+        for place, (number, (signallers, waiters)) in enumerate(users.items())
+    }

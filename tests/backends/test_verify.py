@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pimc.backends.affine import variable
+from pimc.backends.affine import DEVICE, variable
 from pimc.backends.isa import Signal, Wait
 from pimc.backends.overlap import overlaps
 from pimc.backends.program import Item, Loop, MapEntry, Program, Step, Stream
@@ -104,6 +104,18 @@ def test_a_command_for_another_unit_is_refused() -> None:
     step = Step("a", Load(0, 0, DType.F16, (8,), (2,), (2,)))
     with pytest.raises(CompileError, match="is for a unit 'dma'; a takes test"):
         verify_program(_items(step)(sound()), platform())
+
+
+def test_streams_of_devices_that_do_the_same_are_looked_at_once() -> None:
+    """And for all of these devices: here the last reads beyond its buffer."""
+    (stream,) = program({"a": (work("a", 1, variable(DEVICE) * (BUFFER_BYTES // 3)),)}).streams
+    devices = [dataclasses.replace(stream, devices=(rank,)) for rank in range(4)]
+    made = dataclasses.replace(sound(), streams=tuple(devices), devices=4, memory=(), inputs=(), outputs=())
+    verify_program(dataclasses.replace(made, streams=tuple(devices[:3]), devices=3), platform())
+    with pytest.raises(CompileError) as raised:
+        verify_program(made, platform())
+    (only,) = raised.value.diagnostics
+    assert "reads bytes 0 to 4099 of 'buffer', which has 4096" in only.message
 
 
 @settings(max_examples=60, deadline=None)

@@ -55,6 +55,11 @@ OVERLAPS = """
   return wrong;
 }
 """
+CUT = """
+() => [...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth)
+  .map((e) => e.querySelector('table').dataset.name)
+"""
+"""Tables that are wider than the page, and have to be scrolled."""
 ORDER = "() => [...document.querySelectorAll('table.ops tbody tr')].map((r) => Number(r.cells[COLUMN].dataset.v))"
 
 
@@ -99,6 +104,8 @@ def test_nothing_overlaps_or_is_cut(browser: Any, target: str, width: int, dark:
     assert len(shown.asked) == 1  # the page itself
     assert shown.tab.evaluate("document.documentElement.scrollWidth") <= width
     assert shown.tab.evaluate(OVERLAPS) == []
+    if width == 1280:
+        assert shown.tab.evaluate(CUT) == []
     for section in shown.tab.query_selector_all("section"):
         box = section.bounding_box()
         assert box["height"] > 60

@@ -101,6 +101,19 @@ def test_emit(run: CommandLine) -> None:
     assert run.done("disasm", "a.pimprog") == asm
 
 
+@pytest.mark.parametrize("what", ["tagged", "placed"])
+def test_stages_of_a_split_that_is_chosen(what: str, run: CommandLine) -> None:
+    devices = (TINY, "-t", "cent", "--set", "system.devices=2")
+    assert run.done("compile", *devices, "--emit", what).startswith("graph tiny-llama(")
+    assert run.done("explain", *devices).startswith("tiny-llama")
+
+
+def test_a_missing_pass_is_told_where_a_split_is_chosen(run: CommandLine) -> None:
+    said = run("compile", TINY, "-t", "cent", "--set", "system.devices=2", "--disable-pass", "tag-nature")
+    assert said.status == 1
+    assert "let 'tag-nature' run" in said.err
+
+
 def test_looking_inside(run: CommandLine) -> None:
     outcome = run(
         "compile", TINY, "-t", "npu", "--json", "--timing", "--print-ir-after", "bind", "--dump-stages", "stages"
@@ -114,6 +127,14 @@ def test_looking_inside(run: CommandLine) -> None:
     assert all(name.endswith(".pimir") for name in stages)
     everything = run("compile", TINY, "-t", "npu", "-q", "--print-ir-after-all").err
     assert everything.count("// after ") == len(stages)
+
+
+def test_times_of_passes_are_kept_where_they_are_asked_for(run: CommandLine) -> None:
+    done = run("compile", TINY, "-t", "npu", "--timing", "--json")
+    passes = as_json(done.out)["passes"]
+    assert "all passes" in done.err
+    assert all(row["seconds"] >= 0 for row in passes)
+    assert sum(row["seconds"] for row in passes) > 0
 
 
 def test_options_reach_the_compiler(run: CommandLine) -> None:

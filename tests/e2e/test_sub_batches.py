@@ -50,7 +50,8 @@ def compiled(
 @pytest.mark.parametrize("model", [GPT, LLAMA, ONNX], ids=lambda m: m.name)
 def test_each_request_computes_what_it_computes_alone(model: Path, target: str) -> None:
     result = compiled(model, target, requests(RAGGED), ON)
-    assert {n.fact(SubBatch).index for n in result.graph.order()} == {0, 1}  # type: ignore[union-attr]
+    own = [n for n in result.graph.order() if n.op.name != "hold"]
+    assert {n.fact(SubBatch).index for n in own} == {0, 1}  # type: ignore[union-attr]
     assert result.comparison is not None
     assert result.comparison.ok, result.comparison
     assert {f"logits[r{i}]" for i in range(len(RAGGED))} <= {o.name for o in result.comparison.outputs}

@@ -56,6 +56,20 @@ def test_nothing_comes_from_elsewhere(target: str) -> None:
     assert "default-src 'none'" in found
 
 
+def test_passes_have_times_where_these_were_kept() -> None:
+    """They are no part of a result, which is the same each time: `--timing` asks for them."""
+    plain = json.loads(json.dumps(report_of("npu").to_json()))
+    without = page_of(*read_results(json.dumps(plain).encode(), "a.json", Path()))
+    assert "compile --timing" in without
+    for number, row in enumerate(plain["passes"]):
+        assert "seconds" not in row
+        row["seconds"] = number * 1e-3
+    found = page_of(*read_results(json.dumps(plain).encode(), "a.json", Path()))
+    table = found.partition('data-name="passes"')[2].partition("</table>")[0]
+    assert "3.00 ms" in table
+    assert faults(found) == []
+
+
 def test_the_headline_says_what_was_run() -> None:
     report = report_of("neupims")
     found = page("neupims")

@@ -120,11 +120,23 @@ def measured_like(workload: str, size: int, folder: Path) -> Report:
     return reported(model, "tpuv3", {"S": size})
 
 
+NAMES = {"gemm": "GEMM {}", "layer_norm": "layer norm {}", "softmax": "softmax {}", "attention": "attention, {} heads"}
+
+
 def test_tpuv3_table(tmp_path: Path) -> None:
+    """The errors are small, and those of the page."""
+    page = (Path(__file__).parents[2] / "docs/accuracy.md").read_text()
     errors: dict[str, list[float]] = {"calibration": [], "test": []}
     for row in rows_of("tpuv3.csv"):
         report = measured_like(row["workload"], int(row["size"]), tmp_path)
-        errors[row["use"]].append(abs(report.cycles / int(row["cycles"]) - 1))
+        error = report.cycles / int(row["cycles"]) - 1
+        errors[row["use"]].append(abs(error))
+        name = NAMES[row["workload"]].format(row["size"]) + " (calibration)" * (row["use"] == "calibration")
+        said = f"{100 * error:+.{1 if abs(error) < 0.1 else 0}f}"
+        assert f"| {name} | {row['cycles']} | {said}% |" in page
+    means = [mean([*errors["calibration"], *errors["test"]]), mean(errors["test"]), max(errors["test"])]
+    text = "mean error {:.1%}; {:.1%} on the 7 rows that nothing was calibrated on, {:.1%} at most on those"
+    assert text.format(*means) in page
     assert len(errors["test"]) > len(errors["calibration"])
     assert mean([*errors["calibration"], *errors["test"]]) <= 0.08
     assert mean(errors["test"]) <= 0.08

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,8 @@ from pimc.backends.isa import Signal, Wait
 from pimc.backends.program import Item, Loop, Program, Step
 from pimc.backends.synchronize import split_streams
 from pimc.ir.diagnostics import CompileError, Kind
+from pimc.sim import accounts
+from pimc.sim.code import END
 from pimc.sim.time import Clockwork, simulate
 from pimc.sim.timing import Timing
 from tests.fakes import platform, program, work
@@ -142,6 +146,44 @@ def test_fast_equals_plain(sequential: tuple[Item, ...], sharing: dict[str, tupl
     fast = simulate(made, platform=machine)
     plain = simulate(made, engine="plain", platform=machine)
     assert _sums(fast) == _sums(plain)
+
+
+@settings(max_examples=150, deadline=None)
+@given(items(), st.sampled_from(SHARING))
+def test_a_log_may_be_summed_up_at_any_time(sequential: tuple[Item, ...], sharing: dict[str, tuple[str, ...]]) -> None:
+    made, machine = program(split_streams(sequential)), platform(sharing)
+    for engine in ("fast", "plain"):
+        whole = simulate(made, engine=engine, platform=machine)
+        with patch.object(accounts, "MANY", 1):
+            settled = simulate(made, engine=engine, platform=machine)
+            assert _sums(settled) == _sums(whole)
+        for one, other in zip(settled.engines, whole.engines, strict=True):
+            assert np.array_equal(one.segments, other.segments)
+
+
+def test_a_stream_that_goes_on_is_one_segment_however_often_it_is_summed_up() -> None:
+    parts = tuple(work("a", 10) for _ in range(6))
+    streams: dict[str, tuple[Item, ...]] = {
+        "b": tuple(Step("b", Signal(n)) for n in range(3)),
+        "a": tuple(item for n, part in enumerate(parts[:3]) for item in (Step("a", Wait(n)), part)) + parts[3:],
+    }
+    with patch.object(accounts, "MANY", 1):
+        clockwork = Clockwork(program(streams), platform())
+        timing = clockwork.run()
+    assert sum(isinstance(chunk, accounts.Settled) for chunk in clockwork.runners[1].account.log) == 3
+    assert timing.engines[1].segments.tolist() == [[0, 0, 60_000, 60_000]]
+
+
+def test_code_is_made_when_a_stream_comes_to_it_and_kept_no_longer() -> None:
+    streams: dict[str, tuple[Item, ...]] = {
+        "a": (work("a", 1), Step("a", Signal(0)), Step("a", Wait(1)), work("a", 1)),
+        "b": (Step("b", Wait(0)), Loop(0, 3, (work("b", 1), work("b", 2))), Step("b", Signal(1))),
+    }
+    clockwork = Clockwork(program(streams), platform())
+    assert [len(runner.code) for runner in clockwork.runners] == [1, 1]
+    assert clockwork.run().time == 1000 + 3 * (700 + 1400) + 1000
+    for runner in clockwork.runners:
+        assert not any(i.command is not None or i.what == END for i in runner.code)
 
 
 def _sums(timing: Timing) -> object:
