@@ -142,7 +142,7 @@ def test_the_file_holds_the_rows(
 
 @needs_duckdb
 def test_export_writes_the_file_that_python_writes(run: CommandLine) -> None:
-    run.done("compile", TINY, "-t", "neupims", "--dim", "past=15", "-o", "t.pimprog", "-q")
+    run.done("compile", TINY, "-t", "neupims", "--dim", "past=63", "-o", "t.pimprog", "-q")
     said = run.done("export", "t.pimprog", "--parquet", "t.parquet", "--unroll", "--engine", "pim")
     program = pimc.load_program("t.pimprog")
     streams = tuple(n for n, s in enumerate(program.streams) if s.engine == "pim")

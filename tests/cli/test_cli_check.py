@@ -20,7 +20,7 @@ EARLY = f"{HEADER}0,3,ACT,2,7\n36,3,RD,2,7\n40,3,RD,2,8\n53,3,PRE,2,\n"
 
 
 def compiled(run: CommandLine, target: str, *options: str) -> str:
-    run.done("compile", TINY, "-t", target, "--dim", "past=15", "-q", "-o", "p.pimprog", *options)
+    run.done("compile", TINY, "-t", target, "--dim", "past=63", "-q", "-o", "p.pimprog", *options)
     return "p.pimprog"
 
 

@@ -177,7 +177,8 @@ def example_files(tmp_path_factory: pytest.TempPathFactory, made: Path) -> Path:
     for name in ("before", "after", "a"):
         shutil.copy(made / "model.pimprog", folder / f"{name}.pimprog")
     dims = {"batch": 2, "seq": 1, "past": 5}  # those of io.npz
-    pimc.save_program(pimc.compile(TINY_ONNX, "neupims", dims=dims).program, folder / "model.pimprog")
+    on_pim = pimc.compile(TINY_ONNX, "neupims", dims=dims, pass_options=["place.only=pim"])
+    pimc.save_program(on_pim.program, folder / "model.pimprog")
     log = IssueLog()
     pimc.simulate(pimc.compile(GEMV, "cent").program, issues=log)
     write_issues(str(folder / "issued.csv.gz"), log.issued())
