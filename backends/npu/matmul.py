@@ -97,6 +97,11 @@ class Choice:
     extents: Extents
     cut: Tiles | Group
 
+    def seconds(self, machine: Machine) -> float:
+        """Of all products. What follows each other is counted as it goes on: the arrays fill and empty once for all."""
+        ends = machine.turnaround if self.extents.repeated else 0.0
+        return self.extents.turns * self.cut.seconds + ends
+
 
 @dataclass
 class Contraction:
@@ -161,13 +166,14 @@ class Contraction:
         assert npu is not None
         if npu.products == "array" or self.at.tile is not None:
             return None
-        cut, turns, copies = choice.cut, choice.extents.turns, copy_time(self.at.spec)
+        turns, copies = choice.extents.turns, copy_time(self.at.spec)
         sides = (
             self._side(A, self.nest.batch, self.nest.rows),
             self._side(B, self.nest.batch, self.nest.columns),
         )
         work = vector_work(npu, self.nest, sides, self.tensors[B].element_bytes, copies)
-        return work if work.seconds(turns, copies.latency) < CLEARLY * turns * cut.seconds else None
+        arrays = choice.seconds(machine_of(self.at))
+        return work if work.seconds(turns, copies.latency) < CLEARLY * arrays else None
 
     def _report_vector(self, choice: Choice, work: VectorWork) -> None:
         turns, copies = choice.extents.turns, copy_time(self.at.spec)
@@ -176,7 +182,8 @@ class Contraction:
             bounds = {"memory": moved, "vector unit": computed, "latency": copies.latency}
             parts = f"{microseconds(moved)} of transfers, {microseconds(computed)} on the vector unit"
             limit = max(bounds, key=lambda name: bounds[name])
-            self.at.limited(f"bound by {limit} ({parts}; {microseconds(turns * choice.cut.seconds)} on the arrays)")
+            arrays = microseconds(choice.seconds(machine_of(self.at)))
+            self.at.limited(f"bound by {limit} ({parts}; {arrays} on the arrays)")
 
     def choice(self) -> Choice:
         """The fastest way to stream one operand past the other. Raises CompileError: CAPACITY."""

@@ -232,20 +232,19 @@ def test_an_encoder_computes(tmp_path: Path) -> None:
     assert result.report.phase == "encode"
 
 
-@pytest.mark.xfail(strict=True, reason="the choice of a unit leaves the arrays' fill and skew out")
 def test_a_faster_clock_is_never_slower() -> None:
-    """A decoder on `neupims` without PIM is slower at 1 GHz than at 500 MHz.
+    """Where products are few, the arrays' fill and skew count, and decide whether the vector unit takes them.
 
-    There are few products of each kind, and only at 1 GHz do they go to the arrays: the time that these are taken to
-    need for products that follow each other is that of steady work, without the 540 ns in which they fill and empty.
+    A decoder on `neupims` without PIM once was slower at 1 GHz than at 500 MHz: only there its attention went to the
+    arrays, whose fill and skew the choice had left out.
     """
     model = GEMM.parents[1] / "tiny-llama.pimc"
-    clocks = ("500MHz", "1GHz")
+    clocks = ("500MHz", "1GHz", "2GHz")
     options = [
         Options(dims={"past": 63}, overrides=(f"npu.clock={clock}",), pass_options=("place.only=npu",))
         for clock in clocks
     ]
-    slow, fast = (compile_model(model, "neupims", each).report for each in options)
-    assert slow is not None
-    assert fast is not None
-    assert fast.seconds <= slow.seconds
+    reports = [compile_model(model, "neupims", each).report for each in options]
+    seconds = [report.seconds for report in reports if report is not None]
+    assert seconds == sorted(seconds, reverse=True)
+    assert len(seconds) == len(clocks)
