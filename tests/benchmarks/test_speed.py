@@ -1,7 +1,9 @@
 """How long commands take as a user sees them, from a cold start: `make benchmark`. Nothing here is asserted on time.
 
 Budgets: `replay-70b`, a trace of 362,386 lines, 2.5 s; `block-range`, all 4,096 positions of a layer of Llama 2 70B,
-90 s; the simulation of that layer at the last position, 50 ms (`test_simulation`).
+90 s; the simulation of that layer at the last position, 50 ms (`test_simulation`); once everything is imported,
+`bert-base`, compiled and timed, 1 s, and a layer of Llama 3 8B with one token, the second time, 100 ms
+(`test_compilation`).
 
 The peak memory of each command, at least that of pytest itself, is in its `extra_info` (`--benchmark-json`).
 """
@@ -51,6 +53,38 @@ def test_command(benchmark: BenchmarkFixture, arguments: str) -> None:
     benchmark.pedantic(run, rounds=1 if "b.pimc" in arguments or ":" in arguments else 3)
     benchmark.extra_info["peak_kib"] = peak
     assert peak < MOST_KIB.get(arguments.split()[0], peak + 1)
+
+
+COMPILATIONS = {
+    "bert-base": ("models/bert-base.pimc", {"seq": 128}),
+    "llama3-8b-layer": ("models/bench/llama3-8b-block.pimc", {"past": 1023}),
+}
+TIMED = """
+import resource, sys
+from pathlib import Path
+from pimc.driver import Options, compile_model
+model, dims = sys.argv[1], {name: int(value) for name, value in (each.split("=") for each in sys.argv[2:])}
+for _ in range(3):
+    begun = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    compile_model(Path(model), "npu", Options(dims=dims))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_utime - begun)
+"""
+
+
+@pytest.mark.parametrize("name", COMPILATIONS)
+def test_compilation(benchmark: BenchmarkFixture, name: str) -> None:
+    """CPU seconds of the first and of later compilations of a process are in `extra_info`."""
+    model, dims = COMPILATIONS[name]
+    command = [sys.executable, "-c", TIMED, model, *(f"{dim}={size}" for dim, size in dims.items())]
+    seconds: list[list[float]] = []
+
+    def run() -> None:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        seconds.append([float(line) for line in done.stdout.split()])
+
+    benchmark.pedantic(run, rounds=3)
+    benchmark.extra_info["first_s"] = min(first for first, *_ in seconds)
+    benchmark.extra_info["later_s"] = min(min(later) for _, *later in seconds)
 
 
 def test_simulation(benchmark: BenchmarkFixture) -> None:
