@@ -12,7 +12,7 @@ chunk, the banks are at the next.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lcm
 
 from pimc.backends.affine import Scalar
@@ -39,6 +39,8 @@ LOWEST = -3.4e38
 """What the search for the largest score begins with."""
 ROW_CLOCKS = 98
 """About what opening another row takes, for choosing sizes: activation, precharge and the gaps between."""
+MOST_STRETCHES = 64
+"""Queries that see different keys, beyond which the program would be too long: each has commands of its own."""
 MODE_CLOCKS = 64
 """The same for going to registers and back."""
 REGISTER_CLOCKS = 5
@@ -59,8 +61,8 @@ def why_not(node: Node, spec: TargetSpec) -> str:
         return "masks and lengths are for the softmax alone"
     if node.attribute("softcap") or node.attribute("window"):
         return "soft caps and windows are for the softmax alone"
-    if node.attribute("causal") and q.static_shape[2] > 1:
-        return "the queries see different keys"
+    if len(seen(node)) > MOST_STRETCHES:
+        return f"more than {MOST_STRETCHES} queries see different keys"
     if not all(t.dtype.is_float and t.elements for t in (q, k, v)):
         return "there is nothing to multiply"
     if max(q.static_shape[3], v.static_shape[3]) * CELL_BYTES > spec.dram.row_bytes:
@@ -227,10 +229,20 @@ def lower_attention(node: Node, at: Lowering) -> None:
     head = given(node, 0).type.static_shape[3], given(node, 2).type.static_shape[3]
     scale = node.attribute("scale")
     assert isinstance(scale, int | float)
-    for wave in waves(node, at, q, out, keys, keys.dims[2].channel[0], dims):
-        kernel = _Attention(at, wave, keys, dims, shapes, sizes, head, float(scale))
-        for (source, target, row, value_row), _ in wave.turns:
-            kernel.run(source, target, row, value_row)
+    for positions, tokens in seen(node):
+        own = replace(shapes, tokens=tokens)
+        for wave in waves(node, at, q, out, keys, keys.dims[2].channel[0], dims, positions=positions):
+            kernel = _Attention(at, wave, keys, dims, own, sizes, head, float(scale))
+            for (source, target, row, value_row), _ in wave.turns:
+                kernel.run(source, target, row, value_row)
+
+
+def seen(node: Node) -> list[tuple[range, int]]:
+    """Query positions, and how many tokens they see: of a causal one those up to its own."""
+    steps, tokens = given(node, 0).type.static_shape[2], given(node, 1).type.static_shape[2]
+    if not node.attribute("causal"):
+        return [(range(steps), tokens)]
+    return [(range(p, p + 1), tokens - steps + 1 + p) for p in range(steps)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,19 +39,22 @@ class Wave:
 
 def waves(
     node: Node, at: Lowering, x: Tensor, y: Tensor, cache: BankPattern, spare: int, *more: BankPattern,
-    together: bool = False,
+    together: bool = False, positions: range | None = None,
 ) -> Iterator[Wave]:
     """x and y are [B, H, S, X] with the vectors and the results. spare: channels of a pair that take part.
+    positions: neighbouring ones of S; all, if none are given.
 
     more: caches that spread requests and heads alike, whose rows are told as well. together: a turn has all query
     positions, if they lie at one distance; else each has a turn of its own.
     """
-    batch, heads, steps, _ = node.result.type.static_shape
+    batch, heads, most, _ = node.result.type.static_shape
+    positions = range(most) if positions is None else positions
+    steps = len(positions)
     kv = list(node.inputs())[1].type.static_shape[1]
     by_batch, by_head = cache.dims[0], cache.dims[1]
     for b in ranges(batch, by_batch.channel[0]):
         for h in ranges(kv, by_head.channel[0]):
-            views = [_seven(node, t.layout, b, h, heads // kv, steps) for t in (x, y)]
+            views = [_seven(node, t.layout, b, h, heads // kv, positions) for t in (x, y)]
             rows = [_rows(c, b, h, steps) for c in (cache, *more)]
             outer = [Layout(v.offset, (v.dims[0], v.dims[2], v.dims[5])) for v in views]
             spread = ((b.together, by_batch.channel[1]), (h.together, by_head.channel[1]), (spare, 1))
@@ -82,9 +85,9 @@ def _rows(cache: BankPattern, b: Range, h: Range, steps: int) -> Layout:
     return Layout(cache.row + first, (((b.turns, by_batch.row[1]),), ((h.turns, by_head.row[1]),), ((steps, 0),)))
 
 
-def _seven(node: Node, layout: Layout, b: Range, h: Range, group: int, steps: int) -> Layout:
-    """[B, H, S, X] as [turns, together, turns, together, group, S, X] for ranges of requests and kv heads."""
-    cuts = [(0, b.start, b.stop), (1, h.start * group, h.stop * group)]
+def _seven(node: Node, layout: Layout, b: Range, h: Range, group: int, s: range) -> Layout:
+    """[B, H, S, X] as [turns, together, turns, together, group, S, X] for ranges of requests, kv heads, positions."""
+    cuts = [(0, b.start, b.stop), (1, h.start * group, h.stop * group), (2, s.start, s.stop)]
     last = prod(count for count, _ in layout.dims[3])
-    shape = (b.turns, b.together, h.turns, h.together, group, steps, last)
+    shape = (b.turns, b.together, h.turns, h.together, group, len(s), last)
     return part(node, layout, cuts, shape)

@@ -571,8 +571,8 @@ def prefill_strictly() -> Iterator[str]:
             pairs = [f"{each[kind]:.1f}" for kind in (*KINDS, "all") for each in (alone, together)]
             rows.append([f"{label}, {keys} keys", *pairs, f"{alone['all'] / together['all']:.3f}"])
     yield "Microseconds of a block for each token of a prompt: by itself, as published, and with others, of which"
-    yield f"{TOGETHER} pass together. Their attention is done in parts, with rows of keys opened once for several"
-    yield "positions; by itself a token's is one kernel. Rows of weights serve one token: the global buffer holds"
+    yield f"{TOGETHER} pass together. Their attention runs as is cheaper: in parts, with rows of keys opened once for"
+    yield "several positions, or whole, position by position. Rows of weights serve one token: the global buffer holds"
     yield "one vector as long as a row, and filling it again (64 columns of 2 clocks, two changes of mode of 32) takes"
     yield "longer than opening the row again (98 clocks)."
     yield ""

@@ -93,6 +93,46 @@ def test_attention_of_both_mappings(mapping: str, past: int) -> None:
     check_races(built.program)
 
 
+@pytest.mark.parametrize("kv", [4, 2, 1])
+@pytest.mark.parametrize("past", [0, 131])
+def test_whole_attention_of_several_positions(kv: int, past: int, tmp_path: Path) -> None:
+    """Each sees the keys up to its own, however many heads share them."""
+    model = tmp_path / "decoder.pimc"
+    model.write_text(DECODER.format(kv=kv, blocks=MODELS / "blocks"))
+    options = Options(
+        dims={"batch": 2, "seq": 5, "past": past},
+        overrides=("dram.channels=3", "dram.row_bytes=512B", "pim.global_buffer_bytes=512B"),
+        pass_options=("split-attention.whole=always",),
+    )
+    built = build(model, "cent", options)
+    assert "attention" in {row.op for row in built.program.ops}
+    comparison = built.compare(built.run())
+    assert comparison.ok, comparison.outputs
+    check_races(built.program)
+
+
+DECODER = """model decoder(batch = 1, seq = 1, past = 0)
+let layers = 2
+let hidden = 64
+let heads = 4
+let kv_heads = {kv}
+let ffn = 96
+let vocab = 32
+include "{blocks}/llama.pimc"
+"""
+
+
+def test_several_positions_stay_whole_where_that_is_faster() -> None:
+    found = {}
+    for whole in ("auto", "never"):
+        options = Options(
+            dims={"seq": 4, "past": 1020}, pass_options=(f"split-attention.whole={whole}",), shapes_only=True
+        )
+        lowered = lower_model(MODELS / "bench" / "llama2-70b-block.pimc", "cent", options)
+        found[whole] = time_program(checked_program(lowered)).time
+    assert found["auto"] < 0.95 * found["never"]
+
+
 def _placed(split: Split, **dims: int) -> Built:
     options = split.options(dims={"batch": 1, "seq": 1, "past": 15, **dims})
     return build(MODELS / "tiny-llama.onnx", "cent", options)
