@@ -114,6 +114,8 @@ def test_derived_numbers() -> None:
         "load-cache": ("dma", 1),
         "store-cache": ("dma", 1),
         "npu-cache": ("npu", 1),
+        "load-held": ("dma", 1),
+        "store-held": ("dma", 1),
         "load-link": ("dma", 1),
         "store-link": ("dma", 1),
     }

@@ -157,6 +157,7 @@ PROGRAMS: Mapping[str, Callable[[], Built]] = {
     "npu, paged caches": lambda: build(
         MODELS / "tiny-llama.pimc", "npu", Options(dims=DECODE, overrides=("cache.layout=paged", "cache.block=4"))
     ),
+    "npu, product": lambda: build(GEMM, "npu", Options(dims={"M": 40})),
     "npu, bert": lambda: _sample("bert-encoder-optimum", "npu"),
     "npu, a cache of fixed length": lambda: _sample("gpt2-decode-dynamo-static", "npu"),
     "cent, a cache of fixed length": lambda: _sample("gpt2-decode-dynamo-static", "cent"),

@@ -162,10 +162,10 @@ def test_vectors_in_each_others_place_have_no_values(op: str, sizes: tuple[int, 
 
 def test_whole_models_keep_their_order_with_the_drivers_addresses() -> None:
     """Vectors that ops compute are written to the one row, and PIM waits for them; ops take turns."""
-    found = pimc.compile(ROOT / "models/tiny-llama.pimc", "neupims-faithful", dims={"past": 15})
+    found = pimc.compile(ROOT / "models/tiny-llama.pimc", "neupims-faithful", dims={"past": 127})
     assert found.report is not None
     assert any(o.engine == "pim" for o in found.report.ops)
-    plain = pimc.compile(ROOT / "models/tiny-llama.pimc", "neupims", dims={"past": 15})
+    plain = pimc.compile(ROOT / "models/tiny-llama.pimc", "neupims", dims={"past": 127})
     assert plain.report is not None
     assert 1 < found.report.seconds / plain.report.seconds < 3
     assert [b.name for b in found.report.beats] == ["A", "B", "EA", "B.2", "E"]
