@@ -25,6 +25,7 @@ from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
 from pimc.ir.ops.caches import CACHE_AXIS, IN_PLACE
 from pimc.ir.quantized import PACKED, packed_shape
+from pimc.ir.target import MOST_HELD
 from pimc.ir.types import DType, TensorType
 from pimc.ir.views import is_view_op, views
 
@@ -32,8 +33,6 @@ RESIDENT_SHARE = 2
 """One part in so many of the on-chip buffer holds results; the rest is for operands in passing."""
 LARGEST_RESIDENT = 4
 """A result may take one part in so many of that part."""
-MOST_HELD = 90
-"""Percent of the buffer that weights which are held may take."""
 
 
 @dataclass(frozen=True, slots=True)

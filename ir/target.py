@@ -12,6 +12,9 @@ from pimc.ir.memory import Home
 from pimc.ir.op import Attribute
 from pimc.ir.types import TensorType
 
+MOST_HELD = 90
+"""Percent of the buffer that weights which are held may take; the rest is for all that comes and goes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:

@@ -13,7 +13,7 @@ from pimc.ir.facts import Placement, Queue, SubBatch
 from pimc.ir.graph import Graph, Rewriter
 from pimc.ir.requests import Batch, Request
 from pimc.ir.stage import GraphStage
-from pimc.ir.target import Target
+from pimc.ir.target import MOST_HELD, Target
 from pimc.passes.assign_requests import attention_seconds
 from pimc.passes.beats import ATTENTION
 from pimc.passes.held_weights import hold_weights
@@ -23,9 +23,6 @@ from pimc.passes.schedule import finish_seconds
 LEAST_SHARE = 8
 """Halves are looked at where attention in PIM takes at least one part in so many of the time: no more can be hidden."""
 
-
-MOST_HELD = 90
-"""Percent of the buffer; the rest is for all that comes and goes."""
 
 
 class Use(Enum):

@@ -240,7 +240,8 @@ class States:
         for place, (clock, channel) in reversed(list(enumerate(stops))):
             if clock <= clocks:
                 del stops[place]
-                channel.due = left if due == NEVER else channel.due
+                if due == NEVER:
+                    channel.due = left
                 return channel
         return None
 
