@@ -6,6 +6,7 @@ from unittest.mock import patch
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pimc.sim import accounts
 from pimc.sim.accounts import BUSY, HELD, OP, Account, Entry, Mark, Sums
 
