@@ -269,9 +269,8 @@ def _settled(entries: list[Entry], front: Front) -> Settled:
     late = np.maximum(before, np.minimum(ready, begun))
     waited = begun - late
     stalled = Counter({LATENCY: int((late - before).sum())})
-    for cause, time in zip(causes, waited.tolist(), strict=True):
-        if time:
-            stalled[cause or LATENCY] += time
+    for index in np.flatnonzero(waited).tolist():
+        stalled[causes[index] or LATENCY] += int(waited[index])
     gaps = _Gaps(list(front.gaps), before, late, begun, causes)
     for index in gaps.filled_by(start, busy):
         for cause, time in gaps.fill(index, int(start[index]), int(start[index] + busy[index])):
