@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pimc.backends.lowering import Lowering, Rule, lowers
 from pimc.backends.pim import activation_aim, attention_aim, lower_aim, lower_cent, lower_newton
+from pimc.backends.pim.heads_apart import by_channel
 from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.pim.newton_transfer import mark_vectors
 from pimc.backends.ragged import groups
@@ -52,7 +53,9 @@ def lower_product(node: Node, at: Lowering) -> None:
     ragged = node.fact(Ragged)
     if ragged is not None and at.spec.pim.style == "newton":
         at = mark_vectors(node, at)
-    if ragged is None:
+    if ragged is None and at.spec.pim.style == "newton" and node.op.name in ("attention_scores", "attention_context"):
+        rule(*by_channel(node, at))
+    elif ragged is None:
         rule(node, at)
     elif ragged.channels:
         lower_newton.lower_requests(node, at, ragged)
