@@ -49,11 +49,11 @@ lowers("pim", *activation_aim.TABLES)(activation_aim.lower_activation)
 def lower_product(node: Node, at: Lowering) -> None:
     """A product whose right operand (weight, keys, values) lies in the banks."""
     assert at.spec.pim is not None
-    rule = rules_of(at.spec)[node.op.name]
+    rule, is_newton = rules_of(at.spec)[node.op.name], at.spec.pim.style == "newton"
     ragged = node.fact(Ragged)
-    if ragged is not None and at.spec.pim.style == "newton":
+    if ragged is not None and is_newton:
         at = mark_vectors(node, at)
-    if ragged is None and at.spec.pim.style == "newton" and node.op.name in ("attention_scores", "attention_context"):
+    if ragged is None and is_newton and node.op.name in ("attention_scores", "attention_context"):
         rule(*by_channel(node, at))
     elif ragged is None:
         rule(node, at)
