@@ -526,20 +526,9 @@ def op_rows(nodes: Sequence[Node], leaders: Mapping[int, int] | None = None) -> 
             layer=layer.index if layer is not None else -1,
             shares=-1 if leaders is None else leaders.get(index, -1),
             beat=beat.name if beat is not None else "",
-            weight=_weight(node),
+            weight=node.weight(),
             costs=tuple(_costs(placement)) if placement is not None else (),
         )
-
-
-def _weight(node: Node) -> str:
-    """The only weight that a node reads, as it is or transposed."""
-    read: dict[str, None] = {}
-    for value in node.inputs():
-        while value.owner is not None and value.owner.op.name == "transpose" and value.owner.operands[0] is not None:
-            value = value.owner.operands[0]
-        if value.role is Role.WEIGHT:
-            read[value.name] = None
-    return next(iter(read)) if len(read) == 1 else ""
 
 
 def _costs(placement: Placement) -> Iterator[Cost]:
