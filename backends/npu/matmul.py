@@ -34,7 +34,7 @@ from pimc.backends.npu.epilogue import MOST_REGIONS, Epilogue
 from pimc.backends.npu.grouped import Group, Groups, best_group
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence
 from pimc.backends.npu.tile_copy import bring, scaled, take_home
-from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles, best_tiles
+from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles, best_tiles, move_seconds
 from pimc.backends.npu.vector_unit import NPU, VectorWork, vector_work
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Tile
@@ -227,8 +227,14 @@ class Contraction:
             _count(t_axes), _count(s_axes), self.nest.depth, self.tensors[A].element_bytes,
             self._side(streamed, batch, t_axes), self._side(stationary, batch, s_axes),
             self._side(OUT, batch, t_axes, s_axes), _count(batch),
-            *self._of_epilogue(),
+            *self._of_epilogue(), self._regular,
         )  # fmt: skip
+
+    @property
+    def _regular(self) -> bool:
+        """Whether all k lie at equal distances, in either operand."""
+        (_, axes), *more = self.nest.contracted
+        return not more and len(Nest((0,) * len(axes[0].strides), tuple(axes)).merged().axes) == 1
 
     def _of_epilogue(self) -> tuple[int, int, float]:
         """Bytes on chip for each element of a tile, of each tile and once, and seconds of the vector unit."""
@@ -276,6 +282,18 @@ class Contraction:
         return slots * moving + padded(e.t * e.s * e.working_bytes)
 
 
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Those k of a product that pass by before all others do: nests of (address of T, address of S)."""
+
+    parts: list[Nest]
+    k: int
+    cuts: int = 1
+    """into so many parts the first and the last pieces are cut, each of which is multiplied as it arrives"""
+    number: int = 0
+    last: bool = True
+
+
 class _Tiled:
     """The loops over tiles of one product, for each turn of the batch."""
 
@@ -288,32 +306,36 @@ class _Tiled:
         self.tiles = tiles
         self.machine = machine_of(whole.at)
         self.operands = {"t": whole.tensors[streamed], "s": whole.tensors[stationary]}
+        self.sides = {"t": extents.streamed, "s": extents.stationary}
         self.out = whole.tensors[OUT]
         self.dtype = whole.tensors[A].dtype
         self.blocks = Blocks.on(self.emit, self.machine, self.dtype, tiles.down, tiles.across)
         self.epilogue = whole.epilogue
-        # of (address of T or S, address in the result and in operands of the epilogue), from the start of a batch turn
+        # of (address of T or S, address in the result and in operands of the epilogue, among accumulators of all of the
+        # result), from the start of a batch turn
         self.groups = {
-            name: Nest((0,) * (len(whole.nest.starts) - 1),
-                       tuple(Axis(x.count, (x.strides[own], *x.strides[OUT:])) for x in axes)).merged()
-            for name, own, axes in (("t", streamed, t_axes), ("s", stationary, s_axes))
+            name: Nest((0,) * len(whole.nest.starts),
+                       tuple(Axis(x.count, (x.strides[own], *x.strides[OUT:], acc))
+                             for x, acc in zip(axes, scaled(axes, unit), strict=True))).merged()
+            for name, own, axes, unit in (("t", streamed, t_axes, extents.s * ACCUMULATOR_BYTES),
+                                          ("s", stationary, s_axes, ACCUMULATOR_BYTES))
         }  # fmt: skip
         self.order = ("t", "s") if tiles.t_outside else ("s", "t")
         self.streamed, self.stationary = streamed, stationary
-        # of (address of T, address of S)
-        self.parts = [
+        parts = [
             Nest((moves[streamed], moves[stationary]),
                  tuple(Axis(x.count, (x.strides[streamed], x.strides[stationary])) for x in axes)).merged()
             for moves, axes in whole.nest.contracted
         ]  # fmt: skip
-        self.k = extents.k
         self.panels = tiles.piece > 0
-        regular = self.panels and len(self.parts) == 1 and len(self.parts[0].axes) == 1
-        self.parts_of_k = self.machine.parts(self.k, tiles.down) if regular else 1
+        self.layers = list(self._cut_in_layers(parts, extents))
+        self.layer = self.layers[0]
         inner = tiles.s if tiles.t_outside else tiles.t
         micro = tiles.piece * inner if self.panels else tiles.t * tiles.s
         self.acc_bytes = micro * ACCUMULATOR_BYTES
         self.acc_slots = min(tiles.slots, self.machine.accumulator_bytes // self.acc_bytes)
+        self.acc_row = extents.s * ACCUMULATOR_BYTES if len(self.layers) > 1 else 0
+        """bytes from row to row of accumulators that hold all of the result; 0: they hold a tile"""
         self.arena = arena
         self.working = 0
         if self.epilogue is not None:
@@ -321,6 +343,21 @@ class _Tiled:
             self.working = arena.take(self.working_size)
         self.places: dict[tuple[str, object], int] = {}
         self.slots = self._take(arena, extents)
+
+    def _cut_in_layers(self, parts: list[Nest], e: Extents) -> Iterator[_Layer]:
+        """All k as one, or for panels as many as their tiles are deep."""
+        cuts = self.machine.parts(min(self.tiles.k, e.k), self.tiles.down) if self.panels and e.regular else 1
+        layers = e.k // self.tiles.k if self.panels else 1
+        if layers == 1:
+            yield _Layer(parts, e.k, cuts)
+            return
+        ((axis,), start) = parts[0].axes, parts[0]
+        for number in range(layers):
+            yield _Layer(
+                [Nest(start.starts, (replace(axis, count=self.tiles.k),))], self.tiles.k, 1 if number else cuts,
+                number, number == layers - 1,
+            )  # fmt: skip
+            start = start.moved([self.tiles.k * stride for stride in axis.strides])
 
     def _take(self, arena: Arena, e: Extents) -> dict[str, list[int]]:
         tiles, size = self.tiles, e.element_bytes
@@ -334,7 +371,7 @@ class _Tiled:
             self.sizes[self.order[0]] = -(-outer // tiles.piece) * padded(tiles.piece * k * size)
             self.sizes["out"] = tiles.piece * inner * e.of_out + spare
             return {self.order[0]: [arena.take(self.sizes[self.order[0]]) for _ in range(tiles.slots_outer)]}
-        if k < self.k:
+        if k < e.k:
             return {"out": [arena.take(self.sizes["out"]) for _ in range(tiles.slots)]}
         if t >= e.t and s >= e.s:
             counts = dict.fromkeys(list(counts), tiles.slots if e.repeated else 1)
@@ -347,13 +384,15 @@ class _Tiled:
         """One turn of the batch; `turn` alternates, so that neighbouring turns use different slots."""
         base = {"t": starts[self.streamed], "s": starts[self.stationary]}
         first, second = self.order
-        results = tuple(starts[OUT:])
+        results = (*starts[OUT:], 0)
         if self.panels:
             for outer, outer_at, slot in self._tiles(first, len(self.slots[first])):
-                number = (slot + turn) % len(self.slots[first])
-                self._panel(outer, outer_at, base, results, number)
+                for layer in self.layers:
+                    self.layer = layer
+                    number = (slot + turn + layer.number) % len(self.slots[first])
+                    self._panel(outer, outer_at, base, results, number)
             return
-        resident = self.tiles.k >= self.k
+        resident = self.tiles.k >= self.layer.k
         for outer, outer_at, slot in self._tiles(first, self.tiles.slots_outer):
             held = None
             if resident:
@@ -363,22 +402,28 @@ class _Tiled:
                 inner_slot = (turn_slot + turn) % self.tiles.slots
                 tile = {first: (outer, outer_at), second: (inner, inner_at)}
                 address = {name: base[name] + tile[name][1][0] for name in ("t", "s")}
-                acc = self._accumulators(inner_slot)
+                acc = self._accumulators(inner_slot, results)
                 rows, columns = tile["t"][0], tile["s"][0]
                 if held is not None:
                     room = self.slots[second][inner_slot % len(self.slots[second])]
                     other = self._resident(second, inner, address[second], room)
                     pair = (held, other) if first == "t" else (other, held)
-                    self.blocks.multiply(*pair, rows.elements, columns.elements, self.k, _sums(acc, columns))
+                    self.blocks.multiply(*pair, rows.elements, columns.elements, self.layer.k, self._sums(acc, columns))
                 else:
                     self._over_k(rows, columns, address, acc, (turn_slot + turn + slot) % SLOTS)
                 out = self.slots["out"][inner_slot]
-                self._finish(rows, columns, _plus(results, outer_at[1:], inner_at[1:]), acc, out)
+                self._finish(rows, columns, _plus(results, outer_at[1:], inner_at[1:]), acc, out, inner_slot)
 
-    def _accumulators(self, slot: int) -> int:
+    def _accumulators(self, slot: int, results: tuple[Scalar, ...]) -> Scalar:
+        """Where products gather: of a tile in some slot, or its place in all of the result."""
+        if self.acc_row:
+            return results[-1]
         if self.acc_slots == 1:
             self.emit.issue("npu", Fence())
         return slot % self.acc_slots * self.acc_bytes
+
+    def _sums(self, acc: Scalar, columns: Tiling) -> Sums:
+        return Sums(acc, self.acc_row or columns.elements * ACCUMULATOR_BYTES)
 
     # -- panels ---------------------------------------------------------------------------------------------------
 
@@ -465,25 +510,28 @@ class _Tiled:
                 starts = (start or pieces[0].outer).starts
                 addresses = {first: base[first] + starts[0], second: base[second] + at[0]}
                 places = {first: held + number * self._piece_bytes, second: chip}
-                acc = self._accumulators(number)
+                out = _plus(results, at[1:], starts[1:])
+                acc = self._accumulators(number, out)
                 moving = parts or ((first,) if number else ("t", "s"))
                 self._multiply_parts(tiles, addresses, places, acc, moving)
-                out = _plus(results, at[1:], starts[1:])
-                slot_out = (slot, (0, 0) if alone else ("early", number))
-                self._finish(tiles["t"], tiles["s"], out, acc, self._place("out", slot_out))
+                if self.layer.last:
+                    held_out = self._place("out", (slot, (0, 0) if alone else ("early", number)))
+                    self._finish(tiles["t"], tiles["s"], out, acc, held_out, number)
         other = self._resident(second, inner, base[second] + at[0], chip, moves=not begun)
         for number, (piece, starts, turn, place) in enumerate(self._each(pieces, held, after=begun), begun):
             own = self._resident(first, piece, base[first] + starts[0], place, moves=arrives)
             pair = (own, other) if first == "t" else (other, own)
             rows, columns = (piece, inner) if first == "t" else (inner, piece)
-            acc = self._accumulators(number)
-            self.blocks.multiply(*pair, rows.elements, columns.elements, self.k, _sums(acc, columns))
             out = _plus(results, at[1:], starts[1:])
-            self._finish(rows, columns, out, acc, self._place("out", (slot, turn)))
+            acc, layer = self._accumulators(number, out), self.layer
+            sums = self._sums(acc, columns)
+            self.blocks.multiply(*pair, rows.elements, columns.elements, layer.k, sums, layer.number)
+            if layer.last:
+                self._finish(rows, columns, out, acc, self._place("out", (slot, turn)), number)
 
     @property
     def _piece_bytes(self) -> int:
-        return padded(self.tiles.piece * self.k * self.dtype.bits // 8)
+        return padded(self.tiles.piece * self.layer.k * self.dtype.bits // 8)
 
     def _early(self, piece: Tiling) -> int:
         """How many of the first outer pieces come in parts of k."""
@@ -492,29 +540,40 @@ class _Tiled:
     def _comes_in_parts(self, piece: Tiling) -> bool:
         """Whether the very first or last products begin before all of k is there."""
         moves = not all(tensor.on_chip for tensor in self.operands.values())
-        return moves and self.parts_of_k > 1 and len(piece.outer.axes) <= 1
+        return moves and self.layer.cuts > 1 and len(piece.outer.axes) <= 1
 
     def _multiply_parts(
-        self, tiles: dict[str, Tiling], starts: dict[str, Scalar], held: dict[str, int], acc: int,
+        self, tiles: dict[str, Tiling], starts: dict[str, Scalar], held: dict[str, int], acc: Scalar,
         parts: tuple[str, ...],
     ) -> None:  # fmt: skip
         """Bring two pieces, or one of them, part by part of k, and multiply each as it arrives."""
-        depth = -(-self.k // (self.parts_of_k * self.blocks.high)) * self.blocks.high
+        depth = -(-self.layer.k // (self.layer.cuts * self.blocks.high)) * self.blocks.high
+        for name in parts:
+            if self._rather_whole(name, tiles[name], depth):
+                self._resident(name, tiles[name], starts[name], held[name])
+                parts = tuple(part for part in parts if part != name)
         done = 0
-        for cut in tilings(self.parts[0], depth, even=False):
+        for cut in tilings(self.layer.parts[0], depth, even=False):
             for turn, at, _ in _counted(self.emit, cut.outer, 1):
                 brought = {}
                 for i, name in ((1, "s"), (0, "t")):  # the block is loaded into the arrays while rows still arrive
                     matrix = self._resident(name, tiles[name], starts[name], held[name], moves=False)
                     part = replace(matrix, address=matrix.at(turn * cut.elements + done))
-                    if name in parts and not self._stays(name, tiles[name], [own.axes for own in self.parts]):
+                    if name in parts and not self._stays(name, tiles[name], [own.axes for own in self.layer.parts]):
                         self._copy(name, tiles[name], [cut.tile], i, [starts[name] + at[i]], part)
                     brought[name] = part
-                rows, columns = tiles["t"].elements, tiles["s"]
-                self.blocks.multiply(
-                    brought["t"], brought["s"], rows, columns.elements, cut.elements, _sums(acc, columns), turn + done
-                )
+                rows, columns = tiles["t"].elements, tiles["s"].elements
+                sums = self._sums(acc, tiles["s"])
+                self.blocks.multiply(brought["t"], brought["s"], rows, columns, cut.elements, sums, turn + done)
             done += _count(cut.outer.axes) * cut.elements
+
+    def _rather_whole(self, name: str, tile: Tiling, depth: int) -> bool:
+        """Whether the parts of a piece fall on so few channels each that they would take twice as long as all of it."""
+        side, size = self.sides[name], self.dtype.bits // 8
+        part, whole = (
+            move_seconds(self.machine.copies, side, tile.elements, k, size)[0] for k in (depth, self.layer.k)
+        )
+        return self.layer.k // depth * part > 2 * whole
 
     def _place(self, name: str, slot: object) -> int:
         """Where the piece of a slot lies on chip. Turns around a loop have slots of their own, so that they need not
@@ -531,10 +590,10 @@ class _Tiled:
             for starts, slot in walk(self.emit, tiling.outer, slots):
                 yield tiling, starts, slot
 
-    def _over_k(self, rows: Tiling, columns: Tiling, address: dict[str, Scalar], acc: int, parity: int) -> None:
+    def _over_k(self, rows: Tiling, columns: Tiling, address: dict[str, Scalar], acc: Scalar, parity: int) -> None:
         """Tiles of k pass by, and their products are added up in the accumulators."""
         added: Scalar = 0
-        for part in self.parts:
+        for part in self.layer.parts:
             for tiling in tilings(part, self.tiles.k, even=False):
                 turns = prod(a.count for a in tiling.outer.axes)
                 for turn, starts, slot in _counted(self.emit, tiling.outer, SLOTS):
@@ -549,7 +608,7 @@ class _Tiled:
                         rows.elements,
                         columns.elements,
                         tiling.elements,
-                        _sums(acc, columns),
+                        self._sums(acc, columns),
                         added + turn,
                     )
                 added = added + turns
@@ -557,8 +616,8 @@ class _Tiled:
     def _resident(self, name: str, tile: Tiling, start: Scalar, held: Scalar, *, moves: bool = True) -> Matrix:
         """A tile with all of k."""
         operand = 0 if name == "t" else 1
-        starts = [start + part.starts[operand] for part in self.parts]
-        return self._bring(name, tile, [part.axes for part in self.parts], operand, starts, held, moves=moves)
+        starts = [start + part.starts[operand] for part in self.layer.parts]
+        return self._bring(name, tile, [part.axes for part in self.layer.parts], operand, starts, held, moves=moves)
 
     def _bring(
         self,
@@ -581,7 +640,7 @@ class _Tiled:
         depth = sum(_count(axes) for axes in parts)
         by_row = not (tile.tile and tile.tile[-1].strides[0] == size)
         matrix = Matrix(held, depth * size, size) if by_row else Matrix(held, size, rows * size)
-        if by_row and self.parts_of_k > 1:
+        if by_row and self.layer.cuts > 1:
             matrix = Matrix(held, self.blocks.high * size, size, rows * size)
         if moves:
             self._copy(name, tile, parts, operand, starts, matrix)
@@ -609,10 +668,13 @@ class _Tiled:
             bring(self.emit, tensor, start, matrix.at(done), nest, 0, inside)
             done += _count(axes)
 
-    def _finish(self, rows: Tiling, columns: Tiling, starts: tuple[Scalar, ...], acc: int, held: int) -> None:
-        """Accumulators to the result's place; starts: there, and in operands of the epilogue."""
+    def _finish(
+        self, rows: Tiling, columns: Tiling, starts: tuple[Scalar, ...], acc: Scalar, held: int, slot: int
+    ) -> None:
+        """Accumulators to the result's place; starts: there, and in operands of the epilogue. Tiles that follow each
+        other have different slots."""
         if self.epilogue is not None:
-            self._finish_with(self.epilogue, rows, columns, starts, acc, held)
+            self._finish_with(self.epilogue, rows, columns, starts, acc, held, slot)
             return
         t, s, start = rows.tile, columns.tile, starts[0]
         direct = self.out.on_chip and len(t) <= 1 and len(s) <= 1
@@ -622,7 +684,7 @@ class _Tiled:
         else:
             by_row = not (t and t[-1].strides[1] == size)
             tile = Matrix(held, columns.elements * size, size) if by_row else Matrix(held, size, rows.elements * size)
-        sums = _sums(acc, columns)
+        sums = self._sums(acc, columns)
         drain = Drain(
             acc=sums.address, rows=rows.elements, columns=columns.elements, acc_row=sums.row, dst=tile.address,
             dst_type=self.out.dtype, dst_row=tile.row, dst_column=tile.column, scale=self.scale,
@@ -632,18 +694,18 @@ class _Tiled:
             inside = [*scaled(t, tile.row), *scaled(s, tile.column)]
             take_home(self.emit, self.out, tile.address, start, (*t, *s), 1, inside)
 
-
     def _finish_with(
-        self, epilogue: Epilogue, rows: Tiling, columns: Tiling, starts: tuple[Scalar, ...], acc: int, held: int
-    ) -> None:
+        self, epilogue: Epilogue, rows: Tiling, columns: Tiling, starts: tuple[Scalar, ...], acc: Scalar, held: int,
+        slot: int,
+    ) -> None:  # fmt: skip
         """The same by way of an epilogue, which works on a dense tile that has the result's neighbours side by side."""
         t, s, size = rows.tile, columns.tile, self.out.element_bytes
         across = bool(t and t[-1].strides[1] == size)
         axes = (*s, *t) if across else (*t, *s)
         region, working = Arena.within(held, self.sizes["out"]), Arena.within(self.working, self.working_size)
         lanes = Lanes(self.emit, NPU, working, [a.count for a in axes])
-        values, sums = [lanes.temp() for _ in range(SLOTS)], _sums(acc, columns)
-        value = values[acc // self.acc_bytes % SLOTS]
+        values, sums = [lanes.temp() for _ in range(SLOTS)], self._sums(acc, columns)
+        value = values[slot % SLOTS]
         row, column = (1, rows.elements) if across else (columns.elements, 1)
         drain = Drain(
             acc=sums.address, rows=rows.elements, columns=columns.elements, acc_row=sums.row, dst=value.address,
@@ -653,7 +715,7 @@ class _Tiled:
         self.emit.issue("npu", drain)
         operands = [
             self._operand(tensor, start, axes, 2 + i, region, resident=tensor.on_chip or epilogue.is_small(i))
-            for i, (tensor, start) in enumerate(zip(epilogue.tensors, starts[1:], strict=True))
+            for i, (tensor, start) in enumerate(zip(epilogue.tensors, starts[1:-1], strict=True))
         ]
         if self.out.on_chip:
             out = Ref(starts[0], self.out.dtype, tuple(a.strides[1] for a in axes))
@@ -687,10 +749,6 @@ def _plus(*moves: Sequence[Scalar]) -> tuple[Scalar, ...]:
 
 def _count(axes: Sequence[Axis]) -> int:
     return prod(a.count for a in axes)
-
-
-def _sums(acc: int, columns: Tiling) -> Sums:
-    return Sums(acc, columns.elements * ACCUMULATOR_BYTES)
 
 
 def _cut_in_blocks(axes: Sequence[Axis], size: int) -> list[Axis]:

@@ -4,7 +4,9 @@ One operand is streamed through the arrays (`t` rows), the other is stationary (
 stay, both stream. Two schedules are tried:
 
     panels  whole k. A tile of the outer operand stays on chip while pieces of the inner one pass by; the outer tile
-            comes in pieces too, which the first inner piece is multiplied with as they arrive
+            comes in pieces too, which the first inner piece is multiplied with as they arrive. Or k in a few layers,
+            each of which goes by like that, and all of the result in the accumulators: the arrays begin when the
+            first pieces of the first layer are there
     slabs   tiles [t, k] and [s, k] of any depth; the products of all k gather in the accumulators
 """
 
@@ -27,6 +29,10 @@ DEEP = 4
 
 _FIRST_PARTS = 32
 """Into how many parts the very first and the very last pieces may be cut."""
+_LAYERS = (2, 4, 8)
+"""Into how many layers k may be cut, one after the other over all of the result."""
+_WORTH_LAYERS = 1.05
+"""They are tried where something else than arrays and transfers takes more than that part of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +132,8 @@ class Extents:
     """for each of its elements, but for one tile alone (an epilogue)"""
     vector: float = 0.0
     """seconds of the vector unit for each element of the result (an epilogue)"""
+    regular: bool = False
+    """both operands have all k at equal distances: it may be cut anywhere"""
 
     @property
     def of_out(self) -> int:
@@ -152,7 +160,7 @@ class Tiles:
     across: int = 1
     """arrays of a block, one under the other and side by side"""
     piece: int = 0
-    """panels: rows (or columns) of the pieces in which the outer tile comes; 0: slabs"""
+    """panels: rows (or columns) of the pieces in which the outer tile comes; 0: slabs. k: that of a layer"""
     early: int = 1
     """panels: of so many products the operands come in parts of k, each multiplied as it arrives"""
     compute: float = 0.0
@@ -225,6 +233,8 @@ def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | Non
             return search.best
     if limits[2] >= product.k:
         _panels(search, product, room, limits)
+    if product.regular and machine.tiling == "search" and not machine.sums_stay and not product.repeated:
+        _layers(search, product, room, limits)
     if search.best is None or machine.tiling != "panels":
         _slabs(search, product, room, limits)
     if search.best is None:
@@ -252,16 +262,45 @@ def _panels(search: _Search, product: Extents, room: int, most: Limits) -> None:
     for grid in search.grids:
         if search.hopeless(product.t, product.s, product.k, grid):
             return
-        high, wide = machine.block(*grid)
-        piece_t = high if machine.sums_stay else machine.piece(*grid) or product.t
         for t_outside in (True, False):
-            outer, inner = (product.t, product.s) if t_outside else (product.s, product.t)
-            most_outer, most_inner = (most[0], most[1]) if t_outside else (most[1], most[0])
-            own, other = (piece_t, wide) if t_outside else (wide, piece_t)
-            for piece in _pieces(own, min(outer, most_outer)):
-                for turn in _pieces(other, min(inner, most_inner)):
-                    for tile in _sizes(outer, piece, most_outer):
-                        search.offer(_panel(machine, product, room, grid, t_outside, tile, min(piece, tile), turn))
+            outer, most_outer = (product.t, most[0]) if t_outside else (product.s, most[1])
+            for piece, turn in _pairs(machine, product, grid, most, t_outside=t_outside):
+                for tile in _sizes(outer, piece, most_outer):
+                    search.offer(_panel(machine, product, room, grid, t_outside, tile, min(piece, tile), turn))
+
+
+def _layers(search: _Search, product: Extents, room: int, most: Limits) -> None:
+    """Panels of a few layers of k, where fill and drain take a visible part of the time."""
+    machine, best = search.machine, search.best
+    if best is not None and best.seconds < _WORTH_LAYERS * max(best.compute, best.memory):
+        return
+    if product.t * product.s * ACCUMULATOR_BYTES > machine.accumulator_bytes:
+        return
+    for grid in search.grids:
+        if search.hopeless(product.t, product.s, product.k, grid):
+            return
+        high, _ = machine.block(*grid)
+        depths = [product.k // n for n in _LAYERS if product.k % (n * high) == 0 and product.k // n <= most[2]]
+        for t_outside in (True, False):
+            outer, most_outer = (product.t, most[0]) if t_outside else (product.s, most[1])
+            if outer > most_outer:
+                continue
+            for piece, turn in _pairs(machine, product, grid, most, t_outside=t_outside):
+                for depth in depths:
+                    search.offer(_panel(machine, product, room, grid, t_outside, outer, piece, turn, depth))
+
+
+def _pairs(
+    machine: Machine, product: Extents, grid: tuple[int, int], most: Limits, *, t_outside: bool
+) -> Iterator[tuple[int, int]]:
+    """Sizes of the pieces of the outer and of the inner operand to try."""
+    _, wide = machine.block(*grid)
+    piece_t = machine.array.rows * grid[0] if machine.sums_stay else machine.piece(*grid) or product.t
+    pieces_t, pieces_s = _pieces(piece_t, min(product.t, most[0])), _pieces(wide, min(product.s, most[1]))
+    outer, inner = (pieces_t, pieces_s) if t_outside else (pieces_s, pieces_t)
+    for piece in outer:
+        for turn in inner:
+            yield piece, turn
 
 
 def _pieces(least: int, whole: int) -> list[int]:
@@ -270,19 +309,23 @@ def _pieces(least: int, whole: int) -> list[int]:
 
 
 def _panel(
-    machine: Machine, e: Extents, room: int, grid: tuple[int, int], t_outside: bool, tile: int, piece: int, inner: int
+    machine: Machine, e: Extents, room: int, grid: tuple[int, int], t_outside: bool, tile: int, piece: int, inner: int,
+    depth: int = 0,
 ) -> Tiles | None:
+    """depth: of a layer of k, of which there are several over one outer tile (0: all of k at once)."""
+    layers = e.k // depth if depth else 1
+    k = depth or e.k
     size, clock = e.element_bytes, machine.clock
     whole_outer, whole_inner = (e.t, e.s) if t_outside else (e.s, e.t)
     turns_outer, turns_inner = -(-whole_outer // tile), -(-whole_inner // inner)
     pieces = -(-tile // piece)
     alone = turns_outer == 1 and turns_inner == 1 and pieces == 1
-    one = padded(tile * e.k * size) + padded(inner * e.k * size) + padded(piece * inner * e.of_out)
+    one = padded(tile * k * size) + padded(inner * k * size) + padded(piece * inner * e.of_out)
     slots = DEEP if (alone and e.repeated and one * DEEP <= room) or pieces > SLOTS else SLOTS
-    slots_outer = slots if e.repeated else SLOTS if turns_outer > 1 else 1
+    slots_outer = slots if e.repeated else SLOTS if turns_outer * layers > 1 else 1
     slots_inner = slots_outer * min(turns_inner, SLOTS + 2)  # those of a loop, and two before or one before and after
     slots_out = slots_inner * min(pieces, 2 * slots + 2)
-    held = pieces * padded(piece * e.k * size) * slots_outer + padded(inner * e.k * size) * slots_inner
+    held = pieces * padded(piece * k * size) * slots_outer + padded(inner * k * size) * slots_inner
     held += padded(piece * inner * e.working_bytes)
     if held + padded(piece * inner * e.of_out) * slots_out > room:
         return None
@@ -291,48 +334,53 @@ def _panel(
 
     def clocks(outer: int, inner: int) -> float:
         t, s = (outer, inner) if t_outside else (inner, outer)
-        return machine.compute(t, s, e.k, *grid) / clock
+        return machine.compute(t, s, k, *grid) / clock
 
     def moving(side: Side | None, rows: int, columns: int) -> Moved:
         return move_seconds(machine.copies, side, rows, columns, size)
 
     sides = (e.streamed, e.stationary) if t_outside else (e.stationary, e.streamed)
-    outer_piece, inner_piece = moving(sides[0], piece, e.k), moving(sides[1], inner, e.k)
+    outer_piece, inner_piece = moving(sides[0], piece, k), moving(sides[1], inner, k)
     micro = (piece, inner) if t_outside else (inner, piece)
     out_piece = moving(e.out, *micro)
     turns, begun = turns_outer * turns_inner, turns_outer * pieces
-    loading = begun * outer_piece[0] + turns * inner_piece[0]
+    loading = layers * (begun * outer_piece[0] + turns * inner_piece[0])
     storing = turns * pieces * out_piece[0]
-    memory = max(loading, storing, begun * outer_piece[1] + turns * (inner_piece[1] + pieces * out_piece[1]))
+    held_bus = layers * (begun * outer_piece[1] + turns * inner_piece[1]) + turns * pieces * out_piece[1]
+    memory = max(loading, storing, held_bus)
     whole, rest = divmod(tile, piece)
     turn = whole * clocks(piece, inner) + (clocks(rest, inner) if rest else 0)
-    parts = machine.parts(e.k, grid[0])
+    parts = machine.parts(k, grid[0])
     first = (outer_piece[0] + inner_piece[0]) / parts
-    if parts > 1:  # the stationary one comes first, and is loaded while the other arrives
+    if parts > 1 or t_outside:  # the stationary one comes first, and is loaded while the other arrives
         stationary = (inner_piece if t_outside else outer_piece)[0] / parts
         first = max(stationary, first - machine.array.first_load / clock)
     micros = turn / pieces
-    late = {n: _late(outer_piece[0], inner_piece[0], pieces, turns_inner, micros, parts, n) for n in (1, 2)}
+    late = {n: _late(outer_piece[0], inner_piece[0], pieces, turns_inner, micros, parts, n, layers) for n in (1, 2)}
     early = 2 if parts > 1 and late[2] < late[1] else 1
     filling = max(0.0, inner_piece[0] - first + late[early])
     drained = micro[0] * micro[1] * (e.vector + (1 / machine.drained / clock if machine.drained else 0.0))
     after = out_piece[0] + drained
     around = turn + inner_piece[0] + machine.turnaround  # from loading a slot until it may be loaded again
     leaving = turn / pieces + machine.drain + after  # from the first product in a slot until it is stored
-    compute, last = turns * turn, micros if turns_inner == 1 else turn
-    if pieces == 1 and turns_outer == 1:
-        last /= machine.parts(e.k, grid[0])
+    compute, last = layers * turns * turn, micros if turns_inner == 1 else turn
+    if pieces == 1 and turns_outer == 1 and layers == 1:
+        last /= parts
     steady = max(compute + (0 if e.repeated else first + filling), memory + (0 if e.repeated else last))
-    steady = max(steady, turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS) if turns > 1 else 0.0)
+    steady = max(steady, layers * turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS) if turns > 1 else 0.0)
+    if layers > 1:  # all results leave during the last layer
+        steady = max(steady, first + filling + compute - turns * turn + micros + storing - out_piece[0])
     steady = max(steady, turns * pieces * leaving / slots, turns * pieces * drained if e.vector else 0.0)
     ends = 0.0 if e.repeated else machine.turnaround + after
     t, s = (tile, inner) if t_outside else (inner, tile)
     return Tiles(
-        t, s, e.k, t_outside, slots_outer, slots, steady + ends, *grid, piece, early, compute, memory
+        t, s, k, t_outside, slots_outer, slots, steady + ends, *grid, piece, early, compute, memory
     )  # fmt: skip
 
 
-def _late(outer: float, inner: float, pieces: int, turns: int, product: float, parts: int, early: int) -> float:
+def _late(
+    outer: float, inner: float, pieces: int, turns: int, product: float, parts: int, early: int, layers: int
+) -> float:
     """Seconds by which operands come later, after the first inner piece, than the arrays have got to them.
 
     outer, inner: seconds for a piece of both; product: for one of each; early: products whose operands come in parts,
@@ -347,6 +395,9 @@ def _late(outer: float, inner: float, pieces: int, turns: int, product: float, p
         if turns > i:
             found.append(pieces * outer + i * inner - i * pieces * product)
             found[-1] -= waiting if pieces == 1 and (i < early or i == turns - 1) else 0.0
+    if layers > 1:  # the pieces of the second layer
+        for j in {0, pieces - 1}:
+            found.append((pieces + 1 + j) * outer + turns * inner - (turns * pieces + j) * product)
     return max(found)
 
 

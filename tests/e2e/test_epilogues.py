@@ -9,7 +9,7 @@ import pytest
 
 import pimc
 from pimc.driver import Result
-from pimc.ir.facts import Epilogue, Position
+from pimc.ir.facts import Epilogue, Position, Tile
 
 MODEL = """model gated(rows = 200)
 let n = 300
@@ -74,6 +74,23 @@ def test_values_are_right(tmp_path: Path, target: str, overrides: list[str], row
 @pytest.mark.parametrize("target", ["npu", "tpuv3"])
 def test_values_are_right_in_the_formats_of_the_device(tmp_path: Path, target: str) -> None:
     found = run(tmp_path, MODEL, target, "on", form="device")
+    assert found.comparison is not None
+    assert found.comparison.ok, found.comparison.max_rel_err
+
+
+def test_a_product_whose_depth_passes_in_layers_has_its_epilogue_in_the_last(tmp_path: Path) -> None:
+    model = """model deep(rows = 512)
+input x: f16[rows, 512]
+weight w: f16[512, 512]
+weight b: f16[512]
+output y = gelu(x @ w + b) * x
+"""
+    found = run(tmp_path, model, "npu-server", "on", ["npu.cores=4"], form="wide")
+    (product,) = (node for node in found.graph.scheduled() if node.op.name == "matmul")
+    tile = product.fact(Tile)
+    assert tile is not None
+    assert tile.k < 512
+    assert len(followers(found)) == 3
     assert found.comparison is not None
     assert found.comparison.ok, found.comparison.max_rel_err
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pimc.backends.dma.timing import DmaCosts
 from pimc.backends.npu.array import array_time
 from pimc.backends.target_registry import load_target
-from pimc.driver import Options, compile_model
+from pimc.driver import Options, compile_model, time_program
 from pimc.ir.diagnostics import CompileError
+from pimc.ir.facts import Tile
 from pimc.sim.report import Report
 from tests.e2e.harness import with_layers
 
@@ -23,6 +25,7 @@ def gemm(target: str, m: int, n: int, k: int, *overrides: str) -> Report:
 
 
 SHAPES = [(2048, 2048, 2048), (512, 4096, 1024), (128, 4096, 4096), (1024, 1024, 4096), (2048, 1024, 128)]
+SHAPES += [(512, 1024, 1024), (1024, 1024, 1024)]
 
 
 @pytest.mark.parametrize("cores", [1, 4])
@@ -35,6 +38,23 @@ def test_gemms_reach_the_roofline(shape: tuple[int, int, int], cores: int) -> No
     roofline = max(m * n * k / (16384 * cores), least / 614.4)
     assert report.cycles <= roofline / 0.9
     assert sum(report.bytes_moved.values()) <= 1.2 * least
+
+
+@pytest.mark.parametrize("dataflow", ["ws", "is", "either"])
+@pytest.mark.parametrize("shape", [(512, 512, 512), (500, 700, 1024)], ids=lambda s: "x".join(map(str, s)))
+def test_products_whose_depth_passes_in_layers_compute(shape: tuple[int, int, int], dataflow: str) -> None:
+    """Accumulators hold all of the result, to which each layer adds."""
+    m, n, k = shape
+    settings = (f"array.dataflow={dataflow}", "npu.cores=4")
+    options = Options(dims={"M": m, "N": n, "K": k}, overrides=settings)
+    result = compile_model(GEMM, "npu-server", options, values="random")
+    (product,) = (node for node in result.graph.scheduled() if node.op.name == "matmul")
+    tile = product.fact(Tile)
+    assert tile is not None
+    assert tile.k < k
+    assert result.comparison is not None
+    assert result.comparison.ok, result.comparison.max_rel_err
+    assert time_program(result.program).time == time_program(result.program, "plain").time
 
 
 @pytest.mark.parametrize("shape", [(128, 1024, 1024), (1024, 128, 1024)], ids=lambda s: "x".join(map(str, s)))
@@ -70,6 +90,23 @@ def test_decode_gemv_is_bound_by_memory(m: int, n: int, k: int) -> None:
     report = gemm("npu", m, n, k)
     assert report.cycles <= 2 * (n * k + m * k + m * n) / 1024 / 0.9
     assert "bound by memory" in report.ops[0].reason
+
+
+@pytest.mark.parametrize(("n", "k", "share"), [(1024, 4096, 0.96), (2048, 2048, 0.96), (4096, 1024, 0.89)])
+@pytest.mark.parametrize("m", [2, 4])
+def test_a_few_rows_of_small_weights_reach_what_refresh_and_skew_leave(m: int, n: int, k: int, share: float) -> None:
+    """Refresh takes its part of the time in which 8 MiB come; before that is the memory's latency, after it the last
+    products cross the array and go home: 90 % of the bandwidth are just above that. Of rows of 8 KiB, the last 128
+    fill four blocks of the arrays."""
+    spec = load_target("npu")
+    assert spec.npu is not None
+    assert spec.dma is not None
+    costs, array = DmaCosts(spec, spec.dma), array_time(spec.npu.array, spec.npu.arrays)
+    bound = 2 * (n * k + m * k + m * n) / 1024
+    moved = costs.derated(round(bound * 1000)) + costs.read_latency + costs.write_latency
+    possible = moved / 1000 + array.skew
+    assert possible > bound / 0.91
+    assert possible <= gemm("npu", m, n, k).cycles <= possible / share
 
 
 @pytest.mark.parametrize(("n", "k"), [(1024, 4096), (4096, 1024), (2048, 2048)])
