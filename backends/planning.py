@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pimc.backends.arena import Bump, FreeList
 from pimc.backends.paging import Pager, Table, parts_of
 from pimc.backends.pim import layouts as pim_layouts
-from pimc.backends.pim.tiles import slots_of
 from pimc.backends.pim.mapping import mapping_of
+from pimc.backends.pim.tiles import slots_of
 from pimc.backends.target import TargetSpec
 from pimc.ir.blocks import Blocks
 from pimc.ir.diagnostics import Kind, fail

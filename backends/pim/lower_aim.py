@@ -19,7 +19,7 @@ from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.pim.aim_gather import Gather
 from pimc.backends.pim.aim_isa import ReadMac, WriteGlobalBuffer
 from pimc.backends.pim.aim_mac import accumulators, mac
-from pimc.backends.pim.aim_transfer import SLOTS, Channels, Drain, Feed, Lot, clear, copy_lot, mask_of, zero
+from pimc.backends.pim.aim_transfer import SLOTS, Channels, Drain, Feed, Lot, copy_lot, mask_of, zero
 from pimc.backends.pim.cells import CELL_BYTES, COLUMN_BYTES, LANES
 from pimc.backends.pim.experts import ChosenExperts
 from pimc.backends.pim.layouts import BankPattern
@@ -33,8 +33,6 @@ from pimc.backends.pim.products import (
 from pimc.backends.pim.shared_rows import SharedRows
 from pimc.backends.pim.waves import Wave, waves
 from pimc.ir.graph import Node
-from pimc.ir.types import DType
-
 
 # -- weights ----------------------------------------------------------------------------------------------------------
 

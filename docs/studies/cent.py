@@ -192,7 +192,7 @@ PROMPTS = (4, 16, 64)
 """New tokens of prompts whose weights are looked at."""
 
 Prompt = tuple[Sizes, int, int, str]
-"""A block, new tokens, keys of the last of them, and whether rows of weights may serve several of them (`share-rows`)"""
+"""A block, new tokens, keys of the last of them, and whether rows of weights serve several of them (`share-rows`)"""
 BLOCKS: dict[Prompt, dict[str, float]] = {}
 """Microseconds a token on a whole device of `cent`, and the bound of the products with weights."""
 
@@ -586,15 +586,17 @@ def heads_strictly() -> Iterator[str]:
             found = block(variant(kv), 1, keys)
             columns = "weights", "attention", "attention bound", "rest", "all"
             rows.append([f"{label}, {keys} keys", *(f"{found[column]:.1f}" for column in columns)])
-    yield "A block of the same models under the rules of `cent`: microseconds for a token by itself, on all channels"
-    yield "of a device, with the mapping `default`; for attention also what its busiest unit works. With 8 heads of keys"
-    yield "or more, as many pairs of a query head and its keys are worked on side by side, each in its part of the"
-    yield "channels, and attention is bound by the exponent units. Under MQA all channels have the keys of the one head:"
-    yield "a slot of keys is 512 tokens, whose exponentials for one query head take half of a global buffer, so that query"
-    yield "heads go one by one, and values of 128 dims lie in 8 of 32 channels. 64 heads times 8 stretches of 4,096 keys"
-    yield "follow each other, in each of which banks and units wait for each other: no unit is busy for a third of the"
-    yield "time. With values of different tokens in the other channels, four heads would go at a time; this mapping does"
-    yield "not do that."
+    yield from (
+        "A block of the same models under the rules of `cent`: microseconds for a token by itself, on all channels",
+        "of a device, with the mapping `default`; for attention also what its busiest unit works. With 8 heads of",
+        "keys, 8 pairs of a query head and its keys are worked on side by side, each in its part of the channels, and",
+        "attention is bound by the exponent units. Under MQA all channels have the keys of the one head: a slot of",
+        "keys is 512 tokens, whose exponentials for one query head take half of a global buffer, so that query heads",
+        "go one by one; and values of 128 dims lie in 8 of 32 channels. 64 heads times 8 stretches of 4,096 keys follow",
+        "each other, in each of which banks and units wait for each other: no unit is busy for more than a third of",
+        "the time. With values of other tokens in the other channels four heads could go at a time; this mapping does",
+        "not do that.",
+    )
     yield ""
     yield from table(("", "weights", "attention", "bound", "rest", "block"), rows)
 
@@ -627,11 +629,13 @@ def weights_strictly() -> Iterator[str]:
                  f"{one['weights'] / several['weights']:.3f}", f"{alone['all']:.1f}", f"{several['all']:.1f}",
                  f"{alone['all'] / several['all']:.3f}"]
             )  # fmt: skip
-    yield f"Microseconds a token of a block for the last tokens of a prompt of {PROMPT}. A row of a bank has the weights of"
-    yield "one output, and serves one token: the global buffer holds one vector as long as a row, and to fill it again"
-    yield "takes longer than to open the row again. Or it has parts of two or four outputs, and serves as many tokens:"
-    yield "the buffer has as long a stretch of each, and each pair of output and token an accumulator. The bound is what"
-    yield "the multipliers need."
+    yield from (
+        f"Microseconds a token of a block for the last tokens of a prompt of {PROMPT}. A row of a bank has the weights",
+        "of one output, and serves one token: the global buffer holds one vector as long as a row, and to fill it",
+        "again takes longer than to open the row again. Or it has parts of two or four outputs, and serves as many tokens:",
+        "the buffer has as long a stretch of each, and each pair of output and token an accumulator",
+        "([CENT](../cent.md)). The bound is what the multipliers need.",
+    )
     yield ""
     head = ("", "weights, token by token", "together, an output a row", "together, several a row", "bound", "gain")
     yield from table((*head, "block, token by token", "together", "gain"), rows)

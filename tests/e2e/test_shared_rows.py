@@ -127,5 +127,5 @@ def test_the_mapping_of_cent_keeps_its_rows(tmp_path: Path) -> None:
 
 
 def test_an_unknown_use_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CompileError, match="share-rows.use is 'auto', 'always' or 'never', not 'alway'"):
+    with pytest.raises(CompileError, match=r"share-rows\.use is 'auto', 'always' or 'never', not 'alway'"):
         run(tmp_path, PRODUCT.format(k=64, n=64), 2, "alway")
