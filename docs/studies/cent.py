@@ -587,15 +587,15 @@ def heads_strictly() -> Iterator[str]:
             columns = "weights", "attention", "attention bound", "rest", "all"
             rows.append([f"{label}, {keys} keys", *(f"{found[column]:.1f}" for column in columns)])
     yield from (
-        "A block of the same models under the rules of `cent`: microseconds for a token by itself, on all channels",
-        "of a device, with the mapping `default`; for attention also what its busiest unit works. With 8 heads of",
-        "keys, 8 pairs of a query head and its keys are worked on side by side, each in its part of the channels, and",
-        "attention is bound by the exponent units. Under MQA all channels have the keys of the one head: a slot of",
-        "keys is 512 tokens, whose exponentials for one query head take half of a global buffer, so that query heads",
-        "go one by one; and values of 128 dims lie in 8 of 32 channels. 64 heads times 8 stretches of 4,096 keys follow",
-        "each other, in each of which banks and units wait for each other: no unit is busy for more than a third of",
-        "the time. With values of other tokens in the other channels four heads could go at a time; this mapping does",
-        "not do that.",
+        "A block of the same models under the rules of `cent`: microseconds for a token by itself, on all channels of",
+        "a device, with the mapping `default`; for attention also what its busiest unit works. Under MHA and GQA",
+        "pairs of a query head and its keys are worked on side by side, each in its part of the channels (8 pairs",
+        "under GQA), and attention is bound by the exponent units. Under MQA all channels have the keys of the one",
+        "head: a slot of keys is 512 tokens, whose exponentials for one query head take half of a global buffer, so",
+        "that query heads go one by one; and values of 128 dims lie in 8 of 32 channels. 64 heads times 8 stretches",
+        "of 4,096 keys follow each other, in each of which banks and units wait for each other: no unit is busy for",
+        "more than a third of the time. With values of other tokens in the other channels four heads could go at a",
+        "time; this mapping does not do that.",
     )
     yield ""
     yield from table(("", "weights", "attention", "bound", "rest", "block"), rows)
@@ -632,8 +632,8 @@ def weights_strictly() -> Iterator[str]:
     yield from (
         f"Microseconds a token of a block for the last tokens of a prompt of {PROMPT}. A row of a bank has the weights",
         "of one output, and serves one token: the global buffer holds one vector as long as a row, and to fill it",
-        "again takes longer than to open the row again. Or it has parts of two or four outputs, and serves as many tokens:",
-        "the buffer has as long a stretch of each, and each pair of output and token an accumulator",
+        "again takes longer than to open the row again. Or it has parts of two or four outputs, and serves as many",
+        "tokens: the buffer has as long a stretch of each, and each pair of output and token an accumulator",
         "([CENT](../cent.md)). The bound is what the multipliers need.",
     )
     yield ""
