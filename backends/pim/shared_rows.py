@@ -123,8 +123,8 @@ class SharedRows:
             for start, count, _ in chunks(self.at.emit, whole, at_once):
                 self._stretches(block, batch, start, count, self.stretch)
         else:
-            for start in range(0, whole, at_once):
-                self._stretches(block, batch, start, min(at_once, whole - start), self.stretch)
+            for first in range(0, whole, at_once):
+                self._stretches(block, batch, first, min(at_once, whole - first), self.stretch)
         if rest:
             self._stretches(block, batch, whole, 1, rest)
         element = self.drain.lot.element
@@ -143,9 +143,9 @@ class SharedRows:
         with emit.loop(count) as c:
             for row, register, slots in batch.each(emit):
                 here = self.weights.row + (start + c) * along.row[1] + row * across.row[1]
-                with emit.loop(block.vectors) as v, emit.loop(slots) as s:
-                    sums = v * batch.registers + register + s
-                    mac(self.at, columns, mask, here, sums, s * self.slot_columns, v * held + c * columns)
+                with emit.loop(block.vectors) as vector, emit.loop(slots) as slot:
+                    sums, near = vector * batch.registers + register + slot, vector * held + c * columns
+                    mac(self.at, columns, mask, here, sums, slot * self.slot_columns, near)
 
     def _fill(self, number: int, source: Scalar, start: Scalar, elements: int, column: int) -> None:
         """Elements of a vector from a stretch on to the global buffers, from a column on."""
