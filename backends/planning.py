@@ -16,6 +16,7 @@ from pimc.backends.arena import Bump, FreeList
 from pimc.backends.paging import Pager, Table, parts_of
 from pimc.backends.pim import layouts as pim_layouts
 from pimc.backends.pim.mapping import mapping_of
+from pimc.backends.pim.tiles import slots_of
 from pimc.backends.target import TargetSpec
 from pimc.ir.blocks import Blocks
 from pimc.ir.diagnostics import Kind, fail
@@ -198,7 +199,7 @@ class _Planner:
         self.nodes = nodes
         self.topological = topological
         self.mapping = mapping_of(spec)
-        self.bank = _bank_operands(self.nodes, banked)
+        self.bank = _bank_operands(self.nodes, banked, spec)
         self.vectors = _vectors(self.nodes) if self.mapping.one_vector_row else {}
         self.ragged = ragged_caches(self.nodes)
         self.packed = _packed_operands(self.nodes)
@@ -372,8 +373,9 @@ class _Planner:
             return
         shape = demand.shape(self._capacity_shape(value))
         layout, taken = pim_layouts.bank_layout(
-            self.spec, demand.kind, rows.next, shape, demand.channels, heads_apart=self.heads_apart
-        )
+            self.spec, demand.kind, rows.next, shape, demand.channels,
+            heads_apart=self.heads_apart, slots=demand.slots,
+        )  # fmt: skip
         rows.take(taken, 1)
         self.homes[value] = Home("dram", demand.layout(layout), storage_type(self.spec, value.type.dtype))
         self._count(value, taken * self.spec.dram.geometry.stride_row)
@@ -740,6 +742,8 @@ class Demand:
     """axis i of the operand is axis order[i] of the value; empty: as it is"""
     channels: tuple[int, ...] = ()
     """where it must lie; empty: anywhere"""
+    slots: int = 1
+    """of a weight: outputs that share a row"""
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(shape[i] for i in self.order) if self.order else tuple(shape)
@@ -759,7 +763,7 @@ _PIM_OPERANDS: Mapping[str, Mapping[int, str]] = {
 """By op: the operands that banks multiply with, and as which kind."""
 
 
-def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value, Demand]:
+def _bank_operands(nodes: Iterable[Node], banked: frozenset[str], spec: TargetSpec) -> dict[Value, Demand]:
     """What PIM engines multiply with, by value. Transposed weights are stored transposed rather than moved."""
     demands: dict[Value, Demand] = {}
     for node in nodes:
@@ -768,7 +772,8 @@ def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value,
         for kind, operand in _multiplied(node):
             value, order = _stored(operand)
             if _is_on_pim(node) or value.name in banked:
-                demands.setdefault(value, Demand(kind, order, channels))
+                slots = slots_of(node, spec) if kind == "weight" and _is_on_pim(node) else 1
+                demands.setdefault(value, Demand(kind, order, channels, slots))
     return demands
 
 

@@ -96,6 +96,10 @@ class Target(Protocol):
         """How the engine cuts a contraction whose values lie at `homes`; None for nodes that are not cut."""
         ...
 
+    def shared_tiles(self, node: Node, engine: Engine) -> Sequence[Tile]:
+        """Tiles in which what the engine opens of a weight meets several vectors; they ask for another layout of it."""
+        ...
+
     def homes(self, graph: Graph) -> Mapping[Value, Home]:
         """A place for every value of a placed graph; raises CompileError (CAPACITY) where the machine is too small."""
         ...
