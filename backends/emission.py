@@ -400,7 +400,10 @@ def _map_blocks(node: Node, at: Lowering, mapped: set[Window]) -> None:
 
 
 def tile_of(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> Tile | None:
-    """How the rule of a node's engine cuts it and what is computed on its tiles, found by lowering it for nothing."""
+    """How the rule of a node's engine cuts it and what is computed on its tiles, found by lowering it for nothing; None
+    where requests of different lengths are each cut in a way of their own."""
+    if chain[0].fact(Ragged) is not None:
+        return None
     found: list[Tile] = []
     _rehearse(chain, spec, homes, tiled=found.append)
     if not found:

@@ -161,10 +161,15 @@ class Semaphores(Generic[T]):
         """The next token of each signalling executor, or None while one of them is missing."""
         semaphore = self._all[executor.rank, number]
         turn = semaphore.taken[executor.index]
-        if not semaphore.posted or any(len(tokens) <= turn for tokens in semaphore.posted.values()):
+        found: list[T] = []
+        for tokens in semaphore.posted.values():
+            if len(tokens) <= turn:
+                return None
+            found.append(tokens[turn])
+        if not found:
             return None
         semaphore.taken[executor.index] = turn + 1
-        return [tokens[turn] for tokens in semaphore.posted.values()]
+        return found
 
     def signallers(self, executor: Executor, number: int) -> list[int]:
         """The executors that signal a semaphore, by index."""
@@ -216,12 +221,36 @@ def _signalled(items: tuple[Item, ...], ranges: dict[int, Iterable[int]]) -> set
 
 def executed(items: tuple[Item, ...], variables: dict[int, int]) -> Iterator[Step]:
     """Every command as executed, operands resolved; `variables` gives DEVICE and INSTANCE."""
-    for item in items:
+    return _executed(_planned(items), variables)
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """An item of a stream, and what is to be known of it each time that it is executed."""
+
+    item: Item
+    moves: bool
+    body: tuple[_Planned, ...] = ()
+
+
+def _planned(items: tuple[Item, ...]) -> tuple[_Planned, ...]:
+    return tuple(
+        [
+            _Planned(item, False, _planned(item.body)) if isinstance(item, Loop)
+            else _Planned(item, item.command.is_affine)
+            for item in items
+        ]
+    )  # fmt: skip
+
+
+def _executed(plan: tuple[_Planned, ...], variables: dict[int, int]) -> Iterator[Step]:
+    for planned in plan:
+        item = planned.item
         if isinstance(item, Loop):
             for i in range(item.count):
                 variables[item.variable] = i
-                yield from executed(item.body, variables)
-        elif item.command.is_affine:
+                yield from _executed(planned.body, variables)
+        elif planned.moves:
             yield Step(item.engine, item.command.resolved(variables), item.op, item.instances)
         else:
             yield item

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from pimc.backends import emission
@@ -20,6 +20,7 @@ from pimc.backends.sharing import turns_on
 from pimc.backends.target import TargetSpec, describe
 from pimc.ir.facts import Epilogue, Placement, Ragged, ReadAs, Tile
 from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
+from pimc.ir.lengths import between_lengths
 from pimc.ir.memory import Home
 from pimc.ir.op import Attribute, OpClass
 from pimc.ir.quantized import expanded_name
@@ -134,11 +135,9 @@ class Machine:
     def _fullest_channel(self, node: Node, engine: Engine, ragged: Ragged) -> float:
         """The longest that the requests of one channel take one after another, each as it takes alone."""
         load: Counter[int] = Counter()
-        banks = self.spec.dram.banks
-        for channel, tokens in Counter(
-            (c, -(-n // banks) * banks) for c, n in zip(ragged.channels, ragged.lengths, strict=True)
-        ).elements():
-            load[channel] += round(self.estimate(_of_one_request(node, tokens), engine) * 1e12)
+        known = cache(lambda tokens: self.estimate(_of_one_request(node, tokens), engine))
+        for channel, tokens in zip(ragged.channels, ragged.lengths, strict=True):
+            load[channel] += round(between_lengths(known, tokens, self.spec.dram.banks) * 1e12)
         return max(load.values()) * 1e-12
 
     def may_follow(self, node: Node, product: Node) -> bool:

@@ -14,6 +14,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from pimc.backends.affine import DEVICE, INSTANCE
 from pimc.backends.hazards import Access, bounds, carried, conflict
 from pimc.backends.isa import Command, Signal, Wait
@@ -170,7 +172,7 @@ class _Splitter:
     # -- orders within a turn -------------------------------------------------------------------------------------
 
     def _order(self, levels: Sequence[Sequence[_Unit]], barriers: Mapping[int, Sequence[Barrier]]) -> None:
-        live: dict[str, list[_Live]] = defaultdict(list)
+        live: dict[str, _Live] = defaultdict(_Live)
         known: dict[str, dict[str, int]] = defaultdict(dict)
         at: dict[tuple[int, str], _Unit] = {}
         last: dict[str, int] = {}
@@ -187,12 +189,12 @@ class _Splitter:
             for unit in level:
                 unit.known = dict(known[unit.engine])
                 for access in unit.accesses:
-                    _enter(live[access.space], (unit, access, *access.within(self._ranges)))
+                    live[access.space].enter(unit, access, *access.within(self._ranges))
 
     def _wait_for_earlier(
         self,
         unit: _Unit,
-        live: dict[str, list[_Live]],
+        live: dict[str, _Live],
         known: dict[str, int],
         at: dict[tuple[int, str], _Unit],
         held: Sequence[Mapping[str, int]],
@@ -204,8 +206,8 @@ class _Splitter:
                     needed[engine] = position
         for access in unit.accesses:
             low, high = access.within(self._ranges)
-            for other, earlier, bottom, top in live[access.space]:
-                if low >= top or bottom >= high or other.engine == unit.engine:
+            for other, earlier in live[access.space].near(low, high):
+                if other.engine == unit.engine:
                     continue
                 reached = max(known.get(other.engine, -1), needed.get(other.engine, -1))
                 if other.position > reached and conflict(earlier, access, self._ranges):
@@ -295,10 +297,51 @@ def _accesses(step: Step, row_stride: int) -> list[Access]:
     return [Access.of(region.flat(row_stride)) for region in step.command.regions() if region.length > 0]
 
 
-_Live = tuple[_Unit, Access, int, int]
-"""An access that later ones may have to wait for, and its span."""
+class _Live:
+    """What was touched in a space, as far as those who come later may have to wait for it."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[_Unit, Access]] = []
+        self._lows = np.empty(64, np.int64)
+        self._highs = np.empty(64, np.int64)
+
+    def near(self, low: int, high: int) -> list[tuple[_Unit, Access]]:
+        """Whatever overlaps a span."""
+        count = len(self._entries)
+        found = np.flatnonzero((self._lows[:count] < high) & (self._highs[:count] > low))
+        return [self._entries[i] for i in found.tolist()]
+
+    def enter(self, unit: _Unit, access: Access, low: int, high: int) -> None:
+        """Remember an access; forget those that it stands for from now on.
+
+        A write stands for everything that it covers, since it has waited for it; a read for earlier reads of its
+        engine.
+        """
+        count = len(self._entries)
+        inside = np.flatnonzero((self._lows[:count] >= low) & (self._highs[:count] <= high))
+        gone = [i for i in inside.tolist() if _stands_for(unit, access, *self._entries[i])]
+        if gone:
+            self._forget(gone)
+            count = len(self._entries)
+        if count == len(self._lows):
+            self._lows, self._highs = (np.resize(spans, 2 * count) for spans in (self._lows, self._highs))
+        self._entries.append((unit, access))
+        self._lows[count], self._highs[count] = low, high
+
+    def _forget(self, places: Sequence[int]) -> None:
+        """places: in order."""
+        for spans in (self._lows, self._highs):
+            left = np.delete(spans[: len(self._entries)], places)
+            spans[: len(left)] = left
+        for place in reversed(places):
+            del self._entries[place]
 
 
+def _stands_for(unit: _Unit, access: Access, other: _Unit, earlier: Access) -> bool:
+    """Whether nobody needs to wait for an earlier access in its span, since they wait for this one."""
+    if other.position >= unit.position or not (access.write or (other.engine == unit.engine and not earlier.write)):
+        return False
+    return _covers(access, earlier)
 def _meeting(units: Sequence[_Unit], ranges: dict[int, int]) -> list[tuple[int, int]]:
     """Pairs of units of different engines, by their numbers in order, that may touch the same memory, one writing, in
     any turns of the loops around."""
@@ -332,26 +375,6 @@ def _near(
         for b, bottom, top in spans:
             if low < top and bottom < high and a.space == b.space:
                 yield a, b
-
-
-def _enter(live: list[_Live], new: _Live) -> None:
-    """Remember an access; forget those that it stands for from now on.
-
-    A write stands for everything that it covers, since it has waited for it; a read for earlier reads of its engine.
-    """
-    unit, access, low, high = new
-    live[:] = [
-        old
-        for old in live
-        if not (
-            low <= old[2]
-            and old[3] <= high
-            and old[0].position < unit.position
-            and (access.write or (old[0].engine == unit.engine and not old[1].write))
-            and _covers(access, old[1])
-        )
-    ]
-    live.append(new)
 
 
 def _covers(access: Access, earlier: Access) -> bool:

@@ -95,6 +95,16 @@ class Binding(Protocol):
         ...
 
 
+@runtime_checkable
+class Following(Protocol):
+    """A timer that prepares commands whose operands move with loops."""
+
+    def follow(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
+        """What times a command as `issue` does, its operands being what `variables` make them when its stream is ready
+        for it; None: there is nothing to prepare."""
+        ...
+
+
 class Turn(NamedTuple):
     """A command of a loop of its own: when its stream was ready for it, and the rest as `Issued` has it."""
 

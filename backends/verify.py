@@ -21,6 +21,7 @@ from pimc.backends.link.isa import Exchange
 from pimc.backends.overlap import overlaps
 from pimc.backends.program import Item, Loop, MapEntry, Program, Step, Stream
 from pimc.backends.program import count as command_count
+from pimc.backends.vector import plain
 from pimc.ir.blocks import NO_BLOCK
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind
 
@@ -339,28 +340,28 @@ def run_tokens(executors: list[Executor], tokens: Semaphores[None]) -> list[tupl
     while turn:
         again: list[Executor] = []
         for executor in turn:
-            while (step := waiting.pop(executor.index, None) or next(walks[executor.index], None)) is not None:
+            index, rank, walk = executor.index, executor.rank, walks[executor.index]
+            while (step := waiting.pop(index, None) or next(walk, None)) is not None:
                 command = step.command
-                if isinstance(command, Exchange):
+                if isinstance(command, Wait):
+                    number = plain(command.semaphore)
+                    if tokens.take(executor, number) is None:
+                        waiting[index] = step
+                        waiters[rank, number].append(executor)
+                        break
+                elif isinstance(command, Signal):
+                    number = plain(command.semaphore)
+                    tokens.post(executor, number, None)
+                    again += waiters.pop((rank, number), ())
+                elif isinstance(command, Exchange):
                     met = meetings.arrive(executor, command)
                     if met is None:
-                        meeting[executor.index] = step
+                        meeting[index] = step
                         break
-                    others = [m for m in met if m != executor.index]
+                    others = [m for m in met if m != index]
                     again += [executors[m] for m in others]
                     for m in others:
                         del meeting[m]
-                elif isinstance(command, Signal) and isinstance(command.semaphore, int):
-                    tokens.post(executor, command.semaphore, None)
-                    again += waiters.pop((executor.rank, command.semaphore), ())
-                elif (
-                    isinstance(command, Wait)
-                    and isinstance(command.semaphore, int)
-                    and tokens.take(executor, command.semaphore) is None
-                ):
-                    waiting[executor.index] = step
-                    waiters[executor.rank, command.semaphore].append(executor)
-                    break
         turn = list(dict.fromkeys(again))
     left = {**waiting, **meeting}
     return [(e, left[e.index]) for e in executors if e.index in left]

@@ -6,11 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cache as remembered
 from itertools import groupby, pairwise
 from typing import ClassVar
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, fail
 from pimc.ir.graph import Graph, Rewriter, Role, Value
+from pimc.ir.lengths import between_lengths
 from pimc.ir.op import lookup
 from pimc.ir.requests import Batch, Request
 from pimc.ir.target import Engine, Target
@@ -107,16 +109,9 @@ def attention_seconds(graph: Graph, target: Target, ways: int) -> Callable[[int]
     heads, depth = cache.type.shape[1::2] if cache is not None else (None, None)
     if cache is None or pim is None or not isinstance(heads, int) or not isinstance(depth, int):
         return float
-    known: dict[int, float] = {}
     shard = max(1, heads // ways)
-
-    def seconds(tokens: int) -> float:
-        rounded = -(-tokens // GRAIN) * GRAIN
-        if rounded not in known:
-            known[rounded] = _estimate(target, pim, cache.type.dtype, (shard, rounded, depth))
-        return known[rounded]
-
-    return seconds
+    known = remembered(lambda tokens: _estimate(target, pim, cache.type.dtype, (shard, tokens, depth)))
+    return lambda tokens: between_lengths(known, tokens, GRAIN)
 
 
 def _estimate(target: Target, engine: Engine, dtype: DType, sizes: tuple[int, int, int]) -> float:

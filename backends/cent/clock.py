@@ -14,6 +14,7 @@ from pimc.backends.cent.rows import ceil
 from pimc.backends.cent.stream import Writer
 from pimc.backends.pim.aim_walk import Part, TraceRun, TraceWalker
 from pimc.backends.pim.timing import states_of
+from pimc.backends.program import Item
 
 
 class TraceClock:
@@ -24,6 +25,8 @@ class TraceClock:
         self._walker = TraceWalker(states_of(publisher.spec))
         self._mark = object()
         """makes keys this clock's own"""
+        self._items: dict[tuple[object, object], tuple[Item, ...]] = {}
+        """of each part that was needed"""
 
     def block(self, keys: int) -> TraceRun:
         """That of a block on a master, at a number of keys."""
@@ -53,7 +56,13 @@ class TraceClock:
         yield self._part("after", 0, publisher.after_keys)
 
     def _part(self, name: object, on: object, write: Callable[[Writer], None]) -> Part:
-        return (self._mark, name, on), lambda: self.publisher.items(write)
+        return (self._mark, name, on), partial(self._written, (name, on), write)
+
+    def _written(self, part: tuple[object, object], write: Callable[[Writer], None]) -> tuple[Item, ...]:
+        found = self._items.get(part)
+        if found is None:
+            found = self._items[part] = self.publisher.items(write)
+        return found
 
 
 def _at(part: Callable[[Writer, int], None], keys: int, writer: Writer) -> None:

@@ -91,12 +91,18 @@ def _repeated(starts: NDArray[np.int64], count: int, step: int) -> NDArray[np.in
     done, block, size = 0, starts, 1
     while count:
         if count & 1:
-            total += np.roll(block, done * step)
+            total += _turned(block, done * step)
             done += size
-        block = block + np.roll(block, size * step)
+        block = block + _turned(block, size * step)
         size *= 2
         count >>= 1
     return total
+
+
+def _turned(ring: NDArray[np.int64], by: int) -> NDArray[np.int64]:
+    """The same, so many places further on."""
+    by %= len(ring)
+    return np.concatenate([ring[-by:], ring[:-by]]) if by else ring
 
 
 def _accesses(starts: NDArray[np.int64], run: int, unit: int, memory: Memory) -> NDArray[np.int64]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 from pimc.backends.affine import Affine, Scalar, evaluated
 from pimc.backends.isa import Command
 from pimc.backends.pim.aim_device import AimDevice
 from pimc.backends.pim.aim_isa import Activate, BeginTrace, EndTrace
 from pimc.backends.pim.aim_line import MARKER, Line
-from pimc.backends.pim.aim_lines import OWN, LineMaker, Plan, shape_of
-from pimc.backends.pim.aim_passage import MANY_LINES, pass_through
+from pimc.backends.pim.aim_lines import OWN, LineMaker, shape_of
+from pimc.backends.pim.aim_passage import MANY_LINES, command_through
 from pimc.backends.pim.aim_runs import Repeated
 from pimc.backends.pim.aim_states import States
 from pimc.backends.pim.aim_steps import SteppedDevice
@@ -113,8 +112,7 @@ class AimTimer:
                 device.lose_rows(-(-ready // clock) + 1)
         at = decoded = -(-ready // clock) + 1
         if len(plan.lines) >= MANY_LINES and device is self.skipping:
-            key = shape_of(command), self.identity(command)
-            decoded, lines = pass_through(self.skipping, key, partial(self._decode, command, plan), at)
+            decoded, lines = command_through(self.skipping, self.lines, command, at)
             self.trace.lines += lines
         else:
             for line in self.lines.lines(command, plan):
@@ -128,12 +126,6 @@ class AimTimer:
         start = max(at, issued - (plan.requests - 1) * period)
         self.memory.end((issued - 1 + period) * clock)
         return Issued((start - 1) * clock, free, done * clock, (issued - start + period) * clock, cause)
-
-    def _decode(self, command: Command, plan: Plan) -> int:
-        """Decode the lines of a command as soon as they can be; returns how many there are."""
-        for line in self.lines.lines(command, plan):
-            self.device.decode(line)
-        return len(plan.lines)
 
     def _bounds(self, command: BeginTrace | EndTrace, ready: int) -> Issued:
         """The device begins anew, or everything on it comes to an end."""

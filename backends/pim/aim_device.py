@@ -201,9 +201,7 @@ class AimDevice:
 
     def _open_since_offers(self) -> int:
         """Those since the last offer to each channel: however long ago that was."""
-        clock, opened = self.clock, self.states.open_clocks
-        own = [(x.mask.bit_count(), opened(x.state, clock - x.base, x.due - x.base)) for x in self.lanes()]
-        return sum([channels * clocks for channels, clocks in own])
+        return self.open_clocks_of(self.lanes())
 
     def put_open_clocks(self, clocks: int) -> None:
         """Let `open_clocks` be so many at the present clock: they are known, wherever the lanes' bases are."""
@@ -289,6 +287,27 @@ class AimDevice:
     def rows(self) -> tuple[int, ...]:
         """The rows that the states of the lanes know, lane by lane."""
         return tuple(row for lane in self.lanes() for row in lane.rows)
+
+    # -- for passages -------------------------------------------------------------------------------------------------
+
+    def lanes_of(self, mask: int) -> list[Lane]:
+        """Those of some channels, which have no others."""
+        lanes = self._lanes(mask)
+        for lane in lanes:
+            self._settle(lane)
+        return lanes
+
+    def relative_of(self, lanes: list[Lane]) -> Hashable:
+        """As `relative`, seen from the present clock, without other channels."""
+        clock = self.clock
+        return self.decoded, tuple(
+            [(x.mask, x.state.number, self._age(x), max(0, x.blocked - clock)) for x in lanes]
+        )
+
+    def open_clocks_of(self, lanes: list[Lane]) -> int:
+        """Those since the last offer to each channel of some lanes."""
+        clock, opened = self.clock, self.states.open_clocks
+        return sum([x.mask.bit_count() * opened(x.state, clock - x.base, x.due - x.base) for x in lanes])
 
     def rename_rows(self, rows: tuple[int, ...]) -> None:
         at = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from pimc.backends.pim.aim_channel import NEVER
@@ -17,8 +17,8 @@ class Reached:
     """What turns come to. Clocks and times count from the channels' last offer before the first of them."""
 
     state: State
-    rows: tuple[int, ...]
-    """the rows that the state knows: places among those known before, or ~turn for the row of a turn"""
+    rows: tuple[int, ...] | None
+    """the rows that the state knows: places among those known before, or ~turn for the row of a turn; None: the same"""
     base: int
     clock: int
     decoded: int
@@ -73,8 +73,8 @@ class Repeated:
         if lane.mask != self.mask:
             return self.stepped(numbers, ready, limit)
         at, left = lane.base * self.clock_ps, lane.due - lane.base
-        places = tuple([_turn_of(known, row, step) for known in lane.rows])
         kind = "none" if row < 0 else "moves" if step else "stays"
+        places = _places(lane.rows, row, step)
         key = (self.shape, kind, lane.state.number, ready - at, device.clock - lane.base, device.decoded, places)
         run = device.states.runs.get(key)
         if run is None or (not run.turns and run.left < left):
@@ -124,10 +124,11 @@ class Repeated:
         if run.reached:
             done, worked = max(done, run.reached[-1].done), max(worked, run.reached[-1].worked)
         known = before.rows
+        moved = tuple([known.index(r) if r in known else ~((r - row) // (step or 1)) for r in lane.rows])
         run.reached.append(
             Reached(
                 state=lane.state,
-                rows=tuple([known.index(r) if r in known else ~((r - row) // (step or 1)) for r in lane.rows]),
+                rows=None if lane.rows == known else moved,
                 base=lane.base - base,
                 clock=device.clock - base,
                 decoded=device.decoded,
@@ -153,7 +154,8 @@ def _together(turns: Sequence[tuple[Turn, int]]) -> Turns:
 def _advance(device: AimDevice, lane: Lane, reached: Reached, log: Sequence[int], row: int, step: int) -> None:
     base, known = lane.base, lane.rows
     lane.state = reached.state
-    lane.rows = tuple([known[i] if i >= 0 else row + ~i * step for i in reached.rows])
+    if reached.rows is not None:
+        lane.rows = tuple([known[i] if i >= 0 else row + ~i * step for i in reached.rows])
     lane.base = base + reached.base
     lane.log.extend(log)
     if reached.last is not None:
@@ -163,7 +165,16 @@ def _advance(device: AimDevice, lane: Lane, reached: Reached, log: Sequence[int]
     device.clock, device.decoded = base + reached.clock, reached.decoded
 
 
+def _places(known: tuple[int, ...], row: int, step: int) -> Hashable:
+    """Which of the rows of turns are known already, and where."""
+    if row < 0:
+        return None
+    if not step:
+        return known.index(row) if row in known else None
+    return tuple([_turn_of(each, row, step) for each in known])
+
+
 def _turn_of(known: int, row: int, step: int) -> int | None:
     """The turn, from 0 on, whose row is known already."""
-    turn, off = divmod(known - row, step or 1)
-    return None if off or turn < 0 or (turn and not step) else turn
+    turn, off = divmod(known - row, step)
+    return None if off or turn < 0 else turn

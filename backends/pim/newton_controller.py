@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Mapping
 
+from pimc.backends.affine import Affine, Scalar
 from pimc.backends.isa import Command
 from pimc.backends.pim.issues import IssueSink
 from pimc.backends.pim.memory_share import MemoryBeside, MemoryShare
@@ -12,6 +13,7 @@ from pimc.backends.pim.newton_channel import Done, NewtonChannel
 from pimc.backends.pim.newton_isa import Comp, CompsReadResult, GlobalWrite, Header, ReadResult
 from pimc.backends.pim.newton_rules import Rules
 from pimc.backends.pim.newton_shared import SharedChannel
+from pimc.backends.pim.newton_states import Kind as Asked
 from pimc.backends.pim.newton_states import RememberedChannel
 from pimc.backends.timing import SERVED, EngineDecl, Issued, Timer
 from pimc.backends.vector import plain
@@ -71,6 +73,39 @@ class NewtonTimer:
             return channel.global_write(plain(command.bank), plain(command.row), at)
         kind = "dual" if self.rules.is_dual else "single"
         raise fail(Kind.PROGRAM_BAD, f"a PIM channel with {kind} row buffers does not take {command.mnemonic}")
+
+    def follow(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
+        """What times a command as `issue` does, its row being what the counters of loops make it."""
+        channel, clock = self.channel, self.clock_ps
+        if not isinstance(channel, RememberedChannel):
+            return None
+        asked = _asked(command, self.rules.is_dual)
+        if asked is None:
+            return None
+        kind, operands, row = asked
+        if not all(isinstance(operand, int) for operand in operands):
+            return None
+        ask = channel.states.ask(kind, *map(plain, operands))
+        base, terms = (row.base, row.terms) if isinstance(row, Affine) else (row, ())
+        share = self.memory if isinstance(self.memory, MemoryShare) else None
+        take, end = channel.take, self.memory.end
+
+        def time(ready: int) -> Issued:
+            if share is not None:
+                ready, disturbed = share.begin(ready)
+                if disturbed:
+                    channel.rows_lost()
+            number = base
+            for variable, factor in terms:
+                number += factor * variables[variable]
+            begun = channel.now * clock
+            done = take(ask, number, -(-ready // clock)).done
+            first, free, complete, busy = done.first * clock, done.free * clock, done.done * clock, done.busy * clock
+            worked = first + busy if first + busy < complete else complete
+            end(begun + (worked if worked > free else free))
+            return Issued(begun + first, begun + free, begun + complete, busy, done.cause)
+
+        return time
 
     def serving(self, reads: int) -> Timer:
         """Single row buffers serve no reads as long as there is PIM work."""
@@ -137,6 +172,21 @@ class SharedTimer:
 
     def shift(self, by: int, since: int) -> None:
         raise InternalError("a channel that serves reads is stepped through, and never moved")
+
+
+def _asked(command: Command, is_dual: bool) -> tuple[Asked, tuple[Scalar, ...], Scalar] | None:
+    """What a command asks of a channel, and its row; None: that is not for such channels."""
+    if isinstance(command, CompsReadResult) and is_dual:
+        return "compute_and_read", (command.count,), command.row
+    if isinstance(command, Comp) and not is_dual:
+        return "compute", (command.count,), command.row
+    if isinstance(command, ReadResult) and not is_dual:
+        return "read_result", (), 0
+    if isinstance(command, Header):
+        return "header", (command.comps, command.results), command.row
+    if isinstance(command, GlobalWrite):
+        return "global_write", (command.bank,), command.row
+    return None
 
 
 def _in_time(done: Done, clock: int) -> Issued:

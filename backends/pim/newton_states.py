@@ -25,6 +25,15 @@ Kind = Literal["global_write", "header", "compute", "read_result", "compute_and_
 
 
 @dataclass(eq=False, slots=True)
+class Ask:
+    """A command but for its row, when it is offered, and by whom."""
+
+    kind: Kind
+    operands: tuple[int, ...]
+    has_row: bool
+
+
+@dataclass(eq=False, slots=True)
 class Move:
     """What a command does in a state; times from the last command before it."""
 
@@ -32,8 +41,8 @@ class Move:
     by: int
     """when its own last DRAM command is issued"""
     to: State
-    rows: tuple[int, ...]
-    """of each row of the next state: its number here; the command's own is the last"""
+    rows: tuple[int, ...] | None
+    """of each row of the next state: its number here, the command's own being the last; None: the same as here"""
     counts: tuple[tuple[str, int], ...]
 
 
@@ -41,7 +50,7 @@ class Move:
 class State:
     channel: NewtonChannel
     """in this state; time 0 is that of its last command"""
-    moves: dict[tuple[Kind, int, tuple[int, ...], int], Move] = field(default_factory=dict)
+    moves: dict[tuple[Ask, int, int], Move] = field(default_factory=dict)
 
 
 class States:
@@ -52,7 +61,14 @@ class States:
         self.horizon = max(rules.tras + rules.trp, rules.twindow, rules.trcd, rules.trrd_same, rules.trrd_other)
         """clocks after which an activation or precharge does not matter any more"""
         self.known: dict[Hashable, State] = {}
+        self._asks: dict[tuple[Kind, tuple[int, ...]], Ask] = {}
         self.start, _ = self.state(NewtonChannel(rules))
+
+    def ask(self, kind: Kind, *operands: int) -> Ask:
+        key = kind, operands
+        if key not in self._asks:
+            self._asks[key] = Ask(kind, operands, kind != "read_result")
+        return self._asks[key]
 
     def state(self, channel: NewtonChannel) -> tuple[State, tuple[int, ...]]:
         """The state that a channel is in, and the rows that it has open, by their number there."""
@@ -90,9 +106,11 @@ class States:
             rank.normal = {bank: numbers[row] for bank, row in rank.normal.items()}
         return copied
 
-    def move(self, state: State, kind: Kind, row: int, operands: tuple[int, ...], at: int) -> Move:
-        """Work out what a command does. row: its number in the state; at: when it is offered."""
+    def move(self, state: State, ask: Ask, row: int, at: int, rows: int) -> Move:
+        """Work out what a command does. row: its number in the state; at: when it is offered; rows: how many there are
+        with its own."""
         channel = self.copy(state.channel)
+        kind, operands = ask.kind, ask.operands
         if kind == "global_write":
             done = channel.global_write(operands[0], row, at)
         elif kind == "header":
@@ -103,8 +121,9 @@ class States:
             done = channel.read_result(at)
         else:
             done = channel.compute_and_read(row, operands[0], at)
-        to, rows = self.state(channel)
-        return Move(done, channel.now, to, rows, tuple(channel.counts.items()))
+        to, numbers = self.state(channel)
+        same = numbers == tuple(range(rows))
+        return Move(done, channel.now, to, None if same else numbers, tuple(channel.counts.items()))
 
     def copy(self, channel: NewtonChannel) -> NewtonChannel:
         copied = NewtonChannel(self.rules)
@@ -148,35 +167,45 @@ class RememberedChannel:
         return self._counts
 
     def global_write(self, bank: int, row: int, at: int) -> Done:
-        return self._take("global_write", row, (bank,), at)
+        return self._done(self.states.ask("global_write", bank), row, at)
 
     def header(self, row: int, comps: int, results: int, at: int) -> Done:
-        return self._take("header", row, (comps, results), at)
+        return self._done(self.states.ask("header", comps, results), row, at)
 
     def compute(self, row: int, count: int, at: int) -> Done:
-        return self._take("compute", row, (count,), at)
+        return self._done(self.states.ask("compute", count), row, at)
 
     def read_result(self, at: int) -> Done:
-        return self._take("read_result", None, (), at)
+        return self._done(self.states.ask("read_result"), 0, at)
 
     def compute_and_read(self, row: int, count: int, at: int) -> Done:
-        return self._take("compute_and_read", row, (count,), at)
+        return self._done(self.states.ask("compute_and_read", count), row, at)
 
-    def _take(self, kind: Kind, row: int | None, operands: tuple[int, ...], at: int) -> Done:
-        now, rows, state = self.now, self.rows, self.state
-        number = -1 if row is None else rows.index(row) if row in rows else len(rows)
-        key = kind, number, operands, max(1, at - now)
+    def _done(self, ask: Ask, row: int, at: int) -> Done:
+        now = self.now
+        done = self.take(ask, row, at).done
+        return Done(done.first + now, done.free + now, done.done + now, done.busy, done.cause)
+
+    def take(self, ask: Ask, row: int, at: int) -> Move:
+        """Execute a command; what it did, as seen from the last command before it."""
+        state, rows = self.state, self.rows
+        if not ask.has_row:
+            number = -1
+        elif row in rows:
+            number = rows.index(row)
+        else:
+            number = len(rows)
+            rows = (*rows, row)
+        wait = at - self.now
+        key = ask, number, wait if wait > 1 else 1
         move = state.moves.get(key)
         if move is None:
-            move = state.moves[key] = self.states.move(state, *key)
-        if row is not None and number == len(rows):
-            rows = (*rows, row)
-        self.rows = tuple([rows[i] for i in move.rows])
+            move = state.moves[key] = self.states.move(state, *key, len(rows))
+        self.rows = rows if move.rows is None else tuple([rows[i] for i in move.rows])
         self.state = move.to
-        self.now = now + move.by
+        self.now += move.by
         self._taken[move] += 1
-        done = move.done
-        return Done(done.first + now, done.free + now, done.done + now, done.busy, done.cause)
+        return move
 
     def rows_lost(self) -> None:
         """Normal traffic has used the only row buffers, and closed them again."""

@@ -3,8 +3,8 @@
     python docs/studies/cent.py [--jobs 2] [--only SECTION ...]
 
 Every number of pimc's is computed when this runs; the published ones are in cent.yaml. The published means are over
-every 128th position; the pipeline mapping is timed at every one besides. Work is shared out among processes, a stretch
-of positions or a compilation each, which are new ones each time, so that none of them grows.
+every 128th position; the pipeline mapping is timed at every one besides. Work is shared out among processes, the
+positions of a model or a compilation each, which are new ones each time, so that none of them grows.
 """
 
 from __future__ import annotations
@@ -40,9 +40,6 @@ LAST, PROMPT = 4096, 512
 ALL_CHANNELS = "energy.static.standby.counted=all"
 STEP = 128
 """Between the positions of a published mean."""
-STRETCH = 1024
-"""Neighbouring positions that a process takes."""
-
 
 HEADS = {64: "MHA", 8: "GQA (8)", 1: "MQA"}
 """Key and value heads of models of 70 B parameters."""
@@ -212,19 +209,18 @@ MAPPINGS = ("cent-mapping", "default")
 
 def tasks() -> Iterator[Task]:
     """All that takes long, what takes longest at first."""
+    for name in reversed(LAYERS):
+        longer = [keys for keys, *_ in PUBLISHED["context"]] if name == "llama2-70b" else []
+        yield "stretch", (name, LAYERS[name], 1, [*range(1, LAST + 1), *longer])
     for keys in (LAST, PROMPT):
         for name in reversed(LAYERS):
             for mapping in MAPPINGS:
                 yield "strict_of", (name, keys, mapping)
     for name in reversed(LAYERS):
-        for first in range(1, LAST + 1, STRETCH):
-            yield "stretch", (name, LAYERS[name], 1, range(first, first + STRETCH))
-    for name in reversed(LAYERS):
         yield "stretch", (name, 1, PUBLISHED["devices"][name], taken(1, LAST))
     for pp, tp, *_ in PUBLISHED["hybrids"]:
         if pp < LAYERS["llama2-70b"] and tp < PUBLISHED["devices"]["llama2-70b"]:
             yield "stretch", ("llama2-70b", pp, tp, taken(1, LAST))
-    yield "stretch", ("llama2-70b", 80, 1, [keys for keys, *_ in PUBLISHED["context"]])
     for name in VARIANTS:
         for split in ((80, 1), (1, 32)):
             yield "stretch", (name, *split, [PROMPT, LAST])

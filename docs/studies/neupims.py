@@ -19,10 +19,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 import pimc
 from pimc.driver import Result
 from pimc.garbage import collect_seldom
 from pimc.ir.requests import Request
+from pimc.sim.timing import EngineTiming
 
 HERE = Path(__file__).parent
 BLOCK = HERE.parents[1] / "models/blocks/gpt3_layers.pimc"
@@ -125,8 +129,8 @@ class Row:
     newton: Layer
     off: Layer
     on: Layer
-    published_off: Layer | None
-    published_on: Layer | None
+    published_off: float | None
+    published_on: float | None
     npu_commands: float
     """the NPU alone with attention by its own commands"""
     gib: float
@@ -137,9 +141,8 @@ class Row:
         return min(self.off, self.on, key=lambda layer: layer.time)
 
     @property
-    def published(self) -> Layer:
-        both = [layer for layer in (self.published_off, self.published_on) if layer is not None]
-        return min(both, key=lambda layer: layer.time)
+    def published(self) -> float:
+        return min(time for time in (self.published_off, self.published_on) if time is not None)
 
     @property
     def best(self) -> float:
@@ -192,10 +195,14 @@ def spans(found: Result) -> dict[str, tuple[float, float]]:
     return {row.name: (ops[i].start * 1e-6, ops[i].end * 1e-6) for i, row in enumerate(found.program.ops) if i in ops}
 
 
+Window = tuple[float, float]
+"""Beginning and end in microseconds."""
+
+
 def one_layer(found: Result) -> Layer:
     """All of a single layer."""
     assert found.report is not None
-    return layer(found, found.report.seconds * 1e6, 1)
+    return layer(found, [(0.0, found.report.seconds * 1e6)])
 
 
 def next_layer(found: Result) -> Layer:
@@ -204,23 +211,44 @@ def next_layer(found: Result) -> Layer:
     layers = 1 + max(int(name.split(".")[1]) for name in spans(found) if name.startswith("layer."))
     ends = {name: end for name, (_, end) in spans(found).items() if re.search(r"attention\.context(/\d)?$", name)}
     before, last = f"layer.{layers - 2}.", f"layer.{layers - 1}."
-    pairs = [(end, ends[n.replace(before, last)]) for n, end in ends.items() if n.startswith(before)]
-    return layer(found, sum(after - begun for begun, after in pairs) / len(pairs), layers)
+    return layer(found, [(end, ends[n.replace(before, last)]) for n, end in ends.items() if n.startswith(before)])
 
 
-def beats_layer(found: Result) -> Layer:
+def beats_time(found: Result) -> float:
     """Two beats in the middle, each as long as both engines need: what each layer takes where beats end for all."""
     assert found.report is not None
     beats = {beat.name: beat.seconds for beat in found.report.beats}
-    return layer(found, (beats["C"] + beats["D"]) * 1e6, 2)
+    return (beats["C"] + beats["D"]) * 1e6
 
 
-def layer(found: Result, took: float, layers: int) -> Layer:
+def layer(found: Result, windows: Sequence[Window]) -> Layer:
+    """Means over windows: how long they are, and for how long of them each part was at work."""
     assert found.timing is not None
-    busy = {kind: max((e.busy for e in found.timing.engines if e.kind == kind), default=0) for kind in ("pim", "link")}
-    arrays = next(e.busy for e in found.timing.engines if e.name == "npu")
-    bus = max(r.busy for r in found.timing.resources if r.name == "dram.bus")
-    return Layer(took, *(part * 1e-6 / layers for part in (arrays, busy["pim"], bus, busy["link"])))
+    engines, rows = found.timing.engines, len(found.program.ops)
+
+    def busiest(name: str, kind: str) -> float:
+        parts = [busy_by_op(e, windows, rows).sum() for e in engines if name in ("", e.name) and e.kind == kind]
+        return float(max(parts, default=0.0))
+
+    # what of an op's accesses lies in the windows, as its transfers do
+    moving = [e for e in engines if e.kind == "dma"]
+    inside = sum(busy_by_op(e, windows, rows) for e in moving)
+    moved = sum(busy_by_op(e, [(0.0, found.timing.time * 1e-6)], rows) for e in moving)
+    share = inside / np.maximum(moved, 1e-9)
+    buses = [r for r in found.timing.resources if r.name == "dram.bus"]
+    bus = max(float(sum(busy * 1e-6 * share[op] for op, busy in r.by_op.items())) for r in buses)
+    parts = busiest("npu", "npu"), busiest("", "pim"), bus, busiest("", "link")
+    return Layer(sum(end - begin for begin, end in windows) / len(windows), *(part / len(windows) for part in parts))
+
+
+def busy_by_op(engine: EngineTiming, windows: Sequence[Window], rows: int) -> NDArray[np.float64]:
+    """Microseconds of windows for which an engine was at work, by op."""
+    op, start, end, busy = engine.segments.T
+    found = np.zeros(rows)
+    for first, last in windows:
+        inside = (np.minimum(end, last * 1e6) - np.maximum(start, first * 1e6)).clip(0) / np.maximum(1, end - start)
+        found += np.bincount(op, busy * inside * 1e-6, rows)
+    return found
 
 
 def bandwidth_bound(point: Point, found: Result) -> float:
@@ -240,10 +268,7 @@ def measure(point: Point) -> Row:
     newton = compiled(point, "newton", 1, *ROUND_ROBIN)
     off = compiled(point, "neupims", 1, OFF)
     on = compiled(point, "neupims", LAYERS, ON)
-    published_off = published_on = None
-    if point.batch == DETAILED:
-        published_off = one_layer(compiled(point, "neupims", 1, OFF, *PUBLISHED_SCHEDULE))
-        published_on = beats_layer(compiled(point, "neupims", 2, ON, *PUBLISHED_SCHEDULE))
+    published_off, published_on = published(point, "neupims", ()) if point.batch == DETAILED else (None, None)
     need = off.program.extent["dram"] * point.model.layers / point.model.pp / 2**30
     return Row(
         point, bound, one_layer(newton), one_layer(off), next_layer(on), published_off, published_on, commands, need,
@@ -267,10 +292,17 @@ def climb(step: Step) -> Rung:
     point = step.point
     name, (newton, neupims), passes, overrides = ASSUMED[step.number]
     one = one_layer(compiled(point, newton, 1, *ROUND_ROBIN, *passes, overrides=overrides))
-    off = one_layer(compiled(point, neupims, 1, OFF, *passes, overrides=overrides))
-    on = beats_layer(compiled(point, neupims, 2, ON, *passes, overrides=overrides))
+    off, on = published(point, neupims, overrides)
     bound, commands = alone(point, passes, FREE_LINK if step.number else ())
-    return Rung(name, bound, commands, one.time, off.time, on.time)
+    return Rung(name, bound, commands, one.time, off, on)
+
+
+@cache
+def published(point: Point, target: str, overrides: tuple[str, ...]) -> tuple[float, float]:
+    """A layer under the published schedule: one batch, and with sub-batches."""
+    off = compiled(point, target, 1, OFF, *PUBLISHED_SCHEDULE, overrides=overrides)
+    on = compiled(point, target, 2, ON, *PUBLISHED_SCHEDULE, overrides=overrides)
+    return one_layer(off).time, beats_time(on)
 
 
 @cache
@@ -332,8 +364,8 @@ def schedules_table(rows: Sequence[Row]) -> str:
     return table(heads, (
         [
             f"{r.point.model.name}, {r.point.lengths.name}",
-            *(f"{v.time:.0f}" for v in (r.published_off, r.published_on, r.off, r.on) if v is not None),
-            ratio(r.published.time / r.best),
+            *(f"{v:.0f}" for v in (r.published_off, r.published_on, r.off.time, r.on.time) if v is not None),
+            ratio(r.published / r.best),
             *(f"{100 * v / r.best:.0f} %" for v in (r.ours.arrays, r.ours.pim, r.ours.bus, r.ours.link)),
         ]
         for r in rows if r.point.batch == DETAILED

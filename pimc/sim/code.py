@@ -19,7 +19,7 @@ from pimc.backends.executors import Executor
 from pimc.backends.isa import Command, Signal, Wait, operands_of
 from pimc.backends.link.isa import Exchange
 from pimc.backends.program import Item, Loop, Step
-from pimc.backends.timing import Binding, Issued, Repeating, Timer, Turns
+from pimc.backends.timing import Binding, Following, Issued, Repeating, Timer, Turns
 from pimc.sim.tokens import Semaphore, Tokens
 
 Resolver = Callable[[Mapping[int, int]], Command]
@@ -189,6 +189,7 @@ class Compiler:
         self._known = known
         self._plainly = plainly
         self._binding = timer if isinstance(timer, Binding) else None
+        self._following = timer if isinstance(timer, Following) else None
         self._repeating = timer if isinstance(timer, Repeating) else None
         self._start = dict(variables)
         self._code: list[Instruction] = [Instruction(MORE)]
@@ -268,6 +269,8 @@ class Compiler:
     def _time(self, command: Command, facts: Facts) -> Time:
         prepared = self._prepared(command, facts)
         bound = self._binding.bind(prepared, self._variables) if prepared and self._binding is not None else None
+        if bound is None and self._following is not None:
+            bound = self._following.follow(command, self._variables)
         return bound or _resolving(prepared or command, self._timer, self._variables)
 
     def _turns(self, command: Command | None, variable: int) -> LoopTime | None:

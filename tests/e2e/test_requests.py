@@ -117,6 +117,21 @@ def test_time_goes_with_the_sum_of_a_channel() -> None:
     assert heaped > 1.3 * spread
 
 
+def test_each_length_is_cut_as_it_is_alone() -> None:
+    """Keys of a few long requests go to the vector unit, those of many short ones to the arrays: neither choice holds
+    for both. What one length was cut into had been asked of all."""
+
+    def seconds(past: Sequence[int]) -> list[float]:
+        made = Options(requests=requests(past), parallel={"tp": 4}, overrides=("system.devices=4",))
+        report = compile_model(MODELS / "bench" / "gpt3-7b-layers.pimc", "npu", made).report
+        assert report is not None
+        return [o.seconds for o in report.ops if o.name.startswith("layer.0.self_attention.context")]
+
+    long, short = [260] * 4, [16] * 64
+    for together, *alone in zip(seconds([*long, *short]), seconds(long), seconds(short), strict=True):
+        assert together <= 1.05 * sum(alone)
+
+
 def test_commands_of_pim_follow_each_length() -> None:
     """Tiles by hand, of two layers. Keys: a row for each 32 tokens, in which both kv heads lie, and both query heads
     in the global buffer. Values: a row for each kv head, since 16 dims fit the banks and 512 tokens a row."""
