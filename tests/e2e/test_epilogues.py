@@ -110,6 +110,32 @@ def test_norms_have_whole_rows_and_what_others_read_is_kept(
     assert time_program(found.program).time == time_program(found.program, "plain").time
 
 
+@pytest.mark.parametrize("target", ["npu", "tpuv3"])
+def test_norms_are_right_in_the_formats_of_the_device(tmp_path: Path, target: str) -> None:
+    found = run(tmp_path, NORMS, target, "on", rows=40, form="device")
+    assert found.comparison is not None
+    assert found.comparison.ok, found.comparison.max_rel_err
+
+
+def test_what_a_norm_reads_stays_out_of_memory_unless_it_is_kept(tmp_path: Path) -> None:
+    """Of 8 MiB each, in a buffer of 16: the residual goes to memory and comes back for the last sum alone."""
+    model = """model residual(rows = 4096)
+input x: f16[rows, 1024]
+weight w: f16[1024, 1024]
+weight s: f16[1024]
+let r = x @ w + x
+output n = rms_norm(r, s, epsilon = 0.00001)
+output y = r * 2.0
+"""
+    on, off = (run(tmp_path, model, "npu-server", use, ["buffer.bytes=16MiB"]).report for use in ("on", "off"))
+    assert on is not None
+    assert off is not None
+    one = 4096 * 1024 * 2
+    saved = {name: off.bytes_moved[name] - on.bytes_moved[name] for name in ("bytes read", "bytes written")}
+    assert saved == {"bytes read": 2 * one, "bytes written": one}
+    assert on.seconds < off.seconds
+
+
 def test_a_product_whose_depth_passes_in_layers_has_its_epilogue_in_the_last(tmp_path: Path) -> None:
     model = """model deep(rows = 512)
 input x: f16[rows, 512]
