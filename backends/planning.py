@@ -19,8 +19,9 @@ from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.pim.tiles import slots_of
 from pimc.backends.target import TargetSpec
 from pimc.ir.blocks import Blocks
+from pimc.ir.chains import chains_in, keeps
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.facts import Epilogue, Placement, Queue, Ragged, ReadAs, Stage, SubBatch
+from pimc.ir.facts import Placement, Queue, Ragged, ReadAs, Stage, SubBatch
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -857,24 +858,13 @@ def _cache_kinds(nodes: Iterable[Node]) -> dict[Value, str]:
     return kinds
 
 
-def chains_in(nodes: Sequence[Node]) -> Iterator[range]:
-    """The positions of each product and of what is computed on its tiles."""
-    start = 0
-    for position in range(1, len(nodes) + 1):
-        fact = nodes[position].fact(Epilogue) if position < len(nodes) else None
-        if fact is not None and fact.stage == position - start:
-            continue
-        if position - start > 1:
-            yield range(start, position)
-        start = position
-
-
 def _inside_chains(nodes: Sequence[Node]) -> dict[Value, Value]:
     """Results that exist in tiles alone, each with the one that its chain ends in. If an op of the chain does need all
     of it at once, it may lie where that does."""
     return {
-        nodes[i].result: nodes[chain[-1]].result for chain in chains_in(nodes) for i in chain[:-1]
-    }
+        nodes[i].result: nodes[chain[-1]].result
+        for chain in chains_in(nodes) for i in chain[:-1] if not keeps(nodes[i + 1])
+    }  # fmt: skip
 
 
 def _last_uses(outputs: Sequence[Value], nodes: Sequence[Node]) -> dict[Value, int]:
