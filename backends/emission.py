@@ -16,13 +16,14 @@ from pimc.backends.engines import packages
 from pimc.backends.lowering import CHAIN_RULES, RULES, Lowering
 from pimc.backends.lowering_memory import LoweringMemory, seen_by_rules
 from pimc.backends.pim.mapping import mapping_of, why_no_values
-from pimc.backends.planning import BufferSplit, Plan, chains_in, nodes_by_stage
+from pimc.backends.planning import BufferSplit, Plan, nodes_by_stage
 from pimc.backends.program import Cost, Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.ragged import groups
 from pimc.backends.roll import roll
 from pimc.backends.synchronize import Barrier, split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.blocks import Window
+from pimc.ir.chains import chains_in
 from pimc.ir.diagnostics import InternalError, Kind, fail
 from pimc.ir.facts import Beat, Epilogue, Layer, Phase, Placement, Position, Queue, Ragged, Stage, SubBatch, Tile, Work
 from pimc.ir.graph import Graph, Node, Role, Value
@@ -398,13 +399,13 @@ def _map_blocks(node: Node, at: Lowering, mapped: set[Window]) -> None:
                 at.emit.issue("load", MapBlocks.of(blocks))
 
 
-def tile_of(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> Tile | None:
-    """How the rule of a node's engine cuts it, found by lowering it for nothing; None where requests of different
-    lengths are each cut in a way of their own."""
-    if node.fact(Ragged) is not None:
+def tile_of(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> Tile | None:
+    """How the rule of a node's engine cuts it and what is computed on its tiles, found by lowering it for nothing; None
+    where requests of different lengths are each cut in a way of their own."""
+    if chain[0].fact(Ragged) is not None:
         return None
     found: list[Tile] = []
-    _rehearse(node, spec, homes, tiled=found.append)
+    _rehearse(chain, spec, homes, tiled=found.append)
     if not found:
         return None
     largest = max(found, key=lambda t: t.m * t.n * t.k)
@@ -414,18 +415,18 @@ def tile_of(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> Tile |
 def limit_of(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> str:
     """What limits a node, found by lowering it for nothing; empty where nothing is known of it."""
     found: list[str] = []
-    _rehearse(node, spec, homes, limited=found.append)
+    _rehearse([node], spec, homes, limited=found.append)
     return found[0] if found else ""
 
 
 def _rehearse(
-    node: Node, spec: TargetSpec, homes: Mapping[Value, Home], tiled: Callable[[Tile], None] | None = None,
+    chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home], tiled: Callable[[Tile], None] | None = None,
     limited: Callable[[str], None] | None = None,
 ) -> None:  # fmt: skip
     load_rules()
     split = BufferSplit.beside(spec, homes.values())
-    scratch = _scratch(split, {"", "pim", "cache"} if node.fact(SubBatch) is not None else {""})
-    lower(node, Lowering(spec, _emitter(spec, homes), scratch[""], homes, tiled=tiled, limited=limited))
+    scratch = _scratch(split, {"", "pim", "cache"} if chain[0].fact(SubBatch) is not None else {""})
+    lower_chain(chain, Lowering(spec, _emitter(spec, homes), scratch[""], homes, tiled=tiled, limited=limited))
 
 
 def _engine(node: Node) -> str:
@@ -526,6 +527,7 @@ def op_rows(nodes: Sequence[Node], leaders: Mapping[int, int] | None = None) -> 
             layer=layer.index if layer is not None else -1,
             shares=-1 if leaders is None else leaders.get(index, -1),
             beat=beat.name if beat is not None else "",
+            weight=node.weight(),
             costs=tuple(_costs(placement)) if placement is not None else (),
         )
 

@@ -13,6 +13,7 @@ from pimc.backends.kernels.elementwise import is_follower
 from pimc.backends.legality import why_not
 from pimc.backends.lowering import CHAIN_RULES, RULES
 from pimc.backends.lowering_memory import LoweringMemory
+from pimc.backends.pim.tiles import shared_tiles
 from pimc.backends.pim.tiles import tile_of as pim_tile
 from pimc.backends.planning import Plan, is_held, make_plan, nodes_by_stage, plan_node, plan_nodes, stored_bytes
 from pimc.backends.program import Program
@@ -158,29 +159,42 @@ class Machine:
         free = None if dma is None else dma.model_copy(update={"transfers": "free"})
         return describe(self.spec.model_copy(update={"dma": free}))
 
-    def gains_by_following(self, chain: Sequence[Node]) -> bool:
+    def gains_by_following(self, chain: Sequence[Node], kept: Sequence[bool]) -> bool:
         first = chain[0].fact(Placement)
         assert first is not None
         engine = next(e for e in self.engines() if e.name == first.engine)
         values = {v: n for n, v in enumerate(dict.fromkeys(v for node in chain for v in node.inputs()))}
-        key = tuple((_key(node, engine), tuple(values[v] for v in node.inputs())) for node in chain)
+        key = tuple(
+            (_key(node, engine), keeps, tuple(values[v] for v in node.inputs()))
+            for node, keeps in zip(chain, kept, strict=True)
+        )
         if key not in self.estimates.gains:
-            fused = [replace(n, facts={**n.facts, Epilogue: Epilogue(i)}) if i else n for i, n in enumerate(chain)]
+            fused = [
+                replace(n, facts={**n.facts, Epilogue: Epilogue(i, keeps)}) if i else n
+                for i, (n, keeps) in enumerate(zip(chain, kept, strict=True))
+            ]
             alone, together = (
                 emission.emit_nodes(nodes, self.spec, plan_nodes(nodes, self.spec)) for nodes in (chain, fused)
             )
             self.estimates.gains[key] = self._in_a_row(together) <= _TIE * self._in_a_row(alone)
         return self.estimates.gains[key]
 
-    def tile(self, node: Node, engine: Engine, homes: Mapping[Value, Home]) -> Tile | None:
+    def tile(
+        self, node: Node, engine: Engine, homes: Mapping[Value, Home], followers: Sequence[Node] = ()
+    ) -> Tile | None:
         if node.op.cls is not OpClass.CONTRACTION and not node.op.name.startswith("attention_"):
             return None
         if engine.kind == "pim":
             return pim_tile(node, self.spec)
-        key = (_key(node, engine), tuple(_shape_of(homes[v]) for v in (*node.inputs(), *node.results)))
+        chain = (node, *followers)
+        key = tuple((_key(n, engine), tuple(_shape_of(homes[v]) for v in (*n.inputs(), *n.results))) for n in chain)
         if key not in self.estimates.tiles:
-            self.estimates.tiles[key] = emission.tile_of(node, self.spec, homes)
+            self.estimates.tiles[key] = emission.tile_of(chain, self.spec, homes)
         return self.estimates.tiles[key]
+
+    def shared_tiles(self, node: Node, engine: Engine) -> Sequence[Tile]:
+        """None where another program of the same run reads the weights as they lie."""
+        return shared_tiles(node, self.spec) if engine.kind == "pim" and not self.banked else ()
 
     def bound(self, node: Node, engine: Engine) -> str:
         key = _key(node, engine)
@@ -242,7 +256,7 @@ def _placed_alone(node: Node, engine: Engine) -> Node:
 
 def _key(node: Node, engine: Engine) -> object:
     operands = tuple(None if v is None else (v.type, v.role.name, is_held(v), _tiny_contents(v)) for v in node.operands)
-    facts = node.fact(Ragged), node.fact(ReadAs)
+    facts = node.fact(Ragged), node.fact(ReadAs), node.fact(Tile) if engine.kind == "pim" else None
     return engine.name, node.op.name, tuple(sorted(node.attributes.items())), operands, *facts
 
 

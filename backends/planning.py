@@ -16,10 +16,12 @@ from pimc.backends.arena import Bump, FreeList
 from pimc.backends.paging import Pager, Table, parts_of
 from pimc.backends.pim import layouts as pim_layouts
 from pimc.backends.pim.mapping import mapping_of
+from pimc.backends.pim.tiles import slots_of
 from pimc.backends.target import TargetSpec
 from pimc.ir.blocks import Blocks
+from pimc.ir.chains import chains_in, keeps
 from pimc.ir.diagnostics import Kind, fail
-from pimc.ir.facts import Epilogue, Placement, Queue, Ragged, ReadAs, Stage, SubBatch
+from pimc.ir.facts import Placement, Queue, Ragged, ReadAs, Stage, SubBatch
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -198,7 +200,7 @@ class _Planner:
         self.nodes = nodes
         self.topological = topological
         self.mapping = mapping_of(spec)
-        self.bank = _bank_operands(self.nodes, banked)
+        self.bank = _bank_operands(self.nodes, banked, spec)
         self.vectors = _vectors(self.nodes) if self.mapping.one_vector_row else {}
         self.ragged = ragged_caches(self.nodes)
         self.packed = _packed_operands(self.nodes)
@@ -372,8 +374,9 @@ class _Planner:
             return
         shape = demand.shape(self._capacity_shape(value))
         layout, taken = pim_layouts.bank_layout(
-            self.spec, demand.kind, rows.next, shape, demand.channels, heads_apart=self.heads_apart
-        )
+            self.spec, demand.kind, rows.next, shape, demand.channels,
+            heads_apart=self.heads_apart, slots=demand.slots,
+        )  # fmt: skip
         rows.take(taken, 1)
         self.homes[value] = Home("dram", demand.layout(layout), storage_type(self.spec, value.type.dtype))
         self._count(value, taken * self.spec.dram.geometry.stride_row)
@@ -740,6 +743,8 @@ class Demand:
     """axis i of the operand is axis order[i] of the value; empty: as it is"""
     channels: tuple[int, ...] = ()
     """where it must lie; empty: anywhere"""
+    slots: int = 1
+    """of a weight: outputs that share a row"""
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(shape[i] for i in self.order) if self.order else tuple(shape)
@@ -759,7 +764,7 @@ _PIM_OPERANDS: Mapping[str, Mapping[int, str]] = {
 """By op: the operands that banks multiply with, and as which kind."""
 
 
-def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value, Demand]:
+def _bank_operands(nodes: Iterable[Node], banked: frozenset[str], spec: TargetSpec) -> dict[Value, Demand]:
     """What PIM engines multiply with, by value. Transposed weights are stored transposed rather than moved."""
     demands: dict[Value, Demand] = {}
     for node in nodes:
@@ -768,7 +773,8 @@ def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value,
         for kind, operand in _multiplied(node):
             value, order = _stored(operand)
             if _is_on_pim(node) or value.name in banked:
-                demands.setdefault(value, Demand(kind, order, channels))
+                slots = slots_of(node, spec) if kind == "weight" and _is_on_pim(node) else 1
+                demands.setdefault(value, Demand(kind, order, channels, slots))
     return demands
 
 
@@ -852,24 +858,13 @@ def _cache_kinds(nodes: Iterable[Node]) -> dict[Value, str]:
     return kinds
 
 
-def chains_in(nodes: Sequence[Node]) -> Iterator[range]:
-    """The positions of each product and of what is computed on its tiles."""
-    start = 0
-    for position in range(1, len(nodes) + 1):
-        fact = nodes[position].fact(Epilogue) if position < len(nodes) else None
-        if fact is not None and fact.stage == position - start:
-            continue
-        if position - start > 1:
-            yield range(start, position)
-        start = position
-
-
 def _inside_chains(nodes: Sequence[Node]) -> dict[Value, Value]:
     """Results that exist in tiles alone, each with the one that its chain ends in. If an op of the chain does need all
     of it at once, it may lie where that does."""
     return {
-        nodes[i].result: nodes[chain[-1]].result for chain in chains_in(nodes) for i in chain[:-1]
-    }
+        nodes[i].result: nodes[chain[-1]].result
+        for chain in chains_in(nodes) for i in chain[:-1] if not keeps(nodes[i + 1])
+    }  # fmt: skip
 
 
 def _last_uses(outputs: Sequence[Value], nodes: Sequence[Node]) -> dict[Value, int]:

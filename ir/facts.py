@@ -126,10 +126,12 @@ class Position:
 class Epilogue:
     """The node is computed on tiles of a product as these leave the accumulators, and follows it in the order.
 
-    stage: its place behind the product, from 1.
+    stage: its place behind the product, from 1. keeps: others read the value that it goes on with, too, which is
+    brought to its place on the way.
     """
 
     stage: int
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)

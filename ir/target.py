@@ -85,15 +85,27 @@ class Target(Protocol):
         ...
 
     def may_follow(self, node: Node, product: Node) -> bool:
-        """Whether an element-wise node can be computed on tiles of the placed product that it reads (`Epilogue`)."""
+        """Whether a node can be computed on tiles of the placed product that it reads (`Epilogue`)."""
         ...
 
-    def gains_by_following(self, chain: Sequence[Node]) -> bool:
-        """Whether a product and what may follow it take less time on its tiles than one after the other."""
+    def gains_by_following(self, chain: Sequence[Node], kept: Sequence[bool]) -> bool:
+        """Whether a product and what may follow it take less time on its tiles than one after the other.
+
+        kept: for each node, whether others read the value that it goes on with.
+        """
         ...
 
-    def tile(self, node: Node, engine: Engine, homes: Mapping[Value, Home]) -> Tile | None:
-        """How the engine cuts a contraction whose values lie at `homes`; None for nodes that are not cut."""
+    def tile(
+        self, node: Node, engine: Engine, homes: Mapping[Value, Home], followers: Sequence[Node] = ()
+    ) -> Tile | None:
+        """How the engine cuts a contraction whose values lie at `homes`; None for nodes that are not cut.
+
+        followers: nodes that are computed on its tiles.
+        """
+        ...
+
+    def shared_tiles(self, node: Node, engine: Engine) -> Sequence[Tile]:
+        """Tiles in which what the engine opens of a weight meets several vectors; they ask for another layout of it."""
         ...
 
     def homes(self, graph: Graph) -> Mapping[Value, Home]:

@@ -1,14 +1,15 @@
-"""Lets element-wise ops be computed on the tiles of a product, so that what lies between needs no memory."""
+"""Lets element-wise ops and norms be computed on the tiles of a product, so that what lies between needs no memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
 from pimc.ir.facts import Beat, Epilogue, Layer, Placement, Position, Queue, Stage, SubBatch
 from pimc.ir.graph import Graph, Node, Rewriter
+from pimc.ir.op import OpClass
 from pimc.ir.stage import GraphStage
 from pimc.ir.target import Target
 from pimc.passes.manager import Pass, PassContext
@@ -28,16 +29,19 @@ TOGETHER = (Layer, Stage, SubBatch, Queue, Beat)
 
 @dataclass(frozen=True)
 class FuseEpiloguesPass(Pass):
-    """Compute bias, activation, residual and the like on the tiles of the product before them.
+    """Compute bias, activation, residual, norm and the like on the tiles of the product before them.
 
-    A chain of element-wise ops follows a product where each is the only one that reads the one before, and has the
-    engine, the type and the layer of the product; what else they read must be there before the product begins. They
-    move up to it in the order, and their operands stay until all of them are done. A back end that cuts a product in
-    another way computes them one after another as before.
+    A chain of element-wise ops and norms of rows follows a product; each reads the one before and has the engine, the
+    type and the layer of the product; what else they read must be there before the product begins. They move up to it
+    in the order, and their operands stay until all of them are done. What others read of a chain, too, as a residual is
+    read behind the norm, goes to its place on the way (`keeps`). A norm takes tiles of whole rows; where those cost
+    more than they spare, the chain ends before it. A back end that cuts a product in another way computes them one
+    after another as before.
 
-        %y = matmul(%x, %w)        %y = matmul(%x, %w)
-        %b = add(%y, %bias)   ->   %b = add(%y, %bias)  #epilogue=1
-        %g = gelu(%b)              %g = gelu(%b)  #epilogue=2
+        %y = matmul(%x, %w)             %y = matmul(%x, %w)
+        %r = add(%y, %residual)   ->    %r = add(%y, %residual)  #epilogue=1
+        %n = rms_norm(%r, %scale)       %n = rms_norm(%r, %scale)  #epilogue=2{keeps=true}
+        %z = add(%r, ..)                %z = add(%r, ..)
     """
 
     name: ClassVar[str] = "fuse-epilogues"
@@ -57,37 +61,54 @@ class FuseEpiloguesPass(Pass):
         for node in nodes:
             if node in moved:
                 continue
-            chain = list(_chain(graph, node, place, context.target))
-            if chain and self.use is Use.AUTO and not context.target.gains_by_following([node, *chain]):
-                chain = []
+            kept = dict(_chain(graph, node, place, context.target))
+            chain = list(kept)
+            while chain and self.use is Use.AUTO and not _gains(node, chain, kept, context.target):
+                chain = _shorter(chain, kept)
             order += [node, *chain]
             moved.update(chain)
             place.update(dict.fromkeys(chain, place[node]))
             for stage, follower in enumerate(chain, 1):
-                rewriter.set_fact(follower, Epilogue(stage))
+                rewriter.set_fact(follower, Epilogue(stage, kept[follower]))
         if moved:
             for index, node in enumerate(order):
                 before = node.fact(Position)
                 rewriter.set_fact(node, Position(index, before is None or before.prefetch))
 
 
-def _chain(graph: Graph, product: Node, place: dict[Node, int], target: Target) -> Iterator[Node]:
-    """What can follow a product on its tiles, in order."""
-    last = product
-    while (follower := _only_user(graph, last)) is not None:
-        others = [v.owner for v in follower.inputs() if v.owner is not None and v.owner is not last]
-        if any(place[owner] >= place[product] for owner in others) or not _agree(follower, product):
-            return
-        if not target.may_follow(follower, product):
-            return
-        yield follower
+def _chain(graph: Graph, product: Node, place: dict[Node, int], target: Target) -> Iterator[tuple[Node, bool]]:
+    """What can follow a product on its tiles, in order, and whether it goes on with a value that others read, too."""
+    last: Node | None = product
+    while last is not None and len(last.results) == 1:
+        users = sorted(graph.users(last.result), key=lambda user: place[user])
+        found = (user for user in users if _follows(user, last, product, place, target))
+        follower = next(found, None)
+        if follower is not None:
+            yield follower, len(users) > 1 or graph.is_output(last.result)
         last = follower
 
 
-def _only_user(graph: Graph, node: Node) -> Node | None:
-    """The node that reads the result, once, if there is just one and the result is no output."""
-    uses = list(graph.uses(node.result)) if len(node.results) == 1 else []
-    return uses[0][0] if len(uses) == 1 and not graph.is_output(node.result) else None
+def _follows(node: Node, last: Node, product: Node, place: dict[Node, int], target: Target) -> bool:
+    """Whether a node can go on with the last result of a chain: all else that it reads is there before the product."""
+    inputs = list(node.inputs())
+    others = [v.owner for v in inputs if v.owner is not None and v.owner is not last]
+    return (
+        sum(v is last.result for v in inputs) == 1
+        and all(place[owner] < place[product] for owner in others)
+        and _agree(node, product)
+        and target.may_follow(node, product)
+    )
+
+
+def _gains(product: Node, chain: Sequence[Node], kept: Mapping[Node, bool], target: Target) -> bool:
+    return target.gains_by_following([product, *chain], [False, *(kept[node] for node in chain)])
+
+
+def _shorter(chain: list[Node], kept: Mapping[Node, bool]) -> list[Node]:
+    """Without the last op that is no element-wise one or keeps a value, and those behind it; nothing where there is
+    none."""
+    ends = [i for i, node in enumerate(chain) if kept[node] or node.op.cls is not OpClass.ELEMENTWISE]
+    return chain[: ends[-1]] if ends else []
 
 
 def _agree(follower: Node, product: Node) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pimc.ir.chains import chains_in
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Placement, Tile
 from pimc.ir.graph import Graph, Rewriter
@@ -34,6 +35,8 @@ class TilePass(Pass):
         if target is None:
             raise fail(Kind.TARGET_UNKNOWN, "tiling needs a target", help="give one with -t")
         engines = {e.name: e for e in target.engines()}
+        nodes = graph.scheduled()
+        followers = {nodes[chain.start]: [nodes[i] for i in chain[1:]] for chain in chains_in(nodes)}
         for node in graph.order():
             placement = node.fact(Placement)
             if placement is None or node.fact(Tile) is not None:
@@ -41,7 +44,7 @@ class TilePass(Pass):
             engine = engines[placement.engine]
             if engine.kind == "npu" and (self.m or self.n or self.k):
                 rewriter.set_fact(node, Tile(*(bound or _UNBOUNDED for bound in (self.m, self.n, self.k))))
-            tile = target.tile(node, engine, graph.homes)
+            tile = target.tile(node, engine, graph.homes, followers.get(node, ()))
             if tile is not None:
                 rewriter.set_fact(node, tile)
 

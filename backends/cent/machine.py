@@ -45,7 +45,9 @@ class CentMachine(Machine):
     def bound(self, node: Node, engine: Engine) -> str:
         return "as published"
 
-    def tile(self, node: Node, engine: Engine, homes: Mapping[Value, Home]) -> Tile | None:
+    def tile(
+        self, node: Node, engine: Engine, homes: Mapping[Value, Home], followers: Sequence[Node] = ()
+    ) -> Tile | None:
         return None
 
     def plans(self, graph: Graph) -> Mapping[int, Plan]:

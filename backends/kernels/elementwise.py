@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pimc.backends.kernels.lanes import Lanes, Ref, Source, VectorMachine
+from pimc.backends.kernels.normalization import NORMS, Norm
 from pimc.backends.kernels.places import place
 from pimc.backends.kernels.pointwise import Recipe, pointwise
 from pimc.backends.kernels.recipes import RECIPES
@@ -47,10 +48,11 @@ def recipe_of(node: Node) -> Recipe:
 
 
 def is_follower(node: Node, product: Node) -> bool:
-    """Whether a node is element-wise on floats, of the very type of a product of matrices."""
+    """Whether a node is element-wise on floats, or a norm of rows, of the very type of a product of matrices."""
     operands = [v for v in (*node.inputs(), *product.inputs()) if v.type.array is None or v.type.array.size != 1]
+    by_row = node.op.name in NORMS and Norm.of(node).cut == product.result.type.rank - 1
     return (
-        node.op.name in RECIPES
+        (node.op.name in RECIPES or by_row)
         and len(node.results) == 1
         and node.result.type == product.result.type
         and all(v.type.dtype.is_float for v in (*operands, node.result))

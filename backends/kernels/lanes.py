@@ -71,6 +71,10 @@ class Lanes:
         size = dtype.bits // 8
         return Ref(self.take(prod(self.counts) * size), dtype, dense_strides(self.counts, size))
 
+    def of_rows(self) -> Lanes:
+        """Lanes with one element for each row: all axes but the last."""
+        return Lanes(self.emit, self.machine, self.arena, self.counts[:-1])
+
     def number(self, value: float) -> Ref:
         """One float32 in the buffer, repeated over the grid."""
         dtype = DType.F32
@@ -168,6 +172,10 @@ class Rehearsal(Lanes):
     def take(self, size: int) -> int:
         self.grids.append(size)
         return 0
+
+    def of_rows(self) -> Lanes:
+        """What rows take is nothing beside their elements."""
+        return Rehearsal(self.machine, len(self.counts) - 1)
 
     @property
     def per_element(self) -> int:

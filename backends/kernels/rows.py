@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import Protocol
 
 from pimc.backends.affine import Scalar
 from pimc.backends.dma.copy import issue_copy
 from pimc.backends.kernels.arena import Arena, padded
-from pimc.backends.kernels.lanes import Lanes, Ref, VectorMachine
+from pimc.backends.kernels.lanes import Lanes, Ref, Source, VectorMachine
 from pimc.backends.kernels.nest import SLOTS, Axis, Nest, Tiling, dense_strides, nests, tilings, walk
 from pimc.backends.kernels.places import copy_tensor, cropped, dense_at
 from pimc.backends.lowering import Lowering, Tensor
@@ -180,6 +181,59 @@ class _Blocks:
         return ref, [c for c, _, _ in copied], [f for _, f, _ in copied], [s for _, _, s in copied]
 
 
+class Columns(Protocol):
+    """Some columns of rows, of all operands and results by number."""
+
+    @property
+    def lanes(self) -> Lanes: ...
+    def load(self, index: int) -> Ref: ...
+    def keep(self, name: str, compute: Callable[[], Ref]) -> Ref: ...
+    def out(self, index: int) -> Ref: ...
+    def store(self, index: int) -> None: ...
+
+
+class Rows(Protocol):
+    """What a body that goes over the columns of rows several times sees of them."""
+
+    @property
+    def rows(self) -> Lanes: ...
+    def chunks(self) -> Iterator[Columns]: ...
+    def start(self, function: str) -> Ref: ...
+    def gather(self, function: str, chunk: Columns, grid: Ref, into: Ref) -> None: ...
+
+
+class Whole:
+    """Rows that are on chip with all of their columns, the last axis of `lanes`; the result's number is the last."""
+
+    def __init__(self, lanes: Lanes, sources: Sequence[Source], out: Ref) -> None:
+        self.lanes, self.rows, self.sources, self.result = lanes, lanes.of_rows(), sources, out
+        self.kept: dict[str, Ref] = {}
+
+    def chunks(self) -> Iterator[Columns]:
+        yield self
+
+    def start(self, function: str) -> Ref:
+        return self.rows.temp()
+
+    def gather(self, function: str, chunk: Columns, grid: Ref, into: Ref) -> None:
+        self.lanes.reduce(function, grid, into)
+
+    def load(self, index: int) -> Ref:
+        source = self.sources[index]
+        return source if isinstance(source, Ref) else self.lanes.number(source)
+
+    def keep(self, name: str, compute: Callable[[], Ref]) -> Ref:
+        if name not in self.kept:
+            self.kept[name] = compute()
+        return self.kept[name]
+
+    def out(self, index: int) -> Ref:
+        return self.result
+
+    def store(self, index: int) -> None:
+        """It is where it is wanted."""
+
+
 class Block:
     """A block of rows. `rows` are lanes with one element per row."""
 
@@ -212,7 +266,7 @@ class Block:
             return self.rows.temp(dtype)
         return self.rows("copy", identity(function, dtype), dtype=dtype)
 
-    def gather(self, function: str, chunk: Chunk, grid: Ref, into: Ref) -> None:
+    def gather(self, function: str, chunk: Columns, grid: Ref, into: Ref) -> None:
         """Reduce a chunk's columns and combine with what earlier chunks gave."""
         if self.single:
             chunk.lanes.reduce(function, grid, into)

@@ -34,7 +34,7 @@ def lower_with_followers(node: Node, followers: Sequence[Node], at: Lowering) ->
                 scale: float = 1.0, moved: Moves = (0, 0, 0)) -> None:  # fmt: skip
         nonlocal fused
         epilogue = Epilogue.of(node, followers, at)
-        fused = contract_and(epilogue, at, a, b, out, batch, m, n, k, scale, moved)
+        fused = contract_and(epilogue, at, a, b, epilogue.out, batch, m, n, k, scale, moved)
 
     if 0 not in node.result.type.static_shape and given(node, 0).type.static_shape[-1]:
         matmul(node, at, NPU, product)

@@ -115,7 +115,7 @@ class Contraction:
 
     def in_tiles(self) -> tuple[Choice, Tiles] | None:
         """The choice, where that is tiles on the arrays which leave room for an epilogue."""
-        if Arena.room(self.at) < 2 * self._kept:
+        if Arena.room(self.at) < 2 * self._kept or not self._has_whole_rows:
             return None
         try:
             choice = self.choice()
@@ -124,6 +124,15 @@ class Contraction:
         if not isinstance(choice.cut, Tiles) or self._vector_work(choice) is not None:
             return None
         return choice, choice.cut
+
+    @property
+    def _has_whole_rows(self) -> bool:
+        """Whether columns are one axis with all of the result's, where the epilogue goes by rows."""
+        if self.epilogue is None or not self.epilogue.by_row:
+            return True
+        columns = [axis for axis in self.nest.columns if axis.count > 1]
+        whole = len(columns) == 1 and columns[0].count == self.tensors[OUT].shape[-1]
+        return whole and columns[0].strides[OUT] == self.tensors[OUT].element_bytes
 
     @property
     def _kept(self) -> int:
@@ -227,14 +236,16 @@ class Contraction:
             _count(t_axes), _count(s_axes), self.nest.depth, self.tensors[A].element_bytes,
             self._side(streamed, batch, t_axes), self._side(stationary, batch, s_axes),
             self._side(OUT, batch, t_axes, s_axes), _count(batch),
-            *self._of_epilogue(), self._regular,
+            *self._of_epilogue(), ("t" if swap else "s") if self.epilogue is not None and self.epilogue.by_row else "",
+            self._cuts_of_k,
         )  # fmt: skip
 
     @property
-    def _regular(self) -> bool:
-        """Whether all k lie at equal distances, in either operand."""
+    def _cuts_of_k(self) -> int:
+        """Turns of the outermost loop over k, if there is one nest of them."""
         (_, axes), *more = self.nest.contracted
-        return not more and len(Nest((0,) * len(axes[0].strides), tuple(axes)).merged().axes) == 1
+        merged = Nest((0,) * len(axes[0].strides), tuple(axes)).merged().axes
+        return merged[0].count if merged and not more else 0
 
     def _of_epilogue(self) -> tuple[int, int, float]:
         """Bytes on chip for each element of a tile, of each tile and once, and seconds of the vector unit."""
@@ -346,18 +357,18 @@ class _Tiled:
 
     def _cut_in_layers(self, parts: list[Nest], e: Extents) -> Iterator[_Layer]:
         """All k as one, or for panels as many as their tiles are deep."""
-        cuts = self.machine.parts(min(self.tiles.k, e.k), self.tiles.down) if self.panels and e.regular else 1
+        regular = self.panels and len(parts) == 1 and len(parts[0].axes) == 1
+        cuts = self.machine.parts(min(self.tiles.k, e.k), self.tiles.down) if regular else 1
         layers = e.k // self.tiles.k if self.panels else 1
         if layers == 1:
             yield _Layer(parts, e.k, cuts)
             return
-        ((axis,), start) = parts[0].axes, parts[0]
+        (axis, *inner), start = parts[0].axes, parts[0]
+        turns = axis.count // layers
         for number in range(layers):
-            yield _Layer(
-                [Nest(start.starts, (replace(axis, count=self.tiles.k),))], self.tiles.k, 1 if number else cuts,
-                number, number == layers - 1,
-            )  # fmt: skip
-            start = start.moved([self.tiles.k * stride for stride in axis.strides])
+            part = Nest(start.starts, (replace(axis, count=turns), *inner))
+            yield _Layer([part.merged()], self.tiles.k, 1 if number else cuts, number, number == layers - 1)
+            start = start.moved([turns * stride for stride in axis.strides])
 
     def _take(self, arena: Arena, e: Extents) -> dict[str, list[int]]:
         tiles, size = self.tiles, e.element_bytes
@@ -713,17 +724,24 @@ class _Tiled:
             scale=self.scale,
         )  # fmt: skip
         self.emit.issue("npu", drain)
+        count = len(epilogue.tensors)
         operands = [
             self._operand(tensor, start, axes, 2 + i, region, resident=tensor.on_chip or epilogue.is_small(i))
-            for i, (tensor, start) in enumerate(zip(epilogue.tensors, starts[1:-1], strict=True))
+            for i, (tensor, start) in enumerate(zip(epilogue.tensors, starts[1:], strict=False))
         ]
-        if self.out.on_chip:
-            out = Ref(starts[0], self.out.dtype, tuple(a.strides[1] for a in axes))
-        else:
-            out = Lanes(self.emit, NPU, region, lanes.counts).temp(self.out.dtype)
-        epilogue.write(lanes, working, value, operands, out)
-        if not self.out.on_chip:
-            take_home(self.emit, self.out, out.address, starts[0], axes, 1, out.strides)
+        leaving = [(self.out, starts[0], 1)]
+        leaving += [(tensor, starts[i], 1 + i) for i, tensor in enumerate(epilogue.kept, 1 + count)]
+        results = [self._result(tensor, start, axes, index, region) for tensor, start, index in leaving]
+        epilogue.write(lanes, working, value, operands, results[1:], results[0])
+        for (tensor, start, index), result in zip(leaving, results, strict=True):
+            if not tensor.on_chip:
+                take_home(self.emit, tensor, result.address, start, axes, index, result.strides)
+
+    def _result(self, tensor: Tensor, start: Scalar, axes: Sequence[Axis], index: int, region: Arena) -> Ref:
+        """Where a tile of a result is computed: its place, or on chip on the way there."""
+        if tensor.on_chip:
+            return Ref(start, tensor.dtype, tuple(a.strides[index] for a in axes))
+        return Lanes(self.emit, NPU, region, [a.count for a in axes]).temp(tensor.dtype)
 
     def _operand(
         self, tensor: Tensor, start: Scalar, axes: Sequence[Axis], index: int, region: Arena, *, resident: bool

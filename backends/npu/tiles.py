@@ -132,8 +132,10 @@ class Extents:
     """for each of its elements, but for one tile alone (an epilogue)"""
     vector: float = 0.0
     """seconds of the vector unit for each element of the result (an epilogue)"""
-    regular: bool = False
-    """both operands have all k at equal distances: it may be cut anywhere"""
+    whole: str = ""
+    """t or s: a tile of the result has all of it (an epilogue that goes by rows)"""
+    cuts_k: int = 0
+    """turns of the outermost loop over k, where both operands have one nest of them: it may be cut there"""
 
     @property
     def of_out(self) -> int:
@@ -233,7 +235,7 @@ def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | Non
             return search.best
     if limits[2] >= product.k:
         _panels(search, product, room, limits)
-    if product.regular and machine.tiling == "search" and not machine.sums_stay and not product.repeated:
+    if product.cuts_k and machine.tiling == "search" and not machine.sums_stay and not product.repeated:
         _layers(search, product, room, limits)
     if search.best is None or machine.tiling != "panels":
         _slabs(search, product, room, limits)
@@ -280,7 +282,8 @@ def _layers(search: _Search, product: Extents, room: int, most: Limits) -> None:
         if search.hopeless(product.t, product.s, product.k, grid):
             return
         high, _ = machine.block(*grid)
-        depths = [product.k // n for n in _LAYERS if product.k % (n * high) == 0 and product.k // n <= most[2]]
+        layers = [n for n in _LAYERS if product.cuts_k % n == 0 and product.k % (n * high) == 0]
+        depths = [product.k // n for n in layers if product.k // n <= most[2]]
         for t_outside in (True, False):
             outer, most_outer = (product.t, most[0]) if t_outside else (product.s, most[1])
             if outer > most_outer:
@@ -317,6 +320,7 @@ def _panel(
     k = depth or e.k
     size, clock = e.element_bytes, machine.clock
     whole_outer, whole_inner = (e.t, e.s) if t_outside else (e.s, e.t)
+    micro = (piece, inner) if t_outside else (inner, piece)
     turns_outer, turns_inner = -(-whole_outer // tile), -(-whole_inner // inner)
     pieces = -(-tile // piece)
     alone = turns_outer == 1 and turns_inner == 1 and pieces == 1
@@ -324,12 +328,12 @@ def _panel(
     slots = DEEP if (alone and e.repeated and one * DEEP <= room) or pieces > SLOTS else SLOTS
     slots_outer = slots if e.repeated else SLOTS if turns_outer * layers > 1 else 1
     slots_inner = slots_outer * min(turns_inner, SLOTS + 2)  # those of a loop, and two before or one before and after
-    slots_out = slots_inner * min(pieces, 2 * slots + 2)
+    slots_out = slots_inner * min(pieces, 2 * slots + 2) // (SLOTS if layers > 1 else 1)  # of the last layer alone
     held = pieces * padded(piece * k * size) * slots_outer + padded(inner * k * size) * slots_inner
     held += padded(piece * inner * e.working_bytes)
     if held + padded(piece * inner * e.of_out) * slots_out > room:
         return None
-    if piece * inner * ACCUMULATOR_BYTES > machine.accumulator_bytes:
+    if piece * inner * ACCUMULATOR_BYTES > machine.accumulator_bytes or _cuts_rows(e, *micro):
         return None
 
     def clocks(outer: int, inner: int) -> float:
@@ -341,7 +345,6 @@ def _panel(
 
     sides = (e.streamed, e.stationary) if t_outside else (e.stationary, e.streamed)
     outer_piece, inner_piece = moving(sides[0], piece, k), moving(sides[1], inner, k)
-    micro = (piece, inner) if t_outside else (inner, piece)
     out_piece = moving(e.out, *micro)
     turns, begun = turns_outer * turns_inner, turns_outer * pieces
     loading = layers * (begun * outer_piece[0] + turns * inner_piece[0])
@@ -376,6 +379,11 @@ def _panel(
     return Tiles(
         t, s, k, t_outside, slots_outer, slots, steady + ends, *grid, piece, early, compute, memory
     )  # fmt: skip
+
+
+def _cuts_rows(e: Extents, t: int, s: int) -> bool:
+    """Whether tiles [t, s] of the result lack a part of what they must have whole."""
+    return (e.whole == "t" and t < e.t) or (e.whole == "s" and s < e.s)
 
 
 def _late(
@@ -433,7 +441,7 @@ def _slab(
     if turns_k > 1:
         slots_t = slots_s = min(turns_k, SLOTS + 1) * (SLOTS if turns_t * turns_s > 1 or e.repeated else 1)
     turns = turns_t * turns_s * turns_k
-    if t * s * ACCUMULATOR_BYTES > machine.accumulator_bytes:
+    if t * s * ACCUMULATOR_BYTES > machine.accumulator_bytes or _cuts_rows(e, t, s):
         return None
     size = e.element_bytes
     one = padded(t * k * size) + padded(s * k * size) + padded(t * s * e.of_out)

@@ -67,19 +67,21 @@ class Banks:
         return (row, outer * row) if self.mapping.follows_work else (inner * row, row)
 
 
-def bank_matrix(banks: Banks, n: int, k: int, element_bytes: int) -> Layout:
-    """[N, K] with n over (groups, channels, banks) and k over (rows of a group, elements of a row).
+def bank_matrix(banks: Banks, n: int, k: int, element_bytes: int, slots: int = 1) -> Layout:
+    """[N, K] with n over (groups, slots of a row, channels, banks) and k over (rows of a group, elements of a slot).
 
-    No more channels take part than the groups need.
+    No more channels take part than the groups need. slots: outputs that share a row of a bank, in equal parts.
     """
     geometry, usable = banks.geometry, banks.channels
-    elements = geometry.row_bytes // element_bytes
+    elements = geometry.row_bytes // element_bytes // slots
     chunks = up(k, elements)
-    groups = up(n, len(usable) * geometry.banks)
-    used = up(n, groups * geometry.banks)
+    filled = min(slots, up(n, len(usable) * geometry.banks))
+    groups = up(n, filled * len(usable) * geometry.banks)
+    used = up(n, groups * filled * geometry.banks)
     group_step, chunk_step = banks.steps(groups, chunks)
     rows: tuple[Digit, ...] = (
         (groups, group_step),
+        (filled, elements * element_bytes),
         (used, geometry.stride_channel),
         (geometry.banks, geometry.stride_bank),
     )
@@ -370,12 +372,12 @@ def one_head_group_a_channel(layout: Layout, geometry: DramGeometry) -> tuple[La
 
 def bank_layout(
     spec: TargetSpec, kind: str, first_row: int, shape: Sequence[int], channels: Sequence[int] = (), *,
-    tokens_first: bool = False, heads_apart: bool = False,
+    tokens_first: bool = False, heads_apart: bool = False, slots: int = 1,
 ) -> tuple[Layout, int]:  # fmt: skip
     """The layout of a PIM operand from a row index on, and how many row indices it takes.
 
     kind: weight ([K, N]), experts ([E, N, K]), key or value ([B, KV, T, D]). channels: neighbours; none: all.
-    tokens_first, heads_apart: as `Banks` has them.
+    tokens_first, heads_apart: as `Banks` has them. slots: of a weight, outputs that share a row.
     """
     assert spec.pim is not None
     geometry = spec.dram.geometry
@@ -383,7 +385,7 @@ def bank_layout(
     banks = Banks(geometry, usable, first_row, mapping_of(spec), tokens_first, heads_apart)
     if kind == "weight":
         k, n = shape
-        layout = bank_matrix(banks, n, k, CELL_BYTES).permuted((1, 0))
+        layout = bank_matrix(banks, n, k, CELL_BYTES, slots).permuted((1, 0))
     elif kind == "experts":
         layout = bank_matrices(banks, shape)
     else:

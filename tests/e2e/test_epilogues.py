@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import pimc
-from pimc.driver import Result
+from pimc.driver import Result, time_program
+from pimc.ir.chains import keeps
 from pimc.ir.facts import Epilogue, Position, Tile
 
 MODEL = """model gated(rows = 200)
@@ -33,6 +34,21 @@ weight u: f16[1024, 8192]
 weight d: f16[8192, 1024]
 let h = silu(x @ g) * (x @ u)
 output y = h @ d + x
+"""
+NORMS = """model norms(rows = 40)
+input x: f16[1, rows, 96]
+weight a: f16[96, 80]
+weight b: f16[80]
+weight s: f16[80]
+weight p: f16[80, 80]
+weight t: f16[80]
+weight c: f16[80, 96]
+let h = layer_norm(x @ a + b, s, t, epsilon = 0.00001)
+let r = h @ p + h
+let n = rms_norm(r, s, epsilon = 0.001)
+let z = relu(n @ c + x)
+output y = z
+output w = r + n
 """
 SETTINGS = {
     "plain": [],
@@ -78,6 +94,48 @@ def test_values_are_right_in_the_formats_of_the_device(tmp_path: Path, target: s
     assert found.comparison.ok, found.comparison.max_rel_err
 
 
+@pytest.mark.parametrize("rows", [200, 17, 1])
+@pytest.mark.parametrize("overrides", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("target", ["npu", "npu-server", "tpuv3"])
+def test_norms_have_whole_rows_and_what_others_read_is_kept(
+    tmp_path: Path, target: str, overrides: list[str], rows: int
+) -> None:
+    """The sum before the second norm goes to memory on the way, where a later sum reads it; the first norm is read by a
+    product and a sum that are no chain."""
+    found = run(tmp_path, NORMS, target, "on", overrides, rows, "wide")
+    kept = {node.op.name: keeps(node) for node in found.graph.scheduled() if node.fact(Epilogue) is not None}
+    assert kept == {"add": False, "layer_norm": False, "rms_norm": True, "relu": False}
+    assert found.comparison is not None
+    assert found.comparison.ok, found.comparison.max_rel_err
+    assert time_program(found.program).time == time_program(found.program, "plain").time
+
+
+@pytest.mark.parametrize("target", ["npu", "tpuv3"])
+def test_norms_are_right_in_the_formats_of_the_device(tmp_path: Path, target: str) -> None:
+    found = run(tmp_path, NORMS, target, "on", rows=40, form="device")
+    assert found.comparison is not None
+    assert found.comparison.ok, found.comparison.max_rel_err
+
+
+def test_what_a_norm_reads_stays_out_of_memory_unless_it_is_kept(tmp_path: Path) -> None:
+    """Of 8 MiB each, in a buffer of 16: the residual goes to memory and comes back for the last sum alone."""
+    model = """model residual(rows = 4096)
+input x: f16[rows, 1024]
+weight w: f16[1024, 1024]
+weight s: f16[1024]
+let r = x @ w + x
+output n = rms_norm(r, s, epsilon = 0.00001)
+output y = r * 2.0
+"""
+    on, off = (run(tmp_path, model, "npu-server", use, ["buffer.bytes=16MiB"]).report for use in ("on", "off"))
+    assert on is not None
+    assert off is not None
+    one = 4096 * 1024 * 2
+    saved = {name: off.bytes_moved[name] - on.bytes_moved[name] for name in ("bytes read", "bytes written")}
+    assert saved == {"bytes read": 2 * one, "bytes written": one}
+    assert on.seconds < off.seconds
+
+
 def test_a_product_whose_depth_passes_in_layers_has_its_epilogue_in_the_last(tmp_path: Path) -> None:
     model = """model deep(rows = 512)
 input x: f16[rows, 512]
@@ -119,7 +177,7 @@ def test_profiles_of_simulators_without_have_none(tmp_path: Path, target: str) -
     assert not followers(pimc.compile(model, target=target, simulate=False))
 
 
-def test_a_chain_ends_where_others_read_and_where_operands_come_later(tmp_path: Path) -> None:
+def test_a_chain_ends_where_operands_come_later(tmp_path: Path) -> None:
     model = """model ends(rows = 64)
 input x: f16[rows, 64]
 weight a: f16[64, 64]
@@ -132,9 +190,12 @@ let later = x @ b
 let t = tanh(first + x)
 output y = (s + later) + t
 """
-    found = run(tmp_path, model, "npu", "on")
+    found = run(tmp_path, model, "npu", "on", form="wide")
     names = {node.name: node.op.name for node in found.graph.scheduled()}
-    # first is read twice; s reads an output; the sum with t has an operand that may come after the product
-    assert {names[name] for name in followers(found)} == {"add"}
+    # the first sum of y has an operand that comes after its product; of what reads first, one goes on, and it is kept
+    assert sorted(names[name] for name in followers(found)) == ["add", "add", "add", "tanh"]
+    assert sum(keeps(node) for node in found.graph.scheduled()) == 1
+    assert found.comparison is not None
+    assert found.comparison.ok, found.comparison.max_rel_err
     positions = [node.fact(Position) for node in found.graph.scheduled()]
     assert [p.index for p in positions if p is not None] == list(range(len(names)))
