@@ -224,12 +224,12 @@ class _Assembler:
         name, given = _row(rest)
         texts = {k: _is(_take(given, k), str) for k in ("op", "source", "phase", "nature", "engine", "reason")}
         counts = {k: number(_take(given, k), signed=True) for k in ("flops", "bytes", "layer", "shares")}
-        beat = _is(given.pop("beat", ""), str)
+        named = {k: _is(given.pop(k, ""), str) for k in ("beat", "weight")}
         passes = tuple(_is(p, str) for p in _is(_take(given, "passes"), list))
         costs = _understood("costs", costs_from, given.pop("costs", []))
         _no_more(given, OpRow)
-        fields: dict[str, Any] = {**texts, **counts}
-        self._ops.append(OpRow(name=name, passes=passes, costs=costs, beat=beat, **fields))
+        fields: dict[str, Any] = {**texts, **counts, **named}
+        self._ops.append(OpRow(name=name, passes=passes, costs=costs, **fields))
 
     def _blob(self, line: str) -> None:
         index, _, rest = line.partition(" ")

@@ -181,11 +181,12 @@ def entry_text(entry: MapEntry, blobs: Blobs) -> str:
 def op_text(index: int, row: OpRow) -> str:
     """One row of the op table."""
     passes = json.dumps(list(row.passes), separators=(",", ":"))
-    beat = f"beat={quoted(row.beat)} " if row.beat else ""
+    words = ("beat", "weight")
+    named = "".join(f"{word}={quoted(getattr(row, word))} " for word in words if getattr(row, word))
     return (
         f"{index} {quoted(row.name)} op={quoted(row.op)} phase={quoted(row.phase)} nature={quoted(row.nature)} "
         f"engine={quoted(row.engine)} flops={row.flops} bytes={row.bytes} layer={row.layer} shares={row.shares} "
-        f"{beat}source={quoted(row.source)} passes={passes} reason={quoted(row.reason)}"
+        f"{named}source={quoted(row.source)} passes={passes} reason={quoted(row.reason)}"
         + (f" costs={compact(plain_costs(row))}" if row.costs else "")
     )
 

@@ -527,6 +527,7 @@ def op_rows(nodes: Sequence[Node], leaders: Mapping[int, int] | None = None) -> 
             layer=layer.index if layer is not None else -1,
             shares=-1 if leaders is None else leaders.get(index, -1),
             beat=beat.name if beat is not None else "",
+            weight=node.weight(),
             costs=tuple(_costs(placement)) if placement is not None else (),
         )
 

@@ -13,6 +13,7 @@ from pimc.backends.kernels.elementwise import is_follower
 from pimc.backends.legality import why_not
 from pimc.backends.lowering import CHAIN_RULES, RULES
 from pimc.backends.lowering_memory import LoweringMemory
+from pimc.backends.pim.tiles import shared_tiles
 from pimc.backends.pim.tiles import tile_of as pim_tile
 from pimc.backends.planning import Plan, is_held, make_plan, nodes_by_stage, plan_node, plan_nodes, stored_bytes
 from pimc.backends.program import Program
@@ -192,6 +193,10 @@ class Machine:
             self.estimates.tiles[key] = emission.tile_of(chain, self.spec, homes)
         return self.estimates.tiles[key]
 
+    def shared_tiles(self, node: Node, engine: Engine) -> Sequence[Tile]:
+        """None where another program of the same run reads the weights as they lie."""
+        return shared_tiles(node, self.spec) if engine.kind == "pim" and not self.banked else ()
+
     def bound(self, node: Node, engine: Engine) -> str:
         key = _key(node, engine)
         if key not in self.estimates.limits:
@@ -252,7 +257,7 @@ def _placed_alone(node: Node, engine: Engine) -> Node:
 
 def _key(node: Node, engine: Engine) -> object:
     operands = tuple(None if v is None else (v.type, v.role.name, is_held(v), _tiny_contents(v)) for v in node.operands)
-    facts = node.fact(Ragged), node.fact(ReadAs)
+    facts = node.fact(Ragged), node.fact(ReadAs), node.fact(Tile) if engine.kind == "pim" else None
     return engine.name, node.op.name, tuple(sorted(node.attributes.items())), operands, *facts
 
 

@@ -16,6 +16,7 @@ from pimc.backends.arena import Bump, FreeList
 from pimc.backends.paging import Pager, Table, parts_of
 from pimc.backends.pim import layouts as pim_layouts
 from pimc.backends.pim.mapping import mapping_of
+from pimc.backends.pim.tiles import slots_of
 from pimc.backends.target import TargetSpec
 from pimc.ir.blocks import Blocks
 from pimc.ir.chains import chains_in, keeps
@@ -199,7 +200,7 @@ class _Planner:
         self.nodes = nodes
         self.topological = topological
         self.mapping = mapping_of(spec)
-        self.bank = _bank_operands(self.nodes, banked)
+        self.bank = _bank_operands(self.nodes, banked, spec)
         self.vectors = _vectors(self.nodes) if self.mapping.one_vector_row else {}
         self.ragged = ragged_caches(self.nodes)
         self.packed = _packed_operands(self.nodes)
@@ -208,6 +209,8 @@ class _Planner:
         self.split = BufferSplit.of(spec, end)
         self.chip = FreeList(end, self.split.resident - end)
         self.chips = _by_half(nodes, self.chip)
+        self.heads_apart = False
+        """kv heads of a request lie in several channels"""
         self.channel_rows: Counter[int] = Counter()
         """Row indices that requests take in each channel, where they have channels of their own."""
         self.roots: dict[Value, Value] = {}
@@ -226,6 +229,7 @@ class _Planner:
             self.bank = {v: Demand(kind) for v, kind in kinds.items() if _is_cache(v) and v not in wide} | self.bank
         self.plan_.banked = frozenset(v.name for v in self.bank if v.role is Role.WEIGHT)
         lasting, passing = self._permanent(appended)
+        self.heads_apart = self._is_crowded(lasting)
         geometry = self.spec.dram.geometry
         rows = Bump(self.mapping.first_row)
         for value in lasting:
@@ -265,6 +269,23 @@ class _Planner:
         seen.update(dict.fromkeys(v for v in self.outputs if v.role is not Role.RESULT))
         lasting = [v for v in seen if v.role in (Role.WEIGHT, Role.RESULT)]
         return lasting, [v for v in seen if v.role not in (Role.WEIGHT, Role.RESULT)]
+
+    def _is_crowded(self, lasting: Sequence[Value]) -> bool:
+        """Whether fewer requests than channels do not fit with each in one: their heads are spread over more then."""
+        pim = self.spec.pim
+        if pim is None or pim.style != "newton" or self.mapping.one_vector_row or self.pager is not None:
+            return False
+        if self.ragged or not any(demand.kind in ("key", "value") for demand in self.bank.values()):
+            return False
+        need = pim_layouts.staging_rows(self.spec) * self.spec.dram.geometry.stride_row
+        for value in dict.fromkeys((*lasting, *self.bank)):
+            demand, shape = self.bank.get(value), self._capacity_shape(value)
+            if demand is None:
+                need += _product(shape) * storage_type(self.spec, value.type.dtype).bits // 8
+            else:
+                _, rows = pim_layouts.bank_layout(self.spec, demand.kind, 0, demand.shape(shape), demand.channels)
+                need += rows * self.spec.dram.geometry.stride_row
+        return need > self.spec.dram.bytes
 
     def _place_linear(self, value: Value) -> None:
         if self._is_paged(value):
@@ -352,7 +373,10 @@ class _Planner:
             self._place_groups_in_banks(value, demand.kind, self.ragged[value], rows)
             return
         shape = demand.shape(self._capacity_shape(value))
-        layout, taken = pim_layouts.bank_layout(self.spec, demand.kind, rows.next, shape, demand.channels)
+        layout, taken = pim_layouts.bank_layout(
+            self.spec, demand.kind, rows.next, shape, demand.channels,
+            heads_apart=self.heads_apart, slots=demand.slots,
+        )  # fmt: skip
         rows.take(taken, 1)
         self.homes[value] = Home("dram", demand.layout(layout), storage_type(self.spec, value.type.dtype))
         self._count(value, taken * self.spec.dram.geometry.stride_row)
@@ -719,6 +743,8 @@ class Demand:
     """axis i of the operand is axis order[i] of the value; empty: as it is"""
     channels: tuple[int, ...] = ()
     """where it must lie; empty: anywhere"""
+    slots: int = 1
+    """of a weight: outputs that share a row"""
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(shape[i] for i in self.order) if self.order else tuple(shape)
@@ -738,7 +764,7 @@ _PIM_OPERANDS: Mapping[str, Mapping[int, str]] = {
 """By op: the operands that banks multiply with, and as which kind."""
 
 
-def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value, Demand]:
+def _bank_operands(nodes: Iterable[Node], banked: frozenset[str], spec: TargetSpec) -> dict[Value, Demand]:
     """What PIM engines multiply with, by value. Transposed weights are stored transposed rather than moved."""
     demands: dict[Value, Demand] = {}
     for node in nodes:
@@ -747,7 +773,8 @@ def _bank_operands(nodes: Iterable[Node], banked: frozenset[str]) -> dict[Value,
         for kind, operand in _multiplied(node):
             value, order = _stored(operand)
             if _is_on_pim(node) or value.name in banked:
-                demands.setdefault(value, Demand(kind, order, channels))
+                slots = slots_of(node, spec) if kind == "weight" and _is_on_pim(node) else 1
+                demands.setdefault(value, Demand(kind, order, channels, slots))
     return demands
 
 

@@ -18,7 +18,7 @@ from pimc.ir.requests import Request, Rows
 from pimc.ir.types import DType
 from pimc.ir.weights import Contents
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +154,8 @@ class OpRow:
     """what it takes by itself, on each engine that was asked"""
     beat: str = ""
     """the beat of the schedule that it belongs to, where there are barriers between beats"""
+    weight: str = ""
+    """the weight that it reads, where that is one"""
 
 
 @dataclass(frozen=True, slots=True)

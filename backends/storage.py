@@ -179,7 +179,7 @@ def _entry(entry: MapEntry, blobs: Blobs) -> dict[str, Any]:
 
 
 _OP_COUNTS = ("flops", "bytes", "layer", "shares")
-_OP_FIELDS = ("name", "op", "source", "passes", "phase", "nature", "engine", "reason", *_OP_COUNTS, "beat")
+_OP_FIELDS = ("name", "op", "source", "passes", "phase", "nature", "engine", "reason", *_OP_COUNTS, "beat", "weight")
 
 
 def _op(row: OpRow) -> list[Any]:

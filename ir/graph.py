@@ -93,6 +93,17 @@ class Node:
         """The operands that are given."""
         return (v for v in self.operands if v is not None)
 
+    def weight(self) -> str:
+        """The name of the only weight that the node reads, as it is or transposed; empty if there is none, or several.
+        """
+        names: dict[str, None] = {}
+        for value in self.inputs():
+            while (owner := value.owner) is not None and owner.op.name == "transpose" and owner.operands[0] is not None:
+                value = owner.operands[0]
+            if value.role is Role.WEIGHT:
+                names[value.name] = None
+        return next(iter(names)) if len(names) == 1 else ""
+
     def flops(self) -> int:
         return self.op.work(
             [v.type if v is not None else None for v in self.operands], [r.type for r in self.results], self.attributes

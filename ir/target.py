@@ -105,6 +105,10 @@ class Target(Protocol):
         """
         ...
 
+    def shared_tiles(self, node: Node, engine: Engine) -> Sequence[Tile]:
+        """Tiles in which what the engine opens of a weight meets several vectors; they ask for another layout of it."""
+        ...
+
     def homes(self, graph: Graph) -> Mapping[Value, Home]:
         """A place for every value of a placed graph; raises CompileError (CAPACITY) where the machine is too small."""
         ...

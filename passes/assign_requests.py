@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -90,13 +90,17 @@ def _as_given(requests: Sequence[Request], channels: int) -> list[Request]:
 
 
 def _greedy(batch: Batch, channels: int, seconds: Callable[[int], float]) -> list[Request]:
+    """The longest first, each to the channel with the least load. Channels with many requests are neighbours then, so
+    that the last of them are worked on together."""
     load = [0.0] * channels
-    chosen: dict[int, Request] = {}
+    chosen: dict[int, int] = {}
     for r in sorted(batch.requests, key=lambda r: -r.past):
         best = min(range(channels), key=lambda c: load[c])
         load[best] += seconds(r.past + batch.new)
-        chosen[r.row] = replace(r, channel=best)
-    return [chosen[r.row] for r in batch.requests]
+        chosen[r.row] = best
+    requests = Counter(chosen.values())
+    place = {c: i for i, c in enumerate(sorted(range(channels), key=lambda c: -requests[c]))}
+    return [replace(r, channel=place[chosen[r.row]]) for r in batch.requests]
 
 
 def attention_seconds(graph: Graph, target: Target, ways: int) -> Callable[[int], float]:

@@ -40,6 +40,7 @@ DEFAULT: tuple[str, ...] = (
     "place",
     "schedule",
     "fuse-epilogues",
+    "share-rows",
     "layout",
     "tile",
     "emit",

@@ -93,7 +93,7 @@ def _recorded(
     used, device.used = device.used, defaultdict(Counter)
     lines = decode()
     lanes = device.lanes_of(mask)
-    own, device.used = tuple(device.used.items()), used
+    own, device.used = _grouped(device.used), used
     _count(device, own)
     after = device.last_issued()
 
@@ -132,6 +132,19 @@ def _taken_up(device: AimDevice, lanes: list[Lane], passage: Passage, names: tup
     device.come_to(begun + passage.clock, passage.decoded)
     _count(device, passage.used)
     device.open += passage.open + opened - device.open_clocks_of(made)
+
+
+def _grouped(used: dict[int, Counter[str]]) -> tuple[tuple[int, Counter[str]], ...]:
+    """Channels that issued the same, together."""
+    found: list[tuple[int, Counter[str]]] = []
+    places: dict[tuple[tuple[str, int], ...], int] = {}
+    for mask, counts in used.items():
+        place = places.setdefault(tuple(counts.items()), len(found))
+        if place < len(found) and not found[place][0] & mask:
+            found[place] = found[place][0] | mask, counts
+        else:
+            found.append((mask, counts))
+    return tuple(found)
 
 
 def _count(device: AimDevice, used: Iterable[tuple[int, Counter[str]]]) -> None:

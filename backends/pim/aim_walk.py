@@ -42,15 +42,27 @@ Part = tuple[Hashable, Callable[[], tuple[Item, ...]]]
 """Items that follow each other: what stands for them, and what gives them where they are needed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Loop:
-    """What is known of a loop, which is kept."""
+    """What is known of a loop, which is kept. To tell whether a large one is equal to another takes long: one that was
+    met before is known by its identity."""
 
     loop: Loop
-    number: int
-    """the same for equal ones"""
     mask: int
     """all channels that it is for"""
+    code: int
+
+    @staticmethod
+    def of(loop: Loop, mask: int) -> _Loop:
+        return _Loop(loop, mask, hash((loop.count, loop.body)))
+
+    def __hash__(self) -> int:
+        return self.code
+
+    def __eq__(self, other: object) -> bool:
+        if self is other or not isinstance(other, _Loop) or self.code != other.code:
+            return self is other
+        return self.loop.count == other.loop.count and self.loop.body == other.loop.body
 
 
 class TraceWalker:
@@ -62,10 +74,12 @@ class TraceWalker:
         self._device = AimDevice(states)
         self._masks: dict[Hashable, int] = {}
         """of parts"""
-        self._equal: dict[tuple[int, tuple[Item, ...]], int] = {}
-        """numbers of loops, by their counts and bodies"""
+        self._equal: dict[_Loop, _Loop] = {}
+        """one of those that are equal, by each"""
         self._loops: dict[int, _Loop] = {}
         """by their identities"""
+        self._kept: list[Loop] = []
+        """those whose identities are used"""
 
     def run(self, parts: Iterable[Part]) -> TraceRun:
         """The trace of parts of a stream, one after the other, with its end."""
@@ -114,14 +128,14 @@ class TraceWalker:
     def _known(self, loop: Loop, variables: Mapping[int, int], number: int, walk: Callable[[], int]) -> int:
         """A turn of a loop, or those after the first, for which 0 stands."""
         own = self._loop(loop)
-        return pass_through(self._device, (own.number, number, tuple(variables.items())), walk, own.mask)[1]
+        return pass_through(self._device, (own, number, tuple(variables.items())), walk, own.mask)[1]
 
     def _loop(self, loop: Loop) -> _Loop:
-        """To tell whether a large one is equal to another takes long, and is done once for each."""
         found = self._loops.get(id(loop))
         if found is None:
-            number = self._equal.setdefault((loop.count, loop.body), len(self._equal))
-            found = self._loops[id(loop)] = _Loop(loop, number, self._mask(loop.body))
+            own = _Loop.of(loop, self._mask(loop.body))
+            found = self._loops[id(loop)] = self._equal.setdefault(own, own)
+            self._kept.append(loop)
         return found
 
     def _command(self, command: Command) -> int:

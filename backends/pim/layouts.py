@@ -12,7 +12,8 @@ Keys and values of a cache [B, KV, T, D]:
     CENT, keys     tokens over (rows, channels, banks), kv heads side by side in as many rows as they need
     CENT, values   pairs over channels, dims over (rows, banks), tokens along rows
     Newton, keys   b over channels, tokens over (rows, banks), kv heads packed side by side in rows
-    Newton, values b over channels, dims over (rows, banks), tokens along rows   (both as NeuPIMs lays them out)
+    Newton, values b over channels, dims over (rows, banks), tokens along rows   (both as NeuPIMs lays them out; where
+                   that does not fit, b and groups of heads over channels)
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Banks:
     mapping: PimMapping = MAPPINGS["default"]
     tokens_first: bool = False
     """rows of a cache's first tokens come before those of later ones, for all heads and dims: so lie blocks"""
+    heads_apart: bool = False
+    """kv heads of a request may lie in several channels, if there are more of those than requests (Newton)"""
 
     @property
     def start(self) -> int:
@@ -64,19 +67,21 @@ class Banks:
         return (row, outer * row) if self.mapping.follows_work else (inner * row, row)
 
 
-def bank_matrix(banks: Banks, n: int, k: int, element_bytes: int) -> Layout:
-    """[N, K] with n over (groups, channels, banks) and k over (rows of a group, elements of a row).
+def bank_matrix(banks: Banks, n: int, k: int, element_bytes: int, slots: int = 1) -> Layout:
+    """[N, K] with n over (groups, slots of a row, channels, banks) and k over (rows of a group, elements of a slot).
 
-    No more channels take part than the groups need.
+    No more channels take part than the groups need. slots: outputs that share a row of a bank, in equal parts.
     """
     geometry, usable = banks.geometry, banks.channels
-    elements = geometry.row_bytes // element_bytes
+    elements = geometry.row_bytes // element_bytes // slots
     chunks = up(k, elements)
-    groups = up(n, len(usable) * geometry.banks)
-    used = up(n, groups * geometry.banks)
+    filled = min(slots, up(n, len(usable) * geometry.banks))
+    groups = up(n, filled * len(usable) * geometry.banks)
+    used = up(n, groups * filled * geometry.banks)
     group_step, chunk_step = banks.steps(groups, chunks)
     rows: tuple[Digit, ...] = (
         (groups, group_step),
+        (filled, elements * element_bytes),
         (used, geometry.stride_channel),
         (geometry.banks, geometry.stride_bank),
     )
@@ -283,6 +288,8 @@ def newton_keys(banks: Banks, shape: Sequence[int]) -> Layout:
     batch, heads, tokens, depth = shape
     geometry = banks.geometry
     packed, slot = packing(banks, depth)
+    apart = heads_apart(banks, batch, heads, packed)
+    heads //= apart
     packed = min(heads, packed)
     chunks = up(heads, packed)
     rows = up(tokens, geometry.banks)
@@ -290,8 +297,8 @@ def newton_keys(banks: Banks, shape: Sequence[int]) -> Layout:
     return Layout(
         banks.start,
         (
-            _over_channels(banks, batch, rows * chunks),
-            ((chunks, chunk_step), (packed, slot)),
+            _over_channels(banks, batch, rows * chunks, apart),
+            (*_apart(banks, apart), (chunks, chunk_step), (packed, slot)),
             ((rows, row_step), (geometry.banks, geometry.stride_bank)),
             ((depth, CELL_BYTES),),
         ),
@@ -309,6 +316,8 @@ def newton_values(banks: Banks, shape: Sequence[int]) -> Layout:
     """[B, KV, T, D]: dim d in bank d mod banks; its tokens along rows."""
     batch, heads, tokens, depth = shape
     geometry = banks.geometry
+    apart = heads_apart(banks, batch, heads, 1)
+    heads //= apart
     elements = geometry.row_bytes // CELL_BYTES
     rows = up(tokens, elements)
     parts = up(depth, geometry.banks)
@@ -320,37 +329,63 @@ def newton_values(banks: Banks, shape: Sequence[int]) -> Layout:
     return Layout(
         banks.start,
         (
-            _over_channels(banks, batch, heads * parts * rows),
-            ((heads, head_step),),
+            _over_channels(banks, batch, heads * parts * rows, apart),
+            (*_apart(banks, apart), (heads, head_step)),
             ((rows, row_step), (along, CELL_BYTES)),
             ((parts, part_step), (geometry.banks, geometry.stride_bank)),
         ),
     )
 
 
-def _over_channels(banks: Banks, batch: int, request_rows: int) -> tuple[Digit, ...]:
-    """Requests over channels in turns (round robin), each in one channel."""
+def _over_channels(banks: Banks, batch: int, request_rows: int, apart: int) -> tuple[Digit, ...]:
+    """Requests over channels in turns (round robin), each in one channel, or in neighbouring ones."""
     turns = up(batch, len(banks.channels))
     together = min(batch, len(banks.channels))
-    return ((turns, request_rows * banks.geometry.stride_row), (together, banks.geometry.stride_channel))
+    return ((turns, request_rows * banks.geometry.stride_row), (together, apart * banks.geometry.stride_channel))
+
+
+def heads_apart(banks: Banks, batch: int, heads: int, packed: int) -> int:
+    """Over how many channels the kv heads of a request are spread: as many as are spare, each with as many heads,
+    which fill rows of `packed`."""
+    if not banks.heads_apart:
+        return 1
+    spare = max(1, len(banks.channels) // batch)
+    return max(n for n in range(1, min(spare, heads) + 1) if not heads % n and not heads // n % min(packed, heads // n))
+
+
+def _apart(banks: Banks, apart: int) -> tuple[Digit, ...]:
+    return ((apart, banks.geometry.stride_channel),) if apart > 1 else ()
+
+
+def one_head_group_a_channel(layout: Layout, geometry: DramGeometry) -> tuple[Layout, int]:
+    """A Newton cache as one of more requests with fewer heads, each in one channel, and into how many of these each
+    request is cut."""
+    requests, heads = layout.dims[:2]
+    kept = [d for d in heads if d[0] > 1]
+    if len(kept) < 2 or kept[0][1] != geometry.stride_channel:
+        return layout, 1
+    apart = kept[0][0]
+    together = prod(count for count, _ in requests)
+    over = ((together * apart, geometry.stride_channel),)
+    return Layout(layout.offset, (over, tuple(kept[1:]), *layout.dims[2:])), apart
 
 
 def bank_layout(
     spec: TargetSpec, kind: str, first_row: int, shape: Sequence[int], channels: Sequence[int] = (), *,
-    tokens_first: bool = False,
+    tokens_first: bool = False, heads_apart: bool = False, slots: int = 1,
 ) -> tuple[Layout, int]:  # fmt: skip
     """The layout of a PIM operand from a row index on, and how many row indices it takes.
 
     kind: weight ([K, N]), experts ([E, N, K]), key or value ([B, KV, T, D]). channels: neighbours; none: all.
-    tokens_first: as `Banks` has it.
+    tokens_first, heads_apart: as `Banks` has them. slots: of a weight, outputs that share a row.
     """
     assert spec.pim is not None
     geometry = spec.dram.geometry
     usable = range(channels[0], channels[-1] + 1) if channels else range(geometry.channels)
-    banks = Banks(geometry, usable, first_row, mapping_of(spec), tokens_first)
+    banks = Banks(geometry, usable, first_row, mapping_of(spec), tokens_first, heads_apart)
     if kind == "weight":
         k, n = shape
-        layout = bank_matrix(banks, n, k, CELL_BYTES).permuted((1, 0))
+        layout = bank_matrix(banks, n, k, CELL_BYTES, slots).permuted((1, 0))
     elif kind == "experts":
         layout = bank_matrices(banks, shape)
     else:

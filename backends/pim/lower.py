@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pimc.backends.lowering import Lowering, Rule, lowers
 from pimc.backends.pim import activation_aim, attention_aim, lower_aim, lower_cent, lower_newton
+from pimc.backends.pim.heads_apart import by_channel
 from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.pim.newton_transfer import mark_vectors
 from pimc.backends.ragged import groups
@@ -48,11 +49,13 @@ lowers("pim", *activation_aim.TABLES)(activation_aim.lower_activation)
 def lower_product(node: Node, at: Lowering) -> None:
     """A product whose right operand (weight, keys, values) lies in the banks."""
     assert at.spec.pim is not None
-    rule = rules_of(at.spec)[node.op.name]
+    rule, is_newton = rules_of(at.spec)[node.op.name], at.spec.pim.style == "newton"
     ragged = node.fact(Ragged)
-    if ragged is not None and at.spec.pim.style == "newton":
+    if ragged is not None and is_newton:
         at = mark_vectors(node, at)
-    if ragged is None:
+    if ragged is None and is_newton and node.op.name in ("attention_scores", "attention_context"):
+        rule(*by_channel(node, at))
+    elif ragged is None:
         rule(node, at)
     elif ragged.channels:
         lower_newton.lower_requests(node, at, ragged)

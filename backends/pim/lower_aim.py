@@ -16,47 +16,39 @@ from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.nest import chunks, walk
 from pimc.backends.lowering import Lowering, Tensor
-from pimc.backends.pim.aim_isa import MacAllBanks, ReadMac, WriteGlobalBuffer
-from pimc.backends.pim.aim_transfer import SLOTS, Channels, Drain, Feed, Lot, clear, copy_lot, mask_of, zero
+from pimc.backends.pim.aim_gather import Gather
+from pimc.backends.pim.aim_isa import ReadMac, WriteGlobalBuffer
+from pimc.backends.pim.aim_mac import accumulators, mac
+from pimc.backends.pim.aim_transfer import SLOTS, Channels, Drain, Feed, Lot, copy_lot, mask_of, zero
 from pimc.backends.pim.cells import CELL_BYTES, COLUMN_BYTES, LANES
 from pimc.backends.pim.experts import ChosenExperts
 from pimc.backends.pim.layouts import BankPattern
 from pimc.backends.pim.products import (
     bank_pattern,
     element_stride,
-    gather_vector,
     rows_of,
     single,
     vector_machine,
 )
+from pimc.backends.pim.shared_rows import SharedRows
 from pimc.backends.pim.waves import Wave, waves
 from pimc.ir.graph import Node
-from pimc.ir.types import DType
-
-
-def accumulators(at: Lowering) -> int:
-    assert at.spec.pim is not None
-    return at.spec.pim.accumulators
-
-
-def mac(
-    at: Lowering, count: int, mask: int, row: Scalar, register: Scalar, column: Scalar = 0, vector: Scalar = 0
-) -> None:
-    sums = DType.parse(at.spec.accumulator)
-    command = MacAllBanks(count, mask, row, register, column, vector, "gb", at.spec.storage_dtype, sums)
-    at.emit.issue("pim", command)
-
 
 # -- weights ----------------------------------------------------------------------------------------------------------
 
 
 def lower_matmul(node: Node, at: Lowering) -> None:
-    """x[..., K] times W[K, N] in a bank matrix: vector by vector."""
+    """x[..., K] times W[K, N] in a bank matrix: vector by vector, or several where rows have parts of several
+    outputs."""
     x, w = (at.tensor(v) for v in node.inputs())
     y = at.tensor(node.result)
     shape = node.result.type.static_shape
     depth = next(iter(node.inputs())).type.static_shape[-1]
-    kernel = Gemv(node, at, x, y, bank_pattern(node, at, w), depth, shape[-1])
+    weights = bank_pattern(node, at, w)
+    if weights.dims[1].byte[0] > 1:
+        SharedRows(node, at, x, y, weights, depth, shape[-1]).run(shape[:-1])
+        return
+    kernel = Gemv(node, at, x, y, weights, depth, shape[-1])
     for nest in rows_of(x, y, shape=shape[:-1]):
         for (source, target), _ in walk(at.emit, nest):
             kernel.run(source, target)
@@ -93,7 +85,7 @@ class Gemv:
         ragged = self.regular and depth % LANES > 0
         self.feed = Feed(at, arena, lot, self.channels, columns, ragged=ragged, room=room)
         if not self.regular:
-            self.gathered = [arena.take(columns * COLUMN_BYTES) for _ in range(SLOTS)]
+            self.gather = Gather(at, arena, x, self.channels, columns, ragged=depth % LANES > 0)
         self.unit = used * LANES
         most = min(accumulators(at), self.groups[0])
         results = Lot(y.space, y.dtype, (), element_stride(node, y))
@@ -140,14 +132,8 @@ class Gemv:
         """The same for a vector whose elements do not lie at one distance."""
         for number, start in enumerate(range(0, self.depth, self.row_elements)):
             stop = min(self.depth, start + self.row_elements)
-            columns = -(-(stop - start) // LANES)
-            near = self.gathered[number % SLOTS]
-            if (stop - start) % LANES:
-                clear(self.at, near + (columns - 1) * COLUMN_BYTES, 1, self.x.dtype)
-            gather_vector(self.at, self.x, source, near, start, stop)
-            mask, share = self.channels.mask, self.channels.share
-            self.at.emit.issue("pim", WriteGlobalBuffer(columns, near, mask, 0, 0, share, self.x.dtype))
-            yield number * self.chunks[1], columns
+            self.gather.fill(number, source, start, stop)
+            yield number * self.chunks[1], -(-(stop - start) // LANES)
 
 
 # -- attention --------------------------------------------------------------------------------------------------------

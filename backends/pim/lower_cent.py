@@ -24,10 +24,11 @@ from pimc.backends.kernels.nest import walk
 from pimc.backends.kernels.places import given, operand
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.pim.aim_isa import MultiplyBanks, ReadMac, WriteBias, WriteGlobalBuffer
+from pimc.backends.pim.aim_mac import accumulators, mac
 from pimc.backends.pim.aim_transfer import Channels, clear, mask_of, zero
 from pimc.backends.pim.cells import CELL_BYTES, COLUMN_BYTES, LANES
 from pimc.backends.pim.layouts import FACTOR_BANK, PRODUCT_BANK, BankPattern, pattern_of, spread_of
-from pimc.backends.pim.lower_aim import Gemv, accumulators, mac
+from pimc.backends.pim.lower_aim import Gemv
 from pimc.backends.pim.products import bank_pattern, rows_of, single, vector_machine
 from pimc.backends.target import TargetSpec
 from pimc.ir.diagnostics import InternalError, Kind, fail

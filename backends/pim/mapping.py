@@ -97,6 +97,13 @@ def mapping_of(spec: TargetSpec) -> PimMapping:
     return found
 
 
+def rules_of(spec: TargetSpec) -> str:
+    """Whose lowering rules the PIM engine's products go by: aim, newton or cent; empty: something else lowers them."""
+    assert spec.pim is not None
+    mapping = mapping_of(spec)
+    return "" if mapping.schedule else mapping.rules or spec.pim.style
+
+
 def why_no_values(spec: TargetSpec, streams: Iterable[Stream], *, of_requests: bool = False) -> str:
     """Why a program computes nothing, by the mapping of its target; empty where it does.
 

@@ -22,7 +22,7 @@ from math import prod
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -156,9 +156,24 @@ def compiled(model: Path, devices: int, stages: int, keys: int, mapping: str) ->
     return report
 
 
-BLOCK = """model block-kv{kv}(batch = 1, seq = 1, past = 0)
-let hidden = 8192
-let heads = 64
+class Sizes(NamedTuple):
+    """Of a block."""
+
+    hidden: int
+    heads: int
+    kv: int
+    ffn: int
+
+
+def variant(kv: int) -> Sizes:
+    """A block of a model of 70 B parameters."""
+    return Sizes(8192, 64, kv, width(kv))
+
+
+SIZES = {"llama2-7b": Sizes(4096, 32, 32, 11008), "llama2-70b": Sizes(8192, 64, 8, 28672)}
+BLOCK = """model block(batch = 1, seq = 1, past = 0)
+let hidden = {hidden}
+let heads = {heads}
 let kv_heads = {kv}
 let ffn = {ffn}
 include "{blocks}/llama_layer.pimc"
@@ -173,28 +188,35 @@ TOGETHER = 16
 """Tokens of a prompt that pass together."""
 STEPS = ((1, PROMPT), (1, LAST), (TOGETHER, PROMPT), (TOGETHER, LAST))
 """New tokens, and the keys of the last of them."""
+PROMPTS = (4, 16, 64)
+"""New tokens of prompts whose weights are looked at."""
 
-BLOCKS: dict[tuple[int, int, int], dict[str, float]] = {}
-"""Microseconds a token of a block on a whole device of `cent`, by key and value heads, new tokens and keys."""
+Prompt = tuple[Sizes, int, int, str]
+"""A block, new tokens, keys of the last of them, and whether rows of weights serve several of them (`share-rows`)"""
+BLOCKS: dict[Prompt, dict[str, float]] = {}
+"""Microseconds a token on a whole device of `cent`, and the bound of the products with weights."""
 
 
-def block_of(kv: int, new: int, keys: int) -> list[tuple[tuple[int, int, int], dict[str, float]]]:
-    return [((kv, new, keys), block(kv, new, keys))]
+def block_of(*prompt: Any) -> list[tuple[Prompt, dict[str, float]]]:
+    sizes, new, keys, use = prompt
+    return [((sizes, new, keys, use), block(sizes, new, keys, use))]
 
 
-def block(kv: int, new: int, keys: int) -> dict[str, float]:
-    if (kv, new, keys) not in BLOCKS:
+def block(sizes: Sizes, new: int, keys: int, use: str = "auto") -> dict[str, float]:
+    if (sizes, new, keys, use) not in BLOCKS:
         with TemporaryDirectory() as folder:
             path = Path(folder, "block.pimc")
-            path.write_text(BLOCK.format(kv=kv, ffn=width(kv), blocks=MODELS / "blocks"))
-            options = Options(dims={"seq": new, "past": keys - new}, shapes_only=True)
+            path.write_text(BLOCK.format(**sizes._asdict(), blocks=MODELS / "blocks"))
+            dims = {"seq": new, "past": keys - new}
+            options = Options(dims=dims, shapes_only=True, pass_options=(f"share-rows.use={use}",))
             report = compile_model(path, "cent", options).report
         assert report is not None
-        found = dict.fromkeys(KINDS, 0.0)
+        found = {**dict.fromkeys(KINDS, 0.0), **{f"{kind} bound": 0.0 for kind in KINDS}}
         for op in report.ops:
             found[kind_of(op.op)] += op.seconds * 1e6 / new
-        BLOCKS[kv, new, keys] = {**found, "all": report.seconds * 1e6 / new}
-    return BLOCKS[kv, new, keys]
+            found[f"{kind_of(op.op)} bound"] += op.bound_seconds * 1e6 / new
+        BLOCKS[sizes, new, keys, use] = {**found, "all": report.seconds * 1e6 / new}
+    return BLOCKS[sizes, new, keys, use]
 
 
 KINDS = ("weights", "attention", "rest")
@@ -202,6 +224,15 @@ KINDS = ("weights", "attention", "rest")
 
 def kind_of(op: str) -> str:
     return "weights" if op == "matmul" else "attention" if "attention" in op else "rest"
+
+
+def shared() -> Iterator[tuple[Sizes, int, str]]:
+    """Blocks, tokens and uses of rows whose weights are compared, but for those that are made anyway."""
+    for sizes in SIZES.values():
+        for new in (1, *PROMPTS):
+            for use in ("never", "auto") if new > 1 else ("auto",):
+                if sizes != variant(sizes.kv) or (new, PROMPT) not in STEPS or use != "auto":
+                    yield sizes, new, use
 
 
 MAPPINGS = ("cent-mapping", "default")
@@ -228,7 +259,9 @@ def tasks() -> Iterator[Task]:
         yield "stretch", (name, LAYERS[name], 1, [STEP, LAST], ALL_CHANNELS)
     for kv in HEADS:
         for new, keys in STEPS:
-            yield "block_of", (kv, new, keys)
+            yield "block_of", (variant(kv), new, keys, "auto")
+    for sizes, new, use in shared():
+        yield "block_of", (sizes, new, PROMPT, use)
 
 
 def done(task: Task) -> tuple[str, list[Any], float, int]:
@@ -550,30 +583,62 @@ def heads_strictly() -> Iterator[str]:
     rows = []
     for kv, label in HEADS.items():
         for keys in (PROMPT, LAST):
-            found = block(kv, 1, keys)
-            rows.append([f"{label}, {keys} keys", *(f"{found[kind]:.1f}" for kind in (*KINDS, "all"))])
-    yield "A block of the same models under the rules of `cent`: microseconds for a token by itself, on all channels"
-    yield "of a device, with the mapping `default`. A row of keys or values serves the query heads of a group that fit."
-    yield "The values of a single head lie in a quarter of the channels (128 dims, 16 banks in each)."
+            found = block(variant(kv), 1, keys)
+            columns = "weights", "attention", "attention bound", "rest", "all"
+            rows.append([f"{label}, {keys} keys", *(f"{found[column]:.1f}" for column in columns)])
+    yield from (
+        "A block of the same models under the rules of `cent`: microseconds for a token by itself, on all channels of",
+        "a device, with the mapping `default`; for attention also what its busiest unit works. Under MHA and GQA",
+        "pairs of a query head and its keys are worked on side by side, each in its part of the channels (8 pairs",
+        "under GQA), and attention is bound by the exponent units. Under MQA all channels have the keys of the one",
+        "head: a slot of keys is 512 tokens, whose exponentials for one query head take half of a global buffer, so",
+        "that query heads go one by one; and values of 128 dims lie in 8 of 32 channels. 64 heads times 8 stretches",
+        "of 4,096 keys follow each other, in each of which banks and units wait for each other: no unit is busy for",
+        "more than a third of the time. With values of other tokens in the other channels four heads could go at a",
+        "time; this mapping does not do that.",
+    )
     yield ""
-    yield from table(("", *KINDS, "block"), rows)
+    yield from table(("", "weights", "attention", "bound", "rest", "block"), rows)
 
 
 def prefill_strictly() -> Iterator[str]:
     rows = []
     for kv, label in HEADS.items():
         for keys in (PROMPT, LAST):
-            alone, together = block(kv, 1, keys), block(kv, TOGETHER, keys)
+            alone, together = block(variant(kv), 1, keys), block(variant(kv), TOGETHER, keys)
             pairs = [f"{each[kind]:.1f}" for kind in (*KINDS, "all") for each in (alone, together)]
             rows.append([f"{label}, {keys} keys", *pairs, f"{alone['all'] / together['all']:.3f}"])
     yield "Microseconds of a block for each token of a prompt: by itself, as published, and with others, of which"
     yield f"{TOGETHER} pass together. Their attention runs as is cheaper: in parts, with rows of keys opened once for"
-    yield "several positions, or whole, position by position. Rows of weights serve one token: the global buffer holds"
-    yield "one vector as long as a row, and filling it again (64 columns of 2 clocks, two changes of mode of 32) takes"
-    yield "longer than opening the row again (98 clocks)."
+    yield "several positions, or whole, position by position. Rows of weights serve several tokens where that is"
+    yield "cheaper."
     yield ""
     head = ("", *(text for kind in (*KINDS, "block") for text in (kind, "together")), "gain")
     yield from table(head, rows)
+
+
+def weights_strictly() -> Iterator[str]:
+    rows = []
+    for name, sizes in SIZES.items():
+        alone = block(sizes, 1, PROMPT)
+        for new in PROMPTS:
+            one, several = (block(sizes, new, PROMPT, use) for use in ("never", "auto"))
+            rows.append(
+                [f"{name}, {new} tokens", f"{alone['weights']:.1f}", f"{one['weights']:.1f}",
+                 f"{several['weights']:.1f}", f"{several['weights bound']:.1f}",
+                 f"{one['weights'] / several['weights']:.3f}", f"{alone['all']:.1f}", f"{several['all']:.1f}",
+                 f"{alone['all'] / several['all']:.3f}"]
+            )  # fmt: skip
+    yield from (
+        f"Microseconds a token of a block for the last tokens of a prompt of {PROMPT}. A row of a bank has the weights",
+        "of one output, and serves one token: the global buffer holds one vector as long as a row, and to fill it",
+        "again takes longer than to open the row again. Or it has parts of two or four outputs, and serves as many",
+        "tokens: the buffer has as long a stretch of each, and each pair of output and token an accumulator",
+        "([CENT](../cent.md)). The bound is what the multipliers need.",
+    )
+    yield ""
+    head = ("", "weights, token by token", "together, an output a row", "together, several a row", "bound", "gain")
+    yield from table((*head, "block, token by token", "together", "gain"), rows)
 
 
 SECTIONS: dict[str, Callable[[], Iterator[str]]] = {
@@ -592,6 +657,7 @@ SECTIONS: dict[str, Callable[[], Iterator[str]]] = {
     "MHA, GQA and MQA": attention,
     "MHA, GQA and MQA under strict rules": heads_strictly,
     "Prefill under strict rules": prefill_strictly,
+    "Weights of prefill under strict rules": weights_strictly,
 }
 
 

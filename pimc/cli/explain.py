@@ -36,7 +36,7 @@ pimc explain models/bench/gpt3-7b-layers.pimc -t neupims --dim batch=64 --dim pa
 @o.phase_option
 @o.shapes_option
 @option(o.VALUES, "--values", metavar="FILE.npz", help="Bind dimensions from the shapes of the arrays in:<input>.")
-@option(o.OUTPUT, "--op", type=OpNames(ops_of_model), help="These ops only: a name, part of one, or a kind of op.")
+@option(o.OUTPUT, "--op", type=OpNames(ops_of_model), help="Ops of this name, weight or kind only; a part will do.")
 @o.pass_options
 @o.json_option
 @o.quiet_option
@@ -96,6 +96,13 @@ class Explained:
 
         return common_name([n.name for n in self.nodes])
 
+    @property
+    def weight(self) -> str:
+        """The weight that it works with, which tells products apart."""
+        from pimc.sim.op_groups import common_name
+
+        return common_name([n.weight() for n in self.nodes])
+
     def to_json(self) -> dict[str, Any]:
         from pimc.ir.facts import Phase, Placement, Work
 
@@ -104,6 +111,7 @@ class Explained:
             "name": self.name,
             "nodes": [n.name for n in self.nodes],
             "op": self.node.op.name,
+            "weight": self.weight,
             "phase": phase.value if phase else None,
             "nature": work.nature.value if work else None,
             "why_nature": work.why if work else "",
@@ -160,12 +168,12 @@ def _wanted(found: list[Explained], op: str | None) -> list[Explained]:
     """The ops that are asked for. Raises CompileError (NAME_UNKNOWN) where there is none."""
     if op is None:
         return found
-    exact = [e for e in found if op == e.node.op.name or any(op == n.name for n in e.nodes)]
-    wanted = exact or [e for e in found if any(op in n.name for n in e.nodes)]
+    exact = [e for e in found if op == e.node.op.name or any(op in (n.name, n.weight()) for n in e.nodes)]
+    wanted = exact or [e for e in found if any(op in n.name or op in n.weight() for n in e.nodes)]
     if not wanted:
         from pimc.ir.diagnostics import Kind, did_you_mean, fail
 
-        names = {e.node.op.name for e in found} | {n.name for e in found for n in e.nodes}
+        names = {t for e in found for n in e.nodes for t in (n.op.name, n.name, n.weight()) if t}
         raise fail(Kind.NAME_UNKNOWN, f"the model has no op '{op}' once it is canonical", help=did_you_mean(op, names))
     return wanted
 
@@ -201,7 +209,7 @@ def _entry(e: Explained) -> Iterator[Line]:
     placement, work = e.node.fact(Placement), e.node.fact(Work)
     assert placement is not None
     times = f" {TIMES}{len(e.nodes)}" if len(e.nodes) > 1 else ""
-    head = f"{times}  {e.node.op.name}{_weight_of(e.node)}"
+    head = f"{times}  {e.node.op.name}" + (f" with {e.weight}" if e.weight else "")
     yield [(shortened(e.name, 60), "bold"), (head, ""), (" → ", "dim"), (placement.engine, "bold green")]
     yield [("  why    ", "dim"), (placement.reason, "")]
     if work is not None and work.bytes:
@@ -212,14 +220,6 @@ def _entry(e: Explained) -> Iterator[Line]:
         yield [("  time   ", "dim"), (f"{placement.engine} {time_text(e.seconds)}", "green")]
     for a in e.others:
         yield [("  else   ", "dim"), _elsewhere(a, e.seconds)]
-
-
-def _weight_of(node: Node) -> str:
-    """The weight that an op works with, which tells products apart."""
-    from pimc.ir.graph import Role
-
-    names = [v.name for v in node.inputs() if v.role is Role.WEIGHT]
-    return f" with {names[0]}" if names else ""
 
 
 def _elsewhere(a: Alternative, seconds: float | None) -> tuple[str, str]:

@@ -32,7 +32,7 @@ pimc show model.pimprog --engine pim --op attention_scores --limit 100
     o.OUTPUT,
     "--op",
     type=OpNames(ops_of_program),
-    help="The commands of these ops only: a name, part of one, or a kind of op.",
+    help="Commands of ops of this name, weight or kind only; a part will do.",
 )
 @option(o.OUTPUT, "--limit", type=click.IntRange(0), metavar="N", help=f"Lines of each stream ({LIMIT}); 0: all.")
 @option(
@@ -95,14 +95,15 @@ def _check(program: Program, engine: str | None, op: str | None) -> None:
     if engine is not None and engine not in engines:
         raise fail(Kind.NAME_UNKNOWN, f"the program has no streams for '{engine}'", help=did_you_mean(engine, engines))
     if op is not None and not _rows(program, op):
-        names = {row.name for row in program.ops} | {row.op for row in program.ops}
+        names = {text for row in program.ops for text in (row.name, row.op, row.weight) if text}
         raise fail(Kind.NAME_UNKNOWN, f"the program has no op '{op}'", help=did_you_mean(op, names))
 
 
 def _rows(program: Program, op: str) -> frozenset[int]:
     """The rows of the op table that are asked for, and those whose commands they share."""
     rows = list(enumerate(program.ops))
-    found = [i for i, row in rows if op in (row.name, row.op)] or [i for i, row in rows if op in row.name]
+    found = [i for i, row in rows if op in (row.name, row.op, row.weight)]
+    found = found or [i for i, row in rows if op in row.name or op in row.weight]
     return frozenset(found) | {program.ops[i].shares for i in found if program.ops[i].shares >= 0}
 
 

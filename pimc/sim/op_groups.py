@@ -45,8 +45,12 @@ def group_ops(ops: Sequence[OpReport]) -> list[OpGroup]:
 
 
 def _label(ops: Sequence[OpReport]) -> str:
-    """The common name; where the model's author gave none, the place in the text says more than a number."""
+    """The common name; where the model's author gave none, its weight or its place in the text say more than a number.
+    """
     name, first = common_name([o.name for o in ops]), ops[0]
+    if not re.fullmatch(rf"(val|{re.escape(first.op)})_[\d*]+(\.[\d*]+)?", name):
+        return name
+    if first.weight:
+        return f"{name} {common_name([o.weight for o in ops])}"
     place = first.source.partition("; ")[0].replace("\\", "/").rpartition("/")[2]
-    made_up = re.fullmatch(rf"{re.escape(first.op)}_[\d*]+(\.[\d*]+)?", name)
-    return f"{name} {place}" if made_up and re.fullmatch(r"[^ ]+:\d+:\d+", place) else name
+    return f"{name} {place}" if re.fullmatch(r"[^ ]+:\d+:\d+", place) else name

@@ -83,6 +83,8 @@ class OpReport:
     """joules of its commands over all devices; None: the target gives no constants"""
     costs: Mapping[str, float | str] = field(default_factory=dict)
     """by engine that placement asked: seconds of its own commands on an idle machine, or why it cannot run there"""
+    weight: str = ""
+    """the weight that it reads, where that is one"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -492,6 +494,7 @@ def _ops(program: Program, timing: Timing, energy: Energy | None) -> Iterable[Op
             ahead=ahead.get(leader, 0) * PS / parts,
             energy=float(energy.ops.get(leader, Fraction(0)) / parts) if energy is not None else None,
             costs={cost.engine: cost.illegal or cost.seconds for cost in row.costs},
+            weight=row.weight,
         )
 
 

@@ -72,7 +72,7 @@ MISTAKES = {
     "loop": ("64*i0", "64*i1", "there is no loop i1 here", None),
     "counter": ("loop i0", "loop i4", "the counter of this loop is i0", None),
     "op": ("SIGNAL semaphore=0 @0", "SIGNAL semaphore=0 @9", "there is no op 9: the table has 1", None),
-    "version": (".pimprog 2", ".pimprog 9", "this text is of version 9; this pimc reads version 2", None),
+    "version": (".pimprog 3", ".pimprog 9", "this text is of version 9; this pimc reads version 3", None),
     "directive": (".devices", ".device", "'.device' is not a directive", "did you mean '.devices'?"),
     "JSON": ('"name": "npu"', '"name" "npu"', "the description is not JSON", None),
     "brace": ("  }\n}\n", "  }\n", "no '}' closes this", None),

@@ -248,6 +248,17 @@ def test_opt(run: CommandLine) -> None:
 # -- what there is ----------------------------------------------------------------------------------------------------
 
 
+def test_ops_are_found_by_their_weight(run: CommandLine, program: str) -> None:
+    """Products of expressions have made-up names, but their weights have good ones."""
+    rows = as_json(run.done("compile", TINY, "-t", "npu", "--dim", "past=3", "--json"))["ops"]
+    (up,) = (row for row in rows if row["weight"] == "layer.0.mlp.w_up")
+    shown = run.done("show", program, "--engine", "npu", "--op", "layer.0.mlp.w_up", "--limit", "0")
+    assert {line.split("; ")[1].split()[1] for line in shown.splitlines() if "; " in line} == {up["name"]}
+    (explained,) = as_json(run.done("explain", TINY, "-t", "npu", "--op", "w_up", "--json"))["ops"]
+    assert (explained["op"], explained["weight"]) == ("matmul", "layer.*.mlp.w_up")
+    assert "no op 'w_sideways'" in run("show", program, "--op", "w_sideways").told
+
+
 def test_explain(run: CommandLine) -> None:
     out = run.done("explain", TINY, "-t", "neupims", "--dim", "past=127")
     assert "why    gemv" in out

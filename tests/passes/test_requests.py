@@ -43,9 +43,17 @@ def load(batch: Batch) -> Counter[int]:
 
 
 def test_greedy_by_hand() -> None:
-    """Longest first, each to the emptiest channel: 300 to 0, 200 to 1, and 100 to 1, which has less so far."""
+    """Longest first, each to the emptiest channel: 300 to one, 200 to the other, and 100 to that of 200, which has less
+    so far. That one has more requests, and is channel 0."""
     batch = assigned((100, 300, 200), 2, "greedy")
-    assert channels_of(batch) == {1: 0, 2: 1, 0: 1}
+    assert channels_of(batch) == {1: 1, 2: 0, 0: 0}
+
+
+def test_channels_with_more_requests_are_neighbours() -> None:
+    """No wave of a greedy assignment is torn apart."""
+    batch = assigned(tuple(SKEWED[i % 12] + 37 * i % 101 for i in range(45)), 8, "greedy")
+    assert list(batch.groups) == sorted(batch.groups, reverse=True)
+    assert len(batch.groups) == max(Counter(channels_of(batch).values()).values())
 
 
 def test_round_robin_by_hand() -> None:
