@@ -159,12 +159,12 @@ class Machine:
         free = None if dma is None else dma.model_copy(update={"transfers": "free"})
         return describe(self.spec.model_copy(update={"dma": free}))
 
-    def gains_by_following(self, chain: Sequence[Node], kept: Sequence[bool]) -> bool:
+    def gains_by_following(self, chain: Sequence[Node], kept: Sequence[bool], instead: int = 0) -> bool:
         first = chain[0].fact(Placement)
         assert first is not None
         engine = next(e for e in self.engines() if e.name == first.engine)
         values = {v: n for n, v in enumerate(dict.fromkeys(v for node in chain for v in node.inputs()))}
-        key = tuple(
+        key = instead, *(
             (_key(node, engine), keeps, tuple(values[v] for v in node.inputs()))
             for node, keeps in zip(chain, kept, strict=True)
         )
@@ -173,10 +173,11 @@ class Machine:
                 replace(n, facts={**n.facts, Epilogue: Epilogue(i, keeps)}) if i else n
                 for i, (n, keeps) in enumerate(zip(chain, kept, strict=True))
             ]
-            alone, together = (
-                emission.emit_nodes(nodes, self.spec, plan_nodes(nodes, self.spec)) for nodes in (chain, fused)
+            less, more = (
+                self._in_a_row(emission.emit_nodes(nodes, self.spec, plan_nodes(nodes, self.spec)))
+                for nodes in ([*fused[: instead + 1], *chain[instead + 1 :]], fused)
             )
-            self.estimates.gains[key] = self._in_a_row(together) <= _TIE * self._in_a_row(alone)
+            self.estimates.gains[key] = more <= (less / _TIE if instead else _TIE * less)
         return self.estimates.gains[key]
 
     def tile(

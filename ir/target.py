@@ -88,8 +88,9 @@ class Target(Protocol):
         """Whether a node can be computed on tiles of the placed product that it reads (`Epilogue`)."""
         ...
 
-    def gains_by_following(self, chain: Sequence[Node], kept: Sequence[bool]) -> bool:
-        """Whether a product and what may follow it take less time on its tiles than one after the other.
+    def gains_by_following(self, chain: Sequence[Node], kept: Sequence[bool], instead: int = 0) -> bool:
+        """Whether a product and what may follow it take less time on its tiles than where the first `instead` of them
+        follow, and the others one after the other.
 
         kept: for each node, whether others read the value that it goes on with.
         """

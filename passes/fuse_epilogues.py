@@ -63,8 +63,11 @@ class FuseEpiloguesPass(Pass):
                 continue
             kept = dict(_chain(graph, node, place, context.target))
             chain = list(kept)
-            while chain and self.use is Use.AUTO and not _gains(node, chain, kept, context.target):
-                chain = _shorter(chain, kept)
+            while chain and self.use is Use.AUTO:
+                less = _shorter(chain, kept)
+                if _gains(node, chain, kept, context.target, len(less)):
+                    break
+                chain = less
             order += [node, *chain]
             moved.update(chain)
             place.update(dict.fromkeys(chain, place[node]))
@@ -100,8 +103,8 @@ def _follows(node: Node, last: Node, product: Node, place: dict[Node, int], targ
     )
 
 
-def _gains(product: Node, chain: Sequence[Node], kept: Mapping[Node, bool], target: Target) -> bool:
-    return target.gains_by_following([product, *chain], [False, *(kept[node] for node in chain)])
+def _gains(product: Node, chain: Sequence[Node], kept: Mapping[Node, bool], target: Target, instead: int) -> bool:
+    return target.gains_by_following([product, *chain], [False, *(kept[node] for node in chain)], instead)
 
 
 def _shorter(chain: list[Node], kept: Mapping[Node, bool]) -> list[Node]:
