@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from pimc.cli.files import check_writable, write_text_file
@@ -95,10 +96,13 @@ class PointBar:
         self._wanted = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._bar: Any = None
         self._task: Any = None
+        self._handler: Any = None
+        self._is_interrupted = False
         self.done = 0
         self.before = 0
 
     def __enter__(self) -> PointBar:
+        self._handler = signal.signal(signal.SIGINT, self._interrupt)
         if self._wanted:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -111,9 +115,17 @@ class PointBar:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
+        signal.signal(signal.SIGINT, self._handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """What is raised in a finalizer is dropped; the next point raises it again."""
+        self._is_interrupted = True
+        raise KeyboardInterrupt
 
     def points(self, done: int, total: int, before: int) -> None:
-        """Points that had been done before do not count for the estimate."""
+        """Points that had been done before do not count for the estimate. Raises KeyboardInterrupt."""
+        if self._is_interrupted:
+            raise KeyboardInterrupt
         if self._bar is not None:
             if self._task is None or before != self.before:
                 if self._task is not None:

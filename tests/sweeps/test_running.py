@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import pimc
+from pimc.cli.sweep_run import PointBar
 from pimc.sweeps.job import Job
 from pimc.sweeps.pool import Pool
 from pimc.sweeps.reading import read_sweep
@@ -253,6 +254,18 @@ def test_an_interrupted_sweep_says_how_to_go_on(tmp_path: Path) -> None:
     _, said = driver.communicate(timeout=60)
     assert driver.returncode == 130
     assert re.fullmatch(r"interrupted: \d+ points are done; the same command goes on\s*", said.decode())
+
+
+def test_an_interrupt_that_python_drops_ends_the_sweep_at_the_next_point() -> None:
+    """As one that comes while a finalizer runs."""
+    before = signal.getsignal(signal.SIGINT)
+    with PointBar("s", quiet=True) as bar:
+        bar.points(1, 4, 0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            bar.points(2, 4, 0)
+    assert (bar.done, signal.getsignal(signal.SIGINT)) == (1, before)
 
 
 # -- acceptance -------------------------------------------------------------------------------------------------------
