@@ -25,7 +25,7 @@ from pimc.backends.pim.aim_states import State
 from pimc.backends.pim.cells import channels_of
 from pimc.backends.vector import plain
 
-MOST_PASSAGES = 1 << 17
+MOST_PASSAGES = 1 << 15
 MANY_LINES = 16
 """Commands of so many lines are worth remembering what they make of a device."""
 
