@@ -9,6 +9,9 @@ SELDOM = (100_000, 20, 50)
 compilation a third of its time."""
 
 
-def collect_seldom() -> None:
-    """For processes that are pimc's own: its command, and those that it starts."""
-    gc.set_threshold(*SELDOM)
+def collect_seldom(objects: int = SELDOM[0]) -> None:
+    """For processes that are pimc's own: its command, and those that it starts.
+
+    objects: new ones after which Python looks; more of them take memory and save time.
+    """
+    gc.set_threshold(objects, *SELDOM[1:])

@@ -90,6 +90,8 @@ LAYERS = 3
 """with sub-batches, so that two of them follow on others"""
 LANES = ((MODELS[0], MODELS[3]), (MODELS[1], MODELS[2]))
 """models that one process works on: what it has found out about single ops holds for all batches of a model"""
+NEW_OBJECTS = 2_000_000
+"""A fifth of the time goes into looking for garbage after 100,000 of them, as commands do, which have less memory."""
 OFF, ON = "sub-batches.use=off", "sub-batches.use=on"
 
 
@@ -425,7 +427,7 @@ def results(kept: Path | None) -> dict[Wanted, Row | Rung]:
     found: dict[Wanted, Row | Rung] = {}
     if kept is not None and kept.exists():
         found = pickle.loads(kept.read_bytes())
-    pools = [ProcessPoolExecutor(1, initializer=collect_seldom) for _ in LANES]
+    pools = [ProcessPoolExecutor(1, initializer=collect_seldom, initargs=(NEW_OBJECTS,)) for _ in LANES]
     lanes = [(pool, of) for pool, models in zip(pools, LANES, strict=True) for of in wanted(models)]
     jobs = {pool.submit(result, of): of for pool, of in lanes if of not in found}
     try:
