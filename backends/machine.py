@@ -194,7 +194,7 @@ class Machine:
         return self.estimates.tiles[key]
 
     def shared_tiles(self, node: Node, engine: Engine) -> Sequence[Tile]:
-        """None where another program of the same run reads the weights as they lie."""
+        """Empty where another program of the same run reads the weights as they lie."""
         return shared_tiles(node, self.spec) if engine.kind == "pim" and not self.banked else ()
 
     def bound(self, node: Node, engine: Engine) -> str:

@@ -10,6 +10,9 @@ from pimc.backends.target import TargetSpec
 from pimc.ir.facts import Tile, Work
 from pimc.ir.graph import Node
 
+SLOTS = (2, 4, 8)
+"""Outputs that may share a row."""
+
 
 def tile_of(node: Node, spec: TargetSpec) -> Tile | None:
     """One activation: a row of every bank that takes part times one vector (all of a device's banks for a weight, those
@@ -31,10 +34,6 @@ def shared_tiles(node: Node, spec: TargetSpec) -> tuple[Tile, ...]:
         if together > 1 and row_elements(spec) // slots % LANES == 0 and work.n > spec.dram.banks:
             found.append(_cut(node, work, spec, together, slots))
     return tuple(found)
-
-
-SLOTS = (2, 4, 8)
-"""Outputs that may share a row."""
 
 
 def slots_of(node: Node, spec: TargetSpec) -> int:
