@@ -22,7 +22,7 @@ from pimc.ir.blocks import Blocks
 from pimc.ir.chains import chains_in, keeps
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Placement, Queue, Ragged, ReadAs, Stage, SubBatch
-from pimc.ir.graph import Graph, Node, Role, Value
+from pimc.ir.graph import Graph, Node, Role, Value, untransposed
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
 from pimc.ir.ops.caches import CACHE_AXIS, IN_PLACE
@@ -157,12 +157,9 @@ def _transposes(node: Node) -> list[Node]:
     """The transpositions of weights that a node reads through: they are views of what lies in memory."""
     found: list[Node] = []
     for value in node.inputs():
-        chain: list[Node] = []
-        while value.owner is not None and value.owner.op.name == "transpose" and value.owner.operands[0] is not None:
-            chain.insert(0, value.owner)
-            value = value.owner.operands[0]
-        if value.role is not Role.RESULT or is_held(value):
-            found += chain
+        stored, chain = untransposed(value)
+        if stored.role is not Role.RESULT or is_held(stored):
+            found += reversed(chain)
     return found
 
 
@@ -790,14 +787,13 @@ def _multiplied(node: Node) -> Iterator[tuple[str, Value]]:
 
 def _stored(operand: Value) -> tuple[Value, tuple[int, ...]]:
     """What an operand is transposed from, where that is a weight or the like, and how."""
-    value = operand
+    value, transpositions = untransposed(operand)
     order: tuple[int, ...] = ()
-    while (owner := value.owner) is not None and owner.op.name == "transpose" and owner.operands[0] is not None:
-        perm = owner.attribute("perm")
+    for node in transpositions:
+        perm = node.attribute("perm")
         given = [int(i) for i in perm] if isinstance(perm, tuple) else []
         axes = tuple(given or reversed(range(value.type.rank)))
         order = tuple(axes[i] for i in order) if order else axes
-        value = owner.operands[0]
     return (operand, ()) if value.role is Role.RESULT and order else (value, order)
 
 

@@ -98,10 +98,9 @@ class Node:
         """
         names: dict[str, None] = {}
         for value in self.inputs():
-            while (owner := value.owner) is not None and owner.op.name == "transpose" and owner.operands[0] is not None:
-                value = owner.operands[0]
-            if value.role is Role.WEIGHT:
-                names[value.name] = None
+            stored, _ = untransposed(value)
+            if stored.role is Role.WEIGHT:
+                names[stored.name] = None
         return next(iter(names)) if len(names) == 1 else ""
 
     def flops(self) -> int:
@@ -111,6 +110,15 @@ class Node:
 
     def __repr__(self) -> str:
         return f"%{self.name} = {self.op.name}({', '.join('%' + v.name if v else '_' for v in self.operands)})"
+
+
+def untransposed(value: Value) -> tuple[Value, list[Node]]:
+    """What a value is transposed from, and the transpositions, the last one first."""
+    found: list[Node] = []
+    while (owner := value.owner) is not None and owner.op.name == "transpose" and owner.operands[0] is not None:
+        found.append(owner)
+        value = owner.operands[0]
+    return value, found
 
 
 class Graph:
