@@ -11,10 +11,10 @@ The rules are those of the AiM simulator, with switches where a real controller 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from pimc.backends.pim.aim_line import LOSS, MARKER, NONE, Request
-from pimc.backends.pim.aim_rules import ACT, ACT16, ONE_BANK, PRE, PREA, READING, REFAB, TMOD, WRA16, AimRules
+from pimc.backends.pim.aim_rules import ACT, ACT16, ONE_BANK, PRE, PREA, READING, REFAB, REGISTER, TMOD, WRA16, AimRules
 
 CLOSED = -1
 NEVER = 1 << 60
@@ -32,6 +32,10 @@ class Plain(NamedTuple):
     arrival: int
     """requests with a smaller number came earlier"""
     request: Request
+
+
+Constraints: TypeAlias = tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]
+"""Commands with the clock of the last one, and nodes of bank groups and banks with the first clock for a command."""
 
 
 class Answer(NamedTuple):
@@ -65,10 +69,10 @@ class AimChannel:
     now: int = 0
     due: int = NEVER
     """when the next refresh must be issued"""
-    earliest: dict[int, int] = field(default_factory=dict)
-    """first clock for a command at a node of the channel, as far as it is not because of `recent` commands"""
     recent: dict[int, int] = field(default_factory=dict)
-    """commands that were issued since, with the clock of the last one: for how long they keep others of the channel"""
+    """the commands that were issued, with the clock of the last one: they keep others of the channel"""
+    earliest: dict[int, int] = field(default_factory=dict)
+    """first clock for a command at a node below the channel: a bank group, or a bank"""
     rows: list[int] = field(default_factory=list)
     """the open row of each bank"""
     registers: bool = False
@@ -98,6 +102,15 @@ class AimChannel:
     released: int = -1
     """clock at which the last blocking request was completed"""
     issued: list[Issue] = field(default_factory=list)
+
+    @classmethod
+    def at_start(cls, **values: Any) -> AimChannel:
+        """A channel at clock 0: `values` are all that its constructor does not know. Faster than that."""
+        channel = cls.__new__(cls)
+        channel.__dict__.update(
+            now=0, due=NEVER, answered=-1, accepted=-1, released=-1, issued=[], **values
+        )
+        return channel
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -179,7 +192,7 @@ class AimChannel:
     def accept(self) -> None:
         """Go on until nothing is refused."""
         while self.refused is not None:
-            self.now = self._clock(self.now, NEVER)
+            self.now = self._clock(self.now, NEVER, accepting=True)
             if self.refused is not None:
                 self._retry(*self.refused)
 
@@ -212,7 +225,7 @@ class AimChannel:
                 if not self.held:
                     self.released = at
 
-    def _clock(self, t: int, until: int) -> int:
+    def _clock(self, t: int, until: int, *, accepting: bool = False) -> int:
         """Choose and issue at clock `t`; returns the next clock at which something may happen."""
         self._complete(t)
         wake = NEVER
@@ -223,7 +236,7 @@ class AimChannel:
         if t >= self.due:
             return wake if self.activated else self._refresh(t, until)
         if self.queue:
-            return min(wake, self._serve_queue(t, until), self.due)
+            return min(wake, self._serve_queue(t, until, accepting=accepting), self.due)
         entries = self._candidates()
         if entries:
             soonest, best, command = self._best(entries, t)
@@ -234,36 +247,68 @@ class AimChannel:
 
     # -- requests that stay in order ----------------------------------------------------------------------------------
 
-    def _serve_queue(self, t: int, until: int) -> int:
-        request, count = self.queue[0]
-        if request.command == MARKER:
-            self._drop(1)
-            self.answers.append(Answer(t + 1, True, True))
-            return t + 1
-        command = self._command(request)
-        ready = self._ready(command, request.bank)
-        if ready > t:
-            if self.activated or ready >= until or ready >= self.due:
-                return ready
-            t = ready  # nothing happens before
-            self._complete(t)
-        if self._is_guarded(command, request.bank):
-            return t + 1
-        if self._switches_mode(request, t):
-            return t + 1
-        if command != request.command:
-            self._prepare(command, request, t)
-            return t + 1
+    def _serve_queue(self, t: int, until: int, *, accepting: bool = False) -> int:
+        """Serve requests that stay in order from clock `t` on, and refresh, for as long as they are alone; beside
+        activated requests, issue one command. Returns the clock at which something may happen next.
+
+        accepting: only until nothing is refused.
+        """
+        queue, rules, due = self.queue, self.rules, self.due
+        alone = not self.activated
+        while queue and t < until:
+            if self.answers:
+                self._complete(t)
+            if t >= due:
+                t, due = self._refresh(t, until), self.due
+                continue
+            request, count = queue[0]
+            final, bank, row = request
+            if final == MARKER:
+                self._drop(1)
+                self.answers.append(Answer(t + 1, True, True))
+                t += 1
+                continue
+            command = final if row == NONE else self._command(request)
+            ready = self._ready(command, bank)
+            if ready > t:
+                if not alone:
+                    return ready
+                t = min(ready, due)
+                if t >= until or t >= due:
+                    continue
+                if self.answers:
+                    self._complete(t)
+            if not alone and self._is_guarded(command, bank):
+                return t + 1
+            if self.registers != (final in REGISTER):
+                self._switch_mode(t)
+                t += 1
+            elif command != final:
+                self._prepare(command, request, t)
+                t += 1
+            else:
+                t = self._finals(request, count, t, min(until, due) if alone else t)
+            if not alone or (accepting and self.refused is None):
+                break
+        return t
+
+    def _finals(self, request: Request, count: int, t: int, end: int) -> int:
+        """Issue a final command at clock `t`, and equal ones behind it in the queue before `end`. Returns the clock
+        after."""
+        command = request.command
         period = self.rules.period[command]
-        if not self.activated and command != WRA16:
-            end = min(until, self.due)
-            if self.refused is not None:
-                count = self._until_accepted(count)
-            count = min(count, max(1, (end - t + period - 1) // period))
-        else:
+        if self.refused is not None:
+            count = self._until_accepted(count)
+        if command == WRA16:
             count = 1
+        elif t + (count - 1) * period >= end:
+            count = max(1, (end - t + period - 1) // period)
         self._final(request, t, count, period)
-        return self._leave(count, t, period)
+        if self.refused is not None and not self.refused[0].is_plain:
+            self._move_up(count, t, period)
+        else:
+            self._drop(count)
+        return t + (count - 1) * period + 1
 
     def _until_accepted(self, count: int) -> int:
         """How many of a run at the head of the queue may leave it, at the most until all that is refused is in it."""
@@ -276,25 +321,21 @@ class AimChannel:
         over = sum([n for _, n in self.queue]) + waiting - self.rules.queue
         return min(count, over) if over > 0 else count
 
-    def _leave(self, count: int, t: int, period: int) -> int:
-        """`count` requests have left the queue, every `period` clocks from `t` on; refused ones move up."""
-        last = t + (count - 1) * period
-        if self.refused is not None and not self.refused[0].is_plain:
-            request, waiting = self.refused
-            over = sum(n for _, n in self.queue) + waiting - self.rules.queue
-            if 0 < over <= count:  # the last one is accepted in the clock after the one that makes room for it
-                self.accepted = t + (over - 1) * period + 1
-            self._append(request, waiting)
-            left = max(0, over - count)
-            self._drop(count)
-            if left:
-                tail, n = self.queue.pop()
-                if n > left:
-                    self.queue.append((tail, n - left))
-            self.refused = (request, left) if left else None
-        else:
-            self._drop(count)
-        return last + 1
+    def _move_up(self, count: int, t: int, period: int) -> None:
+        """`count` requests leave the queue, every `period` clocks from `t` on; refused ones take their places."""
+        assert self.refused is not None
+        request, waiting = self.refused
+        over = sum([n for _, n in self.queue]) + waiting - self.rules.queue
+        if 0 < over <= count:  # the last one is accepted in the clock after the one that makes room for it
+            self.accepted = t + (over - 1) * period + 1
+        self._append(request, waiting)
+        left = max(0, over - count)
+        self._drop(count)
+        if left:
+            tail, n = self.queue.pop()
+            if n > left:
+                self.queue.append((tail, n - left))
+        self.refused = (request, left) if left else None
 
     def _drop(self, count: int) -> None:
         while count:
@@ -329,7 +370,10 @@ class AimChannel:
 
     def _serve_plain(self, entry: Plain, command: int, t: int) -> int:
         request = entry.request
-        if self._is_guarded(command, request.bank) or self._switches_mode(request, t):
+        if self._is_guarded(command, request.bank):
+            return t + 1
+        if self.registers:  # a plain request needs array mode
+            self._switch_mode(t)
             return t + 1
         if command != request.command:
             self._prepare(command, request, t)
@@ -369,15 +413,13 @@ class AimChannel:
 
     def _ready(self, command: int, bank: int) -> int:
         """The first clock at which a command may be issued; some past clock if it could be long since."""
-        earliest = self.earliest
-        t = earliest.get(command, 0)
-        clocks = self.rules.before_channel[command]
+        t, clocks = 0, self.rules.before_channel[command]
         for previous, at in self.recent.items():
             if at + clocks[previous] > t:
                 t = at + clocks[previous]
         if bank != NONE and command in ONE_BANK:
             group, own = self._nodes(bank)
-            t = max(t, earliest.get(group + command, 0), earliest.get(own + command, 0))
+            t = max(t, self.earliest.get(group + command, 0), self.earliest.get(own + command, 0))
         return t
 
     def _nodes(self, bank: int) -> tuple[int, int]:
@@ -389,36 +431,35 @@ class AimChannel:
     def _issue(self, command: int, bank: int, row: int, t: int, count: int = 1, period: int = 1) -> None:
         last = t + (count - 1) * period
         self.recent[command] = last
-        if command in ONE_BANK:
-            rules, allowed = self.rules, self.earliest.get
-            for start, after in zip(self._nodes(bank), (rules.after_group, rules.after_bank), strict=True):
-                for later, clocks in after[command]:
-                    if last + clocks > allowed(start + later, 0):
-                        self.earliest[start + later] = last + clocks
-        self.issued.append(Issue(t, command, bank if command in ONE_BANK else NONE, row, count, period))
+        if command not in ONE_BANK:
+            self.issued.append(Issue(t, command, NONE, row, count, period))
+            return
+        self.issued.append(Issue(t, command, bank, row, count, period))
+        rules, allowed = self.rules, self.earliest.get
+        for start, after in zip(self._nodes(bank), (rules.after_group, rules.after_bank), strict=True):
+            for later, clocks in after[command]:
+                if last + clocks > allowed(start + later, 0):
+                    self.earliest[start + later] = last + clocks
 
-    def kept(self) -> dict[int, int]:
-        """The commands that are not allowed yet, by node, and from which clock on they are."""
-        now, found = self.now, self.earliest.copy()
-        for command, at in self.recent.items():
-            if at + self.rules.longest[command] > now:
-                for later, clocks in self.rules.after_channel[command]:
-                    if at + clocks > found.get(later, 0):
-                        found[later] = at + clocks
-        return {node: at for node, at in found.items() if at > now}
+    def constraints(self) -> Constraints:
+        """What keeps commands back, as seen from `now`: commands of the channel, and nodes of groups and banks."""
+        now, longest = self.now, self.rules.longest
+        recent = [(command, at - now) for command, at in self.recent.items() if at + longest[command] > now]
+        recent.sort()
+        if not self.earliest:
+            return tuple(recent), ()
+        return tuple(recent), tuple(sorted([(node, at - now) for node, at in self.earliest.items() if at > now]))
 
     def free_at(self) -> int:
         """The clock from which on no command is kept back by those before it."""
         longest = self.rules.longest
-        return max([0, *self.earliest.values(), *[at + longest[command] for command, at in self.recent.items()]])
+        found = max([at + longest[command] for command, at in self.recent.items()], default=0)
+        return max(found, *self.earliest.values(), 0)
 
-    def _switches_mode(self, request: Request, t: int) -> bool:
-        """Issue the command that switches between array and register mode, if the request needs the other."""
-        if self.registers == request.needs_registers:
-            return False
+    def _switch_mode(self, t: int) -> None:
+        """Issue the command that switches between array and register mode."""
         self._issue(TMOD, NONE, NONE, t)
         self.registers = not self.registers
-        return True
 
     def _prepare(self, command: int, request: Request, t: int) -> None:
         """Open or close rows."""
@@ -434,13 +475,12 @@ class AimChannel:
         """Issue what was asked for."""
         self._issue(request.command, request.bank, request.row, t, count, period)
         last = t + (count - 1) * period
-        done = last + self.rules.latency[request.command]
+        latency = self.rules.latency[request.command]
         if request.command in READING:
-            latency = self.rules.latency[request.command]
             blocking = request.is_blocking
             self.answers.extend(Answer(t + i * period + latency, blocking, False) for i in range(count))
-        else:
-            self.written = max(self.written, done)
+        elif last + latency > self.written:
+            self.written = last + latency
         if request.command == WRA16:
             self.rows = [CLOSED] * self.rules.banks
 

@@ -401,6 +401,6 @@ class AimDevice:
             total, transitions = self.used[lane.mask], self.states.transitions
             for number, times in Counter(lane.log).items():
                 self.open += transitions[number].open_clocks * times * lane.mask.bit_count()
-                for name, count in transitions[number].counts.items():
-                    total[name] += count * times
+                for issue in transitions[number].issues:
+                    total[COMMANDS[issue.command]] += issue.times * times
             lane.log.clear()

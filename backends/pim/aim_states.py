@@ -8,10 +8,9 @@ kept by the clocks that were left until then.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pimc.backends.pim.aim_channel import NEVER, AimChannel, Answer, Issue, Plain
 from pimc.backends.pim.aim_line import NONE, Request
@@ -30,8 +29,7 @@ Step = tuple[int, int, int, int, int]
 NOTHING = (NONE, NONE, NONE, 0)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """What a step leads to."""
 
     number: int
@@ -41,16 +39,13 @@ class Transition:
     were"""
     refreshed: int
     """clocks by which the next refresh has moved"""
-    counts: Counter[str]
-    """DRAM commands that were issued"""
     open_clocks: int
     """clocks of the step in which a row was open"""
     issues: tuple[Issue, ...]
-    """the same with clocks, counted from the offer before, and rows by number"""
+    """DRAM commands, their clocks counted from the offer before, rows by number"""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Outlook:
+class Outlook(NamedTuple):
     """What happens to a state when nothing more comes; clocks count from the last offer. -1: it has happened before."""
 
     accepted: int
@@ -141,9 +136,7 @@ class States:
         """Nothing comes; from the first clocks on, time changes nothing."""
         first = self.step(state, (settled, *NOTHING), NEVER)
         opened = clocks - settled if max(first.state.key[ROWS]) >= 0 else 0
-        return self._made(
-            first.state, first.kept, first.refreshed, first.counts, first.open_clocks + opened, first.issues
-        )
+        return self._made(first.state, first.kept, first.refreshed, first.open_clocks + opened, first.issues)
 
     def _split(self, state: State, step: Step, at: int, left: int) -> Transition:
         """Nothing comes up to a clock, then what is to come."""
@@ -160,21 +153,14 @@ class States:
             second.state,
             None if kept == tuple(range(state.rows)) else kept,
             first.refreshed + second.refreshed,
-            first.counts + second.counts,
             first.open_clocks + second.open_clocks,
             (*first.issues, *moved),
         )
 
     def _made(
-        self,
-        state: State,
-        kept: Rows | None,
-        refreshed: int,
-        counts: Counter[str],
-        open_clocks: int,
-        issues: tuple[Issue, ...],
+        self, state: State, kept: Rows | None, refreshed: int, open_clocks: int, issues: tuple[Issue, ...]
     ) -> Transition:
-        made = Transition(len(self.transitions), state, kept, refreshed, counts, open_clocks, issues)
+        made = Transition(len(self.transitions), state, kept, refreshed, open_clocks, issues)
         self.transitions.append(made)
         return made
 
@@ -185,13 +171,9 @@ class States:
         if count:
             channel.offer(Request(command, bank, row), count)
         key, rows = frozen(channel)
-        counts: Counter[str] = Counter()
-        for issue in channel.issued:
-            counts[COMMANDS[issue.command]] += issue.times
-        open_clocks = _open_clocks(state.key[ROWS], channel.issued, clocks)
-        moved = channel.due - left
         kept = None if rows == tuple(range(state.rows)) else rows
-        return self._made(self._intern(key), kept, moved, counts, open_clocks, tuple(channel.issued))
+        opened = _open_clocks(state.key[ROWS], channel.issued, clocks)
+        return self._made(self._intern(key), kept, channel.due - left, opened, tuple(channel.issued))
 
     def open_clocks(self, state: State, clocks: int, left: int) -> int:
         """In how many clocks after an offer a row is open if nothing more comes; `left`: until a refresh is due."""
@@ -248,31 +230,30 @@ class States:
 
 def _open_clocks(rows: Rows, issues: Iterable[Issue], clocks: int) -> int:
     """Clocks of a step in which a bank of the channel had a row open."""
-    changes = [issue for issue in issues if issue.command in OPENING or issue.command in CLOSING]
-    if not changes:
-        return clocks if max(rows) >= 0 else 0
     total = since = 0
-    now_open = {bank for bank, row in enumerate(rows) if row >= 0}
-    for issue in changes:
+    banks = range(len(rows))
+    now_open = set(banks) if min(rows) >= 0 else {bank for bank in banks if rows[bank] >= 0} if max(rows) >= 0 else set()
+    for clock, command, bank, *_ in issues:
+        if command not in CHANGING_ROWS:
+            continue
         if now_open:
-            total += issue.clock - since
-        since = issue.clock
-        if issue.command == ACT:
-            now_open.add(issue.bank)
-        elif issue.command == PRE:
-            now_open.discard(issue.bank)
+            total += clock - since
+        since = clock
+        if command == ACT:
+            now_open.add(bank)
+        elif command == PRE:
+            now_open.discard(bank)
         else:
-            now_open = set(range(len(rows))) if issue.command == ACT16 else set()
+            now_open = set(banks) if command == ACT16 else set()
     return total + (clocks - since if now_open else 0)
 
 
-OPENING = frozenset({ACT, ACT16})
-CLOSING = frozenset({PRE, PREA, WRA16, REFAB})
+CHANGING_ROWS = frozenset({ACT, ACT16, PRE, PREA, WRA16, REFAB})
 
 # -- what a state is ---------------------------------------------------------------------------------------------------
 
 ROWS, REGISTERS, QUEUE, REFUSED, READS, WRITES, ACTIVATED = range(7)
-WRITE_MODE, ANSWERS, WRITTEN, HELD, EARLIEST, FRESH = range(7, 13)
+WRITE_MODE, ANSWERS, WRITTEN, HELD, CONSTRAINTS, FRESH = range(7, 13)
 """Places in a key."""
 WORK = (QUEUE, READS, WRITES, ACTIVATED, ANSWERS)
 
@@ -318,7 +299,7 @@ def frozen(channel: AimChannel) -> tuple[Key, Rows]:
         tuple([Answer(max(0, a.done - now), a.blocking, a.marker) for a in channel.answers]),
         max(-1, channel.written - now),
         channel.held,
-        tuple(sorted([(node, t - now) for node, t in channel.kept().items()])),
+        channel.constraints(),
         channel.arrived == now and channel.arrivals in ranks,
     )
     return key, tuple(numbers)
@@ -327,8 +308,8 @@ def frozen(channel: AimChannel) -> tuple[Key, Rows]:
 def thawed(key: Key, rules: AimRules) -> AimChannel:
     """A channel in a state, at clock 0."""
     plain = (*key[READS], *key[WRITES], *key[ACTIVATED])
-    return AimChannel(
-        rules,
+    return AimChannel.at_start(
+        rules=rules,
         rows=list(key[ROWS]),
         registers=key[REGISTERS],
         queue=list(key[QUEUE]),
@@ -340,7 +321,8 @@ def thawed(key: Key, rules: AimRules) -> AimChannel:
         answers=list(key[ANSWERS]),
         written=key[WRITTEN],
         held=key[HELD],
-        earliest=dict(key[EARLIEST]),
+        recent=dict(key[CONSTRAINTS][0]),
+        earliest=dict(key[CONSTRAINTS][1]),
         arrivals=max((p.arrival for p in plain), default=0),
         arrived=0 if key[FRESH] else -1,
     )
@@ -348,20 +330,20 @@ def thawed(key: Key, rules: AimRules) -> AimChannel:
 
 def outlook_of(channel: AimChannel) -> Outlook:
     """From what a channel has done when everything is completed."""
-    asked = list(channel.issued)
-    while asked and asked[-1].command in CAUSES:
-        asked.pop()  # a refresh after everything that was asked for
-    issued = asked[-1].last if asked else -1
+    issued, cause = _last_asked(channel.issued)
     done = max(channel.written, channel.answered, channel.accepted, issued, 0)
     settled = max(done + 1, channel.issued[-1].last + 1 if channel.issued else 0, channel.free_at())
-    return Outlook(channel.accepted, channel.released, issued, done, settled, _cause(asked))
+    return Outlook(channel.accepted, channel.released, issued, done, settled, cause)
 
 
-def _cause(issues: list[Issue]) -> str:
-    """What came right before the last commands that were asked for."""
-    before = [i.command for i in issues]
-    while before and before[-1] not in CAUSES:
-        before.pop()
-        if before and before[-1] in CAUSES:
-            return CAUSES[before[-1]]
-    return ""
+def _last_asked(issues: list[Issue]) -> tuple[int, str]:
+    """The clock of the last command that was asked for, not counting a refresh after it; and what came right before the
+    last ones that were."""
+    asked = -1
+    for issue in reversed(issues):
+        if issue.command in CAUSES:
+            if asked >= 0:
+                return asked, CAUSES[issue.command]
+        elif asked < 0:
+            asked = issue.last
+    return asked, ""
