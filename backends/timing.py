@@ -114,6 +114,10 @@ class Turn(NamedTuple):
     done: int
     cause: str
 
+    def moved(self, by: int) -> Turn:
+        """The same, so much later."""
+        return self._replace(ready=self.ready + by, start=self.start + by, done=self.done + by)
+
 
 class Turns(NamedTuple):
     """Turns of a loop of one command, each of which the stream was ready for when the one before was `free`."""

@@ -11,13 +11,14 @@ The rules are those of the AiM simulator, with switches where a real controller 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from pimc.backends.pim.aim_line import LOSS, MARKER, NONE, Request
-from pimc.backends.pim.aim_rules import ACT, ACT16, ONE_BANK, PRE, PREA, READING, REFAB, REGISTER, TMOD, WRA16, AimRules
+from pimc.backends.pim.aim_line import LOSS, MARKER, NONE, PLAIN, Request
+from pimc.backends.pim.aim_rules import BLOCKING, ACT, ACT16, ONE_BANK, PRE, PREA, READING, REFAB, REGISTER, TMOD, WRA16, AimRules
 
 CLOSED = -1
 NEVER = 1 << 60
+NEVER_BEFORE = -NEVER
 CHANGING = ("earliest", "recent", "rows", "queue", "reads", "writes", "activated", "answers", "issued")
 """What of a channel changes in place."""
 MOST_WRITES = 25
@@ -102,15 +103,6 @@ class AimChannel:
     released: int = -1
     """clock at which the last blocking request was completed"""
     issued: list[Issue] = field(default_factory=list)
-
-    @classmethod
-    def at_start(cls, **values: Any) -> AimChannel:
-        """A channel at clock 0: `values` are all that its constructor does not know. Faster than that."""
-        channel = cls.__new__(cls)
-        channel.__dict__.update(
-            now=0, due=NEVER, answered=-1, accepted=-1, released=-1, issued=[], **values
-        )
-        return channel
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -253,7 +245,7 @@ class AimChannel:
 
         accepting: only until nothing is refused.
         """
-        queue, rules, due = self.queue, self.rules, self.due
+        queue, due, recent, before = self.queue, self.due, self.recent, self.rules.before_channel
         alone = not self.activated
         while queue and t < until:
             if self.answers:
@@ -267,14 +259,21 @@ class AimChannel:
                 self._drop(1)
                 self.answers.append(Answer(t + 1, True, True))
                 t += 1
+                if not alone or self.refused is not None:
+                    return t
                 continue
             command = final if row == NONE else self._command(request)
-            ready = self._ready(command, bank)
+            ready, clocks = 0, before[command]
+            for previous, at in recent.items():
+                if at + clocks[previous] > ready:
+                    ready = at + clocks[previous]
+            if bank != NONE:
+                ready = self._ready(command, bank)
             if ready > t:
                 if not alone:
                     return ready
-                t = min(ready, due)
-                if t >= until or t >= due:
+                t = ready if ready < due else due
+                if t >= until or t == due:
                     continue
                 if self.answers:
                     self._complete(t)
@@ -287,49 +286,43 @@ class AimChannel:
                 self._prepare(command, request, t)
                 t += 1
             else:
-                t = self._finals(request, count, t, min(until, due) if alone else t)
+                t = self._finals(request, count, t, (until if until < due else due) if alone else t)
             if not alone or (accepting and self.refused is None):
                 break
         return t
 
     def _finals(self, request: Request, count: int, t: int, end: int) -> int:
         """Issue a final command at clock `t`, and equal ones behind it in the queue before `end`. Returns the clock
-        after."""
-        command = request.command
+        after. Refused requests take the places of those that leave, and the last of them ends the run."""
+        command, queue, refused, over = request.command, self.queue, self.refused, 0
         period = self.rules.period[command]
-        if self.refused is not None:
-            count = self._until_accepted(count)
+        if refused is not None and refused[0].command not in PLAIN:
+            over = sum([n for _, n in queue]) + refused[1] - self.rules.queue
+            if len(queue) == 1 and refused[0] == request:
+                count += refused[1]
+            if 0 < over < count:
+                count = over
         if command == WRA16:
             count = 1
         elif t + (count - 1) * period >= end:
             count = max(1, (end - t + period - 1) // period)
         self._final(request, t, count, period)
-        if self.refused is not None and not self.refused[0].is_plain:
-            self._move_up(count, t, period)
+        if over:
+            self._move_up(over, count)
+            if self.refused is None:  # in the clock after the one that makes room for it
+                self.accepted = t + (over - 1) * period + 1
+        elif queue[0][1] > count:
+            queue[0] = (request, queue[0][1] - count)
         else:
-            self._drop(count)
+            del queue[0]
         return t + (count - 1) * period + 1
 
-    def _until_accepted(self, count: int) -> int:
-        """How many of a run at the head of the queue may leave it, at the most until all that is refused is in it."""
+    def _move_up(self, over: int, count: int) -> None:
+        """`count` requests leave the queue; refused ones, `over` more than there is room for, take their places."""
         assert self.refused is not None
         request, waiting = self.refused
-        if request.is_plain:
-            return count
-        if len(self.queue) == 1 and request == self.queue[0][0]:
-            count += waiting
-        over = sum([n for _, n in self.queue]) + waiting - self.rules.queue
-        return min(count, over) if over > 0 else count
-
-    def _move_up(self, count: int, t: int, period: int) -> None:
-        """`count` requests leave the queue, every `period` clocks from `t` on; refused ones take their places."""
-        assert self.refused is not None
-        request, waiting = self.refused
-        over = sum([n for _, n in self.queue]) + waiting - self.rules.queue
-        if 0 < over <= count:  # the last one is accepted in the clock after the one that makes room for it
-            self.accepted = t + (over - 1) * period + 1
-        self._append(request, waiting)
         left = max(0, over - count)
+        self._append(request, waiting)
         self._drop(count)
         if left:
             tail, n = self.queue.pop()
@@ -442,13 +435,23 @@ class AimChannel:
                     self.earliest[start + later] = last + clocks
 
     def constraints(self) -> Constraints:
-        """What keeps commands back, as seen from `now`: commands of the channel, and nodes of groups and banks."""
+        """What keeps commands back, as seen from `now`: commands of the channel, and nodes of groups and banks. A
+        refresh is left out where nothing that waits has to do with it."""
         now, longest = self.now, self.rules.longest
         recent = [(command, at - now) for command, at in self.recent.items() if at + longest[command] > now]
+        if self.recent.get(REFAB, NEVER_BEFORE) + longest[REFAB] > now and not self._waits_for_rows():
+            recent.remove((REFAB, self.recent[REFAB] - now))
         recent.sort()
         if not self.earliest:
             return tuple(recent), ()
         return tuple(recent), tuple(sorted([(node, at - now) for node, at in self.earliest.items() if at > now]))
+
+    def _waits_for_rows(self) -> bool:
+        """Whether a request waits for which a row may have to be opened."""
+        array, refused = self.rules.array, self.refused
+        if self.reads or self.writes or self.activated or (refused is not None and refused[0].command in array):
+            return True
+        return any([request.command in array for request, _ in self.queue])
 
     def free_at(self) -> int:
         """The clock from which on no command is kept back by those before it."""
@@ -473,15 +476,20 @@ class AimChannel:
 
     def _final(self, request: Request, t: int, count: int, period: int) -> None:
         """Issue what was asked for."""
-        self._issue(request.command, request.bank, request.row, t, count, period)
+        command, bank, row = request
         last = t + (count - 1) * period
-        latency = self.rules.latency[request.command]
-        if request.command in READING:
-            blocking = request.is_blocking
+        if bank == NONE:
+            self.recent[command] = last
+            self.issued.append(Issue(t, command, NONE, row, count, period))
+        else:
+            self._issue(command, bank, row, t, count, period)
+        latency = self.rules.latency[command]
+        if command in READING:
+            blocking = command in BLOCKING
             self.answers.extend(Answer(t + i * period + latency, blocking, False) for i in range(count))
         elif last + latency > self.written:
             self.written = last + latency
-        if request.command == WRA16:
+        if command == WRA16:
             self.rows = [CLOSED] * self.rules.banks
 
     # -- refresh ------------------------------------------------------------------------------------------------------

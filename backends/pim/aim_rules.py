@@ -121,6 +121,14 @@ class AimRules:
         return tuple(max([0, *(clocks for _, clocks in pairs)]) for pairs in self.after_channel)
 
     @cached_property
+    def array(self) -> frozenset[int]:
+        """The final commands that a refresh may hold back, if not by itself then by the row that they need."""
+        before = self.before_channel
+        return frozenset(
+            command for command in range(len(FINAL)) if command not in REGISTER or before[command][REFAB]
+        )
+
+    @cached_property
     def after_group(self) -> Followers:
         return self._followers("bankgroup")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pimc.backends.pim.aim_channel import NEVER
 from pimc.backends.pim.aim_device import AimDevice, Lane
@@ -12,8 +13,7 @@ from pimc.backends.pim.aim_states import State
 from pimc.backends.timing import Issued, Turn, Turns
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
+class Reached(NamedTuple):
     """What turns come to. Clocks and times count from the channels' last offer before the first of them."""
 
     state: State
@@ -72,6 +72,8 @@ class Repeated:
         lane = device.of_channel[self.mask.bit_length() - 1]
         if lane.mask != self.mask:
             return self.stepped(numbers, ready, limit)
+        if device.clock < lane.opens:
+            device.tell_of_refresh(lane, max(device.clock, -(-ready // self.clock_ps) + 1), self.shape[0])
         at, left = lane.base * self.clock_ps, lane.due - lane.base
         kind = "none" if row < 0 else "moves" if step else "stays"
         places = _places(lane.rows, row, step)
@@ -79,15 +81,23 @@ class Repeated:
         run = device.states.runs.get(key)
         if run is None or (not run.turns and run.left < left):
             run = device.states.runs[key] = Run(left)
-            return _together(list(self._found(run, lane, numbers, row, step, ready, limit)))
-        count = bisect_left(run.ready, limit - at, 0, min(len(run.turns), len(numbers)))
+            return _together(list(self._found(run, lane.copy(), numbers, row, step, ready, limit)))
+        known = len(run.turns)
+        count = bisect_left(run.ready, limit - at, 0, min(known, len(numbers)))
         count = min(count, bisect_left(run.finished, left))
         if not count:
             return self.stepped(numbers[:1], ready, limit)
-        reached = run.reached[count - 1]
+        reached, turns = run.reached[count - 1], run.turns[:count]
+        before = lane.copy() if count == known < len(numbers) and at + reached.free < limit else None
         _advance(device, lane, reached, run.log[:count], row, step)
         self.end(at + reached.worked)
-        return Turns(at, run.turns[:count], reached.free, reached.done, reached.worked)
+        if before is not None:
+            more = _together(list(self._found(run, before, numbers[count:], row, step, at + reached.free, limit)))
+            turns += [turn.moved(-at) for turn in more.turns]
+            return Turns(
+                at, turns, more.free - at, max(reached.done, more.done - at), max(reached.worked, more.worked - at)
+            )
+        return Turns(at, turns, reached.free, reached.done, reached.worked)
 
     def stepped(self, numbers: range, ready: int, limit: int) -> Turns:
         """The same turn by turn."""
@@ -103,10 +113,13 @@ class Repeated:
             ready = free
 
     def _found(
-        self, run: Run, lane: Lane, numbers: range, row: int, step: int, ready: int, limit: int
+        self, run: Run, before: Lane, numbers: range, row: int, step: int, ready: int, limit: int
     ) -> Iterator[tuple[Turn, int]]:
-        """The same up to a refresh, and remembered."""
-        before, logged, outlook = replace(lane), len(lane.log), self.device.states.outlook
+        """Turns after those that are known, up to a refresh; they are remembered. before: the channels' lane before the
+        first of all."""
+        device, outlook = self.device, self.device.states.outlook
+        lane = device.of_channel[self.mask.bit_length() - 1]
+        logged = len(lane.log) - len(run.turns)
         for turn, free in self._each(numbers, ready, limit):
             finished = lane.base + outlook(lane.state, NEVER).done
             if lane.due == before.due and finished < lane.due and len(lane.log) == logged + len(run.turns) + 1:

@@ -79,6 +79,8 @@ class State:
     next: dict[Step, Transition] = field(default_factory=dict)
     refreshing: dict[tuple[int, Step], Transition] = field(default_factory=dict)
     """the same where a refresh comes, by the clocks until it is due"""
+    refreshed: dict[int, State] = field(default_factory=dict)
+    """the same after a refresh, by its clock"""
     outlooks: dict[int, Outlook] = field(default_factory=dict)
     """by the clocks until a refresh is due; NEVER: it comes after all that"""
 
@@ -90,6 +92,8 @@ class States:
         self.rules = rules
         self.refreshed = rules.least_interval()
         """clocks after which a refresh of a channel without work is over"""
+        self.refreshing = rules.longest[REFAB]
+        """clocks for which a refresh keeps others back"""
         self.passages: dict[Hashable, Any] = {}
         """what sequences of lines make of whole devices (`aim_passage.py`)"""
         self.known: dict[Key, State] = {}
@@ -108,6 +112,17 @@ class States:
             state = State(len(self.known), key, key[REFUSED] is not None, bool(key[HELD]), idle, rows_in(key))
             self.known[key] = state
         return state
+
+    def after_refresh(self, state: State, clock: int) -> State:
+        """A state with what a refresh at a clock before the last offer still keeps back; see `AimChannel.constraints`."""
+        found = state.refreshed.get(clock)
+        if found is None:
+            recent, nodes = state.key[CONSTRAINTS]
+            if all(command != REFAB for command, _ in recent):
+                recent = tuple(sorted((*recent, (REFAB, clock))))
+            key = (*state.key[:CONSTRAINTS], (recent, nodes), *state.key[CONSTRAINTS + 1 :])
+            found = state.refreshed[clock] = self._intern(key)
+        return found
 
     def step(self, state: State, step: Step, left: int) -> Transition:
         """What a state becomes; `left`: clocks until a refresh is due."""
@@ -258,6 +273,10 @@ WRITE_MODE, ANSWERS, WRITTEN, HELD, CONSTRAINTS, FRESH = range(7, 13)
 WORK = (QUEUE, READS, WRITES, ACTIVATED, ANSWERS)
 
 
+STARTING = {"now": 0, "due": NEVER, "answered": -1, "accepted": -1, "released": -1}
+"""What a channel has at clock 0, whatever its state."""
+
+
 def rows_in(key: Key) -> int:
     """How many rows a state knows."""
     waiting = [r.row for r, _ in key[QUEUE]] + [
@@ -280,7 +299,7 @@ def frozen(channel: AimChannel) -> tuple[Key, Rows]:
         return old if old.row < 0 else old._replace(row=row(old.row))
 
     def plain(entries: list[Plain]) -> tuple[Plain, ...]:
-        return tuple([Plain(ranks[p.arrival], request(p.request)) for p in entries]) if entries else ()
+        return tuple([Plain(ranks[p.arrival], request(p.request)) for p in entries])
 
     now, opened, reads, writes, activated = channel.now, channel.rows, channel.reads, channel.writes, channel.activated
     first = opened[0]
@@ -290,13 +309,13 @@ def frozen(channel: AimChannel) -> tuple[Key, Rows]:
     key = (
         (row(first),) * len(opened) if opened.count(first) == len(opened) else tuple([row(r) for r in opened]),
         channel.registers,
-        tuple([(request(r), n) for r, n in channel.queue]),
+        tuple([(r if r.row < 0 else request(r), n) for r, n in channel.queue]),
         None if channel.refused is None else (request(channel.refused[0]), channel.refused[1]),
-        plain(reads),
-        plain(writes),
-        plain(activated),
+        plain(reads) if reads else (),
+        plain(writes) if writes else (),
+        plain(activated) if activated else (),
         channel.write_mode,
-        tuple([Answer(max(0, a.done - now), a.blocking, a.marker) for a in channel.answers]),
+        tuple([Answer(max(0, a.done - now), a.blocking, a.marker) for a in channel.answers]) if channel.answers else (),
         max(-1, channel.written - now),
         channel.held,
         channel.constraints(),
@@ -307,25 +326,29 @@ def frozen(channel: AimChannel) -> tuple[Key, Rows]:
 
 def thawed(key: Key, rules: AimRules) -> AimChannel:
     """A channel in a state, at clock 0."""
-    plain = (*key[READS], *key[WRITES], *key[ACTIVATED])
-    return AimChannel.at_start(
+    rows, registers, queue, refused, reads, writes, activated, write_mode, answers, written, held, kept, is_fresh = key
+    channel = AimChannel.__new__(AimChannel)
+    channel.__dict__.update(  # many are made: its constructor takes longer
+        STARTING,
         rules=rules,
-        rows=list(key[ROWS]),
-        registers=key[REGISTERS],
-        queue=list(key[QUEUE]),
-        refused=key[REFUSED],
-        reads=list(key[READS]),
-        writes=list(key[WRITES]),
-        activated=list(key[ACTIVATED]),
-        write_mode=key[WRITE_MODE],
-        answers=list(key[ANSWERS]),
-        written=key[WRITTEN],
-        held=key[HELD],
-        recent=dict(key[CONSTRAINTS][0]),
-        earliest=dict(key[CONSTRAINTS][1]),
-        arrivals=max((p.arrival for p in plain), default=0),
-        arrived=0 if key[FRESH] else -1,
+        rows=list(rows),
+        registers=registers,
+        queue=list(queue),
+        refused=refused,
+        reads=list(reads),
+        writes=list(writes),
+        activated=list(activated),
+        write_mode=write_mode,
+        answers=list(answers),
+        written=written,
+        held=held,
+        recent=dict(kept[0]),
+        earliest=dict(kept[1]),
+        arrivals=max([p.arrival for p in (*reads, *writes, *activated)]) if reads or writes or activated else 0,
+        arrived=0 if is_fresh else -1,
+        issued=[],
     )
+    return channel
 
 
 def outlook_of(channel: AimChannel) -> Outlook:
