@@ -19,6 +19,7 @@ from pimc.backends.pim.aim_rules import BLOCKING, ACT, ACT16, ONE_BANK, PRE, PRE
 CLOSED = -1
 NEVER = 1 << 60
 NEVER_BEFORE = -NEVER
+UNORDERED = PLAIN | {MARKER}
 CHANGING = ("earliest", "recent", "rows", "queue", "reads", "writes", "activated", "answers", "issued")
 """What of a channel changes in place."""
 MOST_WRITES = 25
@@ -103,6 +104,8 @@ class AimChannel:
     released: int = -1
     """clock at which the last blocking request was completed"""
     issued: list[Issue] = field(default_factory=list)
+    alike: range | None = None
+    """the clocks between which `due` might have been for the first refresh: everything would have come to the same"""
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -494,6 +497,22 @@ class AimChannel:
 
     # -- refresh ------------------------------------------------------------------------------------------------------
 
+    def _alike(self) -> range:
+        """When the refresh that comes now might have been due just as well: after the command before it, not after the
+        next one would have been issued, and not after the refresh can begin."""
+        due, requests = self.due, [request for request, _ in self.queue]
+        is_open = self.rows.count(CLOSED) < len(self.rows)
+        begins = self._ready(PREA if is_open else REFAB, NONE)
+        waits = requests + [self.refused[0]] if self.refused is not None else requests
+        ordered = not (self.reads or self.writes or self.activated or self.answers)
+        if begins < due or not ordered or any([request.command in UNORDERED for request in waits]):
+            return range(due, due + 1)
+        first = self.issued[-1].last + 1 if self.issued else 0
+        last = begins
+        if requests:
+            last = min(last, self._ready(self._command(requests[0]), requests[0].bank))
+        return range(min(first, due), max(last, due) + 1)
+
     def _rest(self, until: int) -> None:
         """Let all refreshes of a channel without work pass at once but for the last one before `until`."""
         interval, first = self.rules.refresh, self.due
@@ -508,6 +527,10 @@ class AimChannel:
 
     def _refresh(self, t: int, until: int) -> int:
         """Close all rows and refresh, before `until`; returns when it is time for the next step."""
+        if self.alike is None:
+            self.alike = self._alike()
+        elif self.due not in self.alike:
+            self.alike = range(0)  # a second one
         if self.rows.count(CLOSED) < len(self.rows):
             t = max(t, self._ready(PREA, NONE))
             if t >= until:

@@ -77,7 +77,7 @@ class State:
     rows: int
     """how many rows it knows"""
     next: dict[Step, Transition] = field(default_factory=dict)
-    refreshing: dict[tuple[int, Step], Transition] = field(default_factory=dict)
+    refreshing: dict[Step, dict[int, Transition]] = field(default_factory=dict)
     """the same where a refresh comes, by the clocks until it is due"""
     refreshed: dict[int, State] = field(default_factory=dict)
     """the same after a refresh, by its clock"""
@@ -131,9 +131,10 @@ class States:
             if found is None:
                 found = state.next[step] = self._transition(state, step, NEVER)
         else:
-            found = state.refreshing.get((left, step))
+            known = state.refreshing.setdefault(step, {})
+            found = known.get(left)
             if found is None:
-                found = state.refreshing[left, step] = self._transition(state, step, left)
+                found = known[left] = self._transition(state, step, left)
         return found
 
     def _transition(self, state: State, step: Step, left: int) -> Transition:
@@ -188,7 +189,17 @@ class States:
         key, rows = frozen(channel)
         kept = None if rows == tuple(range(state.rows)) else rows
         opened = _open_clocks(state.key[ROWS], channel.issued, clocks)
-        return self._made(self._intern(key), kept, channel.due - left, opened, tuple(channel.issued))
+        found = self._made(self._intern(key), kept, channel.due - left, opened, tuple(channel.issued))
+        if left != NEVER:
+            state.refreshing.setdefault(step, {}).update(dict.fromkeys(self._alike(channel, left, clocks), found))
+        return found
+
+    def _alike(self, channel: AimChannel, left: int, end: int) -> range:
+        """For which clocks until a refresh is due the same would have come, up to an end: the next is due after it."""
+        alike = channel.alike
+        if alike is None or left not in alike:
+            return range(left, left + 1)
+        return range(min(left, max(alike.start, end - self.rules.refresh)), alike.stop)
 
     def open_clocks(self, state: State, clocks: int, left: int) -> int:
         """In how many clocks after an offer a row is open if nothing more comes; `left`: until a refresh is due."""
@@ -216,7 +227,8 @@ class States:
             stops.append((channel.accepted, channel))
             channel = channel.copy()
         channel.finish()
-        found = state.outlooks[left] = outlook_of(channel)
+        found = outlook_of(channel)
+        state.outlooks.update(dict.fromkeys(self._alike(channel, left, found.settled), found))
         stops.append((found.done + 1, channel))
         if len(self.ahead) >= MOST_AHEAD:
             del self.ahead[next(iter(self.ahead))]
@@ -273,7 +285,7 @@ WRITE_MODE, ANSWERS, WRITTEN, HELD, CONSTRAINTS, FRESH = range(7, 13)
 WORK = (QUEUE, READS, WRITES, ACTIVATED, ANSWERS)
 
 
-STARTING = {"now": 0, "due": NEVER, "answered": -1, "accepted": -1, "released": -1}
+STARTING = {"now": 0, "due": NEVER, "answered": -1, "accepted": -1, "released": -1, "alike": None}
 """What a channel has at clock 0, whatever its state."""
 
 
