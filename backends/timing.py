@@ -114,10 +114,6 @@ class Turn(NamedTuple):
     done: int
     cause: str
 
-    def moved(self, by: int) -> Turn:
-        """The same, so much later."""
-        return self._replace(ready=self.ready + by, start=self.start + by, done=self.done + by)
-
 
 class Turns(NamedTuple):
     """Turns of a loop of one command, each of which the stream was ready for when the one before was `free`."""
@@ -131,6 +127,13 @@ class Turns(NamedTuple):
     """when all are complete"""
     worked: int
     """when the unit's work on all of them is over"""
+
+    def followed_by(self, more: Turns) -> Turns:
+        """These, and those that come after them."""
+        by = more.at - self.at
+        moved = [turn._replace(ready=turn.ready + by, start=turn.start + by, done=turn.done + by) for turn in more.turns]
+        done, worked = max(self.done, more.done + by), max(self.worked, more.worked + by)
+        return Turns(self.at, [*self.turns, *moved], more.free + by, done, worked)
 
 
 @runtime_checkable
