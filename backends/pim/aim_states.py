@@ -60,6 +60,8 @@ class Outlook(NamedTuple):
     """from here on, time changes nothing"""
     cause: str
     """what the last commands that were asked for had to wait for: row, mode, refresh, or nothing"""
+    issues: tuple[Issue, ...]
+    """DRAM commands"""
 
 
 @dataclass(eq=False, slots=True)
@@ -81,6 +83,8 @@ class State:
     """the same where a refresh comes, by the clocks until it is due"""
     refreshed: dict[int, State] = field(default_factory=dict)
     """the same after a refresh, by its clock"""
+    opened: dict[int, int] = field(default_factory=dict)
+    """in how many clocks a row is open if nothing more comes and no refresh, by the clocks that pass"""
     outlooks: dict[int, Outlook] = field(default_factory=dict)
     """by the clocks until a refresh is due; NEVER: it comes after all that"""
 
@@ -205,12 +209,13 @@ class States:
         """In how many clocks after an offer a row is open if nothing more comes; `left`: until a refresh is due."""
         if state.is_idle or not clocks:
             return 0
-        settled = self.outlook(state, NEVER).settled
-        more = clocks - settled
-        if clocks > left or more <= 0:
+        if clocks > left:
             return self.step(state, (clocks, *NOTHING), left).open_clocks
-        first = self.step(state, (settled, *NOTHING), left)
-        return first.open_clocks + (more if max(first.state.key[ROWS]) >= 0 else 0)
+        found = state.opened.get(clocks)
+        if found is None:
+            found = _open_clocks(state.key[ROWS], self.outlook(state, NEVER).issues, clocks)
+            state.opened[clocks] = found
+        return found
 
     def outlook(self, state: State, left: int) -> Outlook:
         """What a state becomes by itself; `left`: clocks until a refresh is due."""
@@ -261,6 +266,8 @@ def _open_clocks(rows: Rows, issues: Iterable[Issue], clocks: int) -> int:
     banks = range(len(rows))
     now_open = set(banks) if min(rows) >= 0 else {bank for bank in banks if rows[bank] >= 0} if max(rows) >= 0 else set()
     for clock, command, bank, *_ in issues:
+        if clock >= clocks:
+            break
         if command not in CHANGING_ROWS:
             continue
         if now_open:
@@ -368,7 +375,7 @@ def outlook_of(channel: AimChannel) -> Outlook:
     issued, cause = _last_asked(channel.issued)
     done = max(channel.written, channel.answered, channel.accepted, issued, 0)
     settled = max(done + 1, channel.issued[-1].last + 1 if channel.issued else 0, channel.free_at())
-    return Outlook(channel.accepted, channel.released, issued, done, settled, cause)
+    return Outlook(channel.accepted, channel.released, issued, done, settled, cause, tuple(channel.issued))
 
 
 def _last_asked(issues: list[Issue]) -> tuple[int, str]:
