@@ -131,7 +131,7 @@ class Turns(NamedTuple):
     def followed_by(self, more: Turns) -> Turns:
         """These, and those that come after them."""
         by = more.at - self.at
-        moved = [turn._replace(ready=turn.ready + by, start=turn.start + by, done=turn.done + by) for turn in more.turns]
+        moved = [Turn(ready + by, start + by, busy, done + by, cause) for ready, start, busy, done, cause in more.turns]
         done, worked = max(self.done, more.done + by), max(self.worked, more.worked + by)
         return Turns(self.at, [*self.turns, *moved], more.free + by, done, worked)
 

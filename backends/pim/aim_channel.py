@@ -14,7 +14,20 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from pimc.backends.pim.aim_line import LOSS, MARKER, NONE, PLAIN, Request
-from pimc.backends.pim.aim_rules import BLOCKING, ACT, ACT16, ONE_BANK, PRE, PREA, READING, REFAB, REGISTER, TMOD, WRA16, AimRules
+from pimc.backends.pim.aim_rules import (
+    ACT,
+    ACT16,
+    BLOCKING,
+    ONE_BANK,
+    PRE,
+    PREA,
+    READING,
+    REFAB,
+    REGISTER,
+    TMOD,
+    WRA16,
+    AimRules,
+)
 
 CLOSED = -1
 NEVER = 1 << 60
@@ -355,13 +368,17 @@ class AimChannel:
 
     def _best(self, entries: list[Plain], t: int) -> tuple[int, Plain | None, int]:
         """The earliest request whose command may be issued, and the command; or the clock at which there is one."""
-        soonest = NEVER
+        soonest, of_channel, nodes, allowed = NEVER, dict[int, int](), self.rules.nodes, self.earliest.get
         for entry in entries:
-            command = self._command(entry.request)
-            ready = self._ready(command, entry.request.bank)
+            command, (group, own) = self._command(entry.request), nodes[entry.request.bank]
+            ready = of_channel.get(command)
+            if ready is None:
+                ready = of_channel[command] = self._ready(command, NONE)
+            ready = max(ready, allowed(group + command, 0), allowed(own + command, 0))
             if ready <= t:
                 return t, entry, command
-            soonest = min(soonest, ready)
+            if ready < soonest:
+                soonest = ready
         return soonest, None, 0
 
     def _serve_plain(self, entry: Plain, command: int, t: int) -> int:
@@ -414,15 +431,9 @@ class AimChannel:
             if at + clocks[previous] > t:
                 t = at + clocks[previous]
         if bank != NONE and command in ONE_BANK:
-            group, own = self._nodes(bank)
+            group, own = self.rules.nodes[bank]
             t = max(t, self.earliest.get(group + command, 0), self.earliest.get(own + command, 0))
         return t
-
-    def _nodes(self, bank: int) -> tuple[int, int]:
-        """Where the commands of a bank group and of a bank are counted from."""
-        width = len(self.rules.latency)
-        groups = self.rules.banks // self.rules.group_size
-        return width * (1 + bank // self.rules.group_size), width * (1 + groups + bank)
 
     def _issue(self, command: int, bank: int, row: int, t: int, count: int = 1, period: int = 1) -> None:
         last = t + (count - 1) * period
@@ -432,7 +443,7 @@ class AimChannel:
             return
         self.issued.append(Issue(t, command, bank, row, count, period))
         rules, allowed = self.rules, self.earliest.get
-        for start, after in zip(self._nodes(bank), (rules.after_group, rules.after_bank), strict=True):
+        for start, after in zip(rules.nodes[bank], (rules.after_group, rules.after_bank), strict=True):
             for later, clocks in after[command]:
                 if last + clocks > allowed(start + later, 0):
                     self.earliest[start + later] = last + clocks
@@ -454,7 +465,7 @@ class AimChannel:
         array, refused = self.rules.array, self.refused
         if self.reads or self.writes or self.activated or (refused is not None and refused[0].command in array):
             return True
-        return any([request.command in array for request, _ in self.queue])
+        return any(request.command in array for request, _ in self.queue)
 
     def free_at(self) -> int:
         """The clock from which on no command is kept back by those before it."""
@@ -503,9 +514,9 @@ class AimChannel:
         due, requests = self.due, [request for request, _ in self.queue]
         is_open = self.rows.count(CLOSED) < len(self.rows)
         begins = self._ready(PREA if is_open else REFAB, NONE)
-        waits = requests + [self.refused[0]] if self.refused is not None else requests
+        waits = requests if self.refused is None else [*requests, self.refused[0]]
         ordered = not (self.reads or self.writes or self.activated or self.answers)
-        if begins < due or not ordered or any([request.command in UNORDERED for request in waits]):
+        if begins < due or not ordered or any(request.command in UNORDERED for request in waits):
             return range(due, due + 1)
         first = self.issued[-1].last + 1 if self.issued else 0
         last = begins

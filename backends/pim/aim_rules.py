@@ -129,6 +129,12 @@ class AimRules:
         )
 
     @cached_property
+    def nodes(self) -> tuple[tuple[int, int], ...]:
+        """By bank: where the commands of its group and its own are counted from."""
+        width, groups = len(COMMANDS), self.banks // self.group_size
+        return tuple((width * (1 + bank // self.group_size), width * (1 + groups + bank)) for bank in range(self.banks))
+
+    @cached_property
     def after_group(self) -> Followers:
         return self._followers("bankgroup")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pimc.backends.pim.aim_channel import NEVER, AimChannel, Answer, Issue, Plain
 from pimc.backends.pim.aim_line import NONE, Request
-from pimc.backends.pim.aim_rules import ACT, ACT16, CAUSES, COMMANDS, PRE, PREA, REFAB, WRA16, AimRules
+from pimc.backends.pim.aim_rules import ACT, ACT16, CAUSES, PRE, PREA, REFAB, WRA16, AimRules
 
 if TYPE_CHECKING:
     from pimc.backends.pim.aim_runs import Run
@@ -118,7 +118,7 @@ class States:
         return state
 
     def after_refresh(self, state: State, clock: int) -> State:
-        """A state with what a refresh at a clock before the last offer still keeps back; see `AimChannel.constraints`."""
+        """A state with what a refresh before the last offer still keeps back (`AimChannel.constraints` left it out)."""
         found = state.refreshed.get(clock)
         if found is None:
             recent, nodes = state.key[CONSTRAINTS]
@@ -264,7 +264,7 @@ def _open_clocks(rows: Rows, issues: Iterable[Issue], clocks: int) -> int:
     """Clocks of a step in which a bank of the channel had a row open."""
     total = since = 0
     banks = range(len(rows))
-    now_open = set(banks) if min(rows) >= 0 else {bank for bank in banks if rows[bank] >= 0} if max(rows) >= 0 else set()
+    now_open = set(banks) if min(rows) >= 0 else {bank for bank in banks if rows[bank] >= 0}
     for clock, command, bank, *_ in issues:
         if clock >= clocks:
             break

@@ -233,8 +233,8 @@ def _last(log: Sequence[Chunk]) -> Last:
         last = _last(chunk.stretch.chunks)
         by = chunk.base - chunk.stretch.base + chunk.shift * (chunk.times - 1)
         return (last[0], last[1] + by) if last is not None else None
-    last = chunk[-1]
-    op, _, start, busy, done, _ = last.entries()[-1] if isinstance(last, Run) else last
+    entry = chunk[-1]
+    op, _, start, busy, done, _ = entry.entries()[-1] if isinstance(entry, Run) else entry
     return (op, max(start + busy, done)) if op != HELD else None
 
 
@@ -289,7 +289,7 @@ def _each(entries: Sequence[Entry | Run]) -> list[Entry]:
     return found
 
 
-def _settled(entries: Sequence[Entry | Run], front: Front) -> Settled:
+def _settled(entries: list[Entry | Run], front: Front) -> Settled:
     """Entries behind a front."""
     *numbers, causes = zip(*_each(entries), strict=True)
     op, ready, start, busy, done = (np.array(column, np.int64) for column in numbers)
