@@ -2,8 +2,8 @@
 
 Rows are numbered by first appearance, times count from the offer, and what is too long ago to matter is forgotten:
 streams come back to few states, whatever rows they work on. What one state becomes is found on an `AimChannel` once and
-looked up ever after. Refresh stays outside: a transition holds where no refresh is due in its time; where one is, it is
-kept by the clocks that were left until then.
+looked up ever after. Refresh stays outside: a transition holds where no refresh is due in its time. Where one is, it is
+kept by the clocks that were left until then, for all at which the refresh comes to the same (`AimChannel.alike`).
 """
 
 from __future__ import annotations
