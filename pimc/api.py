@@ -98,10 +98,11 @@ def compile(
 
 def _requests(given: Sequence[Request] | str | Path) -> tuple[Request, ...]:
     """Requests numbered in their order."""
-    from pimc.frontends.requests_csv import read_requests
+    if isinstance(given, str | Path):
+        from pimc.frontends.requests_csv import read_requests
 
-    found = read_requests(str(given)) if isinstance(given, str | Path) else given
-    return tuple(replace(r, row=row) for row, r in enumerate(found))
+        given = read_requests(str(given))
+    return tuple(replace(r, row=row) for row, r in enumerate(given))
 
 
 def simulate(
