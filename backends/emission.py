@@ -36,12 +36,18 @@ from pimc.ir.types import DType
 from pimc.ir.weights import Inline
 
 
+def load_rules(spec: TargetSpec) -> None:
+    """Import the lowering rules of a target's engines, so that they register."""
+    for kind in sorted({engine.kind for engine in spec.engines()}):
+        _load_rules_of(kind)
+
+
 @cache
-def load_rules() -> None:
-    """Import every package of engines that has lowering rules, so that they register."""
-    for package in packages().values():
-        if importlib.util.find_spec(f"{package}.lower") is not None:
-            importlib.import_module(f"{package}.lower")
+def _load_rules_of(kind: str) -> None:
+    """Some kinds have none."""
+    package = packages().get(kind)
+    if package is not None and importlib.util.find_spec(f"{package}.lower") is not None:
+        importlib.import_module(f"{package}.lower")
 
 
 PEERS = ("to", "from_")
@@ -82,7 +88,7 @@ def sequential(
     graph: Graph, spec: TargetSpec, plans: Mapping[int, Plan], memory: LoweringMemory | None = None
 ) -> Sequential:
     """Lower a placed graph. memory: of nodes that were lowered before."""
-    load_rules()
+    load_rules(spec)
     ranks = _ranks(graph)
     parts: list[Part] = []
     offset = 0
@@ -181,7 +187,7 @@ def emit_nodes(
     nodes: Sequence[Node], spec: TargetSpec, plan: Plan, limited: Callable[[str], None] | None = None
 ) -> Program:
     """The same of a few nodes that follow each other."""
-    load_rules()
+    load_rules(spec)
     group = nodes[0].attributes.get("group")
     part = Part(tuple(nodes), tuple(range(group if isinstance(group, int) else 1)), plan)
     rows = tuple(OpRow(node.name, node.op.name, "", (), "", "", _engine(node), "", 0, 0) for node in nodes)
@@ -423,7 +429,7 @@ def _rehearse(
     chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home], tiled: Callable[[Tile], None] | None = None,
     limited: Callable[[str], None] | None = None,
 ) -> None:  # fmt: skip
-    load_rules()
+    load_rules(spec)
     split = BufferSplit.beside(spec, homes.values())
     scratch = _scratch(split, {"", "pim", "cache"} if chain[0].fact(SubBatch) is not None else {""})
     lower_chain(chain, Lowering(spec, _emitter(spec, homes), scratch[""], homes, tiled=tiled, limited=limited))

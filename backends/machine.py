@@ -63,7 +63,7 @@ class Machine:
     """found so far; compilations for one target can share them"""
 
     def __post_init__(self) -> None:
-        emission.load_rules()
+        emission.load_rules(self.spec)
 
     @property
     def name(self) -> str:

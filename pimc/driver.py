@@ -31,12 +31,13 @@ from pimc.passes.registry import PassRegistry, default_registry
 from pimc.random_inputs import random_inputs
 from pimc.reproduce import compile_command
 from pimc.requests import batch_of, expected_of_each, name_of_one, of_each, own_inputs, padded_inputs
+from pimc.sim.report import Report, build_report
+from pimc.sim.time import simulate
+from pimc.sim.timing import Timing
 
 if TYPE_CHECKING:
     from pimc.sim.compare import Comparison
     from pimc.sim.issue_trace import IssueLog
-    from pimc.sim.report import Report
-    from pimc.sim.timing import Timing
 
 SimEngine = Literal["fast", "plain"]
 Values = Mapping[str, Array] | Literal["random"]
@@ -416,8 +417,6 @@ def seconds_of(engine: SimEngine) -> Callable[[Program], float]:
 def time_program(
     program: Program, engine: SimEngine = "fast", issues: IssueLog | None = None, background: int | None = None
 ) -> Timing:
-    from pimc.sim.time import simulate
-
     return simulate(program, engine=engine, issues=issues, background=background)
 
 
@@ -503,8 +502,6 @@ def compared(
 
 
 def report_of(result: Result, model: str, *, wide: bool) -> Report:
-    from pimc.sim.report import build_report
-
     assert result.timing is not None
     form = "wide" if wide else "device"
     return build_report(result.program, result.timing, model=model, comparison=result.comparison, form=form)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +12,7 @@ from pimc.backends.dma.timing import CopyTime
 from pimc.backends.dma.traffic import Memory
 from pimc.backends.npu.array import ArrayTime
 from pimc.backends.npu.isa import Drain, Fence, Matmul, Preload, Vec
-from pimc.backends.npu.tiles import Extents, Machine, Side, best_tiles
+from pimc.backends.npu.tiles import Extents, Machine, Side, _run, _Search, best_tiles
 from pimc.backends.npu.timing import NpuTimer, make_timer, tree_levels
 from pimc.backends.program import steps
 from pimc.backends.target_registry import load_target
@@ -84,6 +86,33 @@ def test_tiles_avoid_busy_channels() -> None:
     tiles = best_tiles(MACHINE, Extents(16384, 64, 4096, 2, weight, None, None), 1 << 25)
     assert tiles is not None
     assert tiles.t == 16384
+
+
+def _random_product(rng: random.Random) -> Extents:
+    t, s, k = (rng.choice([1, 4, 64, 100, 128, 300, 1024, 4096]) for _ in range(3))
+    streamed, stationary, out = (
+        rng.choice([None, Side(((rows, 2 * columns),), ((columns, 2),)), Side(((rows, 2),), ((columns, 2 * rows),))])
+        for rows, columns in ((t, k), (s, k), (t, s))
+    )
+    epilogue = rng.choice([(0, 0, 0.0, ""), (4, 8, 1e-12, ""), (0, 21, 5e-12, "s")])
+    return Extents(t, s, k, 2, streamed, stationary, out, rng.choice([1, 1, 3]), *epilogue, rng.choice([0, k]))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_the_search_leaves_out_is_not_better(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither candidates that are seen to be beaten, nor rooms in which no other ones fit, change what is found."""
+    rng = random.Random(seed)
+    product, most = _random_product(rng), rng.choice([None, (64, 128, 4096)])
+    arrays = replace(MACHINE, sums_stay=rng.random() < 0.2, clock=rng.choice([10**9, 10**7]))
+    rooms = [size + more for size in (1 << 16, 1 << 19, 1 << 21, 1 << 24) for more in (0, 512)]
+    rng.shuffle(rooms)
+    found = [best_tiles(arrays, product, room, most) for room in rooms]
+    for room, tiles in zip(rooms, found, strict=True):
+        search = _Search(arrays, product, room)
+        with monkeypatch.context() as patch:
+            patch.setattr(_Search, "beaten", lambda *_: False)
+            _run(search, most or (product.t, product.s, product.k))
+        assert search.best == tiles
 
 
 # -- time ------------------------------------------------------------------------------------------------------------
