@@ -1,9 +1,9 @@
 """How long channels take for their stretches of rows where rows of one bank come close after each other.
 
-A bank opens a row tRC after the one before at the earliest. As long as other banks have enough to read in the meantime,
-nothing is lost; where they have not, channels are gone through row by row, all side by side: a row is opened when one
-of its bursts is among the requests that a channel knows ahead and its bank, tRRD and tFAW allow it, and bursts follow
-in order.
+A bank opens a row tRC after the one before at the earliest, and later if bursts of that one have not passed. As long
+as other banks have enough to read in the meantime, nothing is lost; where they have not, channels are gone through row
+by row, all side by side: a row is opened when one of its bursts is among the requests that a channel knows ahead and
+its bank, tRRD and tFAW allow it, and bursts follow in order.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RowTimes:
     open: int
     """tRAS, the least"""
     after_burst: int
-    """from a burst to the closing of its row (tRTP)"""
+    """from a burst to the closing of its row (tRTP; of writes tCWL, the burst and tWR)"""
     apart: int
     """tRRD"""
     four: int
@@ -70,20 +70,22 @@ def busy_clocks(found: Stretches, times: RowTimes) -> Floats:
 def conflicts(found: Stretches, times: RowTimes) -> Floats:
     """Clocks of each channel by which rows of one bank come too early after each other."""
     rows, ends = found.rows, found.ends
-    begins = ends - found.bursts
+    begins, banks = ends - found.bursts, (rows % times.banks).astype(np.int16)
     lost: Floats | None = None
-    for apart in range(1, min(len(rows), times.cycle // times.burst + 1)):
+    again = np.maximum(times.open, times.opening + (found.bursts - 1) * times.burst + times.after_burst) + times.closing
+    near = -(-int(again.max()) // times.burst)
+    for apart in range(1, min(len(rows), near + 1)):
         since = ends[apart - 1 : -1] - begins[:-apart]
-        early = since * times.burst < times.cycle
-        if not early.any():
+        if since.min() >= near:
             break
-        between = rows[apart:] - rows[:-apart]
-        early &= (between != 0) & (between % times.banks == 0)
+        early = banks[apart:] == banks[:-apart]
+        if early.any():
+            early &= (since * times.burst < again[:-apart]) & (rows[apart:] != rows[:-apart])
         if early.any():
             lost = np.zeros(len(rows)) if lost is None else lost
             channel = np.repeat(np.arange(len(found.lanes)), found.counts)
             early &= channel[apart:] == channel[:-apart]
-            np.maximum(lost[:-apart], early * ((times.cycle - since * times.burst) / apart), out=lost[:-apart])
+            np.maximum(lost[:-apart], early * ((again[:-apart] - since * times.burst) / apart), out=lost[:-apart])
     return np.zeros(len(found.lanes)) if lost is None else found.of_lanes(lost)
 
 

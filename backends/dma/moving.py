@@ -54,11 +54,12 @@ class Dram:
         return Refresh(self.ranks, self.rows.banks // self.ranks, self.interval / self.ranks, self.lasts, self.rows)
 
 
-def dram_of(dram: DramSpec, memory: Memory) -> Dram:
-    """A target's memory."""
+def dram_of(dram: DramSpec, memory: Memory, *, writes: bool = False) -> Dram:
+    """A target's memory, for reads or for writes."""
     c = dram.cycles
-    open_for = max(c["nRAS"], c["nRC"] - c["nRP"])
-    rows = RowTimes(dram.banks, c["nBL"], c["nRCDRD"], c["nRP"], open_for, c["nRTP"], c["nRRDS"], c["nFAW"])
+    open_for, opening = max(c["nRAS"], c["nRC"] - c["nRP"]), c["nRCDWR" if writes else "nRCDRD"]
+    after = c["nCWL"] + c["nBL"] + c["nWR"] if writes else c["nRTP"]
+    rows = RowTimes(dram.banks, c["nBL"], opening, c["nRP"], open_for, after, c["nRRDS"], c["nFAW"])
     ranks = dram.ranks if dram.refresh_order == "staggered-ranks" else 1
     refresh = (c["nREFI"], c["nRFC"]) if dram.refresh else (0, 0)
     return Dram(memory, rows, dram.clock_ps, ranks, *refresh)
@@ -91,8 +92,8 @@ def moving_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _part(dram: Dram, nest: Nest) -> tuple[float, Losses | None]:
-    """Clocks of a burst, and what refreshes cost, of a transfer that is longer than this part."""
+    """Clocks of a burst of the busiest channel, and what refreshes cost, of longer transfers."""
     found = stretches(nest, dram.memory)
     busy = busy_clocks(found, dram.rows)
-    pace = float(busy.sum()) / int(found.ends[-1]) * found.once
+    pace = float(busy.max()) / int(found.totals.max()) * found.once
     return pace, losses(found, busy, dram.in_turn) if dram.in_turn else None

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pimc.backends.dma.banks import AHEAD, RowTimes, conflicts
-from pimc.backends.dma.stretches import Stretches
+from pimc.backends.dma.stretches import Ints, Stretches
 
 Floats = NDArray[np.float64]
 
 FOLLOWED = 16
 """Refreshes through which the beginning of a long transfer is followed, over and over."""
-MOMENTS = 8
+MOMENTS = 4
 """Moments of the first refresh of short transfers; of long ones fewer, since each meets many refreshes."""
 
 
@@ -62,7 +62,7 @@ def with_refresh(found: Stretches, busy: Floats, refresh: Refresh) -> float:
     """Clocks of a transfer whose channels are `busy` for so many without refresh."""
     ranks, clocks = _ranks(found, refresh), float(busy.max())
     expected = clocks / refresh.apart
-    moments = max(2, MOMENTS // max(1, round(expected)))
+    moments = max(1, MOMENTS // max(1, round(expected)))
     _, lost = _followed(ranks, busy / found.totals, refresh, moments, None)
     return clocks + min(1.0, expected) * (float((busy + lost).max(axis=1).mean()) - clocks)
 
@@ -90,7 +90,7 @@ class Losses:
 
 def losses(found: Stretches, busy: Floats, refresh: Refresh) -> Losses:
     """What a long transfer loses: found by going through these stretches over and over."""
-    early, late = _followed(_ranks(found, refresh), busy / found.totals, refresh, 2, FOLLOWED)
+    early, late = _followed(_ranks(found, refresh), busy / found.totals, refresh, 1, FOLLOWED)
     lost = early + late
     rate = float(late.mean()) / (FOLLOWED - FOLLOWED // 2) / refresh.apart
     spread = [float(of.std(axis=1).mean()) for of in (early, lost)]
@@ -101,13 +101,13 @@ def losses(found: Stretches, busy: Floats, refresh: Refresh) -> Losses:
 
 def _ranks(found: Stretches, refresh: Refresh) -> Ranks:
     """Stretches that follow each other in one rank are one."""
-    rank = found.rows // refresh.rank_banks % refresh.ranks
-    last = np.zeros(len(rank), bool)
-    last[:-1] = rank[1:] != rank[:-1]
+    rank = (found.rows // refresh.rank_banks % refresh.ranks).astype(np.int8)
+    last = np.empty(len(rank), bool)
+    np.not_equal(rank[1:], rank[:-1], out=last[:-1])
     last[found.lanes - 1] = True
     at = np.flatnonzero(last)
     bounds = np.concatenate([[0], found.ends[at]])
-    bursts, rank = np.diff(bounds), rank[at]
+    bursts, each, rank = np.diff(bounds), rank, rank[at]
     shift = float(bounds[-1] + 1)
     of_rank = np.zeros((refresh.ranks, len(bounds)))
     for r in range(refresh.ranks):
@@ -116,7 +116,7 @@ def _ranks(found: Stretches, refresh: Refresh) -> Ranks:
     ends = found.ends[found.lanes - 1].astype(np.float64)
     alone = None
     if bounds[-1] < AHEAD * len(at):  # it changes between ranks more often than requests are known ahead
-        of_one = [found.where(found.rows // refresh.rank_banks % refresh.ranks == r) for r in range(refresh.ranks)]
+        of_one = [found.where(each == r) for r in range(refresh.ranks)]
         found_alone = [conflicts(one, refresh.rows) / one.totals if one else 0 * ends for one in of_one]
         alone = np.stack(found_alone) if any(each.any() for each in found_alone) else None
     return Ranks(bounds.astype(np.float64), of_rank, shift, np.concatenate([[0.0], ends[:-1]]), ends, alone)
@@ -136,44 +136,52 @@ def _followed(ranks: Ranks, pace: Floats, refresh: Refresh, moments: int, times:
     span = min(refresh.apart, float((totals * pace).max()))
     moment = np.tile((np.arange(moments) + 0.5) / moments * span, refresh.ranks)
     done = moment[:, None] / pace
-    held = 1 - np.minimum(1, refresh.rows.burst / pace)  # a burst that waits for its row when the refresh begins
+    waits = 1 - np.minimum(1, refresh.rows.burst / pace)
+    held = waits if waits.any() else None  # a burst that waits for its row when the refresh begins is held up
     early, lost = np.zeros_like(done), np.zeros_like(done)
+    by_rank = [((at * width)[:, None], firsts.take(at, 0), lasts.take(at, 0)) for at in _turned(numbers, refresh.ranks)]
     event = 0
     while event != times:
-        rank = (numbers + event) % refresh.ranks
-        offset = (rank * width)[:, None]
-        first, last = firsts.take(rank, 0), lasts.take(rank, 0)
-        here = done % totals
+        offset, first, last = by_rank[event % refresh.ranks]
+        here = np.minimum(done, totals - 0.5) if times is None else done % totals
         here += ranks.begins
-        bound = np.minimum(bounds.searchsorted(here, "right"), width - 1)
-        index = bound + offset
-        before = flat.take(index - 1)
-        inside = flat.take(index) > before
+        index = np.minimum(bounds.searchsorted(here, "right"), width - 1)
+        since = here - bounds.take(index - 1)
+        index += offset
         # when the requests known ahead are all of this rank, and how many of others have been served until then
-        wanted = before + AHEAD
-        wanted += inside * (here - bounds.take(bound - 1))
+        wanted = flat.take(index - 1)
+        inside = flat.take(index) > wanted
+        wanted += inside * since
+        wanted += AHEAD
         over = wanted > last
         wanted -= over * (last - first)
         np.minimum(wanted, last, out=wanted)
-        at = flat.searchsorted(wanted)
-        reached = bounds.take(at - offset, mode="clip") - flat.take(at, mode="clip") + wanted + over * totals
-        others = reached - here - AHEAD
+        index = flat.searchsorted(wanted)
+        others = bounds.take(index - offset, mode="clip") - flat.take(index, mode="clip")
+        others += wanted + over * totals
+        others -= here + AHEAD
         np.maximum(others, 0, out=others)
         # rows known before the refresh are open when it is over
-        until = refresh.lasts + (others >= AHEAD) * refresh.rows.opening
-        loss = np.maximum(0, until - others * pace)
+        loss = refresh.lasts + (others >= AHEAD) * refresh.rows.opening - others * pace
+        np.maximum(loss, 0, out=loss)
         if ranks.alone is not None:
-            slower = np.maximum(0, refresh.rows.burst + ranks.alone.take(rank, 0) - pace)
+            slower = np.maximum(0, refresh.rows.burst + ranks.alone.take((numbers + event) % refresh.ranks, 0) - pace)
             loss += np.minimum(np.minimum(others, refresh.lasts / pace), AHEAD) * slower
-        loss += inside * held * np.maximum(0, refresh.lasts - loss)
+        if held is not None:
+            loss += inside * held * np.maximum(0, refresh.lasts - loss)
         loss *= last > first
         if times is None:
             loss *= done < totals
         lost += loss
         done += (refresh.apart - loss) / pace
         event += 1
-        if times is not None and event == times // 2:
+        if times is None:
+            if (done >= totals).all():
+                break
+        elif event == times // 2:
             early, lost = lost, early
-        if times is None and done.min() > 0 and (done >= totals).all():
-            break
     return early, lost
+
+
+def _turned(numbers: Ints, count: int) -> list[Ints]:
+    return [(numbers + turn) % count for turn in range(count)]

@@ -7,6 +7,7 @@ bank 0 of channel 0. Of a long one the beginning stands for all: loops are cut o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +75,7 @@ def cut(whole: Nest, memory: Memory, most: int) -> Nest:
     if whole.run > longest:
         return Nest(longest, ())
     kept: list[Digit] = []
-    found = -(-whole.run // row)
+    found = -(-whole.run // row) // _alike(whole, memory)
     for count, stride in whole.rest:
         fit = max(1, most // found)
         if count <= fit:
@@ -94,18 +95,20 @@ def cut(whole: Nest, memory: Memory, most: int) -> Nest:
 
 def stretches(nest: Nest, memory: Memory) -> Stretches:
     """All stretches of a loop nest."""
-    row, run = memory.row_bytes, nest.run
     starts = np.zeros(1, np.int64)
     for count, stride in nest.rest:
         starts = np.add.outer(np.arange(count, dtype=np.int64) * stride, starts).ravel()
-    rows, bursts, asked = _in_rows(starts, run, all(stride % row == 0 for _, stride in nest.rest), memory)
+    rows, bursts, asked = _in_rows(starts, nest, memory)
     places = rows // memory.channels
     channels = rows - places * memory.channels
-    order = np.argsort(channels.astype(np.uint16), kind="stable")
-    counts = np.bincount(channels, minlength=memory.channels)
-    counts = counts[counts > 0]
-    places, bursts = places[order], bursts[order]
     once = float(bursts.sum() / asked)
+    if (channels == channels[0]).all():
+        counts = np.asarray([len(rows)])
+    else:
+        order = np.argsort(channels.astype(np.uint8 if memory.channels <= 256 else np.uint16), kind="stable")
+        counts = np.bincount(channels)
+        counts = counts[counts > 0]
+        places, bursts = places.take(order), bursts.take(order)
     if len(counts) > 1 and (counts == counts[0]).all():
         by_place, by_bursts = places.reshape(len(counts), -1), bursts.reshape(len(counts), -1)
         if (by_place == by_place[0]).all() and (by_bursts == by_bursts[0]).all():
@@ -113,15 +116,23 @@ def stretches(nest: Nest, memory: Memory) -> Stretches:
     return Stretches(places, bursts, np.cumsum(bursts), np.cumsum(counts), once)
 
 
-def _in_rows(starts: Ints, run: int, aligned: bool, memory: Memory) -> tuple[Ints, Ints, int]:
-    """The rows of runs, cut where rows end, the bursts of each piece, and of all runs."""
-    row, access = memory.row_bytes, memory.access_bytes
+def _alike(nest: Nest, memory: Memory) -> int:
+    """Neighbouring channels that get the same rows of each run, if runs are whole rows."""
+    row = memory.row_bytes
+    if nest.run % row or any(stride % row for _, stride in nest.rest):
+        return 1
+    return gcd(nest.run // row, memory.channels, *(stride // row for _, stride in nest.rest))
+
+
+def _in_rows(starts: Ints, nest: Nest, memory: Memory) -> tuple[Ints, Ints, int]:
+    """The rows of runs, cut where rows end, the bursts of each piece, and of all runs; of channels alike one."""
+    row, access, run = memory.row_bytes, memory.access_bytes, nest.run
     first = starts // row
-    if aligned:
-        pieces = -(-run // row)
-        bursts = np.full(pieces, row // access)
-        bursts[-1] = -(-(run - (pieces - 1) * row) // access)
-        rows, bursts = np.add.outer(first, np.arange(pieces)).ravel(), np.tile(bursts, len(starts))
+    if all(stride % row == 0 for _, stride in nest.rest):
+        pieces = np.arange(0, -(-run // row), _alike(nest, memory))
+        bursts = np.full(len(pieces), row // access)
+        bursts[-1] = -(-min(row, run - int(pieces[-1]) * row) // access)
+        rows, bursts = np.add.outer(first, pieces).ravel(), np.tile(bursts, len(starts))
         return rows, bursts, int(bursts.sum())
     ends = starts + run
     counts = (ends - 1) // row - first + 1

@@ -59,8 +59,8 @@ class DmaCosts:
         self.read_latency = (cycles["nRCDRD"] + cycles["nCL"] + cycles["nBL"]) * clock + 2 * dma.latency
         self.write_latency = (cycles["nRCDWR"] + cycles["nCWL"] + cycles["nBL"]) * clock + 2 * dma.latency
         self.access_ps = spec.dram.burst_cycles * clock
-        self.channels = dram_of(spec.dram, self.memory)
-        self.derated = self.channels.derated
+        self.reads, self.writes = (dram_of(spec.dram, self.memory, writes=writes) for writes in (False, True))
+        self.derated, self.plain_ps = self.reads.derated, self.reads.plain_ps
         self.port = _port_bandwidth(spec, dma)
         self.slot = spec.pnm.lanes * spec.element_bytes if spec.pnm is not None else 1
         """Bytes that pass the on-chip port together: a slot of the shared buffer where there is one."""
@@ -89,13 +89,14 @@ class DmaCosts:
         if isinstance(command, MapBlocks):  # the table, and a register of the map for each access's entries
             size = command.table_bytes
             asked = traffic(self.memory, ((size, 1),), 1)
-            return self._transfer(asked, self.derated(self.channels.plain_ps(asked)), 0, reads=True), asked
+            return self._transfer(asked, self.derated(self.plain_ps(asked)), 0, reads=True), asked
         if isinstance(command, Copy):
             reads = isinstance(command, Load)
             ends = command.src_digits, command.dst_digits
             far, near = ends if reads else ends[::-1]
             size = command.dtype.bits // 8
-            asked, moving = traffic(self.memory, far, size), moving_ps(self.channels, far, size)
+            asked = traffic(self.memory, far, size)
+            moving = moving_ps(self.reads if reads else self.writes, far, size)
             return self._transfer(asked, moving, max(self._slots(near, size), self._passes(asked)), reads), asked
         if isinstance(command, Indexed):
             return self._indexed(command)
@@ -110,7 +111,7 @@ class DmaCosts:
         size, block = command.dtype.bits // 8, plain(command.block)
         asked = traffic_in_blocks(self.memory, far, size, block)
         issue = blocks_of(far, size, block) * self._issue_ps
-        moving = self.derated(self.channels.plain_ps(asked))
+        moving = self.derated(self.plain_ps(asked))
         found = self._transfer(asked, moving, max(self._slots(near, size), self._passes(asked)), reads)
         return TransferTime(found.latency, max(found.duration, issue), found.held), asked
 
@@ -138,7 +139,7 @@ class DmaCosts:
         asked = Traffic(accesses, busiest, rows)
         # tRRD and tFAW hold within a rank
         timed = Traffic(accesses, busiest, -(-rows // self.dram.ranks))
-        moving = self.derated(self.channels.plain_ps(timed))
+        moving = self.derated(self.plain_ps(timed))
         found = self._transfer(timed, moving, chip_slots, isinstance(command, Gather))
         return TransferTime(found.latency, max(found.duration, issue), found.held), asked
 
@@ -164,21 +165,23 @@ def memory_of(spec: TargetSpec) -> Memory:
 class CopyTime:
     """What a search over tiles needs of `DmaCosts`: times in seconds, refresh included."""
 
-    channels: Dram | None
+    reads: Dram | None
     """none: copies take no time"""
+    writes: Dram | None
     port: float
     """seconds for a byte on the on-chip side"""
     latency: float
     """of a read"""
 
-    def of(self, digits: tuple[Digit, ...], element_bytes: int, elements: int) -> tuple[float, float]:
+    def of(
+        self, digits: tuple[Digit, ...], element_bytes: int, elements: int, *, writes: bool = False
+    ) -> tuple[float, float]:
         """How long a copy of a loop nest takes, and its share of the time of all buses."""
-        if self.channels is None:
+        dram = self.writes if writes else self.reads
+        if dram is None:
             return 0.0, 0.0
-        memory, moving = self.channels.memory, moving_ps(self.channels, digits, element_bytes)
-        access = self.channels.rows.burst * self.channels.clock_ps
-        accesses = traffic(memory, digits, element_bytes).accesses
-        held = min(moving, self.channels.derated(accesses * access // memory.channels)) / PS_PER_S
+        moving, accesses = moving_ps(dram, digits, element_bytes), traffic(dram.memory, digits, element_bytes).accesses
+        held = min(moving, dram.derated(accesses * dram.rows.burst * dram.clock_ps // dram.memory.channels)) / PS_PER_S
         return max(moving / PS_PER_S, elements * element_bytes * self.port), held
 
 
@@ -187,8 +190,8 @@ def copy_time(spec: TargetSpec) -> CopyTime:
     assert spec.dma is not None
     costs = DmaCosts(spec, spec.dma)
     if spec.dma.transfers == "free":
-        return CopyTime(None, 0.0, 0.0)
-    return CopyTime(costs.channels, 1 / costs.port, costs.read_latency / PS_PER_S)
+        return CopyTime(None, None, 0.0, 0.0)
+    return CopyTime(costs.reads, costs.writes, 1 / costs.port, costs.read_latency / PS_PER_S)
 
 
 def _port_bandwidth(spec: TargetSpec, dma: DmaSpec) -> int:

@@ -340,12 +340,12 @@ def _panel(
         t, s = (outer, inner) if t_outside else (inner, outer)
         return machine.compute(t, s, k, *grid) / clock
 
-    def moving(side: Side | None, rows: int, columns: int) -> Moved:
-        return move_seconds(machine.copies, side, rows, columns, size)
+    def moving(side: Side | None, rows: int, columns: int, *, writes: bool = False) -> Moved:
+        return move_seconds(machine.copies, side, rows, columns, size, writes=writes)
 
     sides = (e.streamed, e.stationary) if t_outside else (e.stationary, e.streamed)
     outer_piece, inner_piece = moving(sides[0], piece, k), moving(sides[1], inner, k)
-    out_piece = moving(e.out, *micro)
+    out_piece = moving(e.out, *micro, writes=True)
     turns, begun = turns_outer * turns_inner, turns_outer * pieces
     loading = layers * (begun * outer_piece[0] + turns * inner_piece[0])
     storing = turns * pieces * out_piece[0]
@@ -453,7 +453,7 @@ def _slab(
         return None
     one_t, held_t = move_seconds(machine.copies, e.streamed, t, k, size)
     one_s, held_s = move_seconds(machine.copies, e.stationary, s, k, size)
-    one_out, held_out = move_seconds(machine.copies, e.out, t, s, size)
+    one_out, held_out = move_seconds(machine.copies, e.out, t, s, size, writes=True)
     loads_t = turns if turns_k > 1 or not t_outside else turns_t
     loads_s = turns if turns_k > 1 or t_outside else turns_s
     loading, storing = one_t * loads_t + one_s * loads_s, one_out * turns_t * turns_s
@@ -471,13 +471,20 @@ def _slab(
 
 @lru_cache(maxsize=65536)
 def move_seconds(
-    copies: CopyTime, side: Side | None, rows: int, columns: int, element_bytes: int, turns: int = 1
+    copies: CopyTime,
+    side: Side | None,
+    rows: int,
+    columns: int,
+    element_bytes: int,
+    turns: int = 1,
+    *,
+    writes: bool = False,
 ) -> Moved:
     """How long a tile [rows, columns] of so many products takes from or to memory."""
     if side is None:
         return 0.0, 0.0
     digits = (*_inner(side.batch, turns), *_inner(side.rows, rows), *_inner(side.columns, columns))
-    return copies.of(digits, element_bytes, turns * rows * columns)
+    return copies.of(digits, element_bytes, turns * rows * columns, writes=writes)
 
 
 def _inner(digits: tuple[Digit, ...], extent: int) -> Iterator[Digit]:
