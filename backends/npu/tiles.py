@@ -242,7 +242,7 @@ class _Search:
         key = operand, rows, columns
         if key not in self._moved:
             side, size = self._sides[operand], self.product.element_bytes
-            self._moved[key] = move_seconds(self.machine.copies, side, rows, columns, size)
+            self._moved[key] = move_seconds(self.machine.copies, side, rows, columns, size, writes=operand == RESULT)
         return self._moved[key]
 
     def compute(self, t: int, s: int, k: int, grid: tuple[int, int]) -> float:
@@ -584,13 +584,20 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
 
 @lru_cache(maxsize=65536)
 def move_seconds(
-    copies: CopyTime, side: Side | None, rows: int, columns: int, element_bytes: int, turns: int = 1
+    copies: CopyTime,
+    side: Side | None,
+    rows: int,
+    columns: int,
+    element_bytes: int,
+    turns: int = 1,
+    *,
+    writes: bool = False,
 ) -> Moved:
     """How long a tile [rows, columns] of so many products takes from or to memory."""
     if side is None:
         return 0.0, 0.0
     digits = (*_inner(side.batch, turns), *_inner(side.rows, rows), *_inner(side.columns, columns))
-    return copies.of(digits, element_bytes, turns * rows * columns)
+    return copies.of(digits, element_bytes, turns * rows * columns, writes=writes)
 
 
 def _inner(digits: tuple[Digit, ...], extent: int) -> Iterator[Digit]:

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from pimc.backends.dma.banks import RowTimes
+from pimc.backends.dma.moving import Dram
 from pimc.backends.dma.timing import CopyTime
 from pimc.backends.dma.traffic import Memory
 from pimc.backends.npu.array import ArrayTime
@@ -63,9 +65,8 @@ def test_grouped_heads_share_a_block() -> None:
 
 
 ARRAYS = ArrayTime(128, 128, 8, 4, 0, False, 128, 255, 128, 254, 0)
-MACHINE = Machine(
-    ARRAYS, False, "search", 10**9, 1 << 26, 1024, CopyTime(Memory(32, 1024, 64), 2e-9, 7.5e-9, 1 / 4096e9, 28e-9)
-)
+HBM = Dram(Memory(32, 1024, 64, banks=32), RowTimes(32, 2, 14, 14, 34, 6, 4, 30), clock_ps=1000)
+MACHINE = Machine(ARRAYS, False, "search", 10**9, 1 << 26, 1024, CopyTime(HBM, HBM, 1 / 4096e9, 28e-9))
 
 
 @pytest.mark.parametrize(("t", "s", "k"), [(4096, 64, 4096), (2048, 4096, 4096), (16384, 64, 4096), (50000, 3, 7)])
