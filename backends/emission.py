@@ -349,15 +349,16 @@ def _queue(node: Node) -> str:
 
 
 def lower_chain(nodes: Sequence[Node], at: Lowering) -> None:
-    """Emit a product and what is computed on its tiles, or one after the other where it is not cut into such tiles."""
+    """Emit a product and what is computed on its tiles, then one after the other what cannot be."""
     first, *followers = nodes
+    done = 0
     if followers:
         tile = first.fact(Tile)
         rule = CHAIN_RULES.get((_kind(first, at.spec), first.op.name))
-        if rule is not None and rule(first, followers, at if tile is None else replace(at, tile=tile)):
-            return
+        fused = rule(first, followers, at if tile is None else replace(at, tile=tile)) if rule is not None else 0
+        done = fused + 1 if fused else 0
     op = at.emit.op
-    for number, node in enumerate(nodes):
+    for number, node in enumerate(nodes[done:], done):
         at.emit.op = op + number if op >= 0 else op
         lower(node, at)
 

@@ -53,8 +53,9 @@ class Lowering:
 
 
 Rule = Callable[[Node, Lowering], None]
-ChainRule = Callable[[Node, Sequence[Node], Lowering], bool]
-"""Lowers a product with the nodes that are computed on its tiles; False, and nothing is done, where that cannot be."""
+ChainRule = Callable[[Node, Sequence[Node], Lowering], int]
+"""Lowers a product with the nodes that are computed on its tiles, or the first of them: how many (0: nothing is done).
+"""
 
 RULES: dict[tuple[str, str], Rule] = {}
 """Lowering rules by kind of engine and op name."""

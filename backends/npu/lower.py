@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pimc.backends.kernels import library  # noqa: F401  (declares the kernels)
+from pimc.backends.kernels.normalization import NORMS
 from pimc.backends.kernels.places import given
 from pimc.backends.kernels.products import Moves, matmul, register_products
 from pimc.backends.kernels.registry import register_kernels
@@ -26,15 +27,19 @@ def _product(at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[in
         contract_on(NPU, at, a, b, out, batch, m, n, k, scale, moved)
 
 
-def lower_with_followers(node: Node, followers: Sequence[Node], at: Lowering) -> bool:
-    """A product of floats and element-wise ops on its tiles."""
-    fused = False
+def lower_with_followers(node: Node, followers: Sequence[Node], at: Lowering) -> int:
+    """A product of floats and ops on its tiles: all of them, or those before a norm, which asks for more room."""
+    fused = 0
 
     def product(at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int,
                 scale: float = 1.0, moved: Moves = (0, 0, 0)) -> None:  # fmt: skip
         nonlocal fused
-        epilogue = Epilogue.of(node, followers, at)
-        fused = contract_and(epilogue, at, a, b, epilogue.out, batch, m, n, k, scale, moved)
+        before_norms = [i for i, follower in enumerate(followers) if i and follower.op.name in NORMS]
+        for count in (len(followers), *reversed(before_norms)):
+            epilogue = Epilogue.of(node, followers[:count], at)
+            if contract_and(epilogue, at, a, b, epilogue.out, batch, m, n, k, scale, moved):
+                fused = count
+                return
 
     if 0 not in node.result.type.static_shape and given(node, 0).type.static_shape[-1]:
         matmul(node, at, NPU, product)

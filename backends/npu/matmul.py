@@ -61,14 +61,16 @@ def contract_and(
     epilogue: Epilogue, at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int,
     scale: float = 1.0, moved: Sequence[Scalar] = (0, 0, 0),
 ) -> bool:  # fmt: skip
-    """`contract`, and what follows on each tile; False, and nothing is done, where it is not cut into such tiles."""
+    """`contract`, and what follows on each tile; False, and nothing is done, where it is not cut into such tiles, or
+    would be so badly by what is left of the buffer that one after the other takes less."""
     nests = product_nests(a, b, out, batch, m, n, k, moved, epilogue.layouts())
     parts = [Contraction(at, (a, b, out), nest, scale, epilogue) for nest in nests]
-    choices = [part.in_tiles() for part in parts]
+    choices = [choice for part in parts if (choice := part.in_tiles()) is not None and part.gains(choice[0])]
+    if len(choices) < len(parts):
+        return False
     for part, choice in zip(parts, choices, strict=True):
-        if None not in choices and choice is not None:
-            part.run_tiles(*choice)
-    return None not in choices
+        part.run_tiles(*choice)
+    return True
 
 
 def microseconds(seconds: float) -> str:
@@ -124,6 +126,16 @@ class Contraction:
         if not isinstance(choice.cut, Tiles) or self._vector_work(choice) is not None:
             return None
         return choice, choice.cut
+
+    def gains(self, choice: Choice) -> bool:
+        """Whether the choice is no slower than the best one without the epilogue, and that behind it."""
+        machine, e = machine_of(self.at), choice.extents
+        back_and_forth = 2 * move_seconds(machine.copies, e.out, e.t, e.s, e.element_bytes)[0]
+        after = e.turns * (e.t * e.s * e.vector + back_and_forth)
+        seconds = choice.seconds(machine)
+        if seconds <= e.turns * choice.cut.compute + after:
+            return True
+        return seconds <= replace(self, epilogue=None).choice().seconds(machine) + after
 
     @property
     def _has_whole_rows(self) -> bool:
@@ -237,7 +249,16 @@ class Contraction:
             self._side(streamed, batch, t_axes), self._side(stationary, batch, s_axes),
             self._side(OUT, batch, t_axes, s_axes), _count(batch),
             *self._of_epilogue(), ("t" if swap else "s") if self.epilogue is not None and self.epilogue.by_row else "",
-            self._cuts_of_k,
+            self._stays(streamed, stationary, t_axes, s_axes), self._cuts_of_k,
+        )  # fmt: skip
+
+    def _stays(self, streamed: int, stationary: int, t_axes: Sequence[Axis], s_axes: Sequence[Axis]) -> str:
+        """Which operands commands can address where they are (`_Tiled._stays`, for whatever tiles)."""
+        (_, axes), *more = self.nest.contracted
+        sides = (("t", streamed, t_axes), ("s", stationary, s_axes))
+        return "".join(
+            name for name, operand, rows in sides
+            if self.tensors[operand].on_chip and not more and _merged(axes) <= 1 and _merged(rows) <= 1
         )  # fmt: skip
 
     @property
@@ -371,15 +392,15 @@ class _Tiled:
             start = start.moved([turns * stride for stride in axis.strides])
 
     def _take(self, arena: Arena, e: Extents) -> dict[str, list[int]]:
-        tiles, size = self.tiles, e.element_bytes
+        tiles = self.tiles
         t, s, k = tiles.t, tiles.s, tiles.k
         counts: dict[str, int] = dict.fromkeys(self.order, SLOTS)
         counts[self.order[0]] = tiles.slots_outer
         spare = 0 if self.epilogue is None else self.epilogue.spare
-        self.sizes = {"t": t * k * size, "s": s * k * size, "out": t * s * e.of_out + spare}
+        self.sizes = {"t": e.held("t", t, k), "s": e.held("s", s, k), "out": t * s * e.of_out + spare}
         if self.panels:
             outer, inner = (t, s) if tiles.t_outside else (s, t)
-            self.sizes[self.order[0]] = -(-outer // tiles.piece) * padded(tiles.piece * k * size)
+            self.sizes[self.order[0]] = -(-outer // tiles.piece) * e.held(self.order[0], tiles.piece, k)
             self.sizes["out"] = tiles.piece * inner * e.of_out + spare
             return {self.order[0]: [arena.take(self.sizes[self.order[0]]) for _ in range(tiles.slots_outer)]}
         if k < e.k:
@@ -647,6 +668,7 @@ class _Tiled:
         if self._stays(name, tile, parts):
             row = tile.tile[0].strides[0] if tile.tile else 0
             return Matrix(starts[0], row, parts[0][0].strides[operand] if parts[0] else 0)
+        assert self.sizes[name], "no place for a tile that must be copied"
         size, rows = tensor.element_bytes, tile.elements
         depth = sum(_count(axes) for axes in parts)
         by_row = not (tile.tile and tile.tile[-1].strides[0] == size)
@@ -763,6 +785,11 @@ def _plus(*moves: Sequence[Scalar]) -> tuple[Scalar, ...]:
     for more in others:
         total = tuple(a + b for a, b in zip(total, more, strict=True))
     return total
+
+
+def _merged(axes: Sequence[Axis]) -> int:
+    """How many loops they are."""
+    return len(Nest((0,) * len(axes[0].strides), tuple(axes)).merged().axes) if axes else 0
 
 
 def _count(axes: Sequence[Axis]) -> int:

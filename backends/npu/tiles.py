@@ -134,6 +134,8 @@ class Extents:
     """seconds of the vector unit for each element of the result (an epilogue)"""
     whole: str = ""
     """t or s: a tile of the result has all of it (an epilogue that goes by rows)"""
+    stays: str = ""
+    """t, s or both: operands that lie on chip where commands can address them, and need no other place there"""
     cuts_k: int = 0
     """turns of the outermost loop over k, where both operands have one nest of them: it may be cut there"""
 
@@ -144,6 +146,10 @@ class Extents:
     @property
     def repeated(self) -> bool:
         return self.turns > 1
+
+    def held(self, name: str, rows: int, k: int) -> int:
+        """Bytes of one place for a tile of an operand (t or s)."""
+        return 0 if name in self.stays else padded(rows * k * self.element_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,12 +330,14 @@ def _panel(
     turns_outer, turns_inner = -(-whole_outer // tile), -(-whole_inner // inner)
     pieces = -(-tile // piece)
     alone = turns_outer == 1 and turns_inner == 1 and pieces == 1
-    one = padded(tile * k * size) + padded(inner * k * size) + padded(piece * inner * e.of_out)
+    first_name, second_name = ("t", "s") if t_outside else ("s", "t")
+    held_piece, held_inner = e.held(first_name, piece, k), e.held(second_name, inner, k)
+    one = e.held(first_name, tile, k) + held_inner + padded(piece * inner * e.of_out)
     slots = DEEP if (alone and e.repeated and one * DEEP <= room) or pieces > SLOTS else SLOTS
     slots_outer = slots if e.repeated else SLOTS if turns_outer * layers > 1 else 1
     slots_inner = slots_outer * min(turns_inner, SLOTS + 2)  # those of a loop, and two before or one before and after
     slots_out = slots_inner * min(pieces, 2 * slots + 2) // (SLOTS if layers > 1 else 1)  # of the last layer alone
-    held = pieces * padded(piece * k * size) * slots_outer + padded(inner * k * size) * slots_inner
+    held = pieces * held_piece * slots_outer + held_inner * slots_inner
     held += padded(piece * inner * e.working_bytes)
     if held + padded(piece * inner * e.of_out) * slots_out > room:
         return None
@@ -444,20 +452,21 @@ def _slab(
     if t * s * ACCUMULATOR_BYTES > machine.accumulator_bytes or _cuts_rows(e, t, s):
         return None
     size = e.element_bytes
-    one = padded(t * k * size) + padded(s * k * size) + padded(t * s * e.of_out)
+    held_t, held_s = e.held("t", t, k), e.held("s", s, k)
+    one = held_t + held_s + padded(t * s * e.of_out)
     slots = DEEP if turns == 1 and e.repeated and one * DEEP <= room else SLOTS
     if turns == 1:
         slots_t = slots_s = slots if e.repeated else 1
-    held = padded(t * k * size) * slots_t + padded(s * k * size) * slots_s + padded(t * s * e.working_bytes)
+    held = held_t * slots_t + held_s * slots_s + padded(t * s * e.working_bytes)
     if held + padded(t * s * e.of_out) * slots > room:
         return None
-    one_t, held_t = move_seconds(machine.copies, e.streamed, t, k, size)
-    one_s, held_s = move_seconds(machine.copies, e.stationary, s, k, size)
-    one_out, held_out = move_seconds(machine.copies, e.out, t, s, size)
+    one_t, bus_t = move_seconds(machine.copies, e.streamed, t, k, size)
+    one_s, bus_s = move_seconds(machine.copies, e.stationary, s, k, size)
+    one_out, bus_out = move_seconds(machine.copies, e.out, t, s, size)
     loads_t = turns if turns_k > 1 or not t_outside else turns_t
     loads_s = turns if turns_k > 1 or t_outside else turns_s
     loading, storing = one_t * loads_t + one_s * loads_s, one_out * turns_t * turns_s
-    memory = max(loading, storing, held_t * loads_t + held_s * loads_s + held_out * turns_t * turns_s)
+    memory = max(loading, storing, bus_t * loads_t + bus_s * loads_s + bus_out * turns_t * turns_s)
     compute = turns * machine.compute(t, s, k, *grid) / machine.clock
     around = (compute + loading) / turns + machine.turnaround  # from loading a slot until it may be loaded again
     # the beginning and the end of one product overlap with its neighbours in a row of them

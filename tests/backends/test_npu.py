@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -84,6 +85,21 @@ def test_tiles_avoid_busy_channels() -> None:
     tiles = best_tiles(MACHINE, Extents(16384, 64, 4096, 2, weight, None, None), 1 << 25)
     assert tiles is not None
     assert tiles.t == 16384
+
+
+def test_an_operand_that_stays_where_it_is_leaves_its_room_to_the_other() -> None:
+    """An activation of 4 MiB on chip, and 4 MiB for tiles: the weight comes once, as where memory is plenty."""
+    weight = Side(((4096, 2 * 4096),), ((4096, 2),))
+    product = Extents(512, 4096, 4096, 2, None, weight, None)
+    copied, stays, plenty = (
+        best_tiles(MACHINE, e, room)
+        for e, room in ((product, 1 << 22), (replace(product, stays="t"), 1 << 22), (product, 1 << 27))
+    )
+    assert copied is not None
+    assert stays is not None
+    assert plenty is not None
+    assert copied.seconds > 2 * plenty.seconds
+    assert stays.seconds < 1.01 * plenty.seconds
 
 
 # -- time ------------------------------------------------------------------------------------------------------------
