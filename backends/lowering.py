@@ -53,8 +53,11 @@ class Lowering:
 
 
 Rule = Callable[[Node, Lowering], None]
-ChainRule = Callable[[Node, Sequence[Node], Lowering], int]
-"""Lowers a product with the nodes that are computed on its tiles, or the first of them: how many (0: nothing is done).
+ChainRule = Callable[[Sequence[Node], Node, Sequence[Node], Lowering], int | None]
+"""Lowers nodes that make a product's left operand, the product, and what follows it, tile by tile.
+
+Gives how many of the followers are done, perhaps the first of them alone; None, and nothing is done, where that cannot
+be.
 """
 
 RULES: dict[tuple[str, str], Rule] = {}

@@ -138,6 +138,12 @@ class Extents:
     """t, s or both: operands that lie on chip where commands can address them, and need no other place there"""
     cuts_k: int = 0
     """turns of the outermost loop over k, where both operands have one nest of them: it may be cut there"""
+    led: str = ""
+    """t or s: the operand that is computed tile by tile (a prologue)"""
+    led_bytes: int = 0
+    """on chip for each element of such a tile, beside its own place"""
+    before: float = 0.0
+    """seconds of the vector unit for each of its elements"""
 
     @property
     def of_out(self) -> int:
@@ -229,6 +235,10 @@ def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | Non
     """The fastest tiles that fit `room` bytes of the buffer, or None."""
     limits = most or (product.t, product.s, product.k)
     search = _Search(machine, product)
+    if product.led:  # panels alone make each tile once
+        if limits[2] >= product.k:
+            _panels(search, product, room, limits)
+        return search.best
     if machine.tiling == "whole" and limits >= (product.t, product.s, product.k):
         for grid in search.grids:
             search.offer(_panel(machine, product, room, grid, True, product.t, product.t, product.s))
@@ -322,6 +332,8 @@ def _panel(
     depth: int = 0,
 ) -> Tiles | None:
     """depth: of a layer of k, of which there are several over one outer tile (0: all of k at once)."""
+    if e.led and (e.led == "t") != t_outside:
+        return None
     layers = e.k // depth if depth else 1
     k = depth or e.k
     size, clock = e.element_bytes, machine.clock
@@ -338,7 +350,7 @@ def _panel(
     slots_inner = slots_outer * min(turns_inner, SLOTS + 2)  # those of a loop, and two before or one before and after
     slots_out = slots_inner * min(pieces, 2 * slots + 2) // (SLOTS if layers > 1 else 1)  # of the last layer alone
     held = pieces * held_piece * slots_outer + held_inner * slots_inner
-    held += padded(piece * inner * e.working_bytes)
+    held += padded(piece * inner * e.working_bytes) + padded(piece * k * e.led_bytes)
     if held + padded(piece * inner * e.of_out) * slots_out > room:
         return None
     if piece * inner * ACCUMULATOR_BYTES > machine.accumulator_bytes or _cuts_rows(e, *micro):
@@ -361,7 +373,7 @@ def _panel(
     memory = max(loading, storing, held_bus)
     whole, rest = divmod(tile, piece)
     turn = whole * clocks(piece, inner) + (clocks(rest, inner) if rest else 0)
-    parts = machine.parts(k, grid[0])
+    parts = 1 if e.led else machine.parts(k, grid[0])
     first = (outer_piece[0] + inner_piece[0]) / parts
     if parts > 1 or t_outside:  # the stationary one comes first, and is loaded while the other arrives
         stationary = (inner_piece if t_outside else outer_piece)[0] / parts
@@ -372,6 +384,8 @@ def _panel(
     filling = max(0.0, inner_piece[0] - first + late[early])
     drained = micro[0] * micro[1] * (e.vector + (1 / machine.drained / clock if machine.drained else 0.0))
     after = out_piece[0] + drained
+    made = piece * k * e.before  # the first of a tile before all products, the others during those of the one before
+    filling += turns_outer * (made + (pieces - 1) * max(0.0, made - micros))
     around = turn + inner_piece[0] + machine.turnaround  # from loading a slot until it may be loaded again
     leaving = turn / pieces + machine.drain + after  # from the first product in a slot until it is stored
     compute, last = layers * turns * turn, micros if turns_inner == 1 else turn
@@ -382,6 +396,7 @@ def _panel(
     if layers > 1:  # all results leave during the last layer
         steady = max(steady, first + filling + compute - turns * turn + micros + storing - out_piece[0])
     steady = max(steady, turns * pieces * leaving / slots, turns * pieces * drained if e.vector else 0.0)
+    steady += turns_outer * made if e.repeated else 0.0
     ends = 0.0 if e.repeated else machine.turnaround + after
     t, s = (tile, inner) if t_outside else (inner, tile)
     return Tiles(
