@@ -137,10 +137,10 @@ def _work_of(part: Part) -> Hashable | None:
             return None
         place = None if layer is None else layer.index - layers.setdefault(layer.group, layer.index)
         peers = [(n, v - part.stage if n in PEERS and isinstance(v, int) else v) for n, v in node.attributes.items()]
-        facts = node.fact(Placement), node.fact(Tile), node.fact(Ragged), node.fact(Beat)
-        facts += node.fact(Epilogue), node.fact(Prologue)
-        engine = None if facts[0] is None else (facts[0].engine, facts[0].channels)
-        rows.append((node.op.name, tuple(sorted(peers)), place, engine, *facts[1:], seen))
+        facts = tuple(node.fact(kind) for kind in (Tile, Ragged, Beat, Epilogue, Prologue))
+        placement = node.fact(Placement)
+        engine = None if placement is None else (placement.engine, placement.channels)
+        rows.append((node.op.name, tuple(sorted(peers)), place, engine, *facts, seen))
     ends = BufferSplit.ends(part.plan.homes.values())
     return tuple(rows), ends, part.plan.staging, len(part.devices)
 

@@ -32,6 +32,8 @@ Simulate = Callable[[Program], float]
 """Seconds that a program takes; the driver hands the simulator in, since backends lie below it."""
 
 _COMPUTE = ("npu", "pim", "pnm")
+_WORTH = 1.02
+"""By so much a prologue must be faster by itself, since the loads of its product wait for it, and tiles are larger."""
 _TIE = 1.001
 """Times that differ by less are equal: the choice is then for what needs less memory."""
 
@@ -150,11 +152,14 @@ class Machine:
     def _in_a_row(self, program: Program) -> float:
         """Seconds of a program among others: the mean of what it takes on an idle machine, and where operands are there
         when they are needed, as where they come ahead."""
-        return (self.simulate(program) + self.simulate(replace(program, target=self._at_once))) / 2
+        return (self.simulate(program) + self.simulate(self._at_once(program))) / 2
+
+    def _at_once(self, program: Program) -> Program:
+        """The program on the machine whose transfers take no time."""
+        return replace(program, target=self._without_transfers)
 
     @cached_property
-    def _at_once(self) -> dict[str, Any]:
-        """The machine whose transfers take no time."""
+    def _without_transfers(self) -> dict[str, Any]:
         dma = self.spec.dma
         free = None if dma is None else dma.model_copy(update={"transfers": "free"})
         return describe(self.spec.model_copy(update={"dma": free}))
@@ -202,11 +207,12 @@ class Machine:
             for node in (*fused, *chain)
         )
         if key not in self.estimates.gains:
-            less, more = (
-                self._in_a_row(emission.emit_nodes(nodes, self.spec, plan_nodes(nodes, self.spec)))
+            apart, led = (
+                emission.emit_nodes(nodes, self.spec, plan_nodes(nodes, self.spec))
                 for nodes in ([*before, *chain], [*fused, *chain])
             )
-            self.estimates.gains[key] = more < less / _TIE
+            pairs = ((led, apart), (self._at_once(led), self._at_once(apart)))
+            self.estimates.gains[key] = all(self.simulate(a) * _WORTH < self.simulate(b) for a, b in pairs)
         return self.estimates.gains[key]
 
     def tile(

@@ -135,16 +135,23 @@ class Contraction:
         return choice, choice.cut
 
     def gains(self, choice: Choice) -> bool:
-        """Whether the choice is no slower than the best one without the epilogue, and that behind it."""
+        """Whether the choice is no slower than the best one for the product alone, with prologue and epilogue by
+        themselves and what they read and write again."""
         machine, e = machine_of(self.at), choice.extents
-        back_and_forth = 2 * move_seconds(machine.copies, e.out, e.t, e.s, e.element_bytes)[0]
-        after = e.turns * (e.t * e.s * e.vector + back_and_forth)
-        seconds = choice.seconds(machine)
-        if seconds <= e.turns * choice.cut.compute + after:
-            return True
+        apart = e.t * e.s * e.vector + 2 * self._moving(machine, e.out, e.t, e.s)
         if self.prologue is not None:
-            after += e.turns * (e.t if e.led == "t" else e.s) * e.k * e.before
-        return seconds <= replace(self, epilogue=None, prologue=None).choice().seconds(machine) + after
+            rows = e.t if e.led == "t" else e.s
+            apart += rows * e.k * e.before
+            if not self.tensors[A].on_chip:
+                apart += 2 * self._moving(machine, e.streamed if e.led == "t" else e.stationary, rows, e.k)
+        seconds = choice.seconds(machine)
+        if seconds <= e.turns * (choice.cut.compute + apart):
+            return True
+        alone = replace(self, epilogue=None, prologue=None).choice()
+        return seconds <= alone.seconds(machine) + e.turns * apart
+
+    def _moving(self, machine: Machine, side: Side | None, rows: int, columns: int) -> float:
+        return move_seconds(machine.copies, side, rows, columns, self.tensors[A].element_bytes)[0]
 
     @property
     def _has_whole_rows(self) -> bool:
@@ -418,14 +425,13 @@ class _Tiled:
             self.working = arena.take(self.working_size)
         self.prologue = None
         if whole.prologue is not None:
-            elements = tiles.piece * extents.k
-            self.prologue = Prologue(self.emit, whole.prologue, whole.tensors[A], arena, elements)
+            self.prologue = Prologue(self.emit, whole.prologue, whole.tensors[A], arena, tiles.piece, extents.k)
         self.places: dict[tuple[str, object], int] = {}
         self.slots = self._take(arena, extents)
 
     def _cut_in_layers(self, parts: list[Nest], e: Extents) -> Iterator[_Layer]:
         """All k as one, or for panels as many as their tiles are deep."""
-        regular = self.panels and not self.led and len(parts) == 1 and len(parts[0].axes) == 1
+        regular = self.panels and len(parts) == 1 and len(parts[0].axes) == 1
         cuts = self.machine.parts(min(self.tiles.k, e.k), self.tiles.down) if regular else 1
         layers = e.k // self.tiles.k if self.panels else 1
         if layers == 1:
@@ -634,9 +640,11 @@ class _Tiled:
             place = self._place("out", (slot, number % self.tiles.slots))
             self._finish(rows, columns, *gathered[number], place, number)
 
-        other = self._resident(second, inner, base[second] + at[0], self._place(second, slot))
         gathered: list[tuple[tuple[Scalar, ...], Scalar]] = []
         make(0)
+        chip, start = self._place(second, slot), base[second] + at[0]
+        in_parts = self._comes_in_parts(pieces[0])
+        other = self._resident(second, inner, start, chip, moves=not in_parts)
         for number, (piece, starts) in enumerate(turns):
             self.emit.issue("npu", Fence("vector"))
             if number + 1 < len(turns):
@@ -648,7 +656,12 @@ class _Tiled:
             rows, columns = (piece, inner) if first == "t" else (inner, piece)
             out = _plus(results, at[1:], starts[1:])
             acc = self._accumulators(number, out)
-            self.blocks.multiply(*pair, rows.elements, columns.elements, self.layer.k, self._sums(acc, columns))
+            if in_parts and not number:
+                places = {first: held, second: chip}
+                self._multiply_parts({first: piece, second: inner}, {first: base[first] + starts[0], second: start},
+                                     places, acc, (second,))  # fmt: skip
+            else:
+                self.blocks.multiply(*pair, rows.elements, columns.elements, self.layer.k, self._sums(acc, columns))
             gathered.append((out, acc))
         finish(len(turns) - 1)
 
@@ -784,7 +797,7 @@ class _Tiled:
         depth = sum(_count(axes) for axes in parts)
         by_row = not (tile.tile and tile.tile[-1].strides[0] == size)
         matrix = Matrix(held, depth * size, size) if by_row else Matrix(held, size, rows * size)
-        if by_row and self.layer.cuts > 1:
+        if by_row and self.layer.cuts > 1 and name != self.led:  # what is made has whole rows
             matrix = Matrix(held, self.blocks.high * size, size, rows * size)
         if moves:
             self._copy(name, tile, parts, operand, starts, matrix)

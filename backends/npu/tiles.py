@@ -29,6 +29,8 @@ DEEP = 4
 
 _FIRST_PARTS = 32
 """Into how many parts the very first and the very last pieces may be cut."""
+_MADE_AT_ONCE = 1 << 17
+"""Elements of an operand that a prologue makes at a time, if rows are not longer."""
 _LAYERS = (2, 4, 8)
 """Into how many layers k may be cut, one after the other over all of the result."""
 _WORTH_LAYERS = 1.05
@@ -350,7 +352,7 @@ def _panel(
     slots_inner = slots_outer * min(turns_inner, SLOTS + 2)  # those of a loop, and two before or one before and after
     slots_out = slots_inner * min(pieces, 2 * slots + 2) // (SLOTS if layers > 1 else 1)  # of the last layer alone
     held = pieces * held_piece * slots_outer + held_inner * slots_inner
-    held += padded(piece * inner * e.working_bytes) + padded(piece * k * e.led_bytes)
+    held += padded(piece * inner * e.working_bytes) + padded(made_at_once(piece, k) * k * e.led_bytes)
     if held + padded(piece * inner * e.of_out) * slots_out > room:
         return None
     if piece * inner * ACCUMULATOR_BYTES > machine.accumulator_bytes or _cuts_rows(e, *micro):
@@ -373,9 +375,11 @@ def _panel(
     memory = max(loading, storing, held_bus)
     whole, rest = divmod(tile, piece)
     turn = whole * clocks(piece, inner) + (clocks(rest, inner) if rest else 0)
-    parts = 1 if e.led else machine.parts(k, grid[0])
+    parts = machine.parts(k, grid[0])
     first = (outer_piece[0] + inner_piece[0]) / parts
-    if parts > 1 or t_outside:  # the stationary one comes first, and is loaded while the other arrives
+    if e.led:  # made as a whole, and the other comes in parts
+        first = outer_piece[0] + inner_piece[0] / parts
+    elif parts > 1 or t_outside:  # the stationary one comes first, and is loaded while the other arrives
         stationary = (inner_piece if t_outside else outer_piece)[0] / parts
         first = max(stationary, first - machine.array.first_load / clock)
     micros = turn / pieces
@@ -402,6 +406,11 @@ def _panel(
     return Tiles(
         t, s, k, t_outside, slots_outer, slots, steady + ends, *grid, piece, early, compute, memory
     )  # fmt: skip
+
+
+def made_at_once(rows: int, k: int) -> int:
+    """How many of a tile's rows a prologue makes at a time."""
+    return chunk_of(rows, max(1, _MADE_AT_ONCE // k))
 
 
 def _cuts_rows(e: Extents, t: int, s: int) -> bool:
