@@ -70,6 +70,49 @@ def test_values_are_right(tmp_path: Path, target: str, settings: str) -> None:
     assert time_program(found.program).time == time_program(found.program, "plain").time
 
 
+SHAPES = {
+    "cast mul": """
+input x: i8[rows, 256]
+weight w: f16[256, 136]
+output y = (cast(x, to = "f16") * 0.01) @ w
+""",
+    "mul add silu": """
+input x: f16[3, rows, 256]
+input r: f16[1, rows, 256]
+input t: f16[3, 1, 256]
+weight w: f16[256, 136]
+output y = silu(x * r + t) @ w
+""",
+    "exp": """
+input x: f16[3, rows, 256]
+input w: f16[3, 256, 136]
+output y = exp(x) @ w
+""",
+    "neg": """
+input x: f16[256, rows]
+input w: f16[256, 136]
+output y = -transpose(x) @ w
+""",
+    "silu rms_norm mul": """
+input x: f16[rows, 256]
+weight s: f16[256]
+weight w: f16[256, 256]
+let n = rms_norm(silu(x), s, epsilon = 0.001) * 2.0
+output y = rms_norm(n @ w + n, s, epsilon = 0.001)
+""",
+}
+
+
+@pytest.mark.parametrize("overrides", [[], ["buffer.bytes=512KiB"]])
+@pytest.mark.parametrize("ops", SHAPES)
+def test_operands_of_all_kinds_lead_to_products(tmp_path: Path, ops: str, overrides: list[str]) -> None:
+    found = run(tmp_path, f"model shape(rows = 140){SHAPES[ops]}", "npu", "on", overrides, form="wide")
+    assert list(leaders(found)) == ops.split()
+    assert found.comparison is not None
+    assert found.comparison.ok, found.comparison.max_rel_err
+    check_races(found.program)
+
+
 @pytest.mark.parametrize("target", ["npu", "tpuv3"])
 def test_values_are_right_in_the_formats_of_the_device(tmp_path: Path, target: str) -> None:
     found = run(tmp_path, MODEL, target, "on", form="device")
