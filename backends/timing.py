@@ -128,6 +128,13 @@ class Turns(NamedTuple):
     worked: int
     """when the unit's work on all of them is over"""
 
+    def followed_by(self, more: Turns) -> Turns:
+        """These, and those that come after them."""
+        by = more.at - self.at
+        moved = [Turn(ready + by, start + by, busy, done + by, cause) for ready, start, busy, done, cause in more.turns]
+        done, worked = max(self.done, more.done + by), max(self.worked, more.worked + by)
+        return Turns(self.at, [*self.turns, *moved], more.free + by, done, worked)
+
 
 @runtime_checkable
 class Repeating(Protocol):

@@ -11,13 +11,28 @@ The rules are those of the AiM simulator, with switches where a real controller 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from pimc.backends.pim.aim_line import LOSS, MARKER, NONE, Request
-from pimc.backends.pim.aim_rules import ACT, ACT16, ONE_BANK, PRE, PREA, READING, REFAB, TMOD, WRA16, AimRules
+from pimc.backends.pim.aim_line import LOSS, MARKER, NONE, PLAIN, Request
+from pimc.backends.pim.aim_rules import (
+    ACT,
+    ACT16,
+    BLOCKING,
+    ONE_BANK,
+    PRE,
+    PREA,
+    READING,
+    REFAB,
+    REGISTER,
+    TMOD,
+    WRA16,
+    AimRules,
+)
 
 CLOSED = -1
 NEVER = 1 << 60
+NEVER_BEFORE = -NEVER
+UNORDERED = PLAIN | {MARKER}
 CHANGING = ("earliest", "recent", "rows", "queue", "reads", "writes", "activated", "answers", "issued")
 """What of a channel changes in place."""
 MOST_WRITES = 25
@@ -32,6 +47,10 @@ class Plain(NamedTuple):
     arrival: int
     """requests with a smaller number came earlier"""
     request: Request
+
+
+Constraints: TypeAlias = tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]
+"""Commands with the clock of the last one, and nodes of bank groups and banks with the first clock for a command."""
 
 
 class Answer(NamedTuple):
@@ -65,10 +84,10 @@ class AimChannel:
     now: int = 0
     due: int = NEVER
     """when the next refresh must be issued"""
-    earliest: dict[int, int] = field(default_factory=dict)
-    """first clock for a command at a node of the channel, as far as it is not because of `recent` commands"""
     recent: dict[int, int] = field(default_factory=dict)
-    """commands that were issued since, with the clock of the last one: for how long they keep others of the channel"""
+    """the commands that were issued, with the clock of the last one: they keep others of the channel"""
+    earliest: dict[int, int] = field(default_factory=dict)
+    """first clock for a command at a node below the channel: a bank group, or a bank"""
     rows: list[int] = field(default_factory=list)
     """the open row of each bank"""
     registers: bool = False
@@ -98,6 +117,8 @@ class AimChannel:
     released: int = -1
     """clock at which the last blocking request was completed"""
     issued: list[Issue] = field(default_factory=list)
+    alike: range | None = None
+    """the clocks between which `due` might have been for the first refresh: everything would have come to the same"""
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -179,7 +200,7 @@ class AimChannel:
     def accept(self) -> None:
         """Go on until nothing is refused."""
         while self.refused is not None:
-            self.now = self._clock(self.now, NEVER)
+            self.now = self._clock(self.now, NEVER, accepting=True)
             if self.refused is not None:
                 self._retry(*self.refused)
 
@@ -212,7 +233,7 @@ class AimChannel:
                 if not self.held:
                     self.released = at
 
-    def _clock(self, t: int, until: int) -> int:
+    def _clock(self, t: int, until: int, *, accepting: bool = False) -> int:
         """Choose and issue at clock `t`; returns the next clock at which something may happen."""
         self._complete(t)
         wake = NEVER
@@ -223,7 +244,7 @@ class AimChannel:
         if t >= self.due:
             return wake if self.activated else self._refresh(t, until)
         if self.queue:
-            return min(wake, self._serve_queue(t, until), self.due)
+            return min(wake, self._serve_queue(t, until, accepting=accepting), self.due)
         entries = self._candidates()
         if entries:
             soonest, best, command = self._best(entries, t)
@@ -234,67 +255,96 @@ class AimChannel:
 
     # -- requests that stay in order ----------------------------------------------------------------------------------
 
-    def _serve_queue(self, t: int, until: int) -> int:
-        request, count = self.queue[0]
-        if request.command == MARKER:
-            self._drop(1)
-            self.answers.append(Answer(t + 1, True, True))
-            return t + 1
-        command = self._command(request)
-        ready = self._ready(command, request.bank)
-        if ready > t:
-            if self.activated or ready >= until or ready >= self.due:
-                return ready
-            t = ready  # nothing happens before
-            self._complete(t)
-        if self._is_guarded(command, request.bank):
-            return t + 1
-        if self._switches_mode(request, t):
-            return t + 1
-        if command != request.command:
-            self._prepare(command, request, t)
-            return t + 1
-        period = self.rules.period[command]
-        if not self.activated and command != WRA16:
-            end = min(until, self.due)
-            if self.refused is not None:
-                count = self._until_accepted(count)
-            count = min(count, max(1, (end - t + period - 1) // period))
-        else:
-            count = 1
-        self._final(request, t, count, period)
-        return self._leave(count, t, period)
+    def _serve_queue(self, t: int, until: int, *, accepting: bool = False) -> int:
+        """Serve requests that stay in order from clock `t` on, and refresh, for as long as they are alone; beside
+        activated requests, issue one command. Returns the clock at which something may happen next.
 
-    def _until_accepted(self, count: int) -> int:
-        """How many of a run at the head of the queue may leave it, at the most until all that is refused is in it."""
+        accepting: only until nothing is refused.
+        """
+        queue, due, recent, before = self.queue, self.due, self.recent, self.rules.before_channel
+        alone = not self.activated
+        while queue and t < until:
+            if self.answers:
+                self._complete(t)
+            if t >= due:
+                t, due = self._refresh(t, until), self.due
+                continue
+            request, count = queue[0]
+            final, bank, row = request
+            if final == MARKER:
+                self._drop(1)
+                self.answers.append(Answer(t + 1, True, True))
+                t += 1
+                if not alone or self.refused is not None:
+                    return t
+                continue
+            command = final if row == NONE else self._command(request)
+            ready, clocks = 0, before[command]
+            for previous, at in recent.items():
+                if at + clocks[previous] > ready:
+                    ready = at + clocks[previous]
+            if bank != NONE:
+                ready = self._ready(command, bank)
+            if ready > t:
+                if not alone:
+                    return ready
+                t = ready if ready < due else due
+                if t >= until or t == due:
+                    continue
+                if self.answers:
+                    self._complete(t)
+            if not alone and self._is_guarded(command, bank):
+                return t + 1
+            if self.registers != (final in REGISTER):
+                self._switch_mode(t)
+                t += 1
+            elif command != final:
+                self._prepare(command, request, t)
+                t += 1
+            else:
+                t = self._finals(request, count, t, (until if until < due else due) if alone else t)
+            if not alone or (accepting and self.refused is None):
+                break
+        return t
+
+    def _finals(self, request: Request, count: int, t: int, end: int) -> int:
+        """Issue a final command at clock `t`, and equal ones behind it in the queue before `end`. Returns the clock
+        after. Refused requests take the places of those that leave, and the last of them ends the run."""
+        command, queue, refused, over = request.command, self.queue, self.refused, 0
+        period = self.rules.period[command]
+        if refused is not None and refused[0].command not in PLAIN:
+            over = sum([n for _, n in queue]) + refused[1] - self.rules.queue
+            if len(queue) == 1 and refused[0] == request:
+                count += refused[1]
+            if 0 < over < count:
+                count = over
+        if command == WRA16:
+            count = 1
+        elif t + (count - 1) * period >= end:
+            count = max(1, (end - t + period - 1) // period)
+        self._final(request, t, count, period)
+        if over:
+            self._move_up(over, count)
+            if self.refused is None:  # in the clock after the one that makes room for it
+                self.accepted = t + (over - 1) * period + 1
+        elif queue[0][1] > count:
+            queue[0] = (request, queue[0][1] - count)
+        else:
+            del queue[0]
+        return t + (count - 1) * period + 1
+
+    def _move_up(self, over: int, count: int) -> None:
+        """`count` requests leave the queue; refused ones, `over` more than there is room for, take their places."""
         assert self.refused is not None
         request, waiting = self.refused
-        if request.is_plain:
-            return count
-        if len(self.queue) == 1 and request == self.queue[0][0]:
-            count += waiting
-        over = sum([n for _, n in self.queue]) + waiting - self.rules.queue
-        return min(count, over) if over > 0 else count
-
-    def _leave(self, count: int, t: int, period: int) -> int:
-        """`count` requests have left the queue, every `period` clocks from `t` on; refused ones move up."""
-        last = t + (count - 1) * period
-        if self.refused is not None and not self.refused[0].is_plain:
-            request, waiting = self.refused
-            over = sum(n for _, n in self.queue) + waiting - self.rules.queue
-            if 0 < over <= count:  # the last one is accepted in the clock after the one that makes room for it
-                self.accepted = t + (over - 1) * period + 1
-            self._append(request, waiting)
-            left = max(0, over - count)
-            self._drop(count)
-            if left:
-                tail, n = self.queue.pop()
-                if n > left:
-                    self.queue.append((tail, n - left))
-            self.refused = (request, left) if left else None
-        else:
-            self._drop(count)
-        return last + 1
+        left = max(0, over - count)
+        self._append(request, waiting)
+        self._drop(count)
+        if left:
+            tail, n = self.queue.pop()
+            if n > left:
+                self.queue.append((tail, n - left))
+        self.refused = (request, left) if left else None
 
     def _drop(self, count: int) -> None:
         while count:
@@ -318,18 +368,25 @@ class AimChannel:
 
     def _best(self, entries: list[Plain], t: int) -> tuple[int, Plain | None, int]:
         """The earliest request whose command may be issued, and the command; or the clock at which there is one."""
-        soonest = NEVER
+        soonest, of_channel, nodes, allowed = NEVER, dict[int, int](), self.rules.nodes, self.earliest.get
         for entry in entries:
-            command = self._command(entry.request)
-            ready = self._ready(command, entry.request.bank)
+            command, (group, own) = self._command(entry.request), nodes[entry.request.bank]
+            ready = of_channel.get(command)
+            if ready is None:
+                ready = of_channel[command] = self._ready(command, NONE)
+            ready = max(ready, allowed(group + command, 0), allowed(own + command, 0))
             if ready <= t:
                 return t, entry, command
-            soonest = min(soonest, ready)
+            if ready < soonest:
+                soonest = ready
         return soonest, None, 0
 
     def _serve_plain(self, entry: Plain, command: int, t: int) -> int:
         request = entry.request
-        if self._is_guarded(command, request.bank) or self._switches_mode(request, t):
+        if self._is_guarded(command, request.bank):
+            return t + 1
+        if self.registers:  # a plain request needs array mode
+            self._switch_mode(t)
             return t + 1
         if command != request.command:
             self._prepare(command, request, t)
@@ -369,56 +426,57 @@ class AimChannel:
 
     def _ready(self, command: int, bank: int) -> int:
         """The first clock at which a command may be issued; some past clock if it could be long since."""
-        earliest = self.earliest
-        t = earliest.get(command, 0)
-        clocks = self.rules.before_channel[command]
+        t, clocks = 0, self.rules.before_channel[command]
         for previous, at in self.recent.items():
             if at + clocks[previous] > t:
                 t = at + clocks[previous]
         if bank != NONE and command in ONE_BANK:
-            group, own = self._nodes(bank)
-            t = max(t, earliest.get(group + command, 0), earliest.get(own + command, 0))
+            group, own = self.rules.nodes[bank]
+            t = max(t, self.earliest.get(group + command, 0), self.earliest.get(own + command, 0))
         return t
-
-    def _nodes(self, bank: int) -> tuple[int, int]:
-        """Where the commands of a bank group and of a bank are counted from."""
-        width = len(self.rules.latency)
-        groups = self.rules.banks // self.rules.group_size
-        return width * (1 + bank // self.rules.group_size), width * (1 + groups + bank)
 
     def _issue(self, command: int, bank: int, row: int, t: int, count: int = 1, period: int = 1) -> None:
         last = t + (count - 1) * period
         self.recent[command] = last
-        if command in ONE_BANK:
-            rules, allowed = self.rules, self.earliest.get
-            for start, after in zip(self._nodes(bank), (rules.after_group, rules.after_bank), strict=True):
-                for later, clocks in after[command]:
-                    if last + clocks > allowed(start + later, 0):
-                        self.earliest[start + later] = last + clocks
-        self.issued.append(Issue(t, command, bank if command in ONE_BANK else NONE, row, count, period))
+        if command not in ONE_BANK:
+            self.issued.append(Issue(t, command, NONE, row, count, period))
+            return
+        self.issued.append(Issue(t, command, bank, row, count, period))
+        rules, allowed = self.rules, self.earliest.get
+        for start, after in zip(rules.nodes[bank], (rules.after_group, rules.after_bank), strict=True):
+            for later, clocks in after[command]:
+                if last + clocks > allowed(start + later, 0):
+                    self.earliest[start + later] = last + clocks
 
-    def kept(self) -> dict[int, int]:
-        """The commands that are not allowed yet, by node, and from which clock on they are."""
-        now, found = self.now, self.earliest.copy()
-        for command, at in self.recent.items():
-            if at + self.rules.longest[command] > now:
-                for later, clocks in self.rules.after_channel[command]:
-                    if at + clocks > found.get(later, 0):
-                        found[later] = at + clocks
-        return {node: at for node, at in found.items() if at > now}
+    def constraints(self) -> Constraints:
+        """What keeps commands back, as seen from `now`: commands of the channel, and nodes of groups and banks. A
+        refresh is left out where nothing that waits has to do with it."""
+        now, longest = self.now, self.rules.longest
+        recent = [(command, at - now) for command, at in self.recent.items() if at + longest[command] > now]
+        if self.recent.get(REFAB, NEVER_BEFORE) + longest[REFAB] > now and not self._waits_for_rows():
+            recent.remove((REFAB, self.recent[REFAB] - now))
+        recent.sort()
+        if not self.earliest:
+            return tuple(recent), ()
+        return tuple(recent), tuple(sorted([(node, at - now) for node, at in self.earliest.items() if at > now]))
+
+    def _waits_for_rows(self) -> bool:
+        """Whether a request waits for which a row may have to be opened."""
+        array, refused = self.rules.array, self.refused
+        if self.reads or self.writes or self.activated or (refused is not None and refused[0].command in array):
+            return True
+        return any(request.command in array for request, _ in self.queue)
 
     def free_at(self) -> int:
         """The clock from which on no command is kept back by those before it."""
         longest = self.rules.longest
-        return max([0, *self.earliest.values(), *[at + longest[command] for command, at in self.recent.items()]])
+        found = max([at + longest[command] for command, at in self.recent.items()], default=0)
+        return max(found, *self.earliest.values(), 0)
 
-    def _switches_mode(self, request: Request, t: int) -> bool:
-        """Issue the command that switches between array and register mode, if the request needs the other."""
-        if self.registers == request.needs_registers:
-            return False
+    def _switch_mode(self, t: int) -> None:
+        """Issue the command that switches between array and register mode."""
         self._issue(TMOD, NONE, NONE, t)
         self.registers = not self.registers
-        return True
 
     def _prepare(self, command: int, request: Request, t: int) -> None:
         """Open or close rows."""
@@ -432,19 +490,39 @@ class AimChannel:
 
     def _final(self, request: Request, t: int, count: int, period: int) -> None:
         """Issue what was asked for."""
-        self._issue(request.command, request.bank, request.row, t, count, period)
+        command, bank, row = request
         last = t + (count - 1) * period
-        done = last + self.rules.latency[request.command]
-        if request.command in READING:
-            latency = self.rules.latency[request.command]
-            blocking = request.is_blocking
-            self.answers.extend(Answer(t + i * period + latency, blocking, False) for i in range(count))
+        if bank == NONE:
+            self.recent[command] = last
+            self.issued.append(Issue(t, command, NONE, row, count, period))
         else:
-            self.written = max(self.written, done)
-        if request.command == WRA16:
+            self._issue(command, bank, row, t, count, period)
+        latency = self.rules.latency[command]
+        if command in READING:
+            blocking = command in BLOCKING
+            self.answers.extend(Answer(t + i * period + latency, blocking, False) for i in range(count))
+        elif last + latency > self.written:
+            self.written = last + latency
+        if command == WRA16:
             self.rows = [CLOSED] * self.rules.banks
 
     # -- refresh ------------------------------------------------------------------------------------------------------
+
+    def _alike(self) -> range:
+        """When the refresh that comes now might have been due just as well: after the command before it, not after the
+        next one would have been issued, and not after the refresh can begin."""
+        due, requests = self.due, [request for request, _ in self.queue]
+        is_open = self.rows.count(CLOSED) < len(self.rows)
+        begins = self._ready(PREA if is_open else REFAB, NONE)
+        waits = requests if self.refused is None else [*requests, self.refused[0]]
+        ordered = not (self.reads or self.writes or self.activated or self.answers)
+        if begins < due or not ordered or any(request.command in UNORDERED for request in waits):
+            return range(due, due + 1)
+        first = self.issued[-1].last + 1 if self.issued else 0
+        last = begins
+        if requests:
+            last = min(last, self._ready(self._command(requests[0]), requests[0].bank))
+        return range(min(first, due), max(last, due) + 1)
 
     def _rest(self, until: int) -> None:
         """Let all refreshes of a channel without work pass at once but for the last one before `until`."""
@@ -460,6 +538,10 @@ class AimChannel:
 
     def _refresh(self, t: int, until: int) -> int:
         """Close all rows and refresh, before `until`; returns when it is time for the next step."""
+        if self.alike is None:
+            self.alike = self._alike()
+        elif self.due not in self.alike:
+            self.alike = range(0)  # a second one
         if self.rows.count(CLOSED) < len(self.rows):
             t = max(t, self._ready(PREA, NONE))
             if t >= until:

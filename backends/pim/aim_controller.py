@@ -140,7 +140,7 @@ class AimTimer:
         if line is None:
             return None
         trace = self.trace
-        mask, number, bank, fixed, count = line
+        mask, number, _, fixed, count = line
         at_row = evaluated(self.identity(command)) if fixed == OWN else None
         device, clock, period = self.skipping, self.clock_ps, self.rules.period[number]
         take, begin, end = self.skipping.take, self.memory.begin, self.memory.end
@@ -151,7 +151,7 @@ class AimTimer:
             if disturbed:
                 device.lose_rows(-(-ready // clock) + 1)
             at = -(-ready // clock) + 1
-            issued, done, cause = take(mask, number, bank, at_row(variables) if at_row else fixed, count, at)
+            issued, done, cause = take(mask, line, at_row(variables) if at_row else fixed, at)
             start = issued - lead if issued - lead > at else at
             trace.lines += 1
             end((issued - 1 + period) * clock)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from pimc.backends.pim.aim_channel import NEVER
 from pimc.backends.pim.aim_line import FIRST_CLOCK, LOSS, NONE, Line, Reply
-from pimc.backends.pim.aim_rules import COMMANDS
+from pimc.backends.pim.aim_rules import COMMANDS, REFAB
 from pimc.backends.pim.aim_states import State, States, Transition
 from pimc.backends.pim.cells import channels_of
 from pimc.backends.pim.issues import TRAFFIC, IssueSink
@@ -39,6 +39,14 @@ class Lane:
     """the clock of the last command"""
     blocked: int = 0
     """the last clock at which lines for these channels could not be decoded"""
+    opens: int = 0
+    """the first clock at which the last refresh keeps nothing back; the state tells of it where it keeps something"""
+
+    def copy(self, mask: int = 0) -> Lane:
+        """One of the same history, which is to be written down in another log."""
+        return Lane(
+            mask or self.mask, self.state, self.base, self.due, self.rows, [], self.last, self.blocked, self.opens
+        )
 
 
 class AimDevice:
@@ -81,7 +89,7 @@ class AimDevice:
         t = self.clock
         blocked = 0
         for lane in lanes:
-            state = self._offer(lane, t, line)
+            state = self._offer(lane, t, line, line.row)
             if state.is_full or state.is_held:
                 outlook = self.states.outlook(state, lane.due - t)
                 lane.blocked = t + max(outlook.accepted, outlook.released)
@@ -114,29 +122,30 @@ class AimDevice:
             self.clock, self.decoded = t + 1, 0
         return t
 
-    def _offer(self, lane: Lane, t: int, line: Line) -> State:
-        """Let a lane come to clock `t`, and offer it the requests of a line."""
-        _, command, bank, row, count = line
-        rows = lane.rows
-        label = row if row < 0 else rows.index(row) if row in rows else len(rows)
-        clocks = t - lane.base
-        step = (clocks, command, bank, label, count)
-        left = lane.due - lane.base
-        found = lane.state.next.get(step)
-        if found is None or clocks > left:
-            found = self.states.step(lane.state, step, left)
+    def _offer(self, lane: Lane, t: int, line: Line, row: int) -> State:
+        """Let a lane come to clock `t`, and offer it the requests of a line for a row."""
+        _, command, bank, _, count = line
+        if t < lane.opens:
+            self.tell_of_refresh(lane, t, command)
+        rows, base, due = lane.rows, lane.base, lane.due
+        step = (t - base, command, bank, row if row < 0 else rows.index(row) if row in rows else len(rows), count)
+        found = lane.state.next.get(step) if t <= due else None
+        if found is None:
+            found = self.states.step(lane.state, step, due - base)
         if self.issues is not None:
             self._record(lane, found, row)
         if found.kept is not None:
             known = (*rows, row)
             lane.rows = tuple([known[i] for i in found.kept])
-        lane.state = found.state
+        state = lane.state = found.state
         if found.issues:
-            lane.last = lane.base + found.issues[-1].last
+            lane.last = base + found.issues[-1].last
+        if found.refreshed:
+            refresh = max([issue.last for issue in found.issues if issue.command == REFAB])
+            lane.due, lane.opens = due + found.refreshed, base + refresh + self.states.refreshing
         lane.base = t
-        lane.due += found.refreshed
         lane.log.append(found.number)
-        return found.state
+        return state
 
     def lanes(self) -> list[Lane]:
         """All lanes, by their first channel."""
@@ -150,7 +159,7 @@ class AimDevice:
         self._wait(max([lane.blocked for lane in lanes]) + 1)
         last = self.clock - 1
         for lane in lanes:
-            self._offer(lane, self.clock, NOTHING)
+            self._offer(lane, self.clock, NOTHING, NONE)
         return last
 
     def restart(self, at: int) -> int:
@@ -243,33 +252,24 @@ class AimDevice:
             done = max(done, lane.base + outlook.done)
         return Reply(issued, done, cause)
 
-    def take(self, mask: int, command: int, bank: int, row: int, count: int, at: int) -> Reply:
-        """Decode a line that is for channels and comes at a clock, and tell what becomes of it.
+    def take(self, mask: int, line: Line, row: int, at: int) -> Reply:
+        """Decode a line that is for channels and comes at a clock, and tell what becomes of it. row: the line's.
 
-        The same as `decode` and `outlook`, for the usual case at one go: all channels of the mask have one history, and
-        no refresh comes before everything is done.
+        The same as `decode` and `outlook`, for the usual case at one go: all channels of the mask have one history.
         """
         lane = self.of_channel[mask.bit_length() - 1]
-        t = at if at > self.clock else self.clock
-        rows = lane.rows
-        label = row if row < 0 else rows.index(row) if row in rows else len(rows)
-        clocks, left = t - lane.base, lane.due - lane.base
-        found = lane.state.next.get((clocks, command, bank, label, count)) if lane.mask == mask else None
-        outlook = found.state.outlooks.get(NEVER) if found is not None else None
-        if found is None or outlook is None or clocks + outlook.done >= left:
-            self.decode(Line(mask, command, bank, row, count), at)
+        if lane.mask != mask:
+            self.decode(line if line.row == row else line._replace(row=row), at)
             return self.outlook(mask)
-        state = lane.state = found.state
-        if found.kept is not None:
-            known = (*rows, row)
-            lane.rows = tuple([known[i] for i in found.kept])
-        if found.issues:
-            lane.last = lane.base + found.issues[-1].last
-        lane.base = t
-        lane.log.append(found.number)
-        decoded = 1 if t > self.clock else self.decoded + 1
-        more = decoded < self.lines_per_clock
-        self.clock, self.decoded = (t, decoded) if more else (t + 1, 0)
+        if at > self.clock:
+            self.clock, self.decoded = at, 0
+        t = self.clock
+        state = self._offer(lane, t, line, row)
+        left, outlook = lane.due - t, state.outlooks.get(NEVER)
+        if outlook is None or outlook.done >= left:
+            outlook = self.states.outlook(state, left)
+        decoded = self.decoded + 1
+        self.clock, self.decoded = (t, decoded) if decoded < self.lines_per_clock else (t + 1, 0)
         if state.is_full or state.is_held:
             lane.blocked = t + max(outlook.accepted, outlook.released)
             self._wait(lane.blocked + 1)
@@ -279,7 +279,7 @@ class AimDevice:
         """Something else has used the memory until clock `t`: no row is open any more."""
         self._wait(t)
         for lane in self.lanes():
-            self._offer(lane, self.clock, ROWS_LOST)
+            self._offer(lane, self.clock, ROWS_LOST, NONE)
             if self.issues is not None:
                 for channel in channels_of(lane.mask):
                     self.issues(self.clock, channel, TRAFFIC)
@@ -287,6 +287,11 @@ class AimDevice:
     def rows(self) -> tuple[int, ...]:
         """The rows that the states of the lanes know, lane by lane."""
         return tuple(row for lane in self.lanes() for row in lane.rows)
+
+    def tell_of_refresh(self, lane: Lane, t: int, command: int) -> None:
+        """Let a lane's state tell of the last refresh, if that may keep back what is offered at clock `t`."""
+        if t < lane.opens and command in self.states.rules.array:
+            lane.state = self.states.after_refresh(lane.state, lane.opens - self.states.refreshing - lane.base)
 
     # -- for passages -------------------------------------------------------------------------------------------------
 
@@ -319,7 +324,8 @@ class AimDevice:
     def relative(self, clock: int) -> Hashable:
         """The state as seen from a clock, rows as their numbers, without what refresh will do."""
         lanes = tuple(
-            (lane.mask, lane.state.number, self._age(lane), max(0, lane.blocked - clock)) for lane in self.lanes()
+            (lane.mask, lane.state.number, self._age(lane), max(0, lane.blocked - clock), max(0, lane.opens - clock))
+            for lane in self.lanes()
         )
         return self.clock - clock, self.decoded, lanes
 
@@ -348,6 +354,7 @@ class AimDevice:
             if lane.base >= since:
                 lane.base += by
                 lane.blocked += by
+                lane.opens += by
                 if lane.last >= since:
                     lane.last += by
         self.last = [last + by if last >= since else last for last in self.last]
@@ -372,16 +379,17 @@ class AimDevice:
         self._settle(lane)
         self._lanes_in_order = None
         lane.mask &= ~inside
-        part = Lane(inside, lane.state, lane.base, lane.due, lane.rows, [], lane.last, lane.blocked)
+        part = lane.copy(inside)
         for channel in channels_of(inside):
             self.of_channel[channel] = part
         return part
 
     def _join(self, lanes: list[Lane]) -> None:
         """Let lanes with the same state be one; all of them were offered something in the same clock."""
-        known: dict[tuple[int, tuple[int, ...], int], Lane] = {}
+        known: dict[tuple[int, tuple[int, ...], int, int], Lane] = {}
         for lane in lanes:
-            same = known.setdefault((lane.state.number, lane.rows, lane.due), lane)
+            opens = max(lane.base, lane.opens)
+            same = known.setdefault((lane.state.number, lane.rows, lane.due, opens), lane)
             if same is not lane:
                 self._lanes_in_order = None
                 self._settle(same)
@@ -401,6 +409,6 @@ class AimDevice:
             total, transitions = self.used[lane.mask], self.states.transitions
             for number, times in Counter(lane.log).items():
                 self.open += transitions[number].open_clocks * times * lane.mask.bit_count()
-                for name, count in transitions[number].counts.items():
-                    total[name] += count * times
+                for issue in transitions[number].issues:
+                    total[COMMANDS[issue.command]] += issue.times * times
             lane.log.clear()

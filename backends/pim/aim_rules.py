@@ -121,6 +121,20 @@ class AimRules:
         return tuple(max([0, *(clocks for _, clocks in pairs)]) for pairs in self.after_channel)
 
     @cached_property
+    def array(self) -> frozenset[int]:
+        """The final commands that a refresh may hold back, if not by itself then by the row that they need."""
+        before = self.before_channel
+        return frozenset(
+            command for command in range(len(FINAL)) if command not in REGISTER or before[command][REFAB]
+        )
+
+    @cached_property
+    def nodes(self) -> tuple[tuple[int, int], ...]:
+        """By bank: where the commands of its group and its own are counted from."""
+        width, groups = len(COMMANDS), self.banks // self.group_size
+        return tuple((width * (1 + bank // self.group_size), width * (1 + groups + bank)) for bank in range(self.banks))
+
+    @cached_property
     def after_group(self) -> Followers:
         return self._followers("bankgroup")
 

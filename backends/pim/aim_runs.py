@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pimc.backends.pim.aim_channel import NEVER
 from pimc.backends.pim.aim_device import AimDevice, Lane
@@ -12,8 +13,7 @@ from pimc.backends.pim.aim_states import State
 from pimc.backends.timing import Issued, Turn, Turns
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
+class Reached(NamedTuple):
     """What turns come to. Clocks and times count from the channels' last offer before the first of them."""
 
     state: State
@@ -72,83 +72,91 @@ class Repeated:
         lane = device.of_channel[self.mask.bit_length() - 1]
         if lane.mask != self.mask:
             return self.stepped(numbers, ready, limit)
-        at, left = lane.base * self.clock_ps, lane.due - lane.base
+        if device.clock < lane.opens:
+            device.tell_of_refresh(lane, max(device.clock, -(-ready // self.clock_ps) + 1), self.shape[0])
+        base, left = lane.base, lane.due - lane.base
+        at = base * self.clock_ps
         kind = "none" if row < 0 else "moves" if step else "stays"
-        places = _places(lane.rows, row, step)
-        key = (self.shape, kind, lane.state.number, ready - at, device.clock - lane.base, device.decoded, places)
+        places = None if row < 0 else _places(lane.rows, row, step)
+        key = (self.shape, kind, lane.state.number, ready - at, device.clock - base, device.decoded, places)
         run = device.states.runs.get(key)
         if run is None or (not run.turns and run.left < left):
             run = device.states.runs[key] = Run(left)
-            return _together(list(self._found(run, lane, numbers, row, step, ready, limit)))
-        count = bisect_left(run.ready, limit - at, 0, min(len(run.turns), len(numbers)))
+            return self._found(run, lane.copy(), numbers, row, step, ready, limit)
+        known = len(run.turns)
+        count = bisect_left(run.ready, limit - at, 0, min(known, len(numbers)))
         count = min(count, bisect_left(run.finished, left))
         if not count:
             return self.stepped(numbers[:1], ready, limit)
         reached = run.reached[count - 1]
+        before = lane.copy() if count == known < len(numbers) and at + reached.free < limit else None
         _advance(device, lane, reached, run.log[:count], row, step)
         self.end(at + reached.worked)
-        return Turns(at, run.turns[:count], reached.free, reached.done, reached.worked)
+        taken = Turns(at, run.turns[:count], reached.free, reached.done, reached.worked)
+        if before is None:
+            return taken
+        return taken.followed_by(
+            self._found(run, before, numbers[count:], row, step, at + reached.free, limit)
+        )
 
     def stepped(self, numbers: range, ready: int, limit: int) -> Turns:
         """The same turn by turn."""
-        return _together(list(self._each(numbers, ready, limit)))
-
-    def _each(self, numbers: range, ready: int, limit: int) -> Iterator[tuple[Turn, int]]:
-        """Turns, and when the stream is ready for the next."""
-        for number in numbers:
-            if number != numbers[0] and ready >= limit:
-                return
-            start, free, done, busy, cause = self.issue(number, ready)
-            yield Turn(ready, start, busy, done, cause), free
-            ready = free
+        return self._found(None, None, numbers, 0, 0, ready, limit)
 
     def _found(
-        self, run: Run, lane: Lane, numbers: range, row: int, step: int, ready: int, limit: int
-    ) -> Iterator[tuple[Turn, int]]:
-        """The same up to a refresh, and remembered."""
-        before, logged, outlook = replace(lane), len(lane.log), self.device.states.outlook
-        for turn, free in self._each(numbers, ready, limit):
-            finished = lane.base + outlook(lane.state, NEVER).done
-            if lane.due == before.due and finished < lane.due and len(lane.log) == logged + len(run.turns) + 1:
-                self._remember(run, before, lane, turn, free, finished, row, step)
-            yield turn, free
-            if lane.due != before.due:
-                return  # from here on it may be known
+        self, run: Run | None, before: Lane | None, numbers: range, row: int, step: int, ready: int, limit: int
+    ) -> Turns:
+        """Turns one by one. With a run, they are those after the ones it knows, are remembered in it, and end where a
+        refresh comes; before: the lane as it was before the first of all."""
+        device = self.device
+        lane, outlook = device.of_channel[self.mask.bit_length() - 1], device.states.outlook
+        due, logged, remembers = lane.due, len(lane.log), before is not None
+        turns: list[Turn] = []
+        last = worked = 0
+        for number in numbers:
+            start, free, done, busy, cause = self.issue(number, ready)
+            turn = Turn(ready, start, busy, done, cause)
+            turns.append(turn)
+            ready = free
+            if done > last:
+                last = done
+            if start + busy > worked:
+                worked = start + busy
+            if before is not None and lane.due != due:
+                break  # from here on it may be known
+            if remembers and run is not None and before is not None:
+                finished = lane.base + outlook(lane.state, NEVER).done
+                remembers = finished < due and len(lane.log) == logged + len(turns)
+                if remembers:
+                    self._remember(run, before, lane, turn, free, finished, row, step)
+            if ready >= limit:
+                break
+        return Turns(0, turns, ready, last, worked)
 
     def _remember(
         self, run: Run, before: Lane, lane: Lane, turn: Turn, free: int, finished: int, row: int, step: int
     ) -> None:
         device, base, at = self.device, before.base, before.base * self.clock_ps
-        told = Turn(turn.ready - at, turn.start - at, turn.busy, turn.done - at, turn.cause)
-        done, worked = told.done, told.start + told.busy
+        ready, start, busy, done, cause = turn
+        run.turns.append(Turn(ready - at, start - at, busy, done - at, cause))
+        run.log.append(lane.log[-1])
+        run.ready.append(ready - at)
+        done, worked, finished = done - at, start + busy - at, finished - base
         if run.reached:
             done, worked = max(done, run.reached[-1].done), max(worked, run.reached[-1].worked)
-        known = before.rows
-        moved = tuple([known.index(r) if r in known else ~((r - row) // (step or 1)) for r in lane.rows])
+            finished = max(finished, run.finished[-1])
+        run.finished.append(finished)
+        rows, known = None, before.rows
+        if lane.rows != known:
+            rows = tuple([known.index(r) if r in known else ~((r - row) // (step or 1)) for r in lane.rows])
+        last = lane.last - base if lane.last > before.last else None
+        blocked = lane.blocked - base if lane.blocked > before.blocked else None
         run.reached.append(
             Reached(
-                state=lane.state,
-                rows=None if lane.rows == known else moved,
-                base=lane.base - base,
-                clock=device.clock - base,
-                decoded=device.decoded,
-                last=lane.last - base if lane.last > before.last else None,
-                blocked=lane.blocked - base if lane.blocked > before.blocked else None,
-                free=free - at,
-                done=done,
-                worked=worked,
+                lane.state, rows, lane.base - base, device.clock - base, device.decoded, last, blocked, free - at,
+                done, worked,
             )
-        )
-        run.turns.append(told)
-        run.log.append(lane.log[-1])
-        run.ready.append(told.ready)
-        run.finished.append(max(finished - base, *run.finished[-1:], 0))
-
-
-def _together(turns: Sequence[tuple[Turn, int]]) -> Turns:
-    done = max([turn.done for turn, _ in turns])
-    worked = max([turn.start + turn.busy for turn, _ in turns])
-    return Turns(0, [turn for turn, _ in turns], turns[-1][1], done, worked)
+        )  # fmt: skip
 
 
 def _advance(device: AimDevice, lane: Lane, reached: Reached, log: Sequence[int], row: int, step: int) -> None:
@@ -167,8 +175,6 @@ def _advance(device: AimDevice, lane: Lane, reached: Reached, log: Sequence[int]
 
 def _places(known: tuple[int, ...], row: int, step: int) -> Hashable:
     """Which of the rows of turns are known already, and where."""
-    if row < 0:
-        return None
     if not step:
         return known.index(row) if row in known else None
     return tuple([_turn_of(each, row, step) for each in known])

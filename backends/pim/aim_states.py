@@ -2,20 +2,19 @@
 
 Rows are numbered by first appearance, times count from the offer, and what is too long ago to matter is forgotten:
 streams come back to few states, whatever rows they work on. What one state becomes is found on an `AimChannel` once and
-looked up ever after. Refresh stays outside: a transition holds where no refresh is due in its time; where one is, it is
-kept by the clocks that were left until then.
+looked up ever after. Refresh stays outside: a transition holds where no refresh is due in its time. Where one is, it is
+kept by the clocks that were left until then, for all at which the refresh comes to the same (`AimChannel.alike`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pimc.backends.pim.aim_channel import NEVER, AimChannel, Answer, Issue, Plain
 from pimc.backends.pim.aim_line import NONE, Request
-from pimc.backends.pim.aim_rules import ACT, ACT16, CAUSES, COMMANDS, PRE, PREA, REFAB, WRA16, AimRules
+from pimc.backends.pim.aim_rules import ACT, ACT16, CAUSES, PRE, PREA, REFAB, WRA16, AimRules
 
 if TYPE_CHECKING:
     from pimc.backends.pim.aim_runs import Run
@@ -30,8 +29,7 @@ Step = tuple[int, int, int, int, int]
 NOTHING = (NONE, NONE, NONE, 0)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """What a step leads to."""
 
     number: int
@@ -41,16 +39,13 @@ class Transition:
     were"""
     refreshed: int
     """clocks by which the next refresh has moved"""
-    counts: Counter[str]
-    """DRAM commands that were issued"""
     open_clocks: int
     """clocks of the step in which a row was open"""
     issues: tuple[Issue, ...]
-    """the same with clocks, counted from the offer before, and rows by number"""
+    """DRAM commands, their clocks counted from the offer before, rows by number"""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Outlook:
+class Outlook(NamedTuple):
     """What happens to a state when nothing more comes; clocks count from the last offer. -1: it has happened before."""
 
     accepted: int
@@ -65,6 +60,8 @@ class Outlook:
     """from here on, time changes nothing"""
     cause: str
     """what the last commands that were asked for had to wait for: row, mode, refresh, or nothing"""
+    issues: tuple[Issue, ...]
+    """DRAM commands"""
 
 
 @dataclass(eq=False, slots=True)
@@ -82,8 +79,12 @@ class State:
     rows: int
     """how many rows it knows"""
     next: dict[Step, Transition] = field(default_factory=dict)
-    refreshing: dict[tuple[int, Step], Transition] = field(default_factory=dict)
+    refreshing: dict[Step, dict[int, Transition]] = field(default_factory=dict)
     """the same where a refresh comes, by the clocks until it is due"""
+    refreshed: dict[int, State] = field(default_factory=dict)
+    """the same after a refresh, by its clock"""
+    opened: dict[int, int] = field(default_factory=dict)
+    """in how many clocks a row is open if nothing more comes and no refresh, by the clocks that pass"""
     outlooks: dict[int, Outlook] = field(default_factory=dict)
     """by the clocks until a refresh is due; NEVER: it comes after all that"""
 
@@ -95,6 +96,8 @@ class States:
         self.rules = rules
         self.refreshed = rules.least_interval()
         """clocks after which a refresh of a channel without work is over"""
+        self.refreshing = rules.longest[REFAB]
+        """clocks for which a refresh keeps others back"""
         self.passages: dict[Hashable, Any] = {}
         """what sequences of lines make of whole devices (`aim_passage.py`)"""
         self.known: dict[Key, State] = {}
@@ -104,15 +107,26 @@ class States:
         self.ahead: dict[tuple[int, int], list[tuple[int, AimChannel]]] = {}
         """channels at clocks at which something may be offered next, from looking ahead: by the number of their state
         and the clocks until a refresh was due"""
-        self.idle = self._intern(frozen(AimChannel(rules))[0])
+        self.idle = self._intern(frozen(AimChannel(rules))[0], 0)
 
-    def _intern(self, key: Key) -> State:
+    def _intern(self, key: Key, rows: int) -> State:
         state = self.known.get(key)
         if state is None:
             idle = max(key[ROWS]) < 0 and not (key[REFUSED] or any(key[place] for place in WORK))
-            state = State(len(self.known), key, key[REFUSED] is not None, bool(key[HELD]), idle, rows_in(key))
+            state = State(len(self.known), key, key[REFUSED] is not None, bool(key[HELD]), idle, rows)
             self.known[key] = state
         return state
+
+    def after_refresh(self, state: State, clock: int) -> State:
+        """A state with what a refresh before the last offer still keeps back (`AimChannel.constraints` left it out)."""
+        found = state.refreshed.get(clock)
+        if found is None:
+            recent, nodes = state.key[CONSTRAINTS]
+            if all(command != REFAB for command, _ in recent):
+                recent = tuple(sorted((*recent, (REFAB, clock))))
+            key = (*state.key[:CONSTRAINTS], (recent, nodes), *state.key[CONSTRAINTS + 1 :])
+            found = state.refreshed[clock] = self._intern(key, state.rows)
+        return found
 
     def step(self, state: State, step: Step, left: int) -> Transition:
         """What a state becomes; `left`: clocks until a refresh is due."""
@@ -121,9 +135,10 @@ class States:
             if found is None:
                 found = state.next[step] = self._transition(state, step, NEVER)
         else:
-            found = state.refreshing.get((left, step))
+            known = state.refreshing.setdefault(step, {})
+            found = known.get(left)
             if found is None:
-                found = state.refreshing[left, step] = self._transition(state, step, left)
+                found = known[left] = self._transition(state, step, left)
         return found
 
     def _transition(self, state: State, step: Step, left: int) -> Transition:
@@ -141,9 +156,7 @@ class States:
         """Nothing comes; from the first clocks on, time changes nothing."""
         first = self.step(state, (settled, *NOTHING), NEVER)
         opened = clocks - settled if max(first.state.key[ROWS]) >= 0 else 0
-        return self._made(
-            first.state, first.kept, first.refreshed, first.counts, first.open_clocks + opened, first.issues
-        )
+        return self._made(first.state, first.kept, first.refreshed, first.open_clocks + opened, first.issues)
 
     def _split(self, state: State, step: Step, at: int, left: int) -> Transition:
         """Nothing comes up to a clock, then what is to come."""
@@ -160,21 +173,14 @@ class States:
             second.state,
             None if kept == tuple(range(state.rows)) else kept,
             first.refreshed + second.refreshed,
-            first.counts + second.counts,
             first.open_clocks + second.open_clocks,
             (*first.issues, *moved),
         )
 
     def _made(
-        self,
-        state: State,
-        kept: Rows | None,
-        refreshed: int,
-        counts: Counter[str],
-        open_clocks: int,
-        issues: tuple[Issue, ...],
+        self, state: State, kept: Rows | None, refreshed: int, open_clocks: int, issues: tuple[Issue, ...]
     ) -> Transition:
-        made = Transition(len(self.transitions), state, kept, refreshed, counts, open_clocks, issues)
+        made = Transition(len(self.transitions), state, kept, refreshed, open_clocks, issues)
         self.transitions.append(made)
         return made
 
@@ -185,24 +191,31 @@ class States:
         if count:
             channel.offer(Request(command, bank, row), count)
         key, rows = frozen(channel)
-        counts: Counter[str] = Counter()
-        for issue in channel.issued:
-            counts[COMMANDS[issue.command]] += issue.times
-        open_clocks = _open_clocks(state.key[ROWS], channel.issued, clocks)
-        moved = channel.due - left
         kept = None if rows == tuple(range(state.rows)) else rows
-        return self._made(self._intern(key), kept, moved, counts, open_clocks, tuple(channel.issued))
+        opened = _open_clocks(state.key[ROWS], channel.issued, clocks)
+        found = self._made(self._intern(key, len(rows)), kept, channel.due - left, opened, tuple(channel.issued))
+        if left != NEVER:
+            state.refreshing.setdefault(step, {}).update(dict.fromkeys(self._alike(channel, left, clocks), found))
+        return found
+
+    def _alike(self, channel: AimChannel, left: int, end: int) -> range:
+        """For which clocks until a refresh is due the same would have come, up to an end: the next is due after it."""
+        alike = channel.alike
+        if alike is None or left not in alike:
+            return range(left, left + 1)
+        return range(min(left, max(alike.start, end - self.rules.refresh)), alike.stop)
 
     def open_clocks(self, state: State, clocks: int, left: int) -> int:
         """In how many clocks after an offer a row is open if nothing more comes; `left`: until a refresh is due."""
         if state.is_idle or not clocks:
             return 0
-        settled = self.outlook(state, NEVER).settled
-        more = clocks - settled
-        if clocks > left or more <= 0:
+        if clocks > left:
             return self.step(state, (clocks, *NOTHING), left).open_clocks
-        first = self.step(state, (settled, *NOTHING), left)
-        return first.open_clocks + (more if max(first.state.key[ROWS]) >= 0 else 0)
+        found = state.opened.get(clocks)
+        if found is None:
+            found = _open_clocks(state.key[ROWS], self.outlook(state, NEVER).issues, clocks)
+            state.opened[clocks] = found
+        return found
 
     def outlook(self, state: State, left: int) -> Outlook:
         """What a state becomes by itself; `left`: clocks until a refresh is due."""
@@ -219,7 +232,8 @@ class States:
             stops.append((channel.accepted, channel))
             channel = channel.copy()
         channel.finish()
-        found = state.outlooks[left] = outlook_of(channel)
+        found = outlook_of(channel)
+        state.outlooks.update(dict.fromkeys(self._alike(channel, left, found.settled), found))
         stops.append((found.done + 1, channel))
         if len(self.ahead) >= MOST_AHEAD:
             del self.ahead[next(iter(self.ahead))]
@@ -248,43 +262,38 @@ class States:
 
 def _open_clocks(rows: Rows, issues: Iterable[Issue], clocks: int) -> int:
     """Clocks of a step in which a bank of the channel had a row open."""
-    changes = [issue for issue in issues if issue.command in OPENING or issue.command in CLOSING]
-    if not changes:
-        return clocks if max(rows) >= 0 else 0
     total = since = 0
-    now_open = {bank for bank, row in enumerate(rows) if row >= 0}
-    for issue in changes:
+    banks = range(len(rows))
+    now_open = set(banks) if min(rows) >= 0 else {bank for bank in banks if rows[bank] >= 0}
+    for clock, command, bank, *_ in issues:
+        if clock >= clocks:
+            break
+        if command not in CHANGING_ROWS:
+            continue
         if now_open:
-            total += issue.clock - since
-        since = issue.clock
-        if issue.command == ACT:
-            now_open.add(issue.bank)
-        elif issue.command == PRE:
-            now_open.discard(issue.bank)
+            total += clock - since
+        since = clock
+        if command == ACT:
+            now_open.add(bank)
+        elif command == PRE:
+            now_open.discard(bank)
         else:
-            now_open = set(range(len(rows))) if issue.command == ACT16 else set()
+            now_open = set(banks) if command == ACT16 else set()
     return total + (clocks - since if now_open else 0)
 
 
-OPENING = frozenset({ACT, ACT16})
-CLOSING = frozenset({PRE, PREA, WRA16, REFAB})
+CHANGING_ROWS = frozenset({ACT, ACT16, PRE, PREA, WRA16, REFAB})
 
 # -- what a state is ---------------------------------------------------------------------------------------------------
 
 ROWS, REGISTERS, QUEUE, REFUSED, READS, WRITES, ACTIVATED = range(7)
-WRITE_MODE, ANSWERS, WRITTEN, HELD, EARLIEST, FRESH = range(7, 13)
+WRITE_MODE, ANSWERS, WRITTEN, HELD, CONSTRAINTS, FRESH = range(7, 13)
 """Places in a key."""
 WORK = (QUEUE, READS, WRITES, ACTIVATED, ANSWERS)
 
 
-def rows_in(key: Key) -> int:
-    """How many rows a state knows."""
-    waiting = [r.row for r, _ in key[QUEUE]] + [
-        p.request.row for place in (READS, WRITES, ACTIVATED) for p in key[place]
-    ]
-    refused = [key[REFUSED][0].row] if key[REFUSED] is not None else []
-    largest: int = max([NONE, *key[ROWS], *waiting, *refused])
-    return largest + 1
+STARTING = {"now": 0, "due": NEVER, "answered": -1, "accepted": -1, "released": -1, "alike": None}
+"""What a channel has at clock 0, whatever its state."""
 
 
 def frozen(channel: AimChannel) -> tuple[Key, Rows]:
@@ -299,7 +308,7 @@ def frozen(channel: AimChannel) -> tuple[Key, Rows]:
         return old if old.row < 0 else old._replace(row=row(old.row))
 
     def plain(entries: list[Plain]) -> tuple[Plain, ...]:
-        return tuple([Plain(ranks[p.arrival], request(p.request)) for p in entries]) if entries else ()
+        return tuple([Plain(ranks[p.arrival], request(p.request)) for p in entries])
 
     now, opened, reads, writes, activated = channel.now, channel.rows, channel.reads, channel.writes, channel.activated
     first = opened[0]
@@ -309,16 +318,16 @@ def frozen(channel: AimChannel) -> tuple[Key, Rows]:
     key = (
         (row(first),) * len(opened) if opened.count(first) == len(opened) else tuple([row(r) for r in opened]),
         channel.registers,
-        tuple([(request(r), n) for r, n in channel.queue]),
+        tuple([(r if r.row < 0 else request(r), n) for r, n in channel.queue]),
         None if channel.refused is None else (request(channel.refused[0]), channel.refused[1]),
-        plain(reads),
-        plain(writes),
-        plain(activated),
+        plain(reads) if reads else (),
+        plain(writes) if writes else (),
+        plain(activated) if activated else (),
         channel.write_mode,
-        tuple([Answer(max(0, a.done - now), a.blocking, a.marker) for a in channel.answers]),
+        tuple([Answer(max(0, a.done - now), a.blocking, a.marker) for a in channel.answers]) if channel.answers else (),
         max(-1, channel.written - now),
         channel.held,
-        tuple(sorted([(node, t - now) for node, t in channel.kept().items()])),
+        channel.constraints(),
         channel.arrived == now and channel.arrivals in ranks,
     )
     return key, tuple(numbers)
@@ -326,42 +335,47 @@ def frozen(channel: AimChannel) -> tuple[Key, Rows]:
 
 def thawed(key: Key, rules: AimRules) -> AimChannel:
     """A channel in a state, at clock 0."""
-    plain = (*key[READS], *key[WRITES], *key[ACTIVATED])
-    return AimChannel(
-        rules,
-        rows=list(key[ROWS]),
-        registers=key[REGISTERS],
-        queue=list(key[QUEUE]),
-        refused=key[REFUSED],
-        reads=list(key[READS]),
-        writes=list(key[WRITES]),
-        activated=list(key[ACTIVATED]),
-        write_mode=key[WRITE_MODE],
-        answers=list(key[ANSWERS]),
-        written=key[WRITTEN],
-        held=key[HELD],
-        earliest=dict(key[EARLIEST]),
-        arrivals=max((p.arrival for p in plain), default=0),
-        arrived=0 if key[FRESH] else -1,
+    rows, registers, queue, refused, reads, writes, activated, write_mode, answers, written, held, kept, is_fresh = key
+    channel = AimChannel.__new__(AimChannel)
+    channel.__dict__.update(  # many are made: its constructor takes longer
+        STARTING,
+        rules=rules,
+        rows=list(rows),
+        registers=registers,
+        queue=list(queue),
+        refused=refused,
+        reads=list(reads),
+        writes=list(writes),
+        activated=list(activated),
+        write_mode=write_mode,
+        answers=list(answers),
+        written=written,
+        held=held,
+        recent=dict(kept[0]),
+        earliest=dict(kept[1]),
+        arrivals=max([p.arrival for p in (*reads, *writes, *activated)]) if reads or writes or activated else 0,
+        arrived=0 if is_fresh else -1,
+        issued=[],
     )
+    return channel
 
 
 def outlook_of(channel: AimChannel) -> Outlook:
     """From what a channel has done when everything is completed."""
-    asked = list(channel.issued)
-    while asked and asked[-1].command in CAUSES:
-        asked.pop()  # a refresh after everything that was asked for
-    issued = asked[-1].last if asked else -1
+    issued, cause = _last_asked(channel.issued)
     done = max(channel.written, channel.answered, channel.accepted, issued, 0)
     settled = max(done + 1, channel.issued[-1].last + 1 if channel.issued else 0, channel.free_at())
-    return Outlook(channel.accepted, channel.released, issued, done, settled, _cause(asked))
+    return Outlook(channel.accepted, channel.released, issued, done, settled, cause, tuple(channel.issued))
 
 
-def _cause(issues: list[Issue]) -> str:
-    """What came right before the last commands that were asked for."""
-    before = [i.command for i in issues]
-    while before and before[-1] not in CAUSES:
-        before.pop()
-        if before and before[-1] in CAUSES:
-            return CAUSES[before[-1]]
-    return ""
+def _last_asked(issues: list[Issue]) -> tuple[int, str]:
+    """The clock of the last command that was asked for, not counting a refresh after it; and what came right before the
+    last ones that were."""
+    asked = -1
+    for issue in reversed(issues):
+        if issue.command in CAUSES:
+            if asked >= 0:
+                return asked, CAUSES[issue.command]
+        elif asked < 0:
+            asked = issue.last
+    return asked, ""

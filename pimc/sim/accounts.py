@@ -15,11 +15,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pimc.backends.timing import Turn
 from pimc.sim.ledger import add
 
 LATENCY = "latency"
@@ -28,6 +29,8 @@ HELD = -(1 << 30)
 """In place of an op: the stream was held."""
 MANY = 4096
 """Entries of which the sums are kept in their place."""
+MANY_TURNS = 4 * MANY
+"""Likewise, of turns in runs."""
 LONGEST_COPY = 2_000_000
 """Segments beyond which skipped turns are summed up in one segment for each op."""
 
@@ -38,7 +41,22 @@ OP, START, END, BUSY = range(4)
 Entry: TypeAlias = tuple[int, int, int, int, int, str]
 """op, when the stream was ready, start of the work, how long it lasts, when its effect is complete, what delayed it; of
 a stream that was held: HELD, when it was ready, until when, 0, 0, by what."""
-Chunk: TypeAlias = "list[Entry] | Repeat | Settled"
+
+
+class Run(NamedTuple):
+    """Entries of one op, the turns of a loop of one command."""
+
+    op: int
+    at: int
+    """what the times of the turns count from"""
+    turns: Sequence[Turn]
+
+    def entries(self) -> list[Entry]:
+        op, at = self.op, self.at
+        return [(op, at + ready, at + start, busy, at + done, cause) for ready, start, busy, done, cause in self.turns]
+
+
+Chunk: TypeAlias = "list[Entry | Run] | Repeat | Settled"
 Gap: TypeAlias = tuple[int, int, str]
 """Start, end, and what delayed the command behind it."""
 
@@ -51,8 +69,10 @@ class Account:
     """Everything before this is accounted for."""
     held: int = 0
     """until when the stream was last held"""
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[Entry | Run] = field(default_factory=list)
     """what happened since the last mark"""
+    turns: int = 0
+    """how many turns are in the runs among them"""
     log: list[Chunk] = field(default_factory=list)
     """what happened before"""
     summed: int = 0
@@ -63,16 +83,16 @@ class Account:
         """Where the log is; what follows is what `since` gives."""
         if self.entries:
             self.log.append(self.entries)
-            self.entries = []
+            self.entries, self.turns = [], 0
         return Mark(len(self.log), _last(self.log))
 
     def settle(self) -> None:
         """Keep sums in place of the entries since the last mark, if there are many."""
-        if len(self.entries) >= MANY:
+        if len(self.entries) >= MANY or self.turns >= MANY_TURNS:
             front = _summed_up(self.log[self.summed :], self.front, None).front
             settled = _settled(self.entries, front)
             self.log.append(settled)
-            self.entries = []
+            self.entries, self.turns = [], 0
             self.summed, self.front = len(self.log), settled.sums.front
 
     def since(self, mark: Mark, base: int) -> Stretch:
@@ -213,7 +233,8 @@ def _last(log: Sequence[Chunk]) -> Last:
         last = _last(chunk.stretch.chunks)
         by = chunk.base - chunk.stretch.base + chunk.shift * (chunk.times - 1)
         return (last[0], last[1] + by) if last is not None else None
-    op, _, start, busy, done, _ = chunk[-1]
+    entry = chunk[-1]
+    op, _, start, busy, done, _ = entry.entries()[-1] if isinstance(entry, Run) else entry
     return (op, max(start + busy, done)) if op != HELD else None
 
 
@@ -258,9 +279,19 @@ def _merged(log: Sequence[Chunk]) -> Iterator[Chunk]:
             yield from chunks
 
 
-def _settled(entries: list[Entry], front: Front) -> Settled:
+def _each(entries: Sequence[Entry | Run]) -> list[Entry]:
+    found: list[Entry] = []
+    for entry in entries:
+        if isinstance(entry, Run):
+            found += entry.entries()
+        else:
+            found.append(entry)
+    return found
+
+
+def _settled(entries: list[Entry | Run], front: Front) -> Settled:
     """Entries behind a front."""
-    *numbers, causes = zip(*entries, strict=True)
+    *numbers, causes = zip(*_each(entries), strict=True)
     op, ready, start, busy, done = (np.array(column, np.int64) for column in numbers)
     reached = np.maximum.accumulate(np.concatenate(([front.at], start + busy)))
     before = reached[:-1]

@@ -156,8 +156,10 @@ class Known:
         if facts is None:
             identify = getattr(timer, "identity", None)
             identity = None if identify is None else identify(command)
-            moved, identified = moved_by(timer, command), frozenset(_variables(identity))
-            plain = None if moved or identified else command.resolved(_ANYWHERE)
+            moves = command.is_affine
+            moved = _moved(timer, command) if moves else frozenset()
+            identified = frozenset(_variables(identity)) if moves else frozenset()
+            plain = None if moved or identified else command.resolved(_ANYWHERE) if moves else command
             facts = self._facts[id(command)] = Facts(moved, identity, identified, plain)
         return facts
 
@@ -335,8 +337,10 @@ def resolver(command: Command) -> Resolver | None:
 
 def moved_by(timer: Timer, command: Command) -> frozenset[int]:
     """The variables that the time of a command depends on."""
-    if not command.is_affine:
-        return frozenset()
+    return _moved(timer, command) if command.is_affine else frozenset()
+
+
+def _moved(timer: Timer, command: Command) -> frozenset[int]:
     if isinstance(command, SYNCHRONISING):
         return frozenset(_variables(command.semaphore))
     declared = operands_of(type(command))

@@ -24,7 +24,7 @@ from pimc.backends.pim.issues import TellsIssues
 from pimc.backends.program import Program, Stream, steps
 from pimc.backends.timing import Ending, Identifying, Issued, Refreshing, Resource, Serving, Stepping, Timer
 from pimc.ir.diagnostics import CompileError, Diagnostic, InternalError, Kind, fail
-from pimc.sim.accounts import HELD, Account
+from pimc.sim.accounts import HELD, Account, Run
 from pimc.sim.code import (
     COMMAND,
     END,
@@ -384,11 +384,15 @@ class Clockwork:
             limit += runner.index < index
         at, turns, free, done, worked = time(runner.turns, instruction.count, runner.ready, limit)
         account = runner.account
-        account.entries += [(op, at + due, at + start, busy, at + end, cause) for due, start, busy, end, cause in turns]
-        account.frontier = max(account.frontier, worked + at)
+        account.entries.append(Run(op, at, turns))
+        if worked + at > account.frontier:
+            account.frontier = worked + at
         runner.ready = free + at
-        runner.done = max(runner.done, done + at)
-        runner.turns += len(turns)
+        if done + at > runner.done:
+            runner.done = done + at
+        count = len(turns)
+        account.turns += count
+        runner.turns += count
 
     def _issue(self, runner: Runner, op: int, time: Time) -> None:
         """Time one command."""

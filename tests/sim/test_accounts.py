@@ -1,14 +1,16 @@
 """Accounts of engines whose parts work side by side, against a time line painted clock by clock."""
 
 from collections import Counter
+from itertools import groupby
 from unittest.mock import patch
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pimc.backends.timing import Turn
 from pimc.sim import accounts
-from pimc.sim.accounts import BUSY, HELD, OP, Account, Entry, Mark, Sums
+from pimc.sim.accounts import BUSY, HELD, OP, Account, Entry, Mark, Run, Sums
 
 STEP = st.tuples(
     st.integers(-1, 3),
@@ -36,7 +38,13 @@ def entries_of(steps: list[tuple[int, int, int, int, str]], at: int) -> list[Ent
 
 
 def logged(account: Account, entries: list[Entry]) -> None:
-    account.entries += entries
+    """Some of an op's in a row as turns of a loop, others one by one."""
+    for op, group in groupby(entries, lambda entry: entry[0]):
+        own = list(group)
+        at = own[0][1]
+        turns = [Turn(ready - at, start - at, busy, done - at, cause) for _, ready, start, busy, done, cause in own]
+        account.entries += [Run(op, at, turns)] if op != HELD and len(own) % 2 else own
+        account.turns += len(own)
     for op, _, start, busy, _, _ in entries:
         account.frontier = max(account.frontier, start + busy)
         if op == HELD:

@@ -16,7 +16,9 @@ from pimc.backends.pim.aim_states import States
 from pimc.backends.pim.aim_steps import SteppedDevice
 from pimc.backends.pim.aim_trace import TraceReader
 from pimc.backends.pim.issues import IssueSink
-from tests.sim.aim_traces import controllers, traces
+from pimc.backends.target import AimPim
+from pimc.backends.target_registry import load_target
+from tests.sim.aim_traces import Controller, controllers, traces
 
 Device = AimDevice | SteppedDevice
 Issued = tuple[int, int, str, int | None, int | None]
@@ -81,6 +83,33 @@ def compare(data: st.DataObject) -> None:
     controller = data.draw(controllers(), "controller")
     texts = data.draw(traces(controller.channels), "trace")
     check(controller.rules, texts, data.draw(gaps, "gaps"), asks=data.draw(st.booleans(), "asks"))
+
+
+PHASED = """AiM WR_BIAS 0 1
+AiM WR_GB 40 0 1
+AiM MAC_ABK 64 1 3
+AiM MAC_ABK 24 1 3
+AiM AF 1
+AiM RD_MAC 0 1
+AiM RD_AF 0 1
+AiM WR_SBK 0 1 2 5
+AiM RD_SBK 0 1 2 3
+AiM WR_GB 8 0 1
+AiM EWMUL 6 1 5
+AiM WR_ABK 0 1 5
+AiM WR_BIAS 0 1
+AiM EOC""".splitlines()
+
+
+def test_a_refresh_may_be_due_at_any_clock() -> None:
+    """What is known of a state where a refresh comes is kept for all clocks at which it comes to the same."""
+    pim = load_target("cent", ()).pim
+    assert isinstance(pim, AimPim)
+    rules = Controller("cent", 1, pim.switches, refresh=907).rules
+    states, lines = States(rules), list(TraceReader("trace", rules.channels, rules.banks).lines(PHASED))
+    for wait in range(0, rules.refresh, 9):
+        plain = run(lambda sink: SteppedDevice(rules, sink), lines, [wait], asks=True)
+        assert run(lambda sink: AimDevice(states, sink), lines, [wait], asks=True) == plain, wait
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
