@@ -17,6 +17,7 @@ from pimc.backends.target import TargetSpec, target_hash
 from pimc.backends.target_registry import load_target
 from pimc.backends.verify import verify_program
 from pimc.frontends import load_model
+from pimc.garbage import seldom_collected
 from pimc.ir import interp
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Phase
@@ -119,6 +120,7 @@ class Lowered:
         return self.again()
 
 
+@seldom_collected()
 def compile_model(
     model: str | Path | Graph,
     target: str | Path,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 SELDOM = (100_000, 20, 50)
 """Graphs, programs and simulators are many small objects that live long: looking at all of them again and again costs a
-compilation a third of its time."""
+compilation up to a third of its time."""
 
 
 def collect_seldom(objects: int = SELDOM[0]) -> None:
@@ -15,3 +18,27 @@ def collect_seldom(objects: int = SELDOM[0]) -> None:
     objects: new ones after which Python looks; more of them take memory and save time.
     """
     gc.set_threshold(objects, *SELDOM[1:])
+
+
+_lock = threading.Lock()
+_inside = 0
+_before = gc.get_threshold()
+
+
+@contextmanager
+def seldom_collected() -> Iterator[None]:
+    """The same for a while, in processes that are not: what they had holds again once no thread is inside."""
+    global _inside, _before
+    with _lock:
+        if not _inside:
+            _before = gc.get_threshold()
+            if 0 < _before[0] < SELDOM[0]:
+                gc.set_threshold(*SELDOM)
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                gc.set_threshold(*_before)
