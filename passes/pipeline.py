@@ -40,6 +40,7 @@ DEFAULT: tuple[str, ...] = (
     "place",
     "schedule",
     "fuse-epilogues",
+    "fuse-prologues",
     "share-rows",
     "layout",
     "tile",

@@ -13,6 +13,7 @@ from pimc.backends.storage import load as load_program
 from pimc.backends.target import from_description
 from pimc.backends.verify import verify_program
 from pimc.driver import Options, Result, SimEngine, Values, compared, compile_model, given_inputs, time_program
+from pimc.garbage import collecting_seldom
 from pimc.ir.diagnostics import UsageError
 from pimc.ir.graph import Graph
 from pimc.ir.op import Array
@@ -105,6 +106,7 @@ def _requests(given: Sequence[Request] | str | Path) -> tuple[Request, ...]:
     return tuple(replace(r, row=row) for row, r in enumerate(given))
 
 
+@collecting_seldom()
 def simulate(
     program: Program | str | Path,
     *,

@@ -17,7 +17,7 @@ from pimc.backends.target import TargetSpec, target_hash
 from pimc.backends.target_registry import load_target
 from pimc.backends.verify import verify_program
 from pimc.frontends import load_model
-from pimc.garbage import seldom_collected
+from pimc.garbage import collecting_seldom
 from pimc.ir import interp
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Phase
@@ -120,7 +120,7 @@ class Lowered:
         return self.again()
 
 
-@seldom_collected()
+@collecting_seldom()
 def compile_model(
     model: str | Path | Graph,
     target: str | Path,
@@ -416,6 +416,7 @@ def seconds_of(engine: SimEngine) -> Callable[[Program], float]:
     return lambda program: time_program(program, engine).time * 1e-12
 
 
+@collecting_seldom()
 def time_program(
     program: Program, engine: SimEngine = "fast", issues: IssueLog | None = None, background: int | None = None
 ) -> Timing:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 SELDOM = (100_000, 20, 50)
 """Graphs, programs and simulators are many small objects that live long: looking at all of them again and again costs a
-compilation up to a third of its time."""
+compilation a third of its time."""
 
 
 def collect_seldom(objects: int = SELDOM[0]) -> None:
@@ -20,25 +19,13 @@ def collect_seldom(objects: int = SELDOM[0]) -> None:
     gc.set_threshold(objects, *SELDOM[1:])
 
 
-_lock = threading.Lock()
-_inside = 0
-_before = gc.get_threshold()
-
-
 @contextmanager
-def seldom_collected() -> Iterator[None]:
-    """The same for a while, in processes that are not: what they had holds again once no thread is inside."""
-    global _inside, _before
-    with _lock:
-        if not _inside:
-            _before = gc.get_threshold()
-            if 0 < _before[0] < SELDOM[0]:
-                gc.set_threshold(*SELDOM)
-        _inside += 1
+def collecting_seldom() -> Iterator[None]:
+    """The same while something is done for a caller whose process it is."""
+    before = gc.get_threshold()
+    if 0 < before[0] < SELDOM[0]:
+        gc.set_threshold(*SELDOM)
     try:
         yield
     finally:
-        with _lock:
-            _inside -= 1
-            if not _inside:
-                gc.set_threshold(*_before)
+        gc.set_threshold(*before)

@@ -1,10 +1,9 @@
 """The time of copies.
 
 A transfer occupies its queue for an issue slot, waits for the memory's first data, and then lasts as long as the
-busiest channel needs for its accesses: their bursts on the data bus, the activations of their rows (tRRD, tFAW), or the
-rows of its busiest bank one after the other (tRC), whichever is more. Queues share the data buses; a transfer holds
-them for its share of their whole bandwidth. Refresh takes its part of the time from all of that. A limit of the queue
-itself, or of the on-chip buffer's port, may last longer. Transfers of further queues (small ones, beside the weights of
+slowest channel needs for its accesses, refresh included (`moving.py`). Queues share the data buses; a transfer holds
+them for its share of their whole bandwidth. A limit of the queue itself, or of the on-chip buffer's port, may last
+longer. Transfers of further queues (small ones, beside the weights of
 the NPU) take turns with others, access by access. Copies from and to paged caches have a descriptor for each block. A
 transfer that begins beside PIM work in banks with two row buffers gets a share of the bus.
 """
@@ -18,6 +17,7 @@ from functools import partial
 
 from pimc.backends.dma.block_traffic import blocks_of, traffic_in_blocks
 from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, LoadBlocks, MapBlocks, MapRows, Move, Store, StoreBlocks
+from pimc.backends.dma.moving import Dram, dram_of, moving_ps
 from pimc.backends.dma.traffic import Memory, Traffic, slots, traffic
 from pimc.backends.isa import Command
 from pimc.backends.quantity import PS_PER_S, period_ps
@@ -59,8 +59,8 @@ class DmaCosts:
         self.read_latency = (cycles["nRCDRD"] + cycles["nCL"] + cycles["nBL"]) * clock + 2 * dma.latency
         self.write_latency = (cycles["nRCDWR"] + cycles["nCWL"] + cycles["nBL"]) * clock + 2 * dma.latency
         self.access_ps = spec.dram.burst_cycles * clock
-        self.activation_ps = max(cycles["nRRDS"] * clock, -(-cycles["nFAW"] * clock // 4))
-        self.cycle_ps = cycles["nRC"] * clock
+        self.reads, self.writes = (dram_of(spec.dram, self.memory, writes=writes) for writes in (False, True))
+        self.derated, self.plain_ps = self.reads.derated, self.reads.plain_ps
         self.port = _port_bandwidth(spec, dma)
         self.slot = spec.pnm.lanes * spec.element_bytes if spec.pnm is not None else 1
         """Bytes that pass the on-chip port together: a slot of the shared buffer where there is one."""
@@ -89,14 +89,15 @@ class DmaCosts:
         if isinstance(command, MapBlocks):  # the table, and a register of the map for each access's entries
             size = command.table_bytes
             asked = traffic(self.memory, ((size, 1),), 1)
-            return self._transfer(asked, 0, reads=True), asked
+            return self._transfer(asked, self.derated(self.plain_ps(asked)), 0, reads=True), asked
         if isinstance(command, Copy):
             reads = isinstance(command, Load)
             ends = command.src_digits, command.dst_digits
             far, near = ends if reads else ends[::-1]
             size = command.dtype.bits // 8
             asked = traffic(self.memory, far, size)
-            return self._transfer(asked, max(self._slots(near, size), self._passes(asked)), reads), asked
+            moving = moving_ps(self.reads if reads else self.writes, far, size)
+            return self._transfer(asked, moving, max(self._slots(near, size), self._passes(asked)), reads), asked
         if isinstance(command, Indexed):
             return self._indexed(command)
         if isinstance(command, MapRows):  # an index out of the buffer, and a register of the controller
@@ -110,20 +111,19 @@ class DmaCosts:
         size, block = command.dtype.bits // 8, plain(command.block)
         asked = traffic_in_blocks(self.memory, far, size, block)
         issue = blocks_of(far, size, block) * self._issue_ps
-        found = self._transfer(asked, max(self._slots(near, size), self._passes(asked)), reads)
+        moving = self.derated(self.plain_ps(asked))
+        found = self._transfer(asked, moving, max(self._slots(near, size), self._passes(asked)), reads)
         return TransferTime(found.latency, max(found.duration, issue), found.held), asked
 
     @property
     def _issue_ps(self) -> int:
         return self.dma.issue * self.spec.system.sharing * period_ps(self.dma.clock)
 
-    def _transfer(self, asked: Traffic, chip_slots: int, reads: bool) -> TransferTime:
-        rows = max(asked.rows * self.activation_ps, max(0, asked.one_bank - 1) * self.cycle_ps)
-        duration = max(asked.busiest * self.access_ps, rows)
-        held = -(-asked.accesses * self.access_ps // self.dram.channels)
-        duration, held = self.derated(duration), self.derated(held)
+    def _transfer(self, asked: Traffic, moving: int, chip_slots: int, reads: bool) -> TransferTime:
+        """Of what keeps the slowest channel at work for `moving` picoseconds."""
+        held = min(moving, self.derated(-(-asked.accesses * self.access_ps // self.dram.channels)))
         latency = self.read_latency if reads else self.write_latency
-        return TransferTime(latency, max(duration, held, self._on_chip(chip_slots)), held)
+        return TransferTime(latency, max(moving, self._on_chip(chip_slots)), held)
 
     def _indexed(self, command: Indexed) -> tuple[TransferTime, Traffic | None]:
         """Each index is a transfer of its own; rows are taken to fall on all channels and ranks alike."""
@@ -139,7 +139,8 @@ class DmaCosts:
         asked = Traffic(accesses, busiest, rows)
         # tRRD and tFAW hold within a rank
         timed = Traffic(accesses, busiest, -(-rows // self.dram.ranks))
-        found = self._transfer(timed, chip_slots, isinstance(command, Gather))
+        moving = self.derated(self.plain_ps(timed))
+        found = self._transfer(timed, moving, chip_slots, isinstance(command, Gather))
         return TransferTime(found.latency, max(found.duration, issue), found.held), asked
 
     def _slots(self, digits: tuple[Digit, ...], element_bytes: int) -> int:
@@ -153,13 +154,6 @@ class DmaCosts:
         """As long as the on-chip side of a transfer takes for so many slots."""
         return -(-count * self.slot * PS_PER_S // self.port)
 
-    def derated(self, duration: int) -> int:
-        """With the part of the time that refresh takes."""
-        if not self.dram.refresh:
-            return duration
-        interval, refresh = self.dram.cycles["nREFI"], self.dram.cycles["nRFC"]
-        return -(-duration * interval // (interval - refresh))
-
 
 def memory_of(spec: TargetSpec) -> Memory:
     """What transfers see of a target's memory."""
@@ -171,27 +165,24 @@ def memory_of(spec: TargetSpec) -> Memory:
 class CopyTime:
     """What a search over tiles needs of `DmaCosts`: times in seconds, refresh included."""
 
-    memory: Memory
-    access: float
-    """how long an access holds a channel"""
-    activation: float
-    """the least between two activations of a channel"""
+    reads: Dram | None
+    """none: copies take no time"""
+    writes: Dram | None
     port: float
     """seconds for a byte on the on-chip side"""
     latency: float
     """of a read"""
-    cycle: float = 0.0
-    """the least between two activations of a bank"""
 
-    def of(self, digits: tuple[Digit, ...], element_bytes: int, elements: int) -> tuple[float, float]:
+    def of(
+        self, digits: tuple[Digit, ...], element_bytes: int, elements: int, *, writes: bool = False
+    ) -> tuple[float, float]:
         """How long a copy of a loop nest takes, and its share of the time of all buses."""
-        if not self.access:
+        dram = self.writes if writes else self.reads
+        if dram is None:
             return 0.0, 0.0
-        asked = traffic(self.memory, digits, element_bytes)
-        one_bank = max(0, asked.one_bank - 1) * self.cycle
-        moving = max(asked.busiest * self.access, asked.rows * self.activation, one_bank)
-        held = asked.accesses * self.access / self.memory.channels
-        return max(moving, held, elements * element_bytes * self.port), held
+        moving, accesses = moving_ps(dram, digits, element_bytes), traffic(dram.memory, digits, element_bytes).accesses
+        held = min(moving, dram.derated(accesses * dram.rows.burst * dram.clock_ps // dram.memory.channels)) / PS_PER_S
+        return max(moving / PS_PER_S, elements * element_bytes * self.port), held
 
 
 def copy_time(spec: TargetSpec) -> CopyTime:
@@ -199,11 +190,8 @@ def copy_time(spec: TargetSpec) -> CopyTime:
     assert spec.dma is not None
     costs = DmaCosts(spec, spec.dma)
     if spec.dma.transfers == "free":
-        return CopyTime(costs.memory, 0.0, 0.0, 0.0, 0.0)
-    access, activation, cycle = (
-        costs.derated(1000 * t) / (1000 * PS_PER_S) for t in (costs.access_ps, costs.activation_ps, costs.cycle_ps)
-    )
-    return CopyTime(costs.memory, access, activation, 1 / costs.port, costs.read_latency / PS_PER_S, cycle)
+        return CopyTime(None, None, 0.0, 0.0)
+    return CopyTime(costs.reads, costs.writes, 1 / costs.port, costs.read_latency / PS_PER_S)
 
 
 def _port_bandwidth(spec: TargetSpec, dma: DmaSpec) -> int:

@@ -30,6 +30,8 @@ DEEP = 4
 
 _FIRST_PARTS = 32
 """Into how many parts the very first and the very last pieces may be cut."""
+_MADE_AT_ONCE = 1 << 17
+"""Elements of an operand that a prologue makes at a time, if rows are not longer."""
 _LAYERS = (2, 4, 8)
 """Into how many layers k may be cut, one after the other over all of the result."""
 _WORTH_LAYERS = 1.05
@@ -135,8 +137,16 @@ class Extents:
     """seconds of the vector unit for each element of the result (an epilogue)"""
     whole: str = ""
     """t or s: a tile of the result has all of it (an epilogue that goes by rows)"""
+    stays: str = ""
+    """t, s or ts: operands that lie on chip where commands can address them, and need no other place there"""
     cuts_k: int = 0
     """turns of the outermost loop over k, where both operands have one nest of them: it may be cut there"""
+    led: str = ""
+    """t or s: the operand that is computed tile by tile (a prologue)"""
+    led_bytes: int = 0
+    """on chip for each element of such a tile, beside its own place"""
+    before: float = 0.0
+    """seconds of the vector unit for each of its elements"""
 
     @property
     def of_out(self) -> int:
@@ -145,6 +155,10 @@ class Extents:
     @property
     def repeated(self) -> bool:
         return self.turns > 1
+
+    def held(self, name: str, rows: int, k: int) -> int:
+        """Bytes of one place for a tile of an operand (t or s)."""
+        return 0 if name in self.stays else padded(rows * k * self.element_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +256,7 @@ class _Search:
         key = operand, rows, columns
         if key not in self._moved:
             side, size = self._sides[operand], self.product.element_bytes
-            self._moved[key] = move_seconds(self.machine.copies, side, rows, columns, size)
+            self._moved[key] = move_seconds(self.machine.copies, side, rows, columns, size, writes=operand == RESULT)
         return self._moved[key]
 
     def compute(self, t: int, s: int, k: int, grid: tuple[int, int]) -> float:
@@ -293,6 +307,10 @@ def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | Non
 
 def _run(search: _Search, limits: Limits) -> None:
     machine, product = search.machine, search.product
+    if product.led:  # panels alone make each tile once
+        if limits[2] >= product.k:
+            _panels(search, limits)
+        return
     if machine.tiling == "whole" and limits >= (product.t, product.s, product.k):
         for grid in search.grids:
             search.offer(_panel(search, grid, True, product.t, product.t, product.s))
@@ -388,21 +406,24 @@ def _panel(
     None for what does not fit, or is seen to be beaten before its time is known.
     """
     machine, e, room = search.machine, search.product, search.room
+    if e.led and (e.led == "t") != t_outside:
+        return None
     layers = e.k // depth if depth else 1
     k = depth or e.k
-    size = e.element_bytes
     whole_outer, whole_inner = (e.t, e.s) if t_outside else (e.s, e.t)
     micro = (piece, inner) if t_outside else (inner, piece)
     turns_outer, turns_inner = -(-whole_outer // tile), -(-whole_inner // inner)
     pieces = -(-tile // piece)
     alone = turns_outer == 1 and turns_inner == 1 and pieces == 1
-    one = padded(tile * k * size) + padded(inner * k * size) + padded(piece * inner * e.of_out)
+    first_name, second_name = ("t", "s") if t_outside else ("s", "t")
+    held_piece, held_inner = e.held(first_name, piece, k), e.held(second_name, inner, k)
+    one = e.held(first_name, tile, k) + held_inner + padded(piece * inner * e.of_out)
     slots = DEEP if (alone and e.repeated and room.holds(one * DEEP)) or pieces > SLOTS else SLOTS
     slots_outer = slots if e.repeated else SLOTS if turns_outer * layers > 1 else 1
     slots_inner = slots_outer * min(turns_inner, SLOTS + 2)  # those of a loop, and two before or one before and after
     slots_out = slots_inner * min(pieces, 2 * slots + 2) // (SLOTS if layers > 1 else 1)  # of the last layer alone
-    held = pieces * padded(piece * k * size) * slots_outer + padded(inner * k * size) * slots_inner
-    held += padded(piece * inner * e.working_bytes)
+    held = pieces * held_piece * slots_outer + held_inner * slots_inner
+    held += padded(piece * inner * e.working_bytes) + padded(made_at_once(piece, k) * k * e.led_bytes)
     if not room.holds(held + padded(piece * inner * e.of_out) * slots_out):
         return None
     if piece * inner * ACCUMULATOR_BYTES > machine.accumulator_bytes or _cuts_rows(e, *micro):
@@ -432,13 +453,17 @@ def _panel(
         return None
     parts = machine.parts(k, grid[0])
     first = (outer_piece[0] + inner_piece[0]) / parts
-    if parts > 1 or t_outside:  # the stationary one comes first, and is loaded while the other arrives
+    if e.led:  # made as a whole, and the other comes in parts
+        first = outer_piece[0] + inner_piece[0] / parts
+    elif parts > 1 or t_outside:  # the stationary one comes first, and is loaded while the other arrives
         stationary = (inner_piece if t_outside else outer_piece)[0] / parts
         first = max(stationary, first - machine.array.first_load / machine.clock)
     micros = turn / pieces
     late = {n: _late(outer_piece[0], inner_piece[0], pieces, turns_inner, micros, parts, n, layers) for n in (1, 2)}
     early = 2 if parts > 1 and late[2] < late[1] else 1
     filling = max(0.0, inner_piece[0] - first + late[early])
+    made = piece * k * e.before  # the first of a tile before all products, the others during those of the one before
+    filling += turns_outer * (made + (pieces - 1) * max(0.0, made - micros))
     around = turn + inner_piece[0] + search.turnaround  # from loading a slot until it may be loaded again
     leaving = turn / pieces + search.drain + after  # from the first product in a slot until it is stored
     last = micros if turns_inner == 1 else turn
@@ -449,10 +474,16 @@ def _panel(
     if layers > 1:  # all results leave during the last layer
         steady = max(steady, first + filling + compute - turns * turn + micros + storing - out_piece[0])
     steady = max(steady, turns * pieces * leaving / slots, turns * pieces * drained if e.vector else 0.0)
+    steady += turns_outer * made if e.repeated else 0.0
     t, s = (tile, inner) if t_outside else (inner, tile)
     return Tiles(
         t, s, k, t_outside, slots_outer, slots, steady + ends, *grid, piece, early, compute, memory
     )  # fmt: skip
+
+
+def made_at_once(rows: int, k: int) -> int:
+    """How many of a tile's rows a prologue makes at a time."""
+    return chunk_of(rows, max(1, _MADE_AT_ONCE // k))
 
 
 def _cuts_rows(e: Extents, t: int, s: int) -> bool:
@@ -541,21 +572,21 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     turns = turns_t * turns_s * turns_k
     if t * s * ACCUMULATOR_BYTES > search.machine.accumulator_bytes or _cuts_rows(e, t, s):
         return None
-    size = e.element_bytes
-    one = padded(t * k * size) + padded(s * k * size) + padded(t * s * e.of_out)
+    held_t, held_s = e.held("t", t, k), e.held("s", s, k)
+    one = held_t + held_s + padded(t * s * e.of_out)
     slots = DEEP if turns == 1 and e.repeated and room.holds(one * DEEP) else SLOTS
     if turns == 1:
         slots_t = slots_s = slots if e.repeated else 1
-    held = padded(t * k * size) * slots_t + padded(s * k * size) * slots_s + padded(t * s * e.working_bytes)
+    held = held_t * slots_t + held_s * slots_s + padded(t * s * e.working_bytes)
     if not room.holds(held + padded(t * s * e.of_out) * slots):
         return None
-    one_t, held_t = search.moved(T, t, k)
-    one_s, held_s = search.moved(S, s, k)
-    one_out, held_out = search.moved(RESULT, t, s)
+    one_t, bus_t = search.moved(T, t, k)
+    one_s, bus_s = search.moved(S, s, k)
+    one_out, bus_out = search.moved(RESULT, t, s)
     loads_t = turns if turns_k > 1 or not t_outside else turns_t
     loads_s = turns if turns_k > 1 or t_outside else turns_s
     loading, storing = one_t * loads_t + one_s * loads_s, one_out * turns_t * turns_s
-    memory = max(loading, storing, held_t * loads_t + held_s * loads_s + held_out * turns_t * turns_s)
+    memory = max(loading, storing, bus_t * loads_t + bus_s * loads_s + bus_out * turns_t * turns_s)
     drained = t * s * search.drained
     least = (memory if e.repeated else memory + search.turnaround + drained + one_out) + memory / 8
     return _Slab(
@@ -584,13 +615,20 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
 
 @lru_cache(maxsize=65536)
 def move_seconds(
-    copies: CopyTime, side: Side | None, rows: int, columns: int, element_bytes: int, turns: int = 1
+    copies: CopyTime,
+    side: Side | None,
+    rows: int,
+    columns: int,
+    element_bytes: int,
+    turns: int = 1,
+    *,
+    writes: bool = False,
 ) -> Moved:
     """How long a tile [rows, columns] of so many products takes from or to memory."""
     if side is None:
         return 0.0, 0.0
     digits = (*_inner(side.batch, turns), *_inner(side.rows, rows), *_inner(side.columns, columns))
-    return copies.of(digits, element_bytes, turns * rows * columns)
+    return copies.of(digits, element_bytes, turns * rows * columns, writes=writes)
 
 
 def _inner(digits: tuple[Digit, ...], extent: int) -> Iterator[Digit]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -81,12 +81,21 @@ def contiguous(elements: int) -> Load:
 
 
 def test_large_load_runs_at_the_memorys_bandwidth() -> None:
-    """32 channels of 64 bytes in 2 clocks at 1 GHz: 1024 bytes a ns; refresh takes tRFC / tREFI."""
-    for refresh, share in (("false", 1.0), ("true", 1 - 260 / 3900)):
-        dma, _ = timer("npu", f"dram.refresh={refresh}")
+    """32 channels of 64 bytes in 2 clocks at 1 GHz: 1024 bytes a ns; refresh of all banks takes tRFC / tREFI."""
+    for changes, share in ((["dram.refresh=false"], 1.0), (["dram.refresh_order=all-banks"], 1 - 260 / 3900)):
+        dma, _ = timer("npu", *changes)
         issued = dma.issue(contiguous(1 << 22), 0)
         latency = 14 + 14 + 2 + 1
         assert issued.done == pytest.approx(((8 << 20) / 1024 / share + latency) * 1000, rel=1e-3)
+
+
+def test_more_bytes_take_longer() -> None:
+    """Where ranks are refreshed in turn, too, more bytes take more time, and long ones as much for each byte."""
+    dma, _ = timer("npu")
+    times = [dma.costs.of(contiguous(1 << n))[0].duration for n in range(5, 27)]
+    assert all(1.9 * short < long < 2.1 * short for short, long in pairwise(times[10:]))
+    assert times[1:] == sorted(times[1:])
+    assert times[-1] == pytest.approx(2 * times[-2], rel=1e-3)
 
 
 def test_latency_of_one_access() -> None:

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from pimc.backends.dma.banks import RowTimes
+from pimc.backends.dma.moving import Dram
 from pimc.backends.dma.timing import CopyTime
 from pimc.backends.dma.traffic import Memory
 from pimc.backends.npu.array import ArrayTime
@@ -63,9 +65,8 @@ def test_grouped_heads_share_a_block() -> None:
 
 
 ARRAYS = ArrayTime(128, 128, 8, 4, 0, False, 128, 255, 128, 254, 0)
-MACHINE = Machine(
-    ARRAYS, False, "search", 10**9, 1 << 26, 1024, CopyTime(Memory(32, 1024, 64), 2e-9, 7.5e-9, 1 / 4096e9, 28e-9)
-)
+HBM = Dram(Memory(32, 1024, 64, banks=32), RowTimes(32, 2, 14, 14, 34, 6, 4, 30), clock_ps=1000)
+MACHINE = Machine(ARRAYS, False, "search", 10**9, 1 << 26, 1024, CopyTime(HBM, HBM, 1 / 4096e9, 28e-9))
 
 
 @pytest.mark.parametrize(("t", "s", "k"), [(4096, 64, 4096), (2048, 4096, 4096), (16384, 64, 4096), (50000, 3, 7)])
@@ -95,7 +96,11 @@ def _random_product(rng: random.Random) -> Extents:
         for rows, columns in ((t, k), (s, k), (t, s))
     )
     epilogue = rng.choice([(0, 0, 0.0, ""), (4, 8, 1e-12, ""), (0, 21, 5e-12, "s")])
-    return Extents(t, s, k, 2, streamed, stationary, out, rng.choice([1, 1, 3]), *epilogue, rng.choice([0, k]))
+    led, led_bytes, before = rng.choice([("", 0, 0.0), ("", 0, 0.0), ("t", 4, 3e-12)])
+    return Extents(
+        t, s, k, 2, streamed, stationary, out, rng.choice([1, 1, 3]), *epilogue,
+        stays=rng.choice(["", "", "t", "ts"]), cuts_k=rng.choice([0, k]), led=led, led_bytes=led_bytes, before=before,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -113,6 +118,21 @@ def test_what_the_search_leaves_out_is_not_better(seed: int, monkeypatch: pytest
             patch.setattr(_Search, "beaten", lambda *_: False)
             _run(search, most or (product.t, product.s, product.k))
         assert search.best == tiles
+
+
+def test_an_operand_that_stays_where_it_is_leaves_its_room_to_the_other() -> None:
+    """An activation of 4 MiB on chip, and 4 MiB for tiles: the weight comes once, as where memory is plenty."""
+    weight = Side(((4096, 2 * 4096),), ((4096, 2),))
+    product = Extents(512, 4096, 4096, 2, None, weight, None)
+    copied, stays, plenty = (
+        best_tiles(MACHINE, e, room)
+        for e, room in ((product, 1 << 22), (replace(product, stays="t"), 1 << 22), (product, 1 << 27))
+    )
+    assert copied is not None
+    assert stays is not None
+    assert plenty is not None
+    assert copied.seconds > 2 * plenty.seconds
+    assert stays.seconds < 1.01 * plenty.seconds
 
 
 # -- time ------------------------------------------------------------------------------------------------------------

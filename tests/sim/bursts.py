@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from statistics import mean
 
 from pimc.backends.target import DramSpec
 
@@ -35,6 +36,9 @@ class Bank:
 @dataclass
 class Channel:
     dram: DramSpec
+    phase: int | None = None
+    """clocks since the last refresh of the last rank began; none: there has not been any"""
+    writes: bool = False
     banks: dict[int, Bank] = field(default_factory=dict)
     acts: deque[int] = field(default_factory=lambda: deque([-(10**9)] * 4, maxlen=4))
     known: deque[int] = field(default_factory=lambda: deque([0] * OUTSTANDING, maxlen=OUTSTANDING))
@@ -55,13 +59,14 @@ class Channel:
         c, bank = self.dram.cycles, self.banks.setdefault(bank_number, Bank())
         known = self.known[0]
         if bank.row != row:
-            closing = max(known, bank.opened + c["nRAS"], bank.last + c["nRTP"]) if bank.row >= 0 else known
+            after = c["nCWL"] + c["nBL"] + c["nWR"] if self.writes else c["nRTP"]
+            closing = max(known, bank.opened + c["nRAS"], bank.last + after) if bank.row >= 0 else known
             at = max(closing + (c["nRP"] if bank.row >= 0 else 0), bank.closed)
             at = max(at, self.acts[-1] + c["nRRDS"], self.acts[0] + c["nFAW"])
             at = self._beside_refresh(bank_number, at)
             self.acts.append(at)
             bank.row, bank.opened = row, at
-        at = max(known, bank.opened + c["nRCDRD"], self.bus)
+        at = max(known, bank.opened + c["nRCDWR" if self.writes else "nRCDRD"], self.bus)
         at = self._beside_refresh(bank_number, at)
         bank.last = at
         self.bus = at + c["nBL"]
@@ -79,9 +84,9 @@ class Channel:
         c = self.dram.cycles
         rank = bank_number // (self.dram.banks // self.dram.ranks)
         apart = c["nREFI"] // self.dram.ranks if self.dram.refresh_order == "staggered-ranks" else 0
-        since = at - (rank + 1) * apart
+        since = at + (self.phase or 0) - (rank + 1) * apart
         into = since % c["nREFI"]
-        return into, self.dram.refresh and since >= 0 and into < c["nRFC"]
+        return into, self.dram.refresh and (since >= 0 or self.phase is not None) and into < c["nRFC"]
 
 
 def addresses(start: int, digits: Sequence[tuple[int, int]]) -> Iterator[int]:
@@ -93,14 +98,32 @@ def addresses(start: int, digits: Sequence[tuple[int, int]]) -> Iterator[int]:
         yield from addresses(start + i * stride, rest)
 
 
-def clocks(dram: DramSpec, digits: Sequence[tuple[int, int]], run: int) -> int:
-    """Clocks until the last burst of a transfer of runs of bytes at the turns of a loop nest."""
-    requests: list[list[Request]] = [[] for _ in range(dram.channels)]
+def requests(dram: DramSpec, digits: Sequence[tuple[int, int]], run: int) -> set[tuple[Request, ...]]:
+    """What channels are asked for by runs of bytes at the turns of a loop nest; those that are asked for the same once.
+
+    An access that the next run begins with, too, is asked for once.
+    """
+    found: list[list[Request]] = [[] for _ in range(dram.channels)]
+    before = -1
     for start in addresses(0, digits):
         first, last = start // dram.access_bytes, (start + run - 1) // dram.access_bytes
-        for access in range(first, last + 1):
+        for access in range(first + (first == before), last + 1):
             row_number = access * dram.access_bytes // dram.row_bytes
             rest, channel = divmod(row_number, dram.channels)
             row, bank = divmod(rest, dram.banks)
-            requests[channel].append((bank, row))
-    return max(Channel(dram).serve(asked) for asked in set(map(tuple, requests)))
+            found[channel].append((bank, row))
+        before = last
+    return set(map(tuple, found))
+
+
+def clocks(
+    dram: DramSpec,
+    digits: Sequence[tuple[int, int]],
+    run: int,
+    phases: Sequence[int | None] = (None,),
+    *,
+    writes: bool = False,
+) -> float:
+    """Clocks until the last burst of a transfer, on average over its begins in the refresh interval."""
+    asked = requests(dram, digits, run)
+    return mean(max(Channel(dram, phase, writes).serve(each) for each in asked) for phase in phases)

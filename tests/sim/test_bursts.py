@@ -1,17 +1,19 @@
-"""The copy engines' closed form against a plain DRAM engine that steps each burst: at most 2 % on long streams.
+"""The copy engines' time against a plain DRAM engine that steps each burst: at most 2 % on long streams.
 
-Without refresh the two differ by what a transfer's first row takes (14 clocks), and by how evenly rows fall on banks.
-Refresh of all banks at once comes to the same share of the time. Where ranks are refreshed in turn, the same share
-stands for a controller that goes on with the other rank: 2 % hold where its 64 requests reach there; of long or
-scattered runs in rows some channels find none there, and bursts take up to 4 % longer.
+Without refresh the two differ by what a transfer's first row takes (14 clocks), which belongs to its latency, and by
+how evenly rows fall on banks. Refresh of all banks at once comes to the same share of the time. Where ranks are
+refreshed in turn, channels are followed from refresh to refresh. What is not followed is how single rows are held up
+where opening them is the limit: "runs across rows" are up to 4 % too fast.
 """
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
-from pimc.backends.dma.isa import Load
-from pimc.backends.dma.timing import DmaCosts, TransferTime
+from pimc.backends.dma.isa import Load, Store
+from pimc.backends.dma.timing import DmaCosts
 from pimc.backends.target import TargetSpec
 from pimc.backends.target_registry import load_target
 from pimc.ir.types import DType
@@ -35,39 +37,119 @@ STREAMS: dict[str, tuple[Digits, int]] = {
     "three loops": (((8, 6 * MIB), (64, 32000), (4, 8000)), 2 * KIB),
 }
 
+LONG = {
+    "contiguous": 4,
+    "rows of a weight": 4,
+    "narrow rows of a weight": 8,
+    "narrow rows, a power of two apart": 2,
+    "columns of a head in a cache": 8,
+    "heads with gaps": 4,
+    "rows of one channel": 1,
+    "rows of one bank": 1,
+    "every other access": 8,
+    "runs across rows": 8,
+    "an odd width": 3,
+    "three loops": 4,
+}
+"""So many times as long they take 4 tREFI and more."""
 
-SCATTERED = ("rows of a weight", "narrow rows of a weight", "runs across rows")
-"""Streams of which a channel's next bursts lie in one rank more often than not."""
+
+def times_longer(name: str, times: int) -> tuple[Digits, int]:
+    digits, run = STREAMS[name]
+    return (((times * digits[0][0], digits[0][1]), *digits[1:]), run) if digits else (digits, times * run)
 
 
-def modelled(spec: TargetSpec, digits: Digits, run: int) -> TransferTime:
+def modelled(spec: TargetSpec, digits: Digits, run: int, kind: type[Load | Store] = Load) -> float:
+    """Clocks from when the first row is opened."""
     assert spec.dma is not None
     counts, strides = zip(*digits, (run // 2, 2), strict=True)
-    time, _ = DmaCosts(spec, spec.dma).of(Load(0, 0, DType.F16, counts, strides, strides))
-    return time
+    time, _ = DmaCosts(spec, spec.dma).of(kind(0, 0, DType.F16, counts, strides, strides))
+    return time.duration / spec.dram.clock_ps + spec.dram.cycles["nRCDRD" if kind is Load else "nRCDWR"]
 
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_streams_without_refresh(name: str) -> None:
     digits, run = STREAMS[name]
     spec = load_target("npu", ["dram.refresh=false"])
-    assert modelled(spec, digits, run).duration / 1000 == pytest.approx(clocks(spec.dram, digits, run), rel=0.02)
+    assert modelled(spec, digits, run) == pytest.approx(clocks(spec.dram, digits, run), rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["rows of one channel", "narrow rows, a power of two apart", "rows of one bank"])
 def test_refresh_takes_its_share(name: str) -> None:
     """Of streams of several tREFI; twice as long, so that how many refreshes they meet matters little."""
-    digits, run = STREAMS[name]
-    digits = ((2 * digits[0][0], digits[0][1]), *digits[1:])
+    digits, run = times_longer(name, 2)
     spec = load_target("npu", ["dram.refresh_order=all-banks"])
-    assert modelled(spec, digits, run).duration / 1000 == pytest.approx(clocks(spec.dram, digits, run), rel=0.02)
+    assert modelled(spec, digits, run) == pytest.approx(clocks(spec.dram, digits, run), rel=0.02)
 
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_refresh_of_ranks_in_turn(name: str) -> None:
-    """Of streams of 4 tREFI and more, to a controller that goes on with bursts of the other rank it knows of."""
-    digits, run = STREAMS[name]
-    digits, run = (((8 * digits[0][0], digits[0][1]), *digits[1:]), run) if digits else (digits, 8 * run)
+    """To a controller that goes on with bursts of the other rank it knows of."""
+    digits, run = times_longer(name, LONG[name])
     spec = load_target("npu")
-    exact, found = clocks(spec.dram, digits, run), modelled(spec, digits, run).duration / 1000
-    assert (0.96 if name in SCATTERED else 0.98) * exact <= found <= 1.02 * exact
+    exact, found = clocks(spec.dram, digits, run), modelled(spec, digits, run)
+    assert (0.96 if name == "runs across rows" else 0.98) * exact <= found <= 1.02 * exact
+
+
+CONFLICTS: dict[str, tuple[Digits, int]] = {
+    "two rows of each turn of the banks": (((128, MIB), (2, 29128)), 2170),
+    "every fourth row of a bank": (((128, 26368), (3, 2816)), 256),
+    "rows of two banks in turn": (((64, 512 * KIB),), 32 * KIB),
+    "one bank, another row each time": (((64, MIB),), 32 * KIB),
+}
+
+
+@pytest.mark.parametrize("kind", [Load, Store])
+@pytest.mark.parametrize("name", CONFLICTS)
+def test_rows_of_one_bank_close_after_each_other(name: str, kind: type[Load | Store]) -> None:
+    """Sums over banks do not tell: they have rows alike, but one after the other. Writes hold rows open for longer."""
+    digits, run = CONFLICTS[name]
+    spec = load_target("npu", ["dram.refresh=false"])
+    exact = clocks(spec.dram, digits, run, writes=kind is Store)
+    assert modelled(spec, digits, run, kind) == pytest.approx(exact, rel=0.03)
+
+
+def random_stream(spec: TargetSpec, random: Random) -> tuple[Digits, int]:
+    """Up to three loops around runs of 64 bytes to 64 KiB, with strides of whole rows or not; of 4 to 8 tREFI."""
+    assert spec.dma is not None
+    costs = DmaCosts(spec, spec.dma)
+    while True:
+        run = random.choice([2 ** random.randint(6, 16), 2 * int(2 ** random.uniform(5, 15))])
+        digits: list[tuple[int, int]] = []
+        span = run
+        for _ in range(random.choice([1, 1, 1, 2, 2, 3])):
+            stride = random.choice(
+                [
+                    span * random.randint(1, 8) + random.choice([0, 64, 256, KIB, 2 * KIB]),
+                    2 ** (span - 1).bit_length() * 2 ** random.randint(0, 5),
+                    64 * (span + random.randrange(1, 20 * span)) // 64,
+                ]
+            )
+            digits.insert(0, (random.choice([3, 4, 12, 32, 100, 128, 300, 512, 1000, 2048]), stride // 64 * 64 + 64))
+            span = digits[0][0] * digits[0][1]
+        counts, strides = zip(*digits, (run // 2, 2), strict=True)
+        _, asked = costs.of(Load(0, 0, DType.F16, counts, strides, strides))
+        assert asked is not None
+        long = 4 * spec.dram.cycles["nREFI"] // spec.dram.burst_cycles
+        if long <= asked.busiest <= 2 * long and asked.accesses < 400_000:
+            return tuple(digits), run
+
+
+MACHINES: list[tuple[str, ...]] = [(), ("channels=8",), ("ranks=4", "channels=16"), ("ranks=1", "channels=1")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Load, Store])
+@pytest.mark.parametrize("changes", MACHINES, ids=lambda c: ",".join(c) or "npu")
+def test_random_streams(changes: tuple[str, ...], kind: type[Load | Store]) -> None:
+    """Nine of ten are within 2 % on average over when they begin, all within a tenth."""
+    spec = load_target("npu", [f"dram.{change}" for change in changes])
+    random = Random(7)
+    phases = range(0, spec.dram.cycles["nREFI"], spec.dram.cycles["nREFI"] // 4)
+    errors = []
+    for _ in range(30):
+        digits, run = random_stream(spec, random)
+        exact = clocks(spec.dram, digits, run, list(phases), writes=kind is Store)
+        errors.append(abs(modelled(spec, digits, run, kind) / exact - 1))
+    assert sum(error <= 0.02 for error in errors) >= 27
+    assert max(errors) <= 0.1

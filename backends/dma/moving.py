@@ -1,0 +1,99 @@
+"""How long a memory's channels are at work on a strided transfer, refresh included.
+
+The busiest channel tells: its bursts, or its rows where they are opened faster than a channel may (tRRD, tFAW) or one
+bank can (tRC). Refresh of all banks at once takes its part of the time; refresh of one rank after the other what
+`refresh.py` finds. Long transfers are told by a part of them. Where a hash spreads accesses, rows and banks are not
+known, and the bursts of an even share are taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from pimc.backends.dma.banks import RowTimes, busy_clocks
+from pimc.backends.dma.refresh import FOLLOWED, Losses, Refresh, losses, with_refresh
+from pimc.backends.dma.stretches import Nest, cut, stretches
+from pimc.backends.dma.traffic import Memory, Traffic, split_run, traffic
+from pimc.backends.target import DramSpec
+from pimc.ir.layout import Digit
+
+MOST = 1 << 13
+"""Stretches of rows that are looked at, of all channels together; of longer transfers as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dram:
+    """What matters of a memory for the time of transfers; times in clocks but for the clock's own."""
+
+    memory: Memory
+    rows: RowTimes
+    clock_ps: int
+    ranks: int = 1
+    """that are refreshed one after the other; 1: all banks at once"""
+    interval: int = 0
+    """between refreshes of a bank; 0: there is no refresh"""
+    lasts: int = 0
+
+    def plain_ps(self, asked: Traffic) -> int:
+        """Picoseconds of what is asked, by its sums, without refresh."""
+        rows = self.rows
+        opening = max(rows.apart * self.clock_ps, -(-rows.four * self.clock_ps // 4))
+        one_bank = max(0, asked.one_bank - 1) * rows.cycle * self.clock_ps
+        return max(asked.busiest * rows.burst * self.clock_ps, asked.rows * opening, one_bank)
+
+    def derated(self, duration: int) -> int:
+        """With the part of the time that refresh takes on average."""
+        return -(-duration * self.interval // (self.interval - self.lasts)) if self.interval else duration
+
+    @property
+    def in_turn(self) -> Refresh | None:
+        """Refresh of one rank after the other."""
+        if not self.interval or self.ranks == 1:
+            return None
+        return Refresh(self.ranks, self.rows.banks // self.ranks, self.interval / self.ranks, self.lasts, self.rows)
+
+
+def dram_of(dram: DramSpec, memory: Memory, *, writes: bool = False) -> Dram:
+    """A target's memory, for reads or for writes."""
+    c = dram.cycles
+    open_for, opening = max(c["nRAS"], c["nRC"] - c["nRP"]), c["nRCDWR" if writes else "nRCDRD"]
+    after = c["nCWL"] + c["nBL"] + c["nWR"] if writes else c["nRTP"]
+    rows = RowTimes(dram.banks, c["nBL"], opening, c["nRP"], open_for, after, c["nRRDS"], c["nFAW"])
+    ranks = dram.ranks if dram.refresh_order == "staggered-ranks" else 1
+    refresh = (c["nREFI"], c["nRFC"]) if dram.refresh else (0, 0)
+    return Dram(memory, rows, dram.clock_ps, ranks, *refresh)
+
+
+@lru_cache(maxsize=65536)
+def moving_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int) -> int:
+    """Picoseconds for which channels are at work on a loop nest of elements."""
+    memory, asked = dram.memory, traffic(dram.memory, digits, element_bytes)
+    if memory.hashed or asked.accesses == 1:
+        return dram.derated(dram.plain_ps(asked))
+    run, rest = split_run(digits, element_bytes, memory.access_bytes)
+    whole = Nest(run, tuple(rest))
+    part = cut(whole, memory, MOST)
+    refresh = dram.in_turn
+    if part == whole:
+        found = stretches(whole, memory)
+        busy = busy_clocks(found, dram.rows)
+        clocks = float(busy.max())
+        if refresh and clocks <= FOLLOWED * refresh.apart:
+            return round(with_refresh(found, busy, refresh) * dram.clock_ps)
+        lost = losses(found, busy, refresh) if refresh else None
+    else:
+        pace, lost = _part(dram, part)
+        clocks = asked.busiest * pace
+    if refresh and lost:
+        return round(lost.of(clocks, refresh) * dram.clock_ps)
+    return dram.derated(round(clocks * dram.clock_ps))
+
+
+@lru_cache(maxsize=4096)
+def _part(dram: Dram, nest: Nest) -> tuple[float, Losses | None]:
+    """Clocks of a burst of the busiest channel, and what refreshes cost, of longer transfers."""
+    found = stretches(nest, dram.memory)
+    busy = busy_clocks(found, dram.rows)
+    pace = float(busy.max()) / int(found.totals.max()) * found.once
+    return pace, losses(found, busy, dram.in_turn) if dram.in_turn else None

@@ -1,0 +1,153 @@
+"""The stretches of rows that the channels of a memory read for a strided transfer, each channel one after the other.
+
+A transfer walks its loop nest in the order of its strides, outermost the largest, and begins at the start of a row of
+bank 0 of channel 0. Of a long one the beginning stands for all: loops are cut off from outside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimc.backends.dma.traffic import Memory
+from pimc.ir.layout import Digit
+
+Ints = NDArray[np.int64]
+
+BLOCKS = 8
+"""Turns that are looked at of a loop whose turns are too long to look at many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretches:
+    """All channels that have any, one after the other. Channels that read alike are there once."""
+
+    rows: Ints
+    """the row of each stretch, within its channel: neighbours lie in neighbouring banks"""
+    bursts: Ints
+    """of each stretch"""
+    ends: Ints
+    """bursts up to the end of each stretch, over all channels"""
+    lanes: Ints
+    """stretches up to the end of each channel"""
+    once: float
+    """bursts, as a part of those where what two runs need one after the other counts twice"""
+
+    @property
+    def counts(self) -> Ints:
+        """Stretches of each channel."""
+        return np.diff(self.lanes, prepend=0)
+
+    @property
+    def totals(self) -> Ints:
+        """Bursts of each channel."""
+        return np.diff(self.ends[self.lanes - 1], prepend=0)
+
+
+    def of_lanes(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sums of each channel's stretches' values."""
+        return np.add.reduceat(values, self.lanes - self.counts)
+
+    def where(self, these: NDArray[np.bool_]) -> Stretches | None:
+        """Some of the stretches; none where a channel has none of them."""
+        lanes = np.add.reduceat(these, self.lanes - self.counts, dtype=np.int64)
+        if not lanes.all():
+            return None
+        bursts = self.bursts[these]
+        return Stretches(self.rows[these], bursts, np.cumsum(bursts), np.cumsum(lanes), self.once)
+
+
+@dataclass(frozen=True, slots=True)
+class Nest:
+    """Runs of bytes at the turns of loops, which are sorted by their strides."""
+
+    run: int
+    rest: tuple[Digit, ...]
+
+
+def cut(whole: Nest, memory: Memory, most: int) -> Nest:
+    """The part of a loop nest that stands for it: about `most` stretches; of one run the rows of all banks."""
+    row = memory.row_bytes
+    longest = row * (most if whole.rest else min(most, memory.channels * memory.banks))
+    if whole.run > longest:
+        return Nest(longest, ())
+    kept: list[Digit] = []
+    found = -(-whole.run // row) // _alike(whole, memory)
+    for count, stride in whole.rest:
+        fit = max(1, most // found)
+        if count <= fit:
+            kept.append((count, stride))
+            found *= count
+            continue
+        apart = 1
+        if found >= most // BLOCKS and stride % row:
+            # runs begin at other parts of rows in each turn: rather a few turns of less than one of all
+            inner, inner_stride = kept.pop() if kept else (1, 0)
+            fit = min(count, BLOCKS)
+            kept.append((max(1, inner * most // (found * fit)), inner_stride))
+            apart = (count // fit - 1) | 1
+        return Nest(whole.run, (*kept, (fit, stride * apart)))
+    return whole
+
+
+def stretches(nest: Nest, memory: Memory) -> Stretches:
+    """All stretches of a loop nest."""
+    starts = np.zeros(1, np.int64)
+    for count, stride in nest.rest:
+        starts = np.add.outer(np.arange(count, dtype=np.int64) * stride, starts).ravel()
+    rows, bursts, asked = _in_rows(starts, nest, memory)
+    places = rows // memory.channels
+    channels = rows - places * memory.channels
+    once = float(bursts.sum() / asked)
+    if (channels == channels[0]).all():
+        counts = np.asarray([len(rows)])
+    else:
+        order = np.argsort(channels.astype(np.uint8 if memory.channels <= 256 else np.uint16), kind="stable")
+        counts = np.bincount(channels)
+        counts = counts[counts > 0]
+        places, bursts = places.take(order), bursts.take(order)
+    if len(counts) > 1 and (counts == counts[0]).all():
+        by_place, by_bursts = places.reshape(len(counts), -1), bursts.reshape(len(counts), -1)
+        if (by_place == by_place[0]).all() and (by_bursts == by_bursts[0]).all():
+            places, bursts, counts = by_place[0], by_bursts[0], counts[:1]
+    return Stretches(places, bursts, np.cumsum(bursts), np.cumsum(counts), once)
+
+
+def _alike(nest: Nest, memory: Memory) -> int:
+    """Neighbouring channels that get the same rows of each run, if runs are whole rows."""
+    row = memory.row_bytes
+    if nest.run % row or any(stride % row for _, stride in nest.rest):
+        return 1
+    return gcd(nest.run // row, memory.channels, *(stride // row for _, stride in nest.rest))
+
+
+def _in_rows(starts: Ints, nest: Nest, memory: Memory) -> tuple[Ints, Ints, int]:
+    """The rows of runs, cut where rows end, the bursts of each piece, and of all runs; of channels alike one."""
+    row, access, run = memory.row_bytes, memory.access_bytes, nest.run
+    first = starts // row
+    if all(stride % row == 0 for _, stride in nest.rest):
+        pieces = np.arange(0, -(-run // row), _alike(nest, memory))
+        bursts = np.full(len(pieces), row // access)
+        bursts[-1] = -(-min(row, run - int(pieces[-1]) * row) // access)
+        rows, bursts = np.add.outer(first, pieces).ravel(), np.tile(bursts, len(starts))
+        return rows, bursts, int(bursts.sum())
+    ends = starts + run
+    counts = (ends - 1) // row - first + 1
+    rows = first
+    if counts.max() > 1:
+        begun = np.cumsum(counts) - counts
+        rows = np.repeat(first - begun, counts) + np.arange(counts.sum())
+        starts, ends = (np.repeat(at, counts) for at in (starts, ends))
+        starts, ends = np.maximum(starts, rows * row), np.minimum(ends, (rows + 1) * row)
+    low, high = starts // access, (ends - 1) // access
+    bursts = high - low + 1
+    asked = int(bursts.sum())
+    again = rows[1:] == rows[:-1]
+    if not again.any():
+        return rows, bursts, asked
+    bursts[1:] -= again & (low[1:] == high[:-1])  # an access that the run before has brought
+    begins = np.flatnonzero(np.concatenate([[True], ~again]))
+    return rows[begins], np.add.reduceat(bursts, begins), asked
