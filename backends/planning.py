@@ -408,6 +408,9 @@ class _Planner:
         dram = FreeList(start, max(0, geometry.bytes - start), self.spec.dram.access_bytes)
         ends = _last_uses(self.outputs, self.nodes)
         inside = _inside_chains(self.nodes)
+        chained: dict[Value, list[Value]] = defaultdict(list)
+        for value, last in inside.items():
+            chained[last].append(value)
         leaving: _Leaving = {}
         for value, address in self.held.items():
             dtype = storage_type(self.spec, value.type.dtype)
@@ -430,8 +433,9 @@ class _Planner:
                     align = self.spec.dram.access_bytes if node.op.name in ALIGNED_ROWS and not permanent else 1
                     size = self._place_result(result, chip, dram, permanent=permanent, align=align)
                     leaving.setdefault(end, []).append((result, size, chip))
-            for value in (v for v, last in inside.items() if last in node.results):
-                self.homes[value] = self.homes[inside[value]]
+            for result in node.results:
+                for value in chained.get(result, ()):
+                    self.homes[value] = self.homes[result]
             for value, size, own in leaving.pop(position, ()):
                 home = self.homes[value]
                 (own if home.on_chip else dram).give_back(home.layout.offset, size)

@@ -145,6 +145,8 @@ def _matches(merged: Sequence[Item], actual: Sequence[Item], number: int, turn: 
                 return False
             for name in operands_of(type(m.command)):
                 left, right = getattr(m.command, name), getattr(a.command, name)
+                if left is right and not isinstance(left, Affine):
+                    continue
                 if isinstance(left, Affine):
                     left = _bound(left, number, turn)
                 if isinstance(right, Affine):

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from pimc.ir.blocks import NO_BLOCK, Window
@@ -116,17 +115,21 @@ class Space:
         """A writable strided window on the cells: one axis per digit (count, stride in device bytes)."""
         cell = self.format.cell(dtype)
         scale = self.format.scale
-        low = address + sum(min(0, (c - 1) * s) for c, s in digits)
-        high = address + sum(max(0, (c - 1) * s) for c, s in digits) + max(1, dtype.bits // 8)
-        if any(c == 0 for c, _ in digits):
-            return np.empty([c for c, _ in digits], cell)
+        low, high = address, address + max(1, dtype.bits // 8)
+        for count, stride in digits:
+            if not count:
+                return np.empty([c for c, _ in digits], cell)
+            if stride < 0:
+                low += (count - 1) * stride
+            else:
+                high += (count - 1) * stride
         if low < 0 or high > self.size:
             raise fail(
                 Kind.PROGRAM_BAD,
                 f"bytes {low} to {high} are outside of '{self.name}', which has {self.size}",
             )
-        first = self._bytes[address * scale : address * scale + cell.itemsize].view(cell)
-        return as_strided(first, [c for c, _ in digits], [s * scale for _, s in digits])
+        counts, strides = [c for c, _ in digits], [s * scale for _, s in digits]
+        return np.ndarray(counts, cell, self._bytes, address * scale, strides)
 
     def read(self, address: int, digits: Sequence[Digit], dtype: DType) -> Array:
         """A copy of the elements; floats as float32."""

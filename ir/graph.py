@@ -261,9 +261,13 @@ class Graph:
         """Whether an operand of a node is known to read a value."""
         return self._uses.get(value, {}).get((node.uid, index)) is node
 
+    def read_count(self, value: Value) -> int:
+        """How many operands read a value."""
+        return len(self._uses.get(value, ()))
+
     def use_count(self, value: Value) -> int:
         """How many operands and outputs read a value."""
-        return len(self._uses.get(value, {})) + self._output_uses().get(value, 0)
+        return self.read_count(value) + self._output_uses().get(value, 0)
 
     def is_output(self, value: Value) -> bool:
         return value in self._output_uses()

@@ -227,7 +227,7 @@ class TensorType:
     @property
     def static_shape(self) -> tuple[int, ...]:
         """The shape as numbers; raises where a dimension is still symbolic."""
-        dims = tuple(d for d in self.shape if isinstance(d, int))
+        dims = tuple([d for d in self.shape if isinstance(d, int)])
         if len(dims) != len(self.shape):
             names = sorted({n for d in self.shape if isinstance(d, Sym) for n in d.names})
             raise fail(

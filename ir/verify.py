@@ -31,9 +31,13 @@ def _structure(graph: Graph, order: list[Node]) -> Iterator[Diagnostic]:
     yield from _names(graph, values)
     yield from _outputs(graph)
     defined = {id(value) for value in (*graph.inputs, *graph.weights)}
+    reads = 0
     for node in order:
         for index, value in enumerate(node.operands):
-            if value is None or (id(value) in defined and graph.is_read_by(value, node, index)):
+            if value is None:
+                continue
+            if id(value) in defined and graph.is_read_by(value, node, index):
+                reads += 1
                 continue
             if id(value) not in defined:
                 yield _at(graph, node, Kind.GRAPH, f"operand {index} of %{node.name}, %{value.name}, is not defined")
@@ -43,6 +47,8 @@ def _structure(graph: Graph, order: list[Node]) -> Iterator[Diagnostic]:
             defined.add(id(result))
             if result.owner is not node or result.index != index:
                 yield _at(graph, node, Kind.GRAPH, f"result %{result.name} does not belong to its node")
+    if reads == sum(graph.read_count(value) for value in values):
+        return  # nobody else is said to read them
     for value in values:
         for user, index in graph.uses(value):
             if user not in graph or index >= len(user.operands) or user.operands[index] is not value:

@@ -122,7 +122,10 @@ def __getattr__(name: str) -> object:
     place = _PUBLIC.get(name)
     if place is None:
         raise AttributeError(f"module 'pimc' has no attribute '{name}'")
-    found = getattr(importlib.import_module(place[0]), place[1])
+    from pimc.garbage import collecting_seldom
+
+    with collecting_seldom():
+        found = getattr(importlib.import_module(place[0]), place[1])
     globals()[name] = found
     return found
 

@@ -54,17 +54,18 @@ class Nest:
             if axis.count == 1:
                 continue
             last = axes[-1] if axes else None
-            joined = last is not None and all(
-                outer == inner * axis.count for outer, inner in zip(last.strides, axis.strides, strict=True)
-            )
-            if joined and last is not None and not (within_dims and last.dim != axis.dim):
+            if (
+                last is not None
+                and last.strides == tuple([stride * axis.count for stride in axis.strides])
+                and not (within_dims and last.dim != axis.dim)
+            ):
                 axes[-1] = Axis(last.count * axis.count, axis.strides, axis.dim)
             else:
                 axes.append(axis)
-        return replace(self, axes=tuple(axes))
+        return Nest(self.starts, tuple(axes))
 
     def moved(self, by: Sequence[Scalar]) -> Nest:
-        return replace(self, starts=tuple(start + step for start, step in zip(self.starts, by, strict=True)))
+        return Nest(tuple([start + step for start, step in zip(self.starts, by, strict=True)]), self.axes)
 
     def of(self, operands: Sequence[int]) -> Nest:
         """The same loops with some of the operands alone."""
