@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
@@ -25,7 +25,21 @@ from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.blocks import Window
 from pimc.ir.chains import chains_in
 from pimc.ir.diagnostics import InternalError, Kind, fail
-from pimc.ir.facts import Beat, Epilogue, Layer, Phase, Placement, Position, Queue, Ragged, Stage, SubBatch, Tile, Work
+from pimc.ir.facts import (
+    Beat,
+    Epilogue,
+    Layer,
+    Phase,
+    Placement,
+    Position,
+    Prologue,
+    Queue,
+    Ragged,
+    Stage,
+    SubBatch,
+    Tile,
+    Work,
+)
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -36,12 +50,18 @@ from pimc.ir.types import DType
 from pimc.ir.weights import Inline
 
 
+def load_rules(spec: TargetSpec) -> None:
+    """Import the lowering rules of a target's engines, so that they register."""
+    for kind in sorted({engine.kind for engine in spec.engines()}):
+        _load_rules_of(kind)
+
+
 @cache
-def load_rules() -> None:
-    """Import every package of engines that has lowering rules, so that they register."""
-    for package in packages().values():
-        if importlib.util.find_spec(f"{package}.lower") is not None:
-            importlib.import_module(f"{package}.lower")
+def _load_rules_of(kind: str) -> None:
+    """Some kinds have none."""
+    package = packages().get(kind)
+    if package is not None and importlib.util.find_spec(f"{package}.lower") is not None:
+        importlib.import_module(f"{package}.lower")
 
 
 PEERS = ("to", "from_")
@@ -82,7 +102,7 @@ def sequential(
     graph: Graph, spec: TargetSpec, plans: Mapping[int, Plan], memory: LoweringMemory | None = None
 ) -> Sequential:
     """Lower a placed graph. memory: of nodes that were lowered before."""
-    load_rules()
+    load_rules(spec)
     ranks = _ranks(graph)
     parts: list[Part] = []
     offset = 0
@@ -123,9 +143,10 @@ def _work_of(part: Part) -> Hashable | None:
             return None
         place = None if layer is None else layer.index - layers.setdefault(layer.group, layer.index)
         peers = [(n, v - part.stage if n in PEERS and isinstance(v, int) else v) for n, v in node.attributes.items()]
-        facts = node.fact(Placement), node.fact(Tile), node.fact(Ragged), node.fact(Beat), node.fact(Epilogue)
-        engine = None if facts[0] is None else (facts[0].engine, facts[0].channels)
-        rows.append((node.op.name, tuple(sorted(peers)), place, engine, *facts[1:], seen))
+        facts = tuple(node.fact(kind) for kind in (Tile, Ragged, Beat, Epilogue, Prologue))
+        placement = node.fact(Placement)
+        engine = None if placement is None else (placement.engine, placement.channels)
+        rows.append((node.op.name, tuple(sorted(peers)), place, engine, *facts, seen))
     ends = BufferSplit.ends(part.plan.homes.values())
     return tuple(rows), ends, part.plan.staging, len(part.devices)
 
@@ -181,7 +202,7 @@ def emit_nodes(
     nodes: Sequence[Node], spec: TargetSpec, plan: Plan, limited: Callable[[str], None] | None = None
 ) -> Program:
     """The same of a few nodes that follow each other."""
-    load_rules()
+    load_rules(spec)
     group = nodes[0].attributes.get("group")
     part = Part(tuple(nodes), tuple(range(group if isinstance(group, int) else 1)), plan)
     rows = tuple(OpRow(node.name, node.op.name, "", (), "", "", _engine(node), "", 0, 0) for node in nodes)
@@ -291,8 +312,8 @@ def _lowered(
     current: tuple[int, int] | None = None
     fences: list[int] = []
     begin = first_op
-    chains = {chain.start: [part.nodes[i] for i in chain[1:]] for chain in chains_in(part.nodes)}
-    done = {follower for followers in chains.values() for follower in followers}
+    chains = {chain.start: [part.nodes[i] for i in chain.all] for chain in chains_in(part.nodes)}
+    done = {node for nodes in chains.values() for node in nodes[1:]}
     for offset, node in enumerate(part.nodes):
         if node in done:
             continue
@@ -313,8 +334,9 @@ def _lowered(
         emitter.op = first_op + offset
         emitter.queue = _queue(node)
         there = replace(at, scratch=scratch.get(emitter.queue, scratch[""]))
-        nodes = (node, *chains.get(offset, ()))
-        _map_blocks(node, there, mapped)
+        nodes = chains.get(offset, [node])
+        for each in nodes:
+            _map_blocks(each, there, mapped)
         if memory is None:
             lower_chain(nodes, there)
         else:
@@ -349,17 +371,29 @@ def _queue(node: Node) -> str:
 
 
 def lower_chain(nodes: Sequence[Node], at: Lowering) -> None:
-    """Emit a product and what is computed on its tiles, or one after the other where it is not cut into such tiles."""
-    first, *followers = nodes
-    if followers:
-        tile = first.fact(Tile)
-        rule = CHAIN_RULES.get((_kind(first, at.spec), first.op.name))
-        if rule is not None and rule(first, followers, at if tile is None else replace(at, tile=tile)):
-            return
+    """Emit a product and what is computed on its tiles; what cannot be comes before or behind, one after the other."""
     op = at.emit.op
-    for number, node in enumerate(nodes):
-        at.emit.op = op + number if op >= 0 else op
-        lower(node, at)
+
+    def alone(numbers: Iterable[int]) -> None:
+        for number in numbers:
+            at.emit.op = op + number if op >= 0 else op
+            lower(nodes[number], at)
+
+    chain = next(chains_in(nodes), None)
+    product = nodes[chain.product] if chain is not None else nodes[0]
+    rule = CHAIN_RULES.get((_kind(product, at.spec), product.op.name))
+    if chain is None or rule is None:
+        alone(range(len(nodes)))
+        return
+    tile = product.fact(Tile)
+    there = at if tile is None else replace(at, tile=tile)
+    before, after = [nodes[i] for i in chain.before], [nodes[i] for i in chain.after]
+    fused = rule(before, product, after, there) if before else None
+    if fused is None:
+        alone(chain.before)
+        at.emit.op = op + chain.product if op >= 0 else op
+        fused = rule([], product, after, there) if after else None
+    alone(range(chain.product if fused is None else chain.product + 1 + fused, len(nodes)))
 
 
 def _kind(node: Node, spec: TargetSpec) -> str:
@@ -423,7 +457,7 @@ def _rehearse(
     chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home], tiled: Callable[[Tile], None] | None = None,
     limited: Callable[[str], None] | None = None,
 ) -> None:  # fmt: skip
-    load_rules()
+    load_rules(spec)
     split = BufferSplit.beside(spec, homes.values())
     scratch = _scratch(split, {"", "pim", "cache"} if chain[0].fact(SubBatch) is not None else {""})
     lower_chain(chain, Lowering(spec, _emitter(spec, homes), scratch[""], homes, tiled=tiled, limited=limited))

@@ -5,10 +5,6 @@ from __future__ import annotations
 from pimc.backends.kernels.experts import why_not as why_not_choose
 from pimc.backends.kernels.quantized import why_not as why_not_expand
 from pimc.backends.npu.attention import why_not as why_not_whole
-from pimc.backends.pim.activation_aim import TABLES
-from pimc.backends.pim.activation_aim import why_not as why_not_look_up
-from pimc.backends.pim.attention_aim import why_not as why_not_in_banks
-from pimc.backends.pim.legality import why_not as pim_why_not
 from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.planning import BufferSplit
 from pimc.backends.target import TargetSpec
@@ -24,15 +20,10 @@ def why_not(node: Node, engine: Engine, spec: TargetSpec) -> str:
     collective = node.op.cls is OpClass.COLLECTIVE
     if collective != (engine.kind == "link"):
         return "only the link joins devices" if collective else f"{engine.name} only moves values between devices"
-    if engine.kind == "pim" and node.op.name == "attention":
-        return why_not_in_banks(node, spec)
-    if engine.kind == "pim" and node.op.name in TABLES:
-        return why_not_look_up(node, spec)
-    channels = _why_not_channels(node, engine, spec)
-    if engine.kind == "pim" and node.op.name == "attention_softmax":
-        return channels or _why_not_here(node, spec)
-    if engine.kind == "pim" or channels:
-        return channels or _why_not_pim(node) or pim_why_not(node, spec)
+    if engine.kind == "pim":
+        return _why_not_in_memory(node, engine, spec)
+    if channels := _why_not_channels(node, engine, spec):
+        return channels
     if engine.kind == "pnm" and mapping_of(spec).rules and not _why_not_here(node, spec):
         return f"the mapping '{spec.mapping}' has the banks do it"
     budget = BufferSplit.of(spec).scratch // 2
@@ -47,18 +38,35 @@ def why_not(node: Node, engine: Engine, spec: TargetSpec) -> str:
     return ""
 
 
+def _why_not_in_memory(node: Node, engine: Engine, spec: TargetSpec) -> str:
+    """The same for PIM, whose modules only machines that have it import."""
+    from pimc.backends.pim import activation_aim, attention_aim
+    from pimc.backends.pim.legality import why_not as why_not_in_pim
+
+    if node.op.name == "attention":
+        return attention_aim.why_not(node, spec)
+    if node.op.name in activation_aim.TABLES:
+        return activation_aim.why_not(node, spec)
+    channels = _why_not_channels(node, engine, spec)
+    if node.op.name == "attention_softmax":
+        return channels or _why_not_here(node, spec)
+    return channels or _why_not_pim(node) or why_not_in_pim(node, spec)
+
+
 _IN_BANKS = ("matmul", "attention_scores", "attention_softmax", "attention_context")
 """What a mapping with rules of its own has the banks do wherever they can."""
 
 
 def _why_not_here(node: Node, spec: TargetSpec) -> str:
     """Why the banks do not do a part of a block as their mapping has it; empty if they do."""
+    from pimc.backends.pim.legality import why_not as why_not_in_pim
+
     if node.op.name not in _IN_BANKS:
         return f"{node.op.name} is not for them"
     scores = node.operands[0]
     if node.op.name == "attention_softmax" and scores is not None and scores.owner is not None:
-        return pim_why_not(node, spec) or _why_not_here(scores.owner, spec)
-    return _why_not_pim(node) or pim_why_not(node, spec)
+        return why_not_in_pim(node, spec) or _why_not_here(scores.owner, spec)
+    return _why_not_pim(node) or why_not_in_pim(node, spec)
 
 
 def _why_not_channels(node: Node, engine: Engine, spec: TargetSpec) -> str:

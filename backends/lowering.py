@@ -53,8 +53,12 @@ class Lowering:
 
 
 Rule = Callable[[Node, Lowering], None]
-ChainRule = Callable[[Node, Sequence[Node], Lowering], bool]
-"""Lowers a product with the nodes that are computed on its tiles; False, and nothing is done, where that cannot be."""
+ChainRule = Callable[[Sequence[Node], Node, Sequence[Node], Lowering], int | None]
+"""Lowers nodes that make a product's left operand, the product, and what follows it, tile by tile.
+
+Gives how many of the followers are done, perhaps the first of them alone; None, and nothing is done, where that cannot
+be.
+"""
 
 RULES: dict[tuple[str, str], Rule] = {}
 """Lowering rules by kind of engine and op name."""

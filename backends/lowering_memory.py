@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pimc.backends.lowering import Lowering
 from pimc.backends.program import Item
-from pimc.ir.facts import Placement, Tile
+from pimc.ir.facts import Epilogue, Placement, Prologue, Tile
 from pimc.ir.graph import Node, Value
 from pimc.ir.memory import Home
 
@@ -53,7 +53,8 @@ def _key(node: Node, at: Lowering) -> Hashable | None:
     scratch = at.scratch.base, at.scratch.capacity, at.scratch.position
     state = at.emit.op, at.emit.level[1], scratch, at.staging, at.stage, at.ranks
     attributes = tuple(sorted(node.attributes.items()))
-    return node.op.name, attributes, node.fact(Placement), node.fact(Tile), seen, state
+    facts = tuple(node.fact(kind) for kind in (Placement, Tile, Epilogue, Prologue))
+    return node.op.name, attributes, facts, seen, state
 
 
 def seen_by_rules(node: Node, value: Value, homes: Mapping[Value, Home]) -> Hashable | None:

@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from typing import Any
 
 from pimc.backends import emission
-from pimc.backends.kernels.elementwise import is_follower
+from pimc.backends.kernels.elementwise import is_follower, is_leader
 from pimc.backends.legality import why_not
 from pimc.backends.lowering import CHAIN_RULES, RULES
 from pimc.backends.lowering_memory import LoweringMemory
@@ -19,7 +19,7 @@ from pimc.backends.planning import Plan, is_held, make_plan, nodes_by_stage, pla
 from pimc.backends.program import Program
 from pimc.backends.sharing import turns_on
 from pimc.backends.target import TargetSpec, describe
-from pimc.ir.facts import Epilogue, Placement, Ragged, ReadAs, Tile
+from pimc.ir.facts import Epilogue, Placement, Prologue, Ragged, ReadAs, Tile
 from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
 from pimc.ir.lengths import between_lengths
 from pimc.ir.memory import Home
@@ -32,6 +32,8 @@ Simulate = Callable[[Program], float]
 """Seconds that a program takes; the driver hands the simulator in, since backends lie below it."""
 
 _COMPUTE = ("npu", "pim", "pnm")
+_WORTH = 1.02
+"""By so much a prologue must be faster by itself, since the loads of its product wait for it, and tiles are larger."""
 _TIE = 1.001
 """Times that differ by less are equal: the choice is then for what needs less memory."""
 
@@ -63,7 +65,7 @@ class Machine:
     """found so far; compilations for one target can share them"""
 
     def __post_init__(self) -> None:
-        emission.load_rules()
+        emission.load_rules(self.spec)
 
     @property
     def name(self) -> str:
@@ -150,11 +152,14 @@ class Machine:
     def _in_a_row(self, program: Program) -> float:
         """Seconds of a program among others: the mean of what it takes on an idle machine, and where operands are there
         when they are needed, as where they come ahead."""
-        return (self.simulate(program) + self.simulate(replace(program, target=self._at_once))) / 2
+        return (self.simulate(program) + self.simulate(self._at_once(program))) / 2
+
+    def _at_once(self, program: Program) -> Program:
+        """The program on the machine whose transfers take no time."""
+        return replace(program, target=self._without_transfers)
 
     @cached_property
-    def _at_once(self) -> dict[str, Any]:
-        """The machine whose transfers take no time."""
+    def _without_transfers(self) -> dict[str, Any]:
         dma = self.spec.dma
         free = None if dma is None else dma.model_copy(update={"transfers": "free"})
         return describe(self.spec.model_copy(update={"dma": free}))
@@ -180,14 +185,44 @@ class Machine:
             self.estimates.gains[key] = more <= (less / _TIE if instead else _TIE * less)
         return self.estimates.gains[key]
 
+    def may_precede(self, node: Node, product: Node) -> bool:
+        placement, npu = product.fact(Placement), self.spec.npu
+        if placement is None or npu is None or (placement.engine, product.op.name) not in CHAIN_RULES:
+            return False
+        rows = node.result.type.elements // node.result.type.static_shape[-1]
+        in_pieces = rows > npu.array.rows  # else all of it is there before the product begins
+        return in_pieces and Ragged not in product.facts and is_leader(node, product)
+
+    def gains_by_preceding(self, before: Sequence[Node], chain: Sequence[Node], keeps: bool) -> bool:
+        first = before[0].fact(Placement)
+        assert first is not None
+        engine = next(e for e in self.engines() if e.name == first.engine)
+        fused = [
+            replace(node, facts={**node.facts, Prologue: Prologue(stage, keeps and stage == 1)})
+            for stage, node in zip(range(len(before), 0, -1), before, strict=True)
+        ]
+        values = {v: n for n, v in enumerate(dict.fromkeys(v for node in (*before, *chain) for v in node.inputs()))}
+        key = "before", *(
+            (_key(node, engine), node.fact(Prologue), node.fact(Epilogue), tuple(values[v] for v in node.inputs()))
+            for node in (*fused, *chain)
+        )
+        if key not in self.estimates.gains:
+            apart, led = (
+                emission.emit_nodes(nodes, self.spec, plan_nodes(nodes, self.spec))
+                for nodes in ([*before, *chain], [*fused, *chain])
+            )
+            pairs = ((led, apart), (self._at_once(led), self._at_once(apart)))
+            self.estimates.gains[key] = all(self.simulate(a) * _WORTH < self.simulate(b) for a, b in pairs)
+        return self.estimates.gains[key]
+
     def tile(
-        self, node: Node, engine: Engine, homes: Mapping[Value, Home], followers: Sequence[Node] = ()
+        self, node: Node, engine: Engine, homes: Mapping[Value, Home], chain: Sequence[Node] = ()
     ) -> Tile | None:
         if node.op.cls is not OpClass.CONTRACTION and not node.op.name.startswith("attention_"):
             return None
         if engine.kind == "pim":
             return pim_tile(node, self.spec)
-        chain = (node, *followers)
+        chain = chain or (node,)
         key = tuple((_key(n, engine), tuple(_shape_of(homes[v]) for v in (*n.inputs(), *n.results))) for n in chain)
         if key not in self.estimates.tiles:
             self.estimates.tiles[key] = emission.tile_of(chain, self.spec, homes)

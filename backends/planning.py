@@ -857,10 +857,12 @@ def _cache_kinds(nodes: Iterable[Node]) -> dict[Value, str]:
 def _inside_chains(nodes: Sequence[Node]) -> dict[Value, Value]:
     """Results that exist in tiles alone, each with the one that its chain ends in. If an op of the chain does need all
     of it at once, it may lie where that does."""
-    return {
-        nodes[i].result: nodes[chain[-1]].result
-        for chain in chains_in(nodes) for i in chain[:-1] if not keeps(nodes[i + 1])
-    }  # fmt: skip
+    found: dict[Value, Value] = {}
+    for chain in chains_in(nodes):
+        found.update({nodes[i].result: nodes[chain.product - 1].result for i in chain.before[:-1]})
+        inner = [i for i in (chain.product, *chain.after)[:-1] if not keeps(nodes[i + 1])]
+        found.update({nodes[i].result: nodes[chain.stop - 1].result for i in inner})
+    return found
 
 
 def _last_uses(outputs: Sequence[Value], nodes: Sequence[Node]) -> dict[Value, int]:
@@ -870,7 +872,7 @@ def _last_uses(outputs: Sequence[Value], nodes: Sequence[Node]) -> dict[Value, i
     """
     ends: dict[Value, int] = {}
     leaving = set(outputs)
-    chains = {i: chain[-1] for chain in chains_in(nodes) for i in chain}
+    chains = {i: chain.stop - 1 for chain in chains_in(nodes) for i in chain.all}
     for position in range(len(nodes) - 1, -1, -1):
         node = nodes[position]
         mine = [ends.get(r, position) for r in node.results]

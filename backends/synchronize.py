@@ -308,7 +308,7 @@ class _Live:
     def near(self, low: int, high: int) -> list[tuple[_Unit, Access]]:
         """Whatever overlaps a span."""
         count = len(self._entries)
-        found = np.flatnonzero((self._lows[:count] < high) & (self._highs[:count] > low))
+        found = ((self._lows[:count] < high) & (self._highs[:count] > low)).nonzero()[0]
         return [self._entries[i] for i in found.tolist()]
 
     def enter(self, unit: _Unit, access: Access, low: int, high: int) -> None:
@@ -318,7 +318,7 @@ class _Live:
         engine.
         """
         count = len(self._entries)
-        inside = np.flatnonzero((self._lows[:count] >= low) & (self._highs[:count] <= high))
+        inside = ((self._lows[:count] >= low) & (self._highs[:count] <= high)).nonzero()[0]
         gone = [i for i in inside.tolist() if _stands_for(unit, access, *self._entries[i])]
         if gone:
             self._forget(gone)
@@ -330,10 +330,10 @@ class _Live:
 
     def _forget(self, places: Sequence[int]) -> None:
         """places: in order."""
-        for spans in (self._lows, self._highs):
-            left = np.delete(spans[: len(self._entries)], places)
-            spans[: len(left)] = left
         for place in reversed(places):
+            count = len(self._entries)
+            for spans in (self._lows, self._highs):
+                spans[place : count - 1] = spans[place + 1 : count]
             del self._entries[place]
 
 

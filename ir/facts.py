@@ -135,6 +135,18 @@ class Epilogue:
 
 
 @dataclass(frozen=True, slots=True)
+class Prologue:
+    """The node is computed on tiles of the left operand of a product as these are needed, and precedes it in the order.
+
+    stage: its place before the product, from 1, which makes the operand. keeps: others read the operand, too, which is
+    brought to its place on the way.
+    """
+
+    stage: int
+    keeps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SubBatch:
     """The node works for one half of the requests."""
 
@@ -196,5 +208,6 @@ class Ragged:
 
 
 Fact = (
-    Phase | Work | Placement | Layer | Stage | Tile | Position | Epilogue | SubBatch | Queue | ReadAs | Beat | Ragged
+    Phase | Work | Placement | Layer | Stage | Tile | Position | Epilogue | Prologue | SubBatch | Queue | ReadAs
+    | Beat | Ragged
 )

@@ -2,7 +2,8 @@
 
 A `Graph` is a directed acyclic graph of `Node`s joined by `Value`s. Reading is free; every edit goes through a
 `Rewriter`, which keeps uses and edges in step, stamps where new nodes came from, and bumps `Graph.version`.
-This module is the only one that touches networkx.
+This module is the only one that touches networkx, and imports it where a question needs it: compilations ask none of
+these, and start sooner by the import of a library as large as this compiler.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from heapq import heappop, heappush
 from itertools import pairwise
-from typing import TypeVar, cast
-
-import networkx as nx
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, InternalError, Kind
 from pimc.ir.facts import Fact, Position
@@ -25,6 +24,9 @@ from pimc.ir.requests import Batch
 from pimc.ir.source import Derived, Source
 from pimc.ir.types import Sym, TensorType
 from pimc.ir.weights import Contents
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 F = TypeVar("F", bound=Fact)
 
@@ -206,6 +208,8 @@ class Graph:
     @property
     def _dag(self) -> nx.MultiDiGraph[int]:
         """The graph for networkx: nodes are uids, edges have the key (result, operand)."""
+        import networkx as nx
+
         if self._edges is None or self._edges[0] != self.version:
             dag: nx.MultiDiGraph[int] = nx.MultiDiGraph()
             dag.add_nodes_from(self._nodes)
@@ -284,15 +288,21 @@ class Graph:
 
     def view(self) -> nx.MultiDiGraph[int]:
         """A frozen networkx copy: nodes are uids with attributes `op` and `name`, one edge per operand."""
+        import networkx as nx
+
         copy: nx.MultiDiGraph[int] = self._dag.copy()
         for uid, node in self._nodes.items():
             copy.nodes[uid].update(op=node.op.name, name=node.name)
         return cast("nx.MultiDiGraph[int]", nx.freeze(copy))
 
     def ancestors(self, node: Node) -> list[Node]:
+        import networkx as nx
+
         return [self._nodes[uid] for uid in sorted(nx.ancestors(self._dag, node.uid))]
 
     def descendants(self, node: Node) -> list[Node]:
+        import networkx as nx
+
         return [self._nodes[uid] for uid in sorted(nx.descendants(self._dag, node.uid))]
 
     def longest_path(self, weight: Callable[[Node], float]) -> tuple[float, list[Node]]:
@@ -317,6 +327,8 @@ class Graph:
 
     def dominators(self) -> dict[Node, Node]:
         """The immediate dominator of each node, seen from a virtual entry above all sources."""
+        import networkx as nx
+
         dag: nx.DiGraph[int] = nx.DiGraph(self._dag)
         entry = -1
         dag.add_edges_from((entry, uid) for uid in self._nodes if not self._dag.in_degree(uid))
@@ -339,6 +351,8 @@ class Graph:
         return "\n".join(lines)
 
     def _cycle_source(self) -> Source | None:
+        import networkx as nx
+
         uid = nx.find_cycle(self._dag)[0][0]
         return self._nodes[uid].source
 

@@ -88,6 +88,17 @@ class Target(Protocol):
         """Whether a node can be computed on tiles of the placed product that it reads (`Epilogue`)."""
         ...
 
+    def may_precede(self, node: Node, product: Node) -> bool:
+        """Whether a node that makes the left operand of a placed product can be computed on its tiles (`Prologue`)."""
+        ...
+
+    def gains_by_preceding(self, before: Sequence[Node], chain: Sequence[Node], keeps: bool) -> bool:
+        """Whether nodes that make the left operand of a product take less time on tiles of it than by themselves.
+
+        chain: the product and what follows it on its tiles. keeps: whether others read the operand, too.
+        """
+        ...
+
     def gains_by_following(self, chain: Sequence[Node], kept: Sequence[bool], instead: int = 0) -> bool:
         """Whether a product and what may follow it take less time on its tiles than where the first `instead` of them
         follow, and the others one after the other.
@@ -97,11 +108,11 @@ class Target(Protocol):
         ...
 
     def tile(
-        self, node: Node, engine: Engine, homes: Mapping[Value, Home], followers: Sequence[Node] = ()
+        self, node: Node, engine: Engine, homes: Mapping[Value, Home], chain: Sequence[Node] = ()
     ) -> Tile | None:
         """How the engine cuts a contraction whose values lie at `homes`; None for nodes that are not cut.
 
-        followers: nodes that are computed on its tiles.
+        chain: the node and those around it that are computed on its tiles.
         """
         ...
 

@@ -98,7 +98,7 @@ def _follows(node: Node, last: Node, product: Node, place: dict[Node, int], targ
     return (
         sum(v is last.result for v in inputs) == 1
         and all(place[owner] < place[product] for owner in others)
-        and _agree(node, product)
+        and agree(node, product)
         and target.may_follow(node, product)
     )
 
@@ -114,7 +114,7 @@ def _shorter(chain: list[Node], kept: Mapping[Node, bool]) -> list[Node]:
     return chain[: ends[-1]] if ends else []
 
 
-def _agree(follower: Node, product: Node) -> bool:
+def agree(follower: Node, product: Node) -> bool:
     engines = [p.engine if (p := node.fact(Placement)) is not None else "" for node in (follower, product)]
     facts: Sequence[type] = TOGETHER
     return engines[0] == engines[1] and all(follower.fact(f) == product.fact(f) for f in facts)

@@ -40,6 +40,7 @@ DEFAULT: tuple[str, ...] = (
     "place",
     "schedule",
     "fuse-epilogues",
+    "fuse-prologues",
     "share-rows",
     "layout",
     "tile",
@@ -131,7 +132,7 @@ def make_pass(name: str, options: Mapping[str, str], registry: PassRegistry | No
     """The pass of that name with options given as text; raises CompileError (PASS_UNKNOWN, PASS_OPTION)."""
     kind = (registry or default_registry()).load(name)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind) if options else {}
     values: dict[str, object] = {}
     for key, text in options.items():
         if key not in fields:

@@ -46,6 +46,7 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("split-reductions", "pimc.passes.split_reductions:SplitReductionsPass"),
     ("schedule", "pimc.passes.schedule:SchedulePass"),
     ("fuse-epilogues", "pimc.passes.fuse_epilogues:FuseEpiloguesPass"),
+    ("fuse-prologues", "pimc.passes.fuse_prologues:FuseProloguesPass"),
     ("share-rows", "pimc.passes.share_rows:ShareRowsPass"),
     ("layout", "pimc.passes.layout:LayoutPass"),
     ("tile", "pimc.passes.tile:TilePass"),

@@ -36,7 +36,7 @@ class TilePass(Pass):
             raise fail(Kind.TARGET_UNKNOWN, "tiling needs a target", help="give one with -t")
         engines = {e.name: e for e in target.engines()}
         nodes = graph.scheduled()
-        followers = {nodes[chain.start]: [nodes[i] for i in chain[1:]] for chain in chains_in(nodes)}
+        chains = {nodes[chain.product]: [nodes[i] for i in chain.all] for chain in chains_in(nodes)}
         for node in graph.order():
             placement = node.fact(Placement)
             if placement is None or node.fact(Tile) is not None:
@@ -44,7 +44,7 @@ class TilePass(Pass):
             engine = engines[placement.engine]
             if engine.kind == "npu" and (self.m or self.n or self.k):
                 rewriter.set_fact(node, Tile(*(bound or _UNBOUNDED for bound in (self.m, self.n, self.k))))
-            tile = target.tile(node, engine, graph.homes, followers.get(node, ()))
+            tile = target.tile(node, engine, graph.homes, chains.get(node, ()))
             if tile is not None:
                 rewriter.set_fact(node, tile)
 

@@ -13,18 +13,19 @@ from pimc.backends.storage import load as load_program
 from pimc.backends.target import from_description
 from pimc.backends.verify import verify_program
 from pimc.driver import Options, Result, SimEngine, Values, compared, compile_model, given_inputs, time_program
+from pimc.garbage import collecting_seldom
 from pimc.ir.diagnostics import UsageError
 from pimc.ir.graph import Graph
 from pimc.ir.op import Array
 from pimc.ir.requests import Request
 from pimc.ir.weights import Contents, Sharded, Sliced
 from pimc.passes.manager import Observer
+from pimc.sim.report import Report, build_report
+from pimc.sim.timing import Timing
 
 if TYPE_CHECKING:
     from pimc.sim.compare import Comparison
     from pimc.sim.issue_trace import IssueLog
-    from pimc.sim.report import Report
-    from pimc.sim.timing import Timing
     from pimc.sim.values import Progress
 
 ValueForm = Literal["wide", "device"]
@@ -98,12 +99,14 @@ def compile(
 
 def _requests(given: Sequence[Request] | str | Path) -> tuple[Request, ...]:
     """Requests numbered in their order."""
-    from pimc.frontends.requests_csv import read_requests
+    if isinstance(given, str | Path):
+        from pimc.frontends.requests_csv import read_requests
 
-    found = read_requests(str(given)) if isinstance(given, str | Path) else given
-    return tuple(replace(r, row=row) for row, r in enumerate(found))
+        given = read_requests(str(given))
+    return tuple(replace(r, row=row) for row, r in enumerate(given))
 
 
+@collecting_seldom()
 def simulate(
     program: Program | str | Path,
     *,
@@ -123,8 +126,6 @@ def simulate(
     that is no longer where it was. issues: takes every DRAM command of the PIM engines; nothing is skipped then.
     background: as for `compile`. Raises CompileError for what cannot be done.
     """
-    from pimc.sim.report import build_report
-
     loaded = program if isinstance(program, Program) else load_program(program)
     if isinstance(weights, str | Path):
         loaded, weights = relocated(loaded, Path(weights)), None

@@ -17,6 +17,7 @@ from pimc.backends.target import TargetSpec, target_hash
 from pimc.backends.target_registry import load_target
 from pimc.backends.verify import verify_program
 from pimc.frontends import load_model
+from pimc.garbage import collecting_seldom
 from pimc.ir import interp
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Phase
@@ -31,12 +32,13 @@ from pimc.passes.registry import PassRegistry, default_registry
 from pimc.random_inputs import random_inputs
 from pimc.reproduce import compile_command
 from pimc.requests import batch_of, expected_of_each, name_of_one, of_each, own_inputs, padded_inputs
+from pimc.sim.report import Report, build_report
+from pimc.sim.time import simulate
+from pimc.sim.timing import Timing
 
 if TYPE_CHECKING:
     from pimc.sim.compare import Comparison
     from pimc.sim.issue_trace import IssueLog
-    from pimc.sim.report import Report
-    from pimc.sim.timing import Timing
 
 SimEngine = Literal["fast", "plain"]
 Values = Mapping[str, Array] | Literal["random"]
@@ -118,6 +120,7 @@ class Lowered:
         return self.again()
 
 
+@collecting_seldom()
 def compile_model(
     model: str | Path | Graph,
     target: str | Path,
@@ -413,11 +416,10 @@ def seconds_of(engine: SimEngine) -> Callable[[Program], float]:
     return lambda program: time_program(program, engine).time * 1e-12
 
 
+@collecting_seldom()
 def time_program(
     program: Program, engine: SimEngine = "fast", issues: IssueLog | None = None, background: int | None = None
 ) -> Timing:
-    from pimc.sim.time import simulate
-
     return simulate(program, engine=engine, issues=issues, background=background)
 
 
@@ -503,8 +505,6 @@ def compared(
 
 
 def report_of(result: Result, model: str, *, wide: bool) -> Report:
-    from pimc.sim.report import build_report
-
     assert result.timing is not None
     form = "wide" if wide else "device"
     return build_report(result.program, result.timing, model=model, comparison=result.comparison, form=form)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 SELDOM = (100_000, 20, 50)
 """Graphs, programs and simulators are many small objects that live long: looking at all of them again and again costs a
@@ -15,3 +17,15 @@ def collect_seldom(objects: int = SELDOM[0]) -> None:
     objects: new ones after which Python looks; more of them take memory and save time.
     """
     gc.set_threshold(objects, *SELDOM[1:])
+
+
+@contextmanager
+def collecting_seldom() -> Iterator[None]:
+    """The same while something is done for a caller whose process it is."""
+    before = gc.get_threshold()
+    if 0 < before[0] < SELDOM[0]:
+        gc.set_threshold(*SELDOM)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

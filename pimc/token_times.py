@@ -20,8 +20,8 @@ from pimc.backends.cent.program import BLOCK, Publisher
 from pimc.backends.cent.rows import check_capacity
 from pimc.backends.cent.split import split_of
 from pimc.backends.isa import Command
-from pimc.backends.pim.aim_controller import LINES, OPEN_CLOCKS, trace_clocks
 from pimc.backends.pim.aim_walk import TraceRun
+from pimc.backends.pim.tallies import LINES, OPEN_CLOCKS, trace_clocks
 from pimc.backends.program import Flight
 from pimc.backends.target import TargetSpec
 from pimc.ir.graph import Graph

@@ -46,7 +46,7 @@ class CentMachine(Machine):
         return "as published"
 
     def tile(
-        self, node: Node, engine: Engine, homes: Mapping[Value, Home], followers: Sequence[Node] = ()
+        self, node: Node, engine: Engine, homes: Mapping[Value, Home], chain: Sequence[Node] = ()
     ) -> Tile | None:
         return None
 

@@ -60,6 +60,20 @@ def is_follower(node: Node, product: Node) -> bool:
     )
 
 
+def is_leader(node: Node, product: Node) -> bool:
+    """Whether a node is element-wise on floats, or a cast or norm of rows, that makes a product's left operand."""
+    operands = [v for v in node.inputs() if v.type.array is None or v.type.array.size != 1]
+    by_row = node.op.name in NORMS and Norm.of(node).cut == node.result.type.rank - 1
+    return (
+        (node.op.name in RECIPES or by_row)
+        and len(node.results) == 1
+        and node.result.type == next(iter(product.inputs())).type
+        and all(v.type.dtype.is_float for v in (*product.inputs(), node.result))
+        and (node.op.name == "cast" or all(v.type.dtype.is_float for v in operands))
+        and all(v.type.rank >= 2 for v in product.inputs())
+    )
+
+
 @kernel("cast")
 def lower_cast(node: Node, at: Lowering, machine: VectorMachine) -> None:
     """Nothing where the stored types agree and the result is a view of the operand."""

@@ -219,6 +219,14 @@ def walk(emit: Emitter, nest: Nest, slots: int = 1) -> Iterator[tuple[tuple[Scal
         yield from walk(emit, inner, slots)
 
 
+def every_turn(nest: Nest) -> Iterator[tuple[Scalar, ...]]:
+    """The operands' addresses in each turn, without a loop."""
+    for turns in product(*(range(axis.count) for axis in nest.axes)):
+        moved = [sum(turn * axis.strides[i] for turn, axis in zip(turns, nest.axes, strict=True))
+                 for i in range(len(nest.starts))]  # fmt: skip
+        yield nest.moved(moved).starts
+
+
 @dataclass(frozen=True, slots=True)
 class Tiling:
     """A nest cut in two: `outer` loops around tiles that are each like `tile` (with its starts at 0 turns)."""

@@ -36,26 +36,29 @@ class ProductNest:
 
 def product_nests(
     a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int,
-    moved: Sequence[Scalar] = (0, 0, 0), also: Sequence[Layout] = (),
+    moved: Sequence[Scalar] = (0, 0, 0), also: Sequence[Layout] = (), like_a: Sequence[Layout] = (),
 ) -> Iterator[ProductNest]:  # fmt: skip
     """The regular parts of `out[batch, m, n] = a[batch, m, k] @ b[batch, k, n]`; operands broadcast over the batch.
 
     moved: bytes by which a, b and the result lie further on. also: of tensors that broadcast to the result, whose
-    addresses and strides come behind those of the result.
+    addresses and strides come behind those of the result. like_a: the same of tensors that broadcast to a; they have
+    strides over k, too, behind those of a and b.
     """
     if k == 0 or 0 in (*batch, m, n):
         return
     shape = (*batch, m, n)
+    made = [spread(layout, a.shape) for layout in like_a]
     layouts = [
         _spread(a.layout, batch, ((0,), m, n)),
         _spread(b.layout, batch, ((1,), m, n)),
         _spread(out.layout, batch, ((0, 1), m, n)),
         *(spread(layout, shape) for layout in also),
+        *(_spread(layout, batch, ((0,), m, n)) for layout in made),
     ]
     key = Layout(b.layout.offset, (*b.layout.dims[:-2], b.layout.dims[-1], b.layout.dims[-2]))
-    contracted = tuple(axes_of_segments([a.layout, key], -1, k))
+    contracted = tuple(axes_of_segments([a.layout, key, *made], -1, k))
     for nest in nests(layouts, shape):
-        nest = nest.moved((*moved, *(0 for _ in also)))
+        nest = nest.moved((*moved, *(0 for _ in (*also, *made))))
         groups: dict[str, list[Axis]] = {"batch": [], "rows": [], "columns": []}
         for axis in nest.merged(within_dims=True).axes:
             groups[_group(axis, len(batch))].append(axis)

@@ -21,19 +21,20 @@ from pimc.backends.kernels.nest import (
     Nest,
     Tiling,
     dense_strides,
+    every_turn,
     tilings,
     walk,
 )
-from pimc.backends.kernels.pointwise import packed
 from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest, product_nests
 from pimc.backends.kernels.vector_product import RowProducts
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.npu.array import array_time
 from pimc.backends.npu.blocks import Blocks, Matrix, Sums
-from pimc.backends.npu.epilogue import MOST_REGIONS, Epilogue
 from pimc.backends.npu.grouped import Group, Groups, best_group
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence
+from pimc.backends.npu.prologue import Prologue
 from pimc.backends.npu.tile_copy import bring, scaled, take_home
+from pimc.backends.npu.tile_ops import MOST_REGIONS, TileOps, operand_tile
 from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles, best_tiles, move_seconds
 from pimc.backends.npu.vector_unit import NPU, VectorWork, vector_work
 from pimc.ir.diagnostics import CompileError, Kind, fail
@@ -57,18 +58,25 @@ def contract(
         Contraction(at, (a, b, out), nest, scale).run()
 
 
-def contract_and(
-    epilogue: Epilogue, at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int,
-    scale: float = 1.0, moved: Sequence[Scalar] = (0, 0, 0),
+def contract_with(
+    prologue: TileOps | None, epilogue: TileOps | None, at: Lowering, a: Tensor, b: Tensor, out: Tensor,
+    batch: Sequence[int], m: int, n: int, k: int, scale: float = 1.0, moved: Sequence[Scalar] = (0, 0, 0),
 ) -> bool:  # fmt: skip
-    """`contract`, and what follows on each tile; False, and nothing is done, where it is not cut into such tiles."""
-    nests = product_nests(a, b, out, batch, m, n, k, moved, epilogue.layouts())
-    parts = [Contraction(at, (a, b, out), nest, scale, epilogue) for nest in nests]
-    choices = [part.in_tiles() for part in parts]
+    """`contract`, with what makes tiles of a, and what follows on each tile of the result.
+
+    False, and nothing is done, where it is not cut into such tiles, or would be so badly by what is left of the buffer
+    that one after the other takes less.
+    """
+    also = [] if epilogue is None else epilogue.layouts()
+    sources = [] if prologue is None else prologue.layouts()
+    nests = product_nests(a, b, out, batch, m, n, k, moved, also, sources)
+    parts = [Contraction(at, (a, b, out), nest, scale, epilogue, prologue) for nest in nests]
+    choices = [choice for part in parts if (choice := part.in_tiles()) is not None and part.gains(choice[0])]
+    if len(choices) < len(parts):
+        return False
     for part, choice in zip(parts, choices, strict=True):
-        if None not in choices and choice is not None:
-            part.run_tiles(*choice)
-    return None not in choices
+        part.run_tiles(*choice)
+    return True
 
 
 def microseconds(seconds: float) -> str:
@@ -111,11 +119,12 @@ class Contraction:
     tensors: tuple[Tensor, Tensor, Tensor]
     nest: ProductNest
     scale: float
-    epilogue: Epilogue | None = None
+    epilogue: TileOps | None = None
+    prologue: TileOps | None = None
 
     def in_tiles(self) -> tuple[Choice, Tiles] | None:
         """The choice, where that is tiles on the arrays which leave room for an epilogue."""
-        if Arena.room(self.at) < 2 * self._kept or not self._has_whole_rows:
+        if Arena.room(self.at) < 2 * self._kept or not (self._has_whole_rows and self._has_one_depth):
             return None
         try:
             choice = self.choice()
@@ -124,6 +133,25 @@ class Contraction:
         if not isinstance(choice.cut, Tiles) or self._vector_work(choice) is not None:
             return None
         return choice, choice.cut
+
+    def gains(self, choice: Choice) -> bool:
+        """Whether the choice is no slower than the best one for the product alone, with prologue and epilogue by
+        themselves and what they read and write again."""
+        machine, e = machine_of(self.at), choice.extents
+        apart = e.t * e.s * e.vector + 2 * self._moving(machine, e.out, e.t, e.s)
+        if self.prologue is not None:
+            rows = e.t if e.led == "t" else e.s
+            apart += rows * e.k * e.before
+            if not self.tensors[A].on_chip:
+                apart += 2 * self._moving(machine, e.streamed if e.led == "t" else e.stationary, rows, e.k)
+        seconds = choice.seconds(machine)
+        if seconds <= e.turns * (choice.cut.compute + apart):
+            return True
+        alone = replace(self, epilogue=None, prologue=None).choice()
+        return seconds <= alone.seconds(machine) + e.turns * apart
+
+    def _moving(self, machine: Machine, side: Side | None, rows: int, columns: int) -> float:
+        return move_seconds(machine.copies, side, rows, columns, self.tensors[A].element_bytes)[0]
 
     @property
     def _has_whole_rows(self) -> bool:
@@ -135,10 +163,17 @@ class Contraction:
         return whole and columns[0].strides[OUT] == self.tensors[OUT].element_bytes
 
     @property
+    def _has_one_depth(self) -> bool:
+        """Whether all k of all operands of the prologue are one loop."""
+        return self.prologue is None or [len(axes) for _, axes in self.nest.contracted] == [1]
+
+    @property
     def _kept(self) -> int:
-        """Bytes that the epilogue keeps for itself."""
-        epilogue = self.epilogue
-        return 0 if epilogue is None else epilogue.staged_bytes + MOST_REGIONS * epilogue.spare
+        """Bytes that prologue and epilogue keep for themselves."""
+        return sum(
+            ops.staged_bytes + regions * ops.spare
+            for ops, regions in ((self.prologue, 1 + SLOTS), (self.epilogue, MOST_REGIONS)) if ops is not None
+        )  # fmt: skip
 
     def run(self) -> None:
         choice = self.choice()
@@ -163,8 +198,8 @@ class Contraction:
         self._begin(choice)
         arena = Arena(self.at, self._want(choice.extents) + self._kept)
         nest = Nest(self.nest.starts, choice.batch)
-        if self.epilogue is not None:
-            nest = nest.moved((0, 0, 0, *self.epilogue.stage(self.at.emit, arena)))
+        own = [ops.stage(self.at.emit, arena) for ops in (self.epilogue, self.prologue) if ops is not None]
+        nest = nest.moved((0, 0, 0, *(place for places in own for place in places)))
         work = _Tiled(self, arena, choice, tiles)
         for starts, slot in walk(self.at.emit, nest, tiles.slots):
             work.run(starts, slot)
@@ -237,7 +272,24 @@ class Contraction:
             self._side(streamed, batch, t_axes), self._side(stationary, batch, s_axes),
             self._side(OUT, batch, t_axes, s_axes), _count(batch),
             *self._of_epilogue(), ("t" if swap else "s") if self.epilogue is not None and self.epilogue.by_row else "",
-            self._cuts_of_k,
+            self._stays(streamed, stationary, t_axes, s_axes), self._cuts_of_k, *self._of_prologue(swap),
+        )  # fmt: skip
+
+    def _of_prologue(self, swap: bool) -> tuple[str, int, float]:
+        """Of which operand, and for each element of it: bytes on chip of each tile, and seconds of the vector unit."""
+        prologue, npu = self.prologue, self.at.spec.npu
+        if prologue is None or npu is None:
+            return "", 0, 0.0
+        held = prologue.working_bytes + SLOTS * prologue.brought_bytes
+        return "s" if swap else "t", held, prologue.clocks(npu) / npu.clock
+
+    def _stays(self, streamed: int, stationary: int, t_axes: Sequence[Axis], s_axes: Sequence[Axis]) -> str:
+        """Which operands commands can address where they are (`_Tiled._stays`, for whatever tiles)."""
+        (_, axes), *more = self.nest.contracted
+        sides = (("t", streamed, t_axes), ("s", stationary, s_axes))
+        return "".join(
+            name for name, operand, rows in sides
+            if self.tensors[operand].on_chip and not more and _merged(axes) <= 1 and _merged(rows) <= 1
         )  # fmt: skip
 
     @property
@@ -279,12 +331,28 @@ class Contraction:
     def _side(
         self, operand: int, batch: Sequence[Axis], rows: Sequence[Axis], columns: Sequence[Axis] | None = None
     ) -> Side | None:
-        """How an operand [rows, k], or the result, lies in memory."""
-        if self.tensors[operand].on_chip:
+        """How an operand [rows, k], or the result, lies in memory. What a prologue makes is not there, but the first of
+        what it reads."""
+        among, deep = operand, operand  # the strides of loops over the result, and over k
+        if operand == A and self.prologue is not None:
+            if not self.prologue.brought:
+                return None
+            first = self.prologue.brought[0]
+            among, deep = self.first_source + first, OUT + first
+        elif self.tensors[operand].on_chip:
             return None
         if columns is None:
-            columns = max((axes for _, axes in self.nest.contracted), key=_count)
-        return Side(*(tuple((x.count, x.strides[operand]) for x in axes) for axes in (rows, columns, batch)))
+            depth = max((axes for _, axes in self.nest.contracted), key=_count)
+            inner = tuple((x.count, x.strides[deep]) for x in depth)
+        else:
+            inner = tuple((x.count, x.strides[among]) for x in columns)
+        outer, products = (tuple((x.count, x.strides[among]) for x in axes) for axes in (rows, batch))
+        return Side(outer, inner, products)
+
+    @property
+    def first_source(self) -> int:
+        """The position of the prologue's first operand among those of the nest."""
+        return OUT + 1 + (0 if self.epilogue is None else len(self.epilogue.layouts()))
 
     @staticmethod
     def _want(e: Extents) -> int:
@@ -322,6 +390,8 @@ class _Tiled:
         self.dtype = whole.tensors[A].dtype
         self.blocks = Blocks.on(self.emit, self.machine, self.dtype, tiles.down, tiles.across)
         self.epilogue = whole.epilogue
+        self.led = extents.led
+        self.first_source = whole.first_source
         # of (address of T or S, address in the result and in operands of the epilogue, among accumulators of all of the
         # result), from the start of a batch turn
         self.groups = {
@@ -334,8 +404,9 @@ class _Tiled:
         self.order = ("t", "s") if tiles.t_outside else ("s", "t")
         self.streamed, self.stationary = streamed, stationary
         parts = [
-            Nest((moves[streamed], moves[stationary]),
-                 tuple(Axis(x.count, (x.strides[streamed], x.strides[stationary])) for x in axes)).merged()
+            Nest((moves[streamed], moves[stationary], *moves[OUT:]),
+                 tuple(Axis(x.count, (x.strides[streamed], x.strides[stationary], *x.strides[OUT:])) for x in axes)
+                 ).merged()
             for moves, axes in whole.nest.contracted
         ]  # fmt: skip
         self.panels = tiles.piece > 0
@@ -352,6 +423,9 @@ class _Tiled:
         if self.epilogue is not None:
             self.working_size = micro * self.epilogue.working_bytes + self.epilogue.spare
             self.working = arena.take(self.working_size)
+        self.prologue = None
+        if whole.prologue is not None:
+            self.prologue = Prologue(self.emit, whole.prologue, whole.tensors[A], arena, tiles.piece, extents.k)
         self.places: dict[tuple[str, object], int] = {}
         self.slots = self._take(arena, extents)
 
@@ -371,15 +445,15 @@ class _Tiled:
             start = start.moved([turns * stride for stride in axis.strides])
 
     def _take(self, arena: Arena, e: Extents) -> dict[str, list[int]]:
-        tiles, size = self.tiles, e.element_bytes
+        tiles = self.tiles
         t, s, k = tiles.t, tiles.s, tiles.k
         counts: dict[str, int] = dict.fromkeys(self.order, SLOTS)
         counts[self.order[0]] = tiles.slots_outer
         spare = 0 if self.epilogue is None else self.epilogue.spare
-        self.sizes = {"t": t * k * size, "s": s * k * size, "out": t * s * e.of_out + spare}
+        self.sizes = {"t": e.held("t", t, k), "s": e.held("s", s, k), "out": t * s * e.of_out + spare}
         if self.panels:
             outer, inner = (t, s) if tiles.t_outside else (s, t)
-            self.sizes[self.order[0]] = -(-outer // tiles.piece) * padded(tiles.piece * k * size)
+            self.sizes[self.order[0]] = -(-outer // tiles.piece) * e.held(self.order[0], tiles.piece, k)
             self.sizes["out"] = tiles.piece * inner * e.of_out + spare
             return {self.order[0]: [arena.take(self.sizes[self.order[0]]) for _ in range(tiles.slots_outer)]}
         if k < e.k:
@@ -461,7 +535,10 @@ class _Tiled:
                 turns = Nest(turns.moved(loops[0].strides).starts, tuple(after))
         else:  # the first turn is not a turn of one loop: all pieces are brought before
             for piece, starts, _, chip in self._each(pieces, held):
-                self._resident(self.order[0], piece, moved[self.order[0]] + starts[0], chip)
+                out = _plus(results, starts[1:])
+                self._resident(self.order[0], piece, moved[self.order[0]] + starts[0], chip, results=out)
+            if self.led:
+                self.emit.issue("npu", Fence("vector"))
             turns = whole.outer
         ends = len(pieces) == 1 and not pieces[0].outer.axes  # the very last piece of all may come in parts
         if ends and not rest and turns is not None and len(turns.axes) == 1 and turns.axes[0].count > 0:
@@ -510,6 +587,9 @@ class _Tiled:
         """
         first, second = self.order
         chip = self._place(second, slot)
+        if arrives and self.led:
+            self._pass_made(pieces, inner, at, base, results, held, slot)
+            return
         begun = 0
         if (arrives or parts) and self._comes_in_parts(pieces[0]):
             begun = self._early(pieces[0]) if arrives else 1
@@ -539,6 +619,51 @@ class _Tiled:
             self.blocks.multiply(*pair, rows.elements, columns.elements, layer.k, sums, layer.number)
             if layer.last:
                 self._finish(rows, columns, out, acc, self._place("out", (slot, turn)), number)
+
+    def _pass_made(
+        self, pieces: Sequence[Tiling], inner: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar],
+        results: tuple[Scalar, ...], held: int, slot: object,
+    ) -> None:  # fmt: skip
+        """The first inner piece with every piece of the outer tile, each of which is made while the one before is
+        multiplied. Results leave one piece later, so that what makes the next one does not wait for the arrays."""
+        first, second = self.order
+        turns = [(piece, starts) for piece in pieces for starts in every_turn(piece.outer)]
+        matrices: list[Matrix] = []
+
+        def make(number: int) -> None:
+            piece, starts = turns[number]
+            out, place = _plus(results, starts[1:]), held + number * self._piece_bytes
+            matrices.append(self._resident(first, piece, base[first] + starts[0], place, results=out))
+
+        def finish(number: int) -> None:
+            rows, columns = (turns[number][0], inner) if first == "t" else (inner, turns[number][0])
+            place = self._place("out", (slot, number % self.tiles.slots))
+            self._finish(rows, columns, *gathered[number], place, number)
+
+        gathered: list[tuple[tuple[Scalar, ...], Scalar]] = []
+        make(0)
+        chip, start = self._place(second, slot), base[second] + at[0]
+        in_parts = self._comes_in_parts(pieces[0])
+        other = self._resident(second, inner, start, chip, moves=not in_parts)
+        for number, (piece, starts) in enumerate(turns):
+            self.emit.issue("npu", Fence("vector"))
+            if number + 1 < len(turns):
+                make(number + 1)
+            if number:
+                finish(number - 1)
+            own = matrices[number]
+            pair = (own, other) if first == "t" else (other, own)
+            rows, columns = (piece, inner) if first == "t" else (inner, piece)
+            out = _plus(results, at[1:], starts[1:])
+            acc = self._accumulators(number, out)
+            if in_parts and not number:
+                places = {first: held, second: chip}
+                self._multiply_parts({first: piece, second: inner}, {first: base[first] + starts[0], second: start},
+                                     places, acc, (second,))  # fmt: skip
+            else:
+                self.blocks.multiply(*pair, rows.elements, columns.elements, self.layer.k, self._sums(acc, columns))
+            gathered.append((out, acc))
+        finish(len(turns) - 1)
 
     @property
     def _piece_bytes(self) -> int:
@@ -624,11 +749,31 @@ class _Tiled:
                     )
                 added = added + turns
 
-    def _resident(self, name: str, tile: Tiling, start: Scalar, held: Scalar, *, moves: bool = True) -> Matrix:
-        """A tile with all of k."""
+    def _resident(
+        self, name: str, tile: Tiling, start: Scalar, held: Scalar, *, moves: bool = True,
+        results: tuple[Scalar, ...] = (),
+    ) -> Matrix:  # fmt: skip
+        """A tile with all of k. results: first addresses in the result, and in operands of epilogue and prologue."""
         operand = 0 if name == "t" else 1
         starts = [start + part.starts[operand] for part in self.layer.parts]
-        return self._bring(name, tile, [part.axes for part in self.layer.parts], operand, starts, held, moves=moves)
+        made = name == self.led
+        parts = [part.axes for part in self.layer.parts]
+        matrix = self._bring(name, tile, parts, operand, starts, held, moves=moves and not made)
+        if moves and made:
+            self._make(tile, operand, starts[0], results, matrix)
+        return matrix
+
+    def _make(
+        self, tile: Tiling, operand: int, start: Scalar, results: tuple[Scalar, ...], matrix: Matrix
+    ) -> None:  # fmt: skip
+        """A tile of the operand that has a prologue."""
+        assert self.prologue is not None
+        (part,), first = self.layer.parts, self.first_source
+        count = len(self.prologue.ops.tensors)
+        sources = [results[first - OUT + i] + part.starts[OUT + i] for i in range(count)]
+        rows = [replace(a, strides=(a.strides[0], *a.strides[first - 1 : first - 1 + count])) for a in tile.tile]
+        depth = [replace(a, strides=(a.strides[operand], *a.strides[OUT : OUT + count])) for a in part.axes]
+        self.prologue.make(start, sources, (*rows, *depth), matrix, len(rows))
 
     def _bring(
         self,
@@ -647,11 +792,12 @@ class _Tiled:
         if self._stays(name, tile, parts):
             row = tile.tile[0].strides[0] if tile.tile else 0
             return Matrix(starts[0], row, parts[0][0].strides[operand] if parts[0] else 0)
+        assert self.sizes[name], "no place for a tile that must be copied"
         size, rows = tensor.element_bytes, tile.elements
         depth = sum(_count(axes) for axes in parts)
         by_row = not (tile.tile and tile.tile[-1].strides[0] == size)
         matrix = Matrix(held, depth * size, size) if by_row else Matrix(held, size, rows * size)
-        if by_row and self.layer.cuts > 1:
+        if by_row and self.layer.cuts > 1 and name != self.led:  # what is made has whole rows
             matrix = Matrix(held, self.blocks.high * size, size, rows * size)
         if moves:
             self._copy(name, tile, parts, operand, starts, matrix)
@@ -706,7 +852,7 @@ class _Tiled:
             take_home(self.emit, self.out, tile.address, start, (*t, *s), 1, inside)
 
     def _finish_with(
-        self, epilogue: Epilogue, rows: Tiling, columns: Tiling, starts: tuple[Scalar, ...], acc: Scalar, held: int,
+        self, epilogue: TileOps, rows: Tiling, columns: Tiling, starts: tuple[Scalar, ...], acc: Scalar, held: int,
         slot: int,
     ) -> None:  # fmt: skip
         """The same by way of an epilogue, which works on a dense tile that has the result's neighbours side by side."""
@@ -726,7 +872,7 @@ class _Tiled:
         self.emit.issue("npu", drain)
         count = len(epilogue.tensors)
         operands = [
-            self._operand(tensor, start, axes, 2 + i, region, resident=tensor.on_chip or epilogue.is_small(i))
+            operand_tile(self.emit, tensor, start, axes, 2 + i, region, resident=tensor.on_chip or epilogue.is_small(i))
             for i, (tensor, start) in enumerate(zip(epilogue.tensors, starts[1:], strict=False))
         ]
         leaving = [(self.out, starts[0], 1)]
@@ -743,18 +889,6 @@ class _Tiled:
             return Ref(start, tensor.dtype, tuple(a.strides[index] for a in axes))
         return Lanes(self.emit, NPU, region, [a.count for a in axes]).temp(tensor.dtype)
 
-    def _operand(
-        self, tensor: Tensor, start: Scalar, axes: Sequence[Axis], index: int, region: Arena, *, resident: bool
-    ) -> Ref:
-        """A tile of an operand of the epilogue, brought on chip unless it is there."""
-        if resident:
-            return Ref(start, tensor.dtype, tuple(a.strides[index] for a in axes))
-        strides, size = packed([replace(a, strides=(a.strides[index],)) for a in axes], tensor.element_bytes)
-        held = region.take(size)
-        moving = [(a, near) for a, near in zip(axes, strides, strict=True) if near]
-        bring(self.emit, tensor, start, held, [a for a, _ in moving], index, [near for _, near in moving])
-        return Ref(held, tensor.dtype, strides)
-
 
 def _plus(*moves: Sequence[Scalar]) -> tuple[Scalar, ...]:
     """Sums of addresses and how far they move."""
@@ -763,6 +897,11 @@ def _plus(*moves: Sequence[Scalar]) -> tuple[Scalar, ...]:
     for more in others:
         total = tuple(a + b for a, b in zip(total, more, strict=True))
     return total
+
+
+def _merged(axes: Sequence[Axis]) -> int:
+    """How many loops they are."""
+    return len(Nest((0,) * len(axes[0].strides), tuple(axes)).merged().axes) if axes else 0
 
 
 def _count(axes: Sequence[Axis]) -> int:

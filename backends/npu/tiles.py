@@ -12,8 +12,9 @@ stay, both stream. Two schedules are tried:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from pimc.backends.dma.timing import CopyTime
@@ -29,6 +30,8 @@ DEEP = 4
 
 _FIRST_PARTS = 32
 """Into how many parts the very first and the very last pieces may be cut."""
+_MADE_AT_ONCE = 1 << 17
+"""Elements of an operand that a prologue makes at a time, if rows are not longer."""
 _LAYERS = (2, 4, 8)
 """Into how many layers k may be cut, one after the other over all of the result."""
 _WORTH_LAYERS = 1.05
@@ -134,8 +137,16 @@ class Extents:
     """seconds of the vector unit for each element of the result (an epilogue)"""
     whole: str = ""
     """t or s: a tile of the result has all of it (an epilogue that goes by rows)"""
+    stays: str = ""
+    """t, s or ts: operands that lie on chip where commands can address them, and need no other place there"""
     cuts_k: int = 0
     """turns of the outermost loop over k, where both operands have one nest of them: it may be cut there"""
+    led: str = ""
+    """t or s: the operand that is computed tile by tile (a prologue)"""
+    led_bytes: int = 0
+    """on chip for each element of such a tile, beside its own place"""
+    before: float = 0.0
+    """seconds of the vector unit for each of its elements"""
 
     @property
     def of_out(self) -> int:
@@ -144,6 +155,10 @@ class Extents:
     @property
     def repeated(self) -> bool:
         return self.turns > 1
+
+    def held(self, name: str, rows: int, k: int) -> int:
+        """Bytes of one place for a tile of an operand (t or s)."""
+        return 0 if name in self.stays else padded(rows * k * self.element_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +208,40 @@ Limits = tuple[int, int, int]
 """The largest t, s and k of a tile."""
 
 
-class _Search:
-    """The best tiles so far."""
+@dataclass(slots=True)
+class _Room:
+    """Bytes of the buffer; and in what other rooms all that was asked so far has the same answer."""
 
-    def __init__(self, machine: Machine, product: Extents) -> None:
+    size: int
+    least: int = 0
+    """the most that did fit"""
+    below: int = sys.maxsize
+    """the least that did not"""
+
+    def holds(self, wanted: int) -> bool:
+        if wanted <= self.size:
+            self.least = max(self.least, wanted)
+            return True
+        self.below = min(self.below, wanted)
+        return False
+
+
+T, S, RESULT = range(3)
+
+
+class _Search:
+    """The best tiles so far. What candidates share is found once: there are some hundred of them."""
+
+    def __init__(self, machine: Machine, product: Extents, room: int) -> None:
         self.machine = machine
+        self.product = product
+        self.room = _Room(room)
         self.best: Tiles | None = None
+        self.turnaround, self.drain = machine.turnaround, machine.drain
+        self.drained = product.vector + (1 / machine.drained / machine.clock if machine.drained else 0.0)
+        """seconds until an element of the result has left the accumulators"""
+        self._sides = product.streamed, product.stationary, product.out
+        self._moved: dict[tuple[int, int, int], Moved] = {}
         depth = product.t if machine.sums_stay else product.k
         grids = [
             (down, across)
@@ -208,40 +251,84 @@ class _Search:
         ]
         self.grids = sorted(grids, key=lambda grid: machine.compute(product.t, product.s, product.k, *grid))
 
-    def hopeless(self, t: int, s: int, k: int, grid: tuple[int, int], turns: int = 1) -> bool:
-        """Whether computing alone takes longer than the best tiles do."""
-        clocks = turns * self.machine.compute(t, s, k, *grid)
-        return self.best is not None and clocks / self.machine.clock >= self.best.score
+    def moved(self, operand: int, rows: int, columns: int) -> Moved:
+        """How long a tile [rows, columns] of T, S or the result takes from or to memory."""
+        key = operand, rows, columns
+        if key not in self._moved:
+            side, size = self._sides[operand], self.product.element_bytes
+            self._moved[key] = move_seconds(self.machine.copies, side, rows, columns, size, writes=operand == RESULT)
+        return self._moved[key]
+
+    def compute(self, t: int, s: int, k: int, grid: tuple[int, int]) -> float:
+        """Seconds of the arrays."""
+        return self.machine.compute(t, s, k, *grid) / self.machine.clock
+
+    def hopeless(self, grid: tuple[int, int]) -> bool:
+        """Whether computing alone takes longer on a grid than the best tiles do."""
+        product = self.product
+        return self.beaten(self.compute(product.t, product.s, product.k, grid))
+
+    def beaten(self, score: float) -> bool:
+        """Whether what has at least such a score is not better than the best."""
+        return self.best is not None and score >= self.best.score
 
     def offer(self, found: Tiles | None) -> None:
         if found is not None and (self.best is None or found.score < self.best.score):
             self.best = found
 
 
-@lru_cache(maxsize=4096)
+@dataclass(slots=True)
+class _Found:
+    """The answers of searches: the best tiles of a product depend on the room only where another candidate fits."""
+
+    known: dict[tuple[Machine, Extents, Limits | None], list[tuple[_Room, Tiles | None]]] = field(default_factory=dict)
+
+    def best(self, machine: Machine, product: Extents, room: int, most: Limits | None) -> Tiles | None:
+        if len(self.known) >= MOST_PRODUCTS:
+            self.known.clear()
+        answers = self.known.setdefault((machine, product, most), [])
+        for asked, tiles in answers:
+            if asked.least <= room < asked.below:
+                return tiles
+        search = _Search(machine, product, room)
+        _run(search, most or (product.t, product.s, product.k))
+        answers.append((search.room, search.best))
+        return search.best
+
+
+MOST_PRODUCTS = 4096
+_found = _Found()
+
+
 def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | None = None) -> Tiles | None:
     """The fastest tiles that fit `room` bytes of the buffer, or None."""
-    limits = most or (product.t, product.s, product.k)
-    search = _Search(machine, product)
+    return _found.best(machine, product, room, most)
+
+
+def _run(search: _Search, limits: Limits) -> None:
+    machine, product = search.machine, search.product
+    if product.led:  # panels alone make each tile once
+        if limits[2] >= product.k:
+            _panels(search, limits)
+        return
     if machine.tiling == "whole" and limits >= (product.t, product.s, product.k):
         for grid in search.grids:
-            search.offer(_panel(machine, product, room, grid, True, product.t, product.t, product.s))
+            search.offer(_panel(search, grid, True, product.t, product.t, product.s))
         if search.best is not None:
-            return search.best
+            return
     if machine.tiling == "passes" and limits >= (product.t, product.s, product.k):
         width = min(product.s, machine.array.columns)
-        search.offer(_panel(machine, product, room, (1, 1), True, product.t, product.t, width))
+        search.offer(_panel(search, (1, 1), True, product.t, product.t, width))
         if search.best is not None:
-            return search.best
+            return
     if limits[2] >= product.k:
-        _panels(search, product, room, limits)
+        _panels(search, limits)
     if product.cuts_k and machine.tiling == "search" and not machine.sums_stay and not product.repeated:
-        _layers(search, product, room, limits)
+        _layers(search, limits)
     if search.best is None or machine.tiling != "panels":
-        _slabs(search, product, room, limits)
+        _slabs(search, limits)
     if search.best is None:
-        _slabs(search, product, room, limits, small=True)
-    return search.best
+        _slabs(search, limits, small=True)
 
 
 def _sizes(extent: int, block: int, most: int, *, small: bool = False) -> Iterator[int]:
@@ -259,27 +346,27 @@ def _sizes(extent: int, block: int, most: int, *, small: bool = False) -> Iterat
 # -- panels -----------------------------------------------------------------------------------------------------------
 
 
-def _panels(search: _Search, product: Extents, room: int, most: Limits) -> None:
-    machine = search.machine
+def _panels(search: _Search, most: Limits) -> None:
+    machine, product = search.machine, search.product
     for grid in search.grids:
-        if search.hopeless(product.t, product.s, product.k, grid):
+        if search.hopeless(grid):
             return
         for t_outside in (True, False):
             outer, most_outer = (product.t, most[0]) if t_outside else (product.s, most[1])
             for piece, turn in _pairs(machine, product, grid, most, t_outside=t_outside):
                 for tile in _sizes(outer, piece, most_outer):
-                    search.offer(_panel(machine, product, room, grid, t_outside, tile, min(piece, tile), turn))
+                    search.offer(_panel(search, grid, t_outside, tile, min(piece, tile), turn))
 
 
-def _layers(search: _Search, product: Extents, room: int, most: Limits) -> None:
+def _layers(search: _Search, most: Limits) -> None:
     """Panels of a few layers of k, where fill and drain take a visible part of the time."""
-    machine, best = search.machine, search.best
+    machine, product, best = search.machine, search.product, search.best
     if best is not None and best.seconds < _WORTH_LAYERS * max(best.compute, best.memory):
         return
     if product.t * product.s * ACCUMULATOR_BYTES > machine.accumulator_bytes:
         return
     for grid in search.grids:
-        if search.hopeless(product.t, product.s, product.k, grid):
+        if search.hopeless(grid):
             return
         high, _ = machine.block(*grid)
         layers = [n for n in _LAYERS if product.cuts_k % n == 0 and product.k % (n * high) == 0]
@@ -290,7 +377,7 @@ def _layers(search: _Search, product: Extents, room: int, most: Limits) -> None:
                 continue
             for piece, turn in _pairs(machine, product, grid, most, t_outside=t_outside):
                 for depth in depths:
-                    search.offer(_panel(machine, product, room, grid, t_outside, outer, piece, turn, depth))
+                    search.offer(_panel(search, grid, t_outside, outer, piece, turn, depth))
 
 
 def _pairs(
@@ -312,61 +399,74 @@ def _pieces(least: int, whole: int) -> list[int]:
 
 
 def _panel(
-    machine: Machine, e: Extents, room: int, grid: tuple[int, int], t_outside: bool, tile: int, piece: int, inner: int,
-    depth: int = 0,
+    search: _Search, grid: tuple[int, int], t_outside: bool, tile: int, piece: int, inner: int, depth: int = 0
 ) -> Tiles | None:
-    """depth: of a layer of k, of which there are several over one outer tile (0: all of k at once)."""
+    """depth: of a layer of k, of which there are several over one outer tile (0: all of k at once).
+
+    None for what does not fit, or is seen to be beaten before its time is known.
+    """
+    machine, e, room = search.machine, search.product, search.room
+    if e.led and (e.led == "t") != t_outside:
+        return None
     layers = e.k // depth if depth else 1
     k = depth or e.k
-    size, clock = e.element_bytes, machine.clock
     whole_outer, whole_inner = (e.t, e.s) if t_outside else (e.s, e.t)
     micro = (piece, inner) if t_outside else (inner, piece)
     turns_outer, turns_inner = -(-whole_outer // tile), -(-whole_inner // inner)
     pieces = -(-tile // piece)
     alone = turns_outer == 1 and turns_inner == 1 and pieces == 1
-    one = padded(tile * k * size) + padded(inner * k * size) + padded(piece * inner * e.of_out)
-    slots = DEEP if (alone and e.repeated and one * DEEP <= room) or pieces > SLOTS else SLOTS
+    first_name, second_name = ("t", "s") if t_outside else ("s", "t")
+    held_piece, held_inner = e.held(first_name, piece, k), e.held(second_name, inner, k)
+    one = e.held(first_name, tile, k) + held_inner + padded(piece * inner * e.of_out)
+    slots = DEEP if (alone and e.repeated and room.holds(one * DEEP)) or pieces > SLOTS else SLOTS
     slots_outer = slots if e.repeated else SLOTS if turns_outer * layers > 1 else 1
     slots_inner = slots_outer * min(turns_inner, SLOTS + 2)  # those of a loop, and two before or one before and after
     slots_out = slots_inner * min(pieces, 2 * slots + 2) // (SLOTS if layers > 1 else 1)  # of the last layer alone
-    held = pieces * padded(piece * k * size) * slots_outer + padded(inner * k * size) * slots_inner
-    held += padded(piece * inner * e.working_bytes)
-    if held + padded(piece * inner * e.of_out) * slots_out > room:
+    held = pieces * held_piece * slots_outer + held_inner * slots_inner
+    held += padded(piece * inner * e.working_bytes) + padded(made_at_once(piece, k) * k * e.led_bytes)
+    if not room.holds(held + padded(piece * inner * e.of_out) * slots_out):
         return None
     if piece * inner * ACCUMULATOR_BYTES > machine.accumulator_bytes or _cuts_rows(e, *micro):
         return None
 
     def clocks(outer: int, inner: int) -> float:
         t, s = (outer, inner) if t_outside else (inner, outer)
-        return machine.compute(t, s, k, *grid) / clock
+        return search.compute(t, s, k, grid)
 
-    def moving(side: Side | None, rows: int, columns: int, *, writes: bool = False) -> Moved:
-        return move_seconds(machine.copies, side, rows, columns, size, writes=writes)
-
-    sides = (e.streamed, e.stationary) if t_outside else (e.stationary, e.streamed)
-    outer_piece, inner_piece = moving(sides[0], piece, k), moving(sides[1], inner, k)
-    out_piece = moving(e.out, *micro, writes=True)
+    sides = (T, S) if t_outside else (S, T)
+    outer_piece, inner_piece = search.moved(sides[0], piece, k), search.moved(sides[1], inner, k)
+    out_piece = search.moved(RESULT, *micro)
     turns, begun = turns_outer * turns_inner, turns_outer * pieces
     loading = layers * (begun * outer_piece[0] + turns * inner_piece[0])
     storing = turns * pieces * out_piece[0]
     held_bus = layers * (begun * outer_piece[1] + turns * inner_piece[1]) + turns * pieces * out_piece[1]
     memory = max(loading, storing, held_bus)
+    drained = micro[0] * micro[1] * search.drained
+    after = out_piece[0] + drained
+    ends = 0.0 if e.repeated else search.turnaround + after
+    if search.beaten(memory + ends + memory / 8):
+        return None
     whole, rest = divmod(tile, piece)
     turn = whole * clocks(piece, inner) + (clocks(rest, inner) if rest else 0)
+    compute = layers * turns * turn
+    if search.beaten(compute + ends + memory / 8):
+        return None
     parts = machine.parts(k, grid[0])
     first = (outer_piece[0] + inner_piece[0]) / parts
-    if parts > 1 or t_outside:  # the stationary one comes first, and is loaded while the other arrives
+    if e.led:  # made as a whole, and the other comes in parts
+        first = outer_piece[0] + inner_piece[0] / parts
+    elif parts > 1 or t_outside:  # the stationary one comes first, and is loaded while the other arrives
         stationary = (inner_piece if t_outside else outer_piece)[0] / parts
-        first = max(stationary, first - machine.array.first_load / clock)
+        first = max(stationary, first - machine.array.first_load / machine.clock)
     micros = turn / pieces
     late = {n: _late(outer_piece[0], inner_piece[0], pieces, turns_inner, micros, parts, n, layers) for n in (1, 2)}
     early = 2 if parts > 1 and late[2] < late[1] else 1
     filling = max(0.0, inner_piece[0] - first + late[early])
-    drained = micro[0] * micro[1] * (e.vector + (1 / machine.drained / clock if machine.drained else 0.0))
-    after = out_piece[0] + drained
-    around = turn + inner_piece[0] + machine.turnaround  # from loading a slot until it may be loaded again
-    leaving = turn / pieces + machine.drain + after  # from the first product in a slot until it is stored
-    compute, last = layers * turns * turn, micros if turns_inner == 1 else turn
+    made = piece * k * e.before  # the first of a tile before all products, the others during those of the one before
+    filling += turns_outer * (made + (pieces - 1) * max(0.0, made - micros))
+    around = turn + inner_piece[0] + search.turnaround  # from loading a slot until it may be loaded again
+    leaving = turn / pieces + search.drain + after  # from the first product in a slot until it is stored
+    last = micros if turns_inner == 1 else turn
     if pieces == 1 and turns_outer == 1 and layers == 1:
         last /= parts
     steady = max(compute + (0 if e.repeated else first + filling), memory + (0 if e.repeated else last))
@@ -374,11 +474,16 @@ def _panel(
     if layers > 1:  # all results leave during the last layer
         steady = max(steady, first + filling + compute - turns * turn + micros + storing - out_piece[0])
     steady = max(steady, turns * pieces * leaving / slots, turns * pieces * drained if e.vector else 0.0)
-    ends = 0.0 if e.repeated else machine.turnaround + after
+    steady += turns_outer * made if e.repeated else 0.0
     t, s = (tile, inner) if t_outside else (inner, tile)
     return Tiles(
         t, s, k, t_outside, slots_outer, slots, steady + ends, *grid, piece, early, compute, memory
     )  # fmt: skip
+
+
+def made_at_once(rows: int, k: int) -> int:
+    """How many of a tile's rows a prologue makes at a time."""
+    return chunk_of(rows, max(1, _MADE_AT_ONCE // k))
 
 
 def _cuts_rows(e: Extents, t: int, s: int) -> bool:
@@ -412,10 +517,35 @@ def _late(
 # -- slabs ------------------------------------------------------------------------------------------------------------
 
 
-def _slabs(search: _Search, product: Extents, room: int, most: Limits, *, small: bool = False) -> None:
-    machine = search.machine
+@dataclass(frozen=True, slots=True)
+class _Slab:
+    """Tiles that fit, but for the arrays: what every grid of them has in common."""
+
+    t: int
+    s: int
+    k: int
+    t_outside: bool
+    turns: int
+    results: int
+    """tiles of the result"""
+    slots_outer: int
+    slots: int
+    loading: float
+    first: float
+    """seconds for the operands of one turn"""
+    out: float
+    drained: float
+    """seconds until one tile of the result is stored, and has left the accumulators"""
+    memory: float
+    least: float
+    """no grid gives a better score"""
+
+
+def _slabs(search: _Search, most: Limits, *, small: bool = False) -> None:
+    machine, product = search.machine, search.product
+    known: dict[tuple[int, int, int, bool], _Slab | None] = {}
     for grid in search.grids:
-        if search.hopeless(product.t, product.s, product.k, grid):
+        if search.hopeless(grid):
             return
         high, wide = machine.block(*grid)
         for k in _sizes(product.k, machine.array.rows if machine.sums_stay else high, most[2], small=small):
@@ -423,50 +553,64 @@ def _slabs(search: _Search, product: Extents, room: int, most: Limits, *, small:
                 for t in _sizes(product.t, machine.array.columns, most[0], small=small):
                     if machine.sums_stay and k < product.k and (t > high or s > wide):
                         continue  # sums of several blocks cannot stay from slab to slab
-                    turns = -(-product.t // t) * -(-product.s // s) * -(-product.k // k)
-                    if search.hopeless(t, s, k, grid, turns):
-                        continue
-                    for t_outside in (True, False):
-                        search.offer(_slab(machine, product, room, grid, t, s, k, t_outside))
+                    for t_outside in (True, False) if k >= product.k else (True,):  # else both orders are the same
+                        key = t, s, k, t_outside
+                        if key not in known:
+                            known[key] = _slab(search, *key)
+                        slab = known[key]
+                        if slab is not None and not search.beaten(slab.least):
+                            search.offer(_on_arrays(search, slab, grid))
 
 
-def _slab(
-    machine: Machine, e: Extents, room: int, grid: tuple[int, int], t: int, s: int, k: int, t_outside: bool
-) -> Tiles | None:
+def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | None:
+    e, room = search.product, search.room
     turns_t, turns_s, turns_k = -(-e.t // t), -(-e.s // s), -(-e.k // k)
-    if turns_k > 1 and not t_outside:
-        return None  # both orders are the same then
     outer = SLOTS if turns_k > 1 or (turns_t if t_outside else turns_s) > 1 else 1
     slots_t, slots_s = (outer, SLOTS) if t_outside else (SLOTS, outer)
     if turns_k > 1:
         slots_t = slots_s = min(turns_k, SLOTS + 1) * (SLOTS if turns_t * turns_s > 1 or e.repeated else 1)
     turns = turns_t * turns_s * turns_k
-    if t * s * ACCUMULATOR_BYTES > machine.accumulator_bytes or _cuts_rows(e, t, s):
+    if t * s * ACCUMULATOR_BYTES > search.machine.accumulator_bytes or _cuts_rows(e, t, s):
         return None
-    size = e.element_bytes
-    one = padded(t * k * size) + padded(s * k * size) + padded(t * s * e.of_out)
-    slots = DEEP if turns == 1 and e.repeated and one * DEEP <= room else SLOTS
+    held_t, held_s = e.held("t", t, k), e.held("s", s, k)
+    one = held_t + held_s + padded(t * s * e.of_out)
+    slots = DEEP if turns == 1 and e.repeated and room.holds(one * DEEP) else SLOTS
     if turns == 1:
         slots_t = slots_s = slots if e.repeated else 1
-    held = padded(t * k * size) * slots_t + padded(s * k * size) * slots_s + padded(t * s * e.working_bytes)
-    if held + padded(t * s * e.of_out) * slots > room:
+    held = held_t * slots_t + held_s * slots_s + padded(t * s * e.working_bytes)
+    if not room.holds(held + padded(t * s * e.of_out) * slots):
         return None
-    one_t, held_t = move_seconds(machine.copies, e.streamed, t, k, size)
-    one_s, held_s = move_seconds(machine.copies, e.stationary, s, k, size)
-    one_out, held_out = move_seconds(machine.copies, e.out, t, s, size, writes=True)
+    one_t, bus_t = search.moved(T, t, k)
+    one_s, bus_s = search.moved(S, s, k)
+    one_out, bus_out = search.moved(RESULT, t, s)
     loads_t = turns if turns_k > 1 or not t_outside else turns_t
     loads_s = turns if turns_k > 1 or t_outside else turns_s
     loading, storing = one_t * loads_t + one_s * loads_s, one_out * turns_t * turns_s
-    memory = max(loading, storing, held_t * loads_t + held_s * loads_s + held_out * turns_t * turns_s)
-    compute = turns * machine.compute(t, s, k, *grid) / machine.clock
-    around = (compute + loading) / turns + machine.turnaround  # from loading a slot until it may be loaded again
+    memory = max(loading, storing, bus_t * loads_t + bus_s * loads_s + bus_out * turns_t * turns_s)
+    drained = t * s * search.drained
+    least = (memory if e.repeated else memory + search.turnaround + drained + one_out) + memory / 8
+    return _Slab(
+        t, s, k, t_outside, turns, turns_t * turns_s, outer, slots, loading, one_t + one_s, one_out, drained, memory,
+        least,
+    )  # fmt: skip
+
+
+def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | None:
+    """With the time of the arrays; None where that alone is longer than the best tiles take."""
+    e, machine, memory, turns = search.product, search.machine, slab.memory, slab.turns
+    compute = turns * machine.compute(slab.t, slab.s, slab.k, *grid) / machine.clock
+    if search.beaten(compute):
+        return None
+    around = (compute + slab.loading) / turns + search.turnaround  # from loading a slot until it may be loaded again
     # the beginning and the end of one product overlap with its neighbours in a row of them
-    begin, end = (0.0, 0.0) if e.repeated else (one_t + one_s, compute / turns)
-    steady = max(compute + begin, memory + end, turns * around / slots)
-    drained = t * s * (e.vector + (1 / machine.drained / machine.clock if machine.drained else 0.0))
-    steady = max(steady, turns_t * turns_s * drained if e.vector else 0.0)
-    seconds = steady if e.repeated else steady + machine.turnaround + drained + one_out
-    return Tiles(t, s, k, t_outside, outer, slots, seconds, *grid, compute=compute, memory=memory)
+    begin, end = (0.0, 0.0) if e.repeated else (slab.first, compute / turns)
+    steady = max(compute + begin, memory + end, turns * around / slab.slots)
+    steady = max(steady, slab.results * slab.drained if e.vector else 0.0)
+    seconds = steady if e.repeated else steady + search.turnaround + slab.drained + slab.out
+    return Tiles(
+        slab.t, slab.s, slab.k, slab.t_outside, slab.slots_outer, slab.slots, seconds, *grid,
+        compute=compute, memory=memory,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=65536)

@@ -22,6 +22,7 @@ from pimc.backends.pim.aim_states import States
 from pimc.backends.pim.aim_steps import SteppedDevice
 from pimc.backends.pim.issues import IssueSink
 from pimc.backends.pim.memory_share import MemoryShare
+from pimc.backends.pim.tallies import LINES, OPEN_CLOCKS, trace_clocks
 from pimc.backends.timing import EngineDecl, Issued, Resources, Turns
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import Kind, fail
@@ -32,7 +33,6 @@ IDENTITY = "row"
 
 NO_TRACE, OVER = -1, -2
 """In place of a trace's number: the stream is none, or its trace is over."""
-OPEN_CLOCKS = "clocks with open rows"
 
 
 @dataclass(slots=True)
@@ -49,16 +49,6 @@ class Trace:
     def ended(self, last: int) -> None:
         self.tallies[trace_clocks(self.number)] += last - self.begun + 1
         self.number = OVER
-
-
-LINES = "lines"
-"""The tally of lines that the front end has decoded."""
-TRACES = "clocks of trace "
-
-
-def trace_clocks(number: int) -> str:
-    """The tally of a trace's clocks."""
-    return f"{TRACES}{number}"
 
 
 class AimTimer:

@@ -2,8 +2,8 @@
 
 Rows are numbered by first appearance, times count from the offer, and what is too long ago to matter is forgotten:
 streams come back to few states, whatever rows they work on. What one state becomes is found on an `AimChannel` once and
-looked up ever after. Refresh stays outside: a transition holds where no refresh is due in its time; where one is, it is
-kept by the clocks that were left until then.
+looked up ever after. Refresh stays outside: a transition holds where no refresh is due in its time. Where one is, it is
+kept by the clocks that were left until then, for all at which the refresh comes to the same (`AimChannel.alike`).
 """
 
 from __future__ import annotations
@@ -107,13 +107,13 @@ class States:
         self.ahead: dict[tuple[int, int], list[tuple[int, AimChannel]]] = {}
         """channels at clocks at which something may be offered next, from looking ahead: by the number of their state
         and the clocks until a refresh was due"""
-        self.idle = self._intern(frozen(AimChannel(rules))[0])
+        self.idle = self._intern(frozen(AimChannel(rules))[0], 0)
 
-    def _intern(self, key: Key) -> State:
+    def _intern(self, key: Key, rows: int) -> State:
         state = self.known.get(key)
         if state is None:
             idle = max(key[ROWS]) < 0 and not (key[REFUSED] or any(key[place] for place in WORK))
-            state = State(len(self.known), key, key[REFUSED] is not None, bool(key[HELD]), idle, rows_in(key))
+            state = State(len(self.known), key, key[REFUSED] is not None, bool(key[HELD]), idle, rows)
             self.known[key] = state
         return state
 
@@ -125,7 +125,7 @@ class States:
             if all(command != REFAB for command, _ in recent):
                 recent = tuple(sorted((*recent, (REFAB, clock))))
             key = (*state.key[:CONSTRAINTS], (recent, nodes), *state.key[CONSTRAINTS + 1 :])
-            found = state.refreshed[clock] = self._intern(key)
+            found = state.refreshed[clock] = self._intern(key, state.rows)
         return found
 
     def step(self, state: State, step: Step, left: int) -> Transition:
@@ -193,7 +193,7 @@ class States:
         key, rows = frozen(channel)
         kept = None if rows == tuple(range(state.rows)) else rows
         opened = _open_clocks(state.key[ROWS], channel.issued, clocks)
-        found = self._made(self._intern(key), kept, channel.due - left, opened, tuple(channel.issued))
+        found = self._made(self._intern(key, len(rows)), kept, channel.due - left, opened, tuple(channel.issued))
         if left != NEVER:
             state.refreshing.setdefault(step, {}).update(dict.fromkeys(self._alike(channel, left, clocks), found))
         return found
@@ -294,16 +294,6 @@ WORK = (QUEUE, READS, WRITES, ACTIVATED, ANSWERS)
 
 STARTING = {"now": 0, "due": NEVER, "answered": -1, "accepted": -1, "released": -1, "alike": None}
 """What a channel has at clock 0, whatever its state."""
-
-
-def rows_in(key: Key) -> int:
-    """How many rows a state knows."""
-    waiting = [r.row for r, _ in key[QUEUE]] + [
-        p.request.row for place in (READS, WRITES, ACTIVATED) for p in key[place]
-    ]
-    refused = [key[REFUSED][0].row] if key[REFUSED] is not None else []
-    largest: int = max([NONE, *key[ROWS], *waiting, *refused])
-    return largest + 1
 
 
 def frozen(channel: AimChannel) -> tuple[Key, Rows]:

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pimc.backends.pim.cells import COLUMN_BYTES
-from pimc.backends.pim.newton_isa import GlobalWrite
 from pimc.backends.program import Item, Loop, Stream
 from pimc.backends.target import TargetSpec
 from pimc.backends.vector import plain
@@ -127,6 +126,8 @@ def why_no_values(spec: TargetSpec, streams: Iterable[Stream], *, of_requests: b
 
 def _writes(items: tuple[Item, ...], times: int) -> Iterator[tuple[int, int]]:
     """How often each GWRITE is executed, and how many columns it takes."""
+    from pimc.backends.pim.newton_isa import GlobalWrite
+
     for item in items:
         if isinstance(item, Loop):
             yield from _writes(item.body, times * item.count)

@@ -11,6 +11,7 @@ from typing import Any
 from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail
+from pimc.ir.grammar import Grammar
 from pimc.ir.graph import Graph, Rewriter, Role, Value
 from pimc.ir.op import REGISTRY, Array, Attribute, OpDef, TypeRuleError, UnknownContents
 from pimc.ir.source import TextSpan
@@ -45,7 +46,7 @@ def parse(text: str, file: str = "<text>") -> Graph:
     import pimc.ir.ops  # noqa: F401  (declares the built-in ops)
 
     try:
-        tree = _grammar().parse(text)
+        tree = _parser().parse(text)
     except UnexpectedInput as error:
         raise CompileError(_syntax(error, text, file)) from None
     try:
@@ -54,10 +55,12 @@ def parse(text: str, file: str = "<text>") -> Graph:
         raise fail(Kind.SYNTAX, f"{file} is nested too deeply") from None
 
 
+GRAMMAR = Grammar(Path(__file__).with_name("grammar.lark"))
+
+
 @functools.cache
-def _grammar() -> Lark:
-    path = Path(__file__).with_name("grammar.lark")
-    return Lark(path.read_text("utf-8"), parser="lalr", propagate_positions=True, maybe_placeholders=True)
+def _parser() -> Lark:
+    return GRAMMAR.parser()
 
 
 def _syntax(error: UnexpectedInput, text: str, file: str) -> Diagnostic:

@@ -47,6 +47,7 @@ from pimc.frontends.dsl_tree import (
     When,
 )
 from pimc.ir.diagnostics import CompileError, Kind, fail
+from pimc.ir.grammar import Grammar
 from pimc.ir.source import TextSpan
 
 # -- from text to lark's tree ---------------------------------------------------------------------------------------
@@ -88,19 +89,13 @@ class Newlines(PostLex):
             yield Token.new_borrow_pos("_NL", "", token)
 
 
+GRAMMAR = Grammar(Path(__file__).with_name("dsl.lark"), start=("start", "library"))
+
+
 @functools.cache
 def _parser() -> tuple[Lark, Newlines]:
     newlines = Newlines()
-    grammar = Path(__file__).with_name("dsl.lark").read_text(encoding="utf-8")
-    lark = Lark(
-        grammar,
-        start=["start", "library"],
-        parser="lalr",
-        propagate_positions=True,
-        maybe_placeholders=True,
-        postlex=newlines,
-    )
-    return lark, newlines
+    return GRAMMAR.parser(newlines), newlines
 
 
 @functools.lru_cache(maxsize=8)

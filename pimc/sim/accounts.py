@@ -388,7 +388,7 @@ def _repeated(segments: Segments, repeat: Repeat) -> Segments:
         return segments
     whole = len(segments) * repeat.times > LONGEST_COPY
     if whole or (repeat.unheld and (segments[:, OP] == segments[0, OP]).all()):
-        ops = np.unique(segments[:, OP])
+        ops = sorted({*segments[:, OP].tolist()})
         return np.stack([_joined(segments[segments[:, OP] == op], repeat) for op in ops])
     moved = np.repeat(segments[None], repeat.times, axis=0)
     shifts = repeat.base + np.arange(repeat.times, dtype=np.int64) * repeat.shift

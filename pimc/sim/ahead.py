@@ -43,7 +43,7 @@ def _ahead(loads: Segments, work: Segments) -> Mapping[int, int]:
     by_op = united(work[:, : END + 1])
     whole = united(every)
     found: dict[int, int] = {}
-    for op in np.unique(loads[:, OP]).tolist():
+    for op in sorted({*loads[:, OP].tolist()}):
         mine = loads[loads[:, OP] == op]
         others = _covered(mine, whole) - _covered(mine, by_op[by_op[:, OP] == op])
         share = mine[:, BUSY] / np.maximum(1, mine[:, END] - mine[:, START])

@@ -13,7 +13,7 @@ from typing import Any
 
 from pimc.backends.analytic.timing import ATTOSECONDS, WORK
 from pimc.backends.cent.program import BLOCK, EMBEDDING, HOST, LINK, PIM, PNM
-from pimc.backends.pim.aim_controller import trace_clocks
+from pimc.backends.pim.tallies import trace_clocks
 from pimc.backends.program import Flight, Program
 from pimc.backends.target import TargetSpec, from_description
 from pimc.sim.energy import Energy
@@ -52,14 +52,13 @@ class Breakdown:
         return asdict(self)
 
 
-def breakdown_of(program: Program, timing: Timing, energy: Energy | None) -> Breakdown | None:
-    """The table of a program's run; None for programs whose mapping has none.
+def breakdown_of(program: Program, timing: Timing, energy: Energy | None) -> Breakdown:
+    """The table of a program's run, which a published mapping made.
 
     energy: of the run; what the ops of blocks take is the token's, as published.
     """
     flight = program.flight
-    if flight is None:
-        return None
+    assert flight is not None
     spec = from_description(program.target)
     own = {e.name: e for e in timing.engines if 0 in e.devices}
     turns = flight.blocks * flight.tokens

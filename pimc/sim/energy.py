@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from pimc.backends.pim.aim_controller import OPEN_CLOCKS, TRACES
+from pimc.backends.pim.tallies import OPEN_CLOCKS, TRACES
 from pimc.backends.program import Program
 from pimc.backends.target import StaticPower, TargetSpec, from_description
 from pimc.sim.timing import EngineTiming, Timing

@@ -23,7 +23,6 @@ from pimc.backends.target import from_description
 from pimc.backends.timing import SERVED
 from pimc.sim.accounts import END, OP, START
 from pimc.sim.ahead import ahead_of
-from pimc.sim.breakdown import Breakdown, breakdown_of
 from pimc.sim.channels import ChannelsReport, channels_of
 from pimc.sim.energy import Energy, energy_of
 from pimc.sim.moves import MoveReport, moves_of
@@ -34,6 +33,7 @@ from pimc.sim.timing import EngineTiming, Timing
 from pimc.version import version
 
 if TYPE_CHECKING:
+    from pimc.sim.breakdown import Breakdown
     from pimc.sim.compare import Comparison
 
 PS = 1e-12
@@ -333,7 +333,7 @@ def build_report(
         choice=program.choice,
         beats=tuple(_beats(program, timing)),
         energy=_energy(energy, timing) if energy is not None else None,
-        breakdown=breakdown_of(program, timing, energy),
+        breakdown=_breakdown(program, timing, energy),
         pimc=version(),
         command=_command(program, timing),
         passes=tuple(PassReport(p.name, p.changed, p.ops) for p in program.passes),
@@ -347,6 +347,15 @@ def build_report(
         paging=paging_of(program),
         sources=dict(_sources(program.target)),
     )
+
+
+def _breakdown(program: Program, timing: Timing, energy: Energy | None) -> Breakdown | None:
+    """Only what a published mapping made has one, and only that needs to know of the mapping."""
+    if program.flight is None:
+        return None
+    from pimc.sim.breakdown import breakdown_of
+
+    return breakdown_of(program, timing, energy)
 
 
 def _command(program: Program, timing: Timing) -> str:

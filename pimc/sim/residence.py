@@ -173,10 +173,10 @@ def _cells(layout: Layout, geometry: DramGeometry) -> Cells:
     for count, stride in digits:
         residues, times = _residues(count, stride, period)
         sums = ((starts[:, None] + residues[None]) % period).ravel()
-        starts, places = np.unique(sums, return_inverse=True)
-        weights = (counts[:, None] * times[None]).ravel()
-        counts = np.zeros(len(starts), np.int64)
-        np.add.at(counts, places, weights)
+        order = sums.argsort(kind="stable")
+        ordered = sums[order]
+        first = np.flatnonzero(np.diff(ordered, prepend=-1))
+        starts, counts = ordered[first], np.add.reduceat((counts[:, None] * times[None]).ravel()[order], first)
     whole, rest = divmod(run, period)
     cells: Cells = np.full(number, int(counts.sum()) * whole * geometry.row_bytes, np.int64)
     if rest:

@@ -107,7 +107,7 @@ def _lane(
     for member in members:
         segments = member.segments
         kinds = number[segments[:, OP]]  # a segment of no op has the last number
-        for kind in np.unique(kinds):
+        for kind in sorted({*kinds.tolist()}):
             busy[kind] += _binned(segments[kinds == kind], timing.time) * len(member.instances)
     share = np.minimum(1.0, busy.sum(0) / (instances * timing.time / BINS)) if timing.time else busy.sum(0)
     if not share.any():
@@ -142,7 +142,7 @@ def _detail(program: Program, timing: Timing) -> Detail | None:
     if not first or not timing.time:
         return None
     layers = {row.layer for row in program.ops if row.layer >= 0 and row.engine}
-    own = {op for e in first for op in np.unique(e.segments[:, OP]).tolist() if op >= 0}
+    own = {op for e in first for op in e.segments[:, OP].tolist() if op >= 0}
     leaders = sorted(op for op in own if program.ops[op].layer >= 0)
     there = {program.ops[op].layer for op in leaders}
     there |= {row.layer for row in program.ops if row.shares in own and row.layer >= 0}

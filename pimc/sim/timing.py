@@ -147,8 +147,8 @@ class Timing:
         spans = [engine.segments[:, : END + 1] for engine in self.engines]
         joined = united(np.concatenate([np.empty((0, 3), np.int64), *spans]))
         return {
-            int(op): self._op(int(op), joined[joined[:, OP] == op], busy[int(op)])
-            for op in np.unique(joined[:, OP])
+            op: self._op(op, joined[joined[:, OP] == op], busy[op])
+            for op in sorted({*joined[:, OP].tolist()})
             if op >= 0
         }
 

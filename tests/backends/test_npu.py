@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +14,7 @@ from pimc.backends.dma.timing import CopyTime
 from pimc.backends.dma.traffic import Memory
 from pimc.backends.npu.array import ArrayTime
 from pimc.backends.npu.isa import Drain, Fence, Matmul, Preload, Vec
-from pimc.backends.npu.tiles import Extents, Machine, Side, best_tiles
+from pimc.backends.npu.tiles import Extents, Machine, Side, _run, _Search, best_tiles
 from pimc.backends.npu.timing import NpuTimer, make_timer, tree_levels
 from pimc.backends.program import steps
 from pimc.backends.target_registry import load_target
@@ -85,6 +87,52 @@ def test_tiles_avoid_busy_channels() -> None:
     tiles = best_tiles(MACHINE, Extents(16384, 64, 4096, 2, weight, None, None), 1 << 25)
     assert tiles is not None
     assert tiles.t == 16384
+
+
+def _random_product(rng: random.Random) -> Extents:
+    t, s, k = (rng.choice([1, 4, 64, 100, 128, 300, 1024, 4096]) for _ in range(3))
+    streamed, stationary, out = (
+        rng.choice([None, Side(((rows, 2 * columns),), ((columns, 2),)), Side(((rows, 2),), ((columns, 2 * rows),))])
+        for rows, columns in ((t, k), (s, k), (t, s))
+    )
+    epilogue = rng.choice([(0, 0, 0.0, ""), (4, 8, 1e-12, ""), (0, 21, 5e-12, "s")])
+    led, led_bytes, before = rng.choice([("", 0, 0.0), ("", 0, 0.0), ("t", 4, 3e-12)])
+    return Extents(
+        t, s, k, 2, streamed, stationary, out, rng.choice([1, 1, 3]), *epilogue,
+        stays=rng.choice(["", "", "t", "ts"]), cuts_k=rng.choice([0, k]), led=led, led_bytes=led_bytes, before=before,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_the_search_leaves_out_is_not_better(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither candidates that are seen to be beaten, nor rooms in which no other ones fit, change what is found."""
+    rng = random.Random(seed)
+    product, most = _random_product(rng), rng.choice([None, (64, 128, 4096)])
+    arrays = replace(MACHINE, sums_stay=rng.random() < 0.2, clock=rng.choice([10**9, 10**7]))
+    rooms = [size + more for size in (1 << 16, 1 << 19, 1 << 21, 1 << 24) for more in (0, 512)]
+    rng.shuffle(rooms)
+    found = [best_tiles(arrays, product, room, most) for room in rooms]
+    for room, tiles in zip(rooms, found, strict=True):
+        search = _Search(arrays, product, room)
+        with monkeypatch.context() as patch:
+            patch.setattr(_Search, "beaten", lambda *_: False)
+            _run(search, most or (product.t, product.s, product.k))
+        assert search.best == tiles
+
+
+def test_an_operand_that_stays_where_it_is_leaves_its_room_to_the_other() -> None:
+    """An activation of 4 MiB on chip, and 4 MiB for tiles: the weight comes once, as where memory is plenty."""
+    weight = Side(((4096, 2 * 4096),), ((4096, 2),))
+    product = Extents(512, 4096, 4096, 2, None, weight, None)
+    copied, stays, plenty = (
+        best_tiles(MACHINE, e, room)
+        for e, room in ((product, 1 << 22), (replace(product, stays="t"), 1 << 22), (product, 1 << 27))
+    )
+    assert copied is not None
+    assert stays is not None
+    assert plenty is not None
+    assert copied.seconds > 2 * plenty.seconds
+    assert stays.seconds < 1.01 * plenty.seconds
 
 
 # -- time ------------------------------------------------------------------------------------------------------------

@@ -136,6 +136,28 @@ output y = r * 2.0
     assert on.seconds < off.seconds
 
 
+@pytest.mark.parametrize("rows", [512, 300])
+def test_a_norm_that_leaves_too_little_room_for_tiles_comes_behind(tmp_path: Path, rows: int) -> None:
+    """Whole rows of 1024 elements beside an operand of 2 MiB in a buffer of 8 would bring the weight many times; the
+    sum before the norm still is computed on tiles."""
+    model = """model short(rows = 512)
+input x: f16[rows, 2048]
+weight w: f16[2048, 1024]
+weight s: f16[1024]
+weight v: f16[1024, 1024]
+let r = (x * 2.0) @ w + 1.0
+output y = rms_norm(r, s, epsilon = 0.001) @ v + r
+"""
+    on, off = (run(tmp_path, model, "npu", use, ["buffer.bytes=8MiB"], rows, "wide") for use in ("on", "off"))
+    assert on.report is not None
+    assert off.report is not None
+    assert len(followers(on)) == 3
+    assert on.report.seconds < off.report.seconds
+    assert on.report.bytes_moved["bytes read"] <= off.report.bytes_moved["bytes read"]
+    assert on.comparison is not None
+    assert on.comparison.ok, on.comparison.max_rel_err
+
+
 def test_a_product_whose_depth_passes_in_layers_has_its_epilogue_in_the_last(tmp_path: Path) -> None:
     model = """model deep(rows = 512)
 input x: f16[rows, 512]

@@ -1,33 +1,36 @@
-"""What is done to a product on its way out: ops on each tile, between the accumulators and its place.
+"""Ops on the tiles of a product: those of its result, between the accumulators and its place (an epilogue), and those
+of its left operand, as they come on chip (a prologue).
 
 The accumulators of a tile are drained as float32 into a part of the buffer in which the vector unit works, one tile
 after the other; what comes out goes to the last op's result, and what others read of what lies between to its own
-place. Operands of few bytes are brought once, others tile by tile. Ops are element-wise, or norms of rows, for which
-tiles have whole rows.
+place. A prologue begins with its operands, and its last result is what the arrays read. Operands of few bytes are
+brought once, others tile by tile. Ops are element-wise, or norms of rows, for which tiles have whole rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from pimc.backends.affine import Scalar
 from pimc.backends.dma.copy import issue_copy
 from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.elementwise import recipe_of, source_of
 from pimc.backends.kernels.lanes import Lanes, Ref, Rehearsal, Source
-from pimc.backends.kernels.nest import SLOTS, nests
+from pimc.backends.kernels.nest import SLOTS, Axis, nests
 from pimc.backends.kernels.normalization import NORMS, norm_recipe
-from pimc.backends.kernels.pointwise import Recipe
+from pimc.backends.kernels.pointwise import Recipe, packed
 from pimc.backends.kernels.rows import ROW_TEMPS
 from pimc.backends.lowering import Lowering, Tensor
+from pimc.backends.npu.tile_copy import bring
 from pimc.backends.npu.vector_unit import NPU
 from pimc.backends.program import Step
 from pimc.backends.target import NpuSpec
 from pimc.backends.vector import Elementwise, Reduce
 from pimc.ir.chains import keeps
-from pimc.ir.graph import Node
+from pimc.ir.graph import Node, Value
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
 
@@ -49,12 +52,19 @@ class Stage:
     by_row: bool = False
     """whether a tile must have all columns of its rows"""
 
-    def refs(self, value: Ref, operands: Sequence[Ref]) -> list[Source]:
-        return [value if s is None else operands[s] if isinstance(s, int) else s for s in self.sources]
+    def refs(self, value: Ref | None, operands: Sequence[Ref]) -> list[Source]:
+        found: list[Source] = []
+        for source in self.sources:
+            if source is None:
+                assert value is not None
+                found.append(value)
+            else:
+                found.append(operands[source] if isinstance(source, int) else source)
+        return found
 
 
 @dataclass(frozen=True)
-class Epilogue:
+class TileOps:
     """Ops one after another, and the operands that they have beside the value so far."""
 
     stages: tuple[Stage, ...]
@@ -63,16 +73,23 @@ class Epilogue:
     kept: tuple[Tensor, ...]
     """where values between ops go that others read"""
     out: Tensor
+    begins: bool
+    """with a value: that which arrays give"""
+    stored: bool
+    """whether the last result goes to its place"""
+    op: int
+    """the row of the op table of the first"""
 
     @staticmethod
-    def of(product: Node, followers: Sequence[Node], at: Lowering) -> Epilogue:
-        """Of nodes that each read the one before."""
+    def of(value: Value | None, nodes: Sequence[Node], at: Lowering, op: int) -> TileOps:
+        """Of nodes that each read the one before, the first of them `value`, if there is one."""
         stages: list[Stage] = []
         tensors: list[Tensor] = []
         kept: list[Tensor] = []
-        value = product.result
-        for node in followers:
-            if keeps(node):
+        begins = value is not None
+        for node in nodes:
+            going = begins and value is not None and keeps(node)
+            if going and value is not None:
                 kept.append(at.tensor(value))
             sources: list[int | float | None] = []
             for v in node.inputs():
@@ -82,12 +99,14 @@ class Epilogue:
                     sources.append(len(tensors) - 1)
                 else:
                     sources.append(source)
-            number = len(kept) - 1 if keeps(node) else None
+            number = len(kept) - 1 if going else None
             by_row = node.op.name in NORMS
             recipe = norm_recipe(node) if by_row else recipe_of(node)
             stages.append(Stage(recipe, tuple(sources), number, by_row))
             value = node.result
-        return Epilogue(tuple(stages), tuple(tensors), tuple(kept), at.tensor(value))
+        assert value is not None
+        stored = begins or keeps(nodes[-1])
+        return TileOps(tuple(stages), tuple(tensors), tuple(kept), at.tensor(value), begins, stored, op)
 
     @property
     def by_row(self) -> bool:
@@ -97,6 +116,16 @@ class Epilogue:
     def is_small(self, operand: int) -> bool:
         tensor = self.tensors[operand]
         return not tensor.on_chip and tensor.bytes <= SMALL
+
+    @cached_property
+    def brought(self) -> list[int]:
+        """Operands that come tile by tile."""
+        return [i for i, t in enumerate(self.tensors) if not t.on_chip and not self.is_small(i)]
+
+    @property
+    def brought_bytes(self) -> int:
+        """For each element of a tile."""
+        return sum(self.tensors[i].element_bytes for i in self.brought)
 
     def layouts(self) -> list[Layout]:
         """Where operands lie when tiles are computed on, and what is kept; small operands begin at 0 of their place on
@@ -127,15 +156,19 @@ class Epilogue:
     @property
     def moving_bytes(self) -> int:
         """For each element of a tile: what comes from memory or goes there while the next tile is computed."""
-        moved = [t for i, t in enumerate(self.tensors) if not t.on_chip and not self.is_small(i)]
-        return sum(t.element_bytes for t in [*moved, *self.kept, self.out] if not t.on_chip)
+        return self.brought_bytes + sum(t.element_bytes for t in (*self.kept, self.out) if not t.on_chip)
 
     @property
     def working_bytes(self) -> int:
         """For each element of a tile, once: sums of two tiles, one value between two ops, and what recipes take."""
-        between = len(self.stages) > 1
         rows = 1 if self.by_row else 0  # for the numbers of a row
-        return _SUMS * (SLOTS + between) + max(r.per_element for r in self._takes) + rows
+        sums = SLOTS if self.begins else 0
+        return _SUMS * (sums + self._between) + max(r.per_element for r in self._takes) + rows
+
+    @property
+    def _between(self) -> int:
+        """Values between ops that there are at a time, beside that which arrays give."""
+        return min(len(self.stages) - 1, 1 if self.begins else 2)
 
     def clocks(self, npu: NpuSpec) -> float:
         """Of the vector units, for each element."""
@@ -169,22 +202,36 @@ class Epilogue:
         return [*found, *(0 for _ in self.kept)]
 
     def write(
-        self, lanes: Lanes, working: Arena, value: Ref, operands: Sequence[Ref], kept: Sequence[Ref], out: Ref
+        self, lanes: Lanes, working: Arena, value: Ref | None, operands: Sequence[Ref], kept: Sequence[Ref], out: Ref
     ) -> None:
-        """Compute a tile; `value` is what the arrays gave. The op that commands belong to counts on with the stages."""
-        temps = (value, lanes.temp()) if len(self.stages) > 1 else (value,)
-        product = lanes.emit.op
+        """Compute a tile; `value` is what the arrays gave. Commands belong to the ops of the stages."""
+        temps = [lanes.temp() for _ in range(self._between)]
+        temps += [value] if value is not None else []
+        own = lanes.emit.op
         first, *after = [*(stage.keeps for stage in self.stages), None]
-        if first is not None:
+        if first is not None and value is not None:
             lanes("copy", value, out=kept[first])
-        for number, (stage, place) in enumerate(zip(self.stages, after, strict=True), 1):
+        for number, (stage, place) in enumerate(zip(self.stages, after, strict=True)):
             mark = working.mark()
-            if number == len(self.stages):
+            if number == len(self.stages) - 1:
                 into = out
             else:
                 into = next(t for t in temps if t is not value) if place is None else kept[place]
-            lanes.emit.op = product + number if product >= 0 else product
+            lanes.emit.op = self.op + number if own >= 0 else own
             stage.write(lanes, stage.refs(value, operands), into)
             value = into
             working.reset(mark)
-        lanes.emit.op = product
+        lanes.emit.op = own
+
+
+def operand_tile(
+    emit: Emitter, tensor: Tensor, start: Scalar, axes: Sequence[Axis], index: int, region: Arena, *, resident: bool
+) -> Ref:
+    """A tile of an operand of ops (number `index` of the axes), brought on chip unless it is there."""
+    if resident:
+        return Ref(start, tensor.dtype, tuple(a.strides[index] for a in axes))
+    strides, size = packed([replace(a, strides=(a.strides[index],)) for a in axes], tensor.element_bytes)
+    held = region.take(size)
+    moving = [(a, near) for a, near in zip(axes, strides, strict=True) if near]
+    bring(emit, tensor, start, held, [a for a, _ in moving], index, [near for _, near in moving])
+    return Ref(held, tensor.dtype, strides)

@@ -1,0 +1,41 @@
+"""A caller's process looks for garbage as often as before once pimc is done."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+import pimc
+from pimc.garbage import SELDOM, collecting_seldom
+
+
+@pytest.fixture(autouse=True)
+def often() -> Iterator[None]:
+    before = gc.get_threshold()
+    gc.set_threshold(600, 11, 12)
+    yield
+    gc.set_threshold(*before)
+
+
+def test_garbage_is_looked_for_seldom_while_something_is_done() -> None:
+    with collecting_seldom():
+        assert gc.get_threshold() == SELDOM
+        with collecting_seldom():
+            assert gc.get_threshold() == SELDOM
+        assert gc.get_threshold() == SELDOM
+    assert gc.get_threshold() == (600, 11, 12)
+
+
+def test_an_error_changes_nothing() -> None:
+    with pytest.raises(pimc.CompileError):
+        pimc.compile("missing.onnx", "npu")
+    assert gc.get_threshold() == (600, 11, 12)
+
+
+@pytest.mark.parametrize("own", [(0, 5, 6), (200_000, 5, 6)])
+def test_a_caller_who_looks_more_seldom_still_is_left_alone(own: tuple[int, int, int]) -> None:
+    gc.set_threshold(*own)
+    with collecting_seldom():
+        assert gc.get_threshold() == own
