@@ -25,8 +25,9 @@ from pimc.backends.pim.tallies import LINES, OPEN_CLOCKS, trace_clocks
 from pimc.backends.program import Flight
 from pimc.backends.target import TargetSpec
 from pimc.ir.graph import Graph
-from pimc.sim.breakdown import Breakdown, Step, table
+from pimc.sim.breakdown import Breakdown
 from pimc.sim.energy import Prices
+from pimc.sim.published_times import Step, table
 
 
 @dataclass(frozen=True, slots=True)

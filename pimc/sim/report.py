@@ -23,6 +23,7 @@ from pimc.backends.target import from_description
 from pimc.backends.timing import SERVED
 from pimc.sim.accounts import END, OP, START
 from pimc.sim.ahead import ahead_of
+from pimc.sim.breakdown import Breakdown
 from pimc.sim.channels import ChannelsReport, channels_of
 from pimc.sim.energy import Energy, energy_of
 from pimc.sim.moves import MoveReport, moves_of
@@ -33,7 +34,6 @@ from pimc.sim.timing import EngineTiming, Timing
 from pimc.version import version
 
 if TYPE_CHECKING:
-    from pimc.sim.breakdown import Breakdown
     from pimc.sim.compare import Comparison
 
 PS = 1e-12
@@ -353,7 +353,7 @@ def _breakdown(program: Program, timing: Timing, energy: Energy | None) -> Break
     """Only what a published mapping made has one, and only that needs to know of the mapping."""
     if program.flight is None:
         return None
-    from pimc.sim.breakdown import breakdown_of
+    from pimc.sim.published_times import breakdown_of
 
     return breakdown_of(program, timing, energy)
 
