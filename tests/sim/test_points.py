@@ -21,8 +21,8 @@ def test_points_are_what_single_compilations_give() -> None:
         assert alone.timing is not None
         cycles.append(alone.timing.cycles)
     told = [point.cycles for point in found.points]
-    assert told == pytest.approx(cycles, rel=1e-3)  # at 24 the order would be another one than at both ends
-    assert [one for one, other in zip(told, cycles, strict=True) if one != other] == [told[3]]
+    assert told == pytest.approx(cycles, rel=1e-3)  # at 24 the order may be another one than at both ends
+    assert {one for one, other in zip(told, cycles, strict=True) if one != other} <= {told[3]}
 
 
 def test_processes_change_nothing() -> None:
