@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,13 +20,26 @@ def collect_seldom(objects: int = SELDOM[0]) -> None:
     gc.set_threshold(objects, *SELDOM[1:])
 
 
+_lock = threading.Lock()
+_inside = 0
+_before = gc.get_threshold()
+
+
 @contextmanager
 def collecting_seldom() -> Iterator[None]:
-    """The same while something is done for a caller whose process it is."""
-    before = gc.get_threshold()
-    if 0 < before[0] < SELDOM[0]:
-        gc.set_threshold(*SELDOM)
+    """The same while something is done for callers whose process it is: what they had holds again once no thread is
+    inside."""
+    global _inside, _before
+    with _lock:
+        if not _inside:
+            _before = gc.get_threshold()
+            if 0 < _before[0] < SELDOM[0]:
+                gc.set_threshold(*SELDOM)
+        _inside += 1
     try:
         yield
     finally:
-        gc.set_threshold(*before)
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                gc.set_threshold(*_before)

@@ -39,3 +39,14 @@ def test_a_caller_who_looks_more_seldom_still_is_left_alone(own: tuple[int, int,
     gc.set_threshold(*own)
     with collecting_seldom():
         assert gc.get_threshold() == own
+
+
+def test_threads_share_it() -> None:
+    """Whoever is the last to be done brings back what was before the first."""
+    one, other = collecting_seldom(), collecting_seldom()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert gc.get_threshold() == SELDOM
+    other.__exit__(None, None, None)
+    assert gc.get_threshold() == (600, 11, 12)
