@@ -231,16 +231,35 @@ class _Planned:
     item: Item
     moves: bool
     body: tuple[_Planned, ...] = ()
+    still: tuple[Step, ...] = ()
+    """one turn of a loop in which nothing moves, unless it is long"""
+
+
+LONG_TURN = 4096
+"""Steps of a turn beyond which they are not listed."""
 
 
 def _planned(items: tuple[Item, ...]) -> tuple[_Planned, ...]:
-    return tuple(
-        [
-            _Planned(item, False, _planned(item.body)) if isinstance(item, Loop)
-            else _Planned(item, item.command.is_affine)
-            for item in items
-        ]
-    )  # fmt: skip
+    found: list[_Planned] = []
+    for item in items:
+        if isinstance(item, Loop):
+            body = _planned(item.body)
+            found.append(_Planned(item, False, body, _still(body)))
+        else:
+            found.append(_Planned(item, item.command.is_affine))
+    return tuple(found)
+
+
+def _still(body: tuple[_Planned, ...]) -> tuple[Step, ...]:
+    """All steps of a turn; none if one of them moves, or if there are many."""
+    found: list[Step] = []
+    for planned in body:
+        item = planned.item
+        steps, times = (planned.still, item.count) if isinstance(item, Loop) else ((item,), 1)
+        if planned.moves or not steps or len(found) + len(steps) * times > LONG_TURN:
+            return ()
+        found += steps * times
+    return tuple(found)
 
 
 def _executed(plan: tuple[_Planned, ...], variables: dict[int, int]) -> Iterator[Step]:
@@ -249,7 +268,7 @@ def _executed(plan: tuple[_Planned, ...], variables: dict[int, int]) -> Iterator
         if isinstance(item, Loop):
             for i in range(item.count):
                 variables[item.variable] = i
-                yield from _executed(planned.body, variables)
+                yield from planned.still or _executed(planned.body, variables)
         elif planned.moves:
             yield Step(item.engine, item.command.resolved(variables), item.op, item.instances)
         else:

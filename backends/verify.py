@@ -21,7 +21,6 @@ from pimc.backends.link.isa import Exchange
 from pimc.backends.overlap import overlaps
 from pimc.backends.program import Item, Loop, MapEntry, Program, Step, Stream
 from pimc.backends.program import count as command_count
-from pimc.backends.vector import plain
 from pimc.ir.blocks import NO_BLOCK
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind
 
@@ -344,13 +343,15 @@ def run_tokens(executors: list[Executor], tokens: Semaphores[None]) -> list[tupl
             while (step := waiting.pop(index, None) or next(walk, None)) is not None:
                 command = step.command
                 if isinstance(command, Wait):
-                    number = plain(command.semaphore)
+                    number = command.semaphore
+                    assert isinstance(number, int)
                     if tokens.take(executor, number) is None:
                         waiting[index] = step
                         waiters[rank, number].append(executor)
                         break
                 elif isinstance(command, Signal):
-                    number = plain(command.semaphore)
+                    number = command.semaphore
+                    assert isinstance(number, int)
                     tokens.post(executor, number, None)
                     again += waiters.pop((rank, number), ())
                 elif isinstance(command, Exchange):
