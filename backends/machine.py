@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
@@ -165,21 +165,14 @@ class Machine:
         return describe(self.spec.model_copy(update={"dma": free}))
 
     def gains_by_following(self, chain: Sequence[Node], kept: Sequence[bool], instead: int = 0) -> bool:
-        first = chain[0].fact(Placement)
-        assert first is not None
-        engine = next(e for e in self.engines() if e.name == first.engine)
-        values = {v: n for n, v in enumerate(dict.fromkeys(v for node in chain for v in node.inputs()))}
-        key = instead, *(
-            (_key(node, engine), keeps, tuple(values[v] for v in node.inputs()))
-            for node, keeps in zip(chain, kept, strict=True)
-        )
+        key = "after", instead, tuple(kept), *self._told(chain)
         if key not in self.estimates.gains:
             fused = [
                 replace(n, facts={**n.facts, Epilogue: Epilogue(i, keeps)}) if i else n
                 for i, (n, keeps) in enumerate(zip(chain, kept, strict=True))
             ]
             less, more = (
-                self._in_a_row(emission.emit_nodes(nodes, self.spec, plan_nodes(nodes, self.spec)))
+                self._in_a_row(self._emitted(nodes))
                 for nodes in ([*fused[: instead + 1], *chain[instead + 1 :]], fused)
             )
             self.estimates.gains[key] = more <= (less / _TIE if instead else _TIE * less)
@@ -194,26 +187,29 @@ class Machine:
         return in_pieces and Ragged not in product.facts and is_leader(node, product)
 
     def gains_by_preceding(self, before: Sequence[Node], chain: Sequence[Node], keeps: bool) -> bool:
-        first = before[0].fact(Placement)
-        assert first is not None
-        engine = next(e for e in self.engines() if e.name == first.engine)
-        fused = [
-            replace(node, facts={**node.facts, Prologue: Prologue(stage, keeps and stage == 1)})
-            for stage, node in zip(range(len(before), 0, -1), before, strict=True)
-        ]
-        values = {v: n for n, v in enumerate(dict.fromkeys(v for node in (*before, *chain) for v in node.inputs()))}
-        key = "before", *(
-            (_key(node, engine), node.fact(Prologue), node.fact(Epilogue), tuple(values[v] for v in node.inputs()))
-            for node in (*fused, *chain)
-        )
+        followers = tuple(node.fact(Epilogue) for node in chain)
+        key = "before", len(before), keeps, followers, *self._told((*before, *chain))
         if key not in self.estimates.gains:
-            apart, led = (
-                emission.emit_nodes(nodes, self.spec, plan_nodes(nodes, self.spec))
-                for nodes in ([*before, *chain], [*fused, *chain])
-            )
+            fused = [
+                replace(node, facts={**node.facts, Prologue: Prologue(stage, keeps and stage == 1)})
+                for stage, node in zip(range(len(before), 0, -1), before, strict=True)
+            ]
+            apart, led = self._emitted([*before, *chain]), self._emitted([*fused, *chain])
             pairs = ((led, apart), (self._at_once(led), self._at_once(apart)))
             self.estimates.gains[key] = all(self.simulate(a) * _WORTH < self.simulate(b) for a, b in pairs)
         return self.estimates.gains[key]
+
+    def _told(self, nodes: Sequence[Node]) -> Iterator[Hashable]:
+        """Nodes that follow each other on one engine, by what their time depends on, and which values they share."""
+        first = nodes[0].fact(Placement)
+        assert first is not None
+        engine = next(e for e in self.engines() if e.name == first.engine)
+        values = {v: n for n, v in enumerate(dict.fromkeys(v for node in nodes for v in node.inputs()))}
+        return ((_key(node, engine), tuple(values[v] for v in node.inputs())) for node in nodes)
+
+    def _emitted(self, nodes: Sequence[Node]) -> Program:
+        """The commands of a few nodes, with a plan of their own."""
+        return emission.emit_nodes(nodes, self.spec, plan_nodes(nodes, self.spec))
 
     def tile(
         self, node: Node, engine: Engine, homes: Mapping[Value, Home], chain: Sequence[Node] = ()

@@ -46,7 +46,6 @@ class Stretches:
         """Bursts of each channel."""
         return np.diff(self.ends[self.lanes - 1], prepend=0)
 
-
     def of_lanes(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """The sums of each channel's stretches' values."""
         return np.add.reduceat(values, self.lanes - self.counts)

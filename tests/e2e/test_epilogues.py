@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,8 @@ import pimc
 from pimc.driver import Result, time_program
 from pimc.ir.chains import keeps
 from pimc.ir.facts import Epilogue, Position, Tile
+from tests.e2e import chains
+from tests.e2e.chains import SETTINGS
 
 MODEL = """model gated(rows = 200)
 let n = 300
@@ -50,27 +52,7 @@ let z = relu(n @ c + x)
 output y = z
 output w = r + n
 """
-SETTINGS = {
-    "plain": [],
-    "small": ["buffer.bytes=1MiB"],
-    "cores": ["npu.cores=4"],
-    "weights": ["npu.array.dataflow=ws"],
-    "inputs": ["npu.array.dataflow=is"],
-    "sums": ["npu.array.dataflow=os", "buffer.bytes=2MiB", "npu.cores=4"],
-}
-
-
-def run(
-    path: Path, text: str, target: str, use: str, overrides: Sequence[str] = (), rows: int | None = None,
-    form: str | None = None,
-) -> Result:  # fmt: skip
-    model = path / "model.pimc"
-    model.write_text(text)
-    return pimc.compile(
-        model, target=target, dims={} if rows is None else {"rows": rows}, overrides=overrides,
-        pass_options=[f"fuse-epilogues.use={use}"], values="random" if form else None,
-        form="device" if form == "device" else "wide",
-    )  # fmt: skip
+run = partial(chains.run, "fuse-epilogues")
 
 
 def followers(result: Result) -> list[str]:

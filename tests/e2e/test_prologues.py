@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-import pimc
 from pimc.backends.races import check_races
 from pimc.driver import Result, time_program
 from pimc.ir.chains import keeps
 from pimc.ir.facts import Prologue
-from tests.e2e.test_epilogues import SETTINGS
+from tests.e2e import chains
+from tests.e2e.chains import SETTINGS
 
 MODEL = """model led(rows = 300)
 input x: f16[1, rows, 256]
@@ -38,17 +38,7 @@ output z = rms_norm(x + y, s, epsilon = 0.001) @ w
 """
 
 
-def run(
-    path: Path, text: str, target: str, use: str, overrides: Sequence[str] = (), rows: int | None = None,
-    form: str | None = None,
-) -> Result:  # fmt: skip
-    model = path / "model.pimc"
-    model.write_text(text)
-    return pimc.compile(
-        model, target=target, dims={} if rows is None else {"rows": rows}, overrides=overrides,
-        pass_options=[f"fuse-prologues.use={use}"], values="random" if form else None,
-        form="device" if form == "device" else "wide",
-    )  # fmt: skip
+run = partial(chains.run, "fuse-prologues")
 
 
 def leaders(result: Result) -> dict[str, int]:
