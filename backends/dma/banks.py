@@ -64,25 +64,25 @@ class Pace:
 def pace(found: Stretches, times: RowTimes) -> Pace:
     """Clocks of each channel without refresh."""
     bus = (found.totals * times.burst).astype(np.float64)
-    slight = SLIGHT * times.burst * int(found.ends[-1])
-    if _openings(found, times) > slight or conflicts(found, times) > slight:
+    if (_openings(found, times) > SLIGHT * bus).any() or (conflicts(found, times) > SLIGHT * bus).any():
         starts = _row_by_row(found, times)
         return Pace(starts[found.lanes - 1] + found.bursts[found.lanes - 1] * times.burst, starts)
     return Pace(bus, None)
 
 
-def _openings(found: Stretches, times: RowTimes) -> float:
-    """Clocks by which rows may be opened less often than there are bursts for."""
+def _openings(found: Stretches, times: RowTimes) -> Floats:
+    """Clocks of each channel by which rows may be opened less often than there are bursts for."""
     opening = max(times.apart, times.four / 4)
     if found.bursts.min() * times.burst >= opening:
-        return 0.0
+        return np.zeros(len(found.lanes))
     near = min(NEAR, len(found.ends))
     windows = found.ends[near - 1 :] - (found.ends - found.bursts)[: len(found.ends) - near + 1]
-    return float(np.maximum(0, opening - windows * (times.burst / near)).sum())
+    longer = np.maximum(0, opening - windows * (times.burst / near))
+    return found.of_channels(np.concatenate([longer, np.full(near - 1, longer[-1])]))
 
 
-def conflicts(found: Stretches, times: RowTimes) -> float:
-    """Clocks by which rows of one bank come too early after each other."""
+def conflicts(found: Stretches, times: RowTimes) -> Floats:
+    """Clocks of each channel by which rows of one bank come too early after each other."""
     rows, ends = found.rows, found.ends
     begins, banks = ends - found.bursts, (rows % times.banks).astype(np.int16)
     lost: Floats | None = None
@@ -100,7 +100,7 @@ def conflicts(found: Stretches, times: RowTimes) -> float:
             channel = np.repeat(np.arange(len(found.lanes)), found.counts)
             early &= channel[apart:] == channel[:-apart]
             np.maximum(lost[:-apart], early * ((again[:-apart] - since * times.burst) / apart), out=lost[:-apart])
-    return 0.0 if lost is None else float(lost.sum())
+    return np.zeros(len(found.lanes)) if lost is None else found.of_channels(lost)
 
 
 def _row_by_row(found: Stretches, times: RowTimes) -> Floats:

@@ -21,7 +21,7 @@ from pimc.backends.dma.stretches import Ints, Stretches
 
 Floats = NDArray[np.float64]
 
-LOOKED_AT, ALONE = 4, 64
+LOOKED_AT, ALONE = 4, 256
 """Channels, and stretches in each rank, from which it is told how fast they read one rank alone."""
 FOLLOWED = 16
 """Refreshes through which the beginning of a long transfer is followed, over and over."""

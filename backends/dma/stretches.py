@@ -47,6 +47,10 @@ class Stretches:
         for name, value in (("ends", ends), ("lanes", lanes), ("totals", totals)):
             object.__setattr__(self, name, value)
 
+    def of_channels(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sums of each channel's stretches' values."""
+        return np.add.reduceat(values, self.lanes - self.counts)
+
     def where(self, these: NDArray[np.bool_]) -> Stretches | None:
         """Some of the stretches; none where there are none of them."""
         counts = np.add.reduceat(these, self.lanes - self.counts, dtype=np.int64)
@@ -54,9 +58,9 @@ class Stretches:
         return Stretches(self.rows[these], self.bursts[these], counts) if len(counts) else None
 
     def beginnings(self, channels: int, most: int) -> Stretches:
-        """At most so many of the first stretches of at most so many channels."""
-        step = -(-len(self.counts) // channels)
-        begins, counts = (self.lanes - self.counts)[::step], np.minimum(self.counts[::step], most)
+        """At most so many of the first stretches of the channels that read most."""
+        chosen = np.argsort(-self.totals, kind="stable")[:channels]
+        begins, counts = (self.lanes - self.counts)[chosen], np.minimum(self.counts[chosen], most)
         at = np.concatenate([np.arange(begin, begin + count) for begin, count in zip(begins, counts, strict=True)])
         return Stretches(self.rows.take(at), self.bursts.take(at), counts)
 

@@ -154,21 +154,18 @@ def test_rows_one_by_one_are_those_of_the_plain_engine(kind: type[Load | Store])
     assert gaps > 12
 
 
-MACHINES = {(): 8, ("channels=8",): 8, ("ranks=4", "channels=16"): 7, ("ranks=1", "channels=1"): 8}
-"""Changes of the memory, and how many of eight streams of at most 150,000 bursts are within 2 %."""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Load, Store])
-@pytest.mark.parametrize("changes", MACHINES, ids=lambda c: ",".join(c) or "npu")
+@pytest.mark.parametrize(
+    "changes",
+    [(), ("channels=8",), ("ranks=4", "channels=16"), ("ranks=1", "channels=1")],
+    ids=lambda changes: ",".join(changes) or "npu",
+)
 def test_random_streams(changes: tuple[str, ...], kind: type[Load | Store]) -> None:
-    """On average over when they begin; longer ones may be off by more (docs/accuracy.md)."""
+    """Of at most 150,000 bursts, on average over when they begin; what many more show is in docs/accuracy.md."""
     spec = load_target("npu", [f"dram.{change}" for change in changes])
     random, phases = Random(7), [spec.dram.cycles["nREFI"] * part // 8 for part in (1, 5)]
-    errors = []
     for _ in range(8):
         digits, run = random_stream(spec, random)
         exact = clocks(spec.dram, digits, run, phases, writes=kind is Store)
-        errors.append(abs(modelled(spec, digits, run, kind) / exact - 1))
-    assert sum(error <= 0.02 for error in errors) >= MACHINES[changes]
-    assert max(errors) <= 0.04
+        assert modelled(spec, digits, run, kind) == pytest.approx(exact, rel=0.02)
