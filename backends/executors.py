@@ -16,6 +16,7 @@ from pimc.backends.affine import DEVICE, INSTANCE, Affine, Scalar
 from pimc.backends.isa import Command, Signal
 from pimc.backends.link.isa import Exchange
 from pimc.backends.program import Item, Loop, Program, Step, Stream, steps
+from pimc.record import record
 
 T = TypeVar("T")
 
@@ -224,7 +225,7 @@ def executed(items: tuple[Item, ...], variables: dict[int, int]) -> Iterator[Ste
     return _executed(_planned(items), variables)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Planned:
     """An item of a stream, and what is to be known of it each time that it is executed."""
 

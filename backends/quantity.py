@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+from pimc.record import record
 
 PS_PER_S = 10**12
 
@@ -124,7 +125,7 @@ def power_text(nanowatts: int) -> str:
     return _text(nanowatts, _POWER)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ClockTime:
     """A DRAM timing value as its source gives it: a time (`"14ns"`) or a count of clocks (`"14clk"`)."""
 

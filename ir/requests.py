@@ -8,9 +8,10 @@ from functools import cached_property
 
 from pimc.ir.source import TextSpan
 from pimc.ir.types import TensorType
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """One request of a batch."""
 
@@ -26,7 +27,7 @@ class Request:
     source: TextSpan | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rows:
     """Which rows (axis 0) of a whole tensor a place holds, in order, and how many indices along an axis of each count.
 

@@ -12,6 +12,7 @@ from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
 from pimc.ir.stage import GraphStage
 from pimc.passes.building import content_name
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 _COMMUTATIVE = frozenset(
     {"add", "mul", "and", "or", "xor", "bitwise_and", "bitwise_or", "bitwise_xor", "equal", "max", "min", "sum"}
@@ -63,7 +64,7 @@ def _exchange(node: Node, forms: Mapping[Value, _Form], rewriter: Rewriter) -> N
 _Natural = tuple[tuple[int, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Form:
     """What a value is, without regard to the order in which nodes were made."""
 

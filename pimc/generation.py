@@ -34,6 +34,7 @@ from pimc.ir.op import Array
 from pimc.ir.types import Dim, Sym
 from pimc.passes.bind import resolve_dims
 from pimc.random_inputs import index_bound
+from pimc.record import record
 from pimc.step_dims import step_dims, token_input
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ Progress = Callable[[int, int], None]
 """Called with the number of steps done and their total."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Roles:
     """What the inputs and outputs of a decoder are for, by name."""
 

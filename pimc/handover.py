@@ -24,6 +24,7 @@ from pimc.backends.target import from_description
 from pimc.backends.verify import verify_program
 from pimc.driver import SimEngine, time_program
 from pimc.ir.diagnostics import Kind, fail
+from pimc.record import record
 from pimc.sim.accounts import END, START
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _links(timing: Timing) -> list[EngineTiming]:
     return [e for e in timing.engines if e.kind == "link" and len(e.segments)]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Cache:
     """A cache as the prefill gives it, the op there that writes it, and as the decode step takes it, by names."""
 

@@ -8,12 +8,11 @@ its bank, tRRD and tFAW allow it, and bursts follow in order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from pimc.backends.dma.stretches import Ints, Stretches
+from pimc.record import record
 
 Floats = NDArray[np.float64]
 
@@ -29,7 +28,7 @@ SLIGHT = 0.003
 """The part of a transfer's time from which on bank conflicts are looked at row by row."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RowTimes:
     """Timing of one channel's rows and bursts, in clocks."""
 

@@ -6,7 +6,6 @@ bank 0 of channel 0. Of a long one the beginning stands for all: loops are cut o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import gcd
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from pimc.backends.dma.traffic import Memory
 from pimc.ir.layout import Digit
+from pimc.record import record
 
 Ints = NDArray[np.int64]
 
@@ -21,7 +21,7 @@ BLOCKS = 8
 """Turns that are looked at of a loop whose turns are too long to look at many."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stretches:
     """All channels that have any, one after the other. Channels that read alike are there once."""
 
@@ -59,7 +59,7 @@ class Stretches:
         return Stretches(self.rows[these], bursts, np.cumsum(bursts), np.cumsum(lanes), self.once)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Nest:
     """Runs of bytes at the turns of loops, which are sorted by their strides."""
 

@@ -26,6 +26,7 @@ from pimc.backends.timing import EngineDecl, Issued, Resource, Resources
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import InternalError
 from pimc.ir.layout import Digit
+from pimc.record import record
 
 DATA_BUS = "dram.bus"
 READS = (Load, Gather, MapBlocks)
@@ -161,7 +162,7 @@ def memory_of(spec: TargetSpec) -> Memory:
     return Memory(spec.dram.channels, spec.dram.row_bytes, spec.dram.access_bytes, hashed, spec.dram.banks)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CopyTime:
     """What a search over tiles needs of `DmaCosts`: times in seconds, refresh included."""
 

@@ -17,6 +17,7 @@ from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.nest import Axis, Nest, dense_strides, walk
 from pimc.backends.vector import FORMS, Elementwise, Reduce, Scan
 from pimc.ir.types import DType
+from pimc.record import record
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class VectorMachine:
     """columns that pieces of long rows should have"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ref:
     """Elements in the buffer: one byte stride per axis of the grid (0: repeated)."""
 

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from pimc.record import record
 from pimc.sim.accounts import BUSY, END, OP, START, Account, Segments, Sums
 
 
@@ -90,7 +91,7 @@ class ResourceTiming:
     by_op: Mapping[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OpTiming:
     """When an op was worked on. `active`: how long at least one engine worked for it (without being held)."""
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from pimc.backends.affine import DEVICE, Scalar
 from pimc.backends.executors import Executor, reached_values
 from pimc.backends.isa import Signal, Wait
 from pimc.backends.program import Item, Loop
+from pimc.record import record
 
 Pending = tuple[tuple[bool, int, tuple[int, ...]], ...]
 """What a semaphore holds: whether for one that waits, for which executor, and the times of the tokens."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Users:
     """Who uses a semaphore: executors by their place among those of the device."""
 
