@@ -7,7 +7,6 @@ as `pimc disasm` prints them. What a command is for stands in its row, too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -75,7 +74,7 @@ class _Numbered:
     body: tuple[_Numbered, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class StreamTable:
     """The streams of a program as rows under `columns`.
 

@@ -8,7 +8,7 @@ unrolled stream is the meaning of the loop. Streams synchronise by SIGNAL and WA
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from pimc.backends.isa import Command
@@ -234,7 +234,7 @@ def choice_from(plain: Any) -> Choice:
         raise ValueError(f"it lacks or has what it should not: {error}") from None
 
 
-@dataclass(frozen=True)
+@record
 class Program:
     """A compiled model. `target` is the resolved description of the machine (plain data), so that a stored program
     can be simulated by itself."""

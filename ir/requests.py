@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 from pimc.ir.source import TextSpan
@@ -43,7 +43,7 @@ class Rows:
     """of the whole tensor along that axis; None: as here"""
 
 
-@dataclass(frozen=True)
+@record
 class Batch:
     """The requests of a program in the order in which it holds them, and what is ragged in its graph.
 

@@ -81,7 +81,7 @@ class Scores:
         return [i for kind in kinds for i, p in enumerate(self.parts) if p.kind is kind]
 
 
-@dataclass(frozen=True)
+@record
 class Weighted:
     """The second product: its node, the value tensor with the factor of each part, and the axes of its result."""
 

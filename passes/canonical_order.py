@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
@@ -22,7 +21,7 @@ _RADIUS = 4
 _LAST = {Role.WEIGHT: 1, Role.CONSTANT: 2}
 
 
-@dataclass(frozen=True)
+@record
 class CanonicalOrderPass(Pass):
     """Sort nodes and weights by what they compute, and name constants by what they hold.
 

@@ -8,7 +8,7 @@ tokens together, positions as long as the new ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ class Roles:
     logits: str
 
 
-@dataclass(frozen=True)
+@record
 class StepResult:
     """One run of the model: a prefill of `new` tokens, or a decode step of one."""
 
@@ -81,7 +81,7 @@ class StepResult:
     """tokens, positions and masks that they were given"""
 
 
-@dataclass(frozen=True)
+@record
 class Generation:
     """The prefill (first) and the decode steps, and the tokens that came out (where values ran), [batch, steps]."""
 
@@ -177,7 +177,7 @@ def generate(
     return Generation(names, name, run.target_hash, run.batch, tuple(steps), tokens, run.handover)
 
 
-@dataclass(frozen=True)
+@record
 class Machine:
     """A target, and the options with which a phase is compiled for it."""
 

@@ -14,7 +14,6 @@ prefill itself are simulated apart: that both want the same memory at once is no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from pimc.sim.values import RunState
 
 
-@dataclass(frozen=True)
+@record
 class End:
     """What one of the two machines does for the transfer."""
 
@@ -40,7 +39,7 @@ class End:
     timing: Timing
 
 
-@dataclass(frozen=True)
+@record
 class Handover:
     """The caches of a prefill on their way to the machine that decodes. Times in picoseconds."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import Field, FrozenInstanceError, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from reprlib import recursive_repr
+from types import FunctionType
 from typing import Any, NoReturn, TypeVar, dataclass_transform
 
 from pimc.record_code import equals, hashes, initializes
@@ -34,6 +35,7 @@ def record(cls: C) -> C:
     made.__qualname__ = cls.__qualname__
     if "__init__" not in written:
         type.__setattr__(made, "__init__", initializes(made, list(known.values())))
+    _rebind(cls, made)
     return made
 
 
@@ -74,6 +76,17 @@ def _compared(cls: type, known: Fields) -> dict[str, object]:
         "__eq__": equals(cls, [name for name, f in known.items() if f.compare]),
         "__hash__": hashes(cls, hashed),
     }
+
+
+def _rebind(cls: type, made: type) -> None:
+    """Makes `super()` in methods mean the class that there is now: all methods of a class find it in one cell."""
+    for member in vars(cls).values():
+        method = getattr(member, "__func__", None) or getattr(member, "fget", None) or getattr(member, "func", member)
+        if isinstance(method, FunctionType) and "__class__" in method.__code__.co_freevars:
+            cell = (method.__closure__ or ())[method.__code__.co_freevars.index("__class__")]
+            if cell.cell_contents is cls:
+                cell.cell_contents = made
+                return
 
 
 @recursive_repr()

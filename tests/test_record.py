@@ -84,6 +84,16 @@ def test_what_a_class_writes_itself_stays() -> None:
         box("a", width=-1)
 
     @record
+    class Deep(box):  # type: ignore[misc, valid-type]  # a base made by a call
+        depth: int = 1
+
+        @property
+        def volume(self) -> int:
+            return super().area() * self.depth
+
+    assert Deep("a", width=3, depth=2).volume == 12
+
+    @record
     class Even:
         number: int
 

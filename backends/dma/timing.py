@@ -38,7 +38,7 @@ PIM_WORK = "pim"
 """The resource that tells until when PIM works."""
 
 
-@dataclass(frozen=True)
+@record
 class TransferTime:
     """A transfer's parts, in picoseconds: until its first data, as long as it lasts, as long as it holds the buses."""
 

@@ -7,7 +7,7 @@ float32 grids unless said otherwise. A grid of more than two axes becomes a loop
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -20,7 +20,7 @@ from pimc.ir.types import DType
 from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class VectorMachine:
     """Whose vector commands a kernel is written in."""
 

@@ -155,7 +155,7 @@ class Front:
         return Front(self.at + by, tuple((start + by, end + by, cause) for start, end, cause in self.gaps))
 
 
-@dataclass(frozen=True)
+@record
 class Stretch:
     """A part of a log, whose times count from `base`."""
 

@@ -81,7 +81,7 @@ class EngineTiming:
         return -(-self.end // self.clock_ps)
 
 
-@dataclass(frozen=True)
+@record
 class ResourceTiming:
     """Something shared by engines of a class of devices: how long it was held, over all and for each op."""
 
@@ -106,7 +106,7 @@ class OpTiming:
     """that engine or resource"""
 
 
-@dataclass(frozen=True)
+@record
 class Timing:
     """The time of a program, in picoseconds."""
 
