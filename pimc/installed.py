@@ -18,6 +18,6 @@ def references(group: str, own: Mapping[str, str]) -> dict[str, str]:
 
 
 @cache
-def _points() -> importlib.metadata.EntryPoints:
+def _points() -> importlib.metadata.EntryPoints | importlib.metadata.SelectableGroups:
     """Of all groups: asking for one reads the files of all distributions, too."""
     return importlib.metadata.entry_points()
