@@ -102,7 +102,7 @@ def _instance_classes(stream: Stream) -> list[tuple[int, ...]]:
 
 def projected(items: tuple[Item, ...], instance: int) -> tuple[Item, ...]:
     """The items that an instance takes."""
-    if all(s.instances is None for s in steps(items)):
+    if _is_for_all(items):
         return items
     out: list[Item] = []
     for item in items:
@@ -113,6 +113,14 @@ def projected(items: tuple[Item, ...], instance: int) -> tuple[Item, ...]:
         elif item.instances is None or instance in item.instances:
             out.append(item)
     return tuple(out)
+
+
+def _is_for_all(items: tuple[Item, ...]) -> bool:
+    """Whether all instances take all of the items."""
+    for item in items:
+        if not _is_for_all(item.body) if isinstance(item, Loop) else item.instances is not None:
+            return False
+    return True
 
 
 def selected(items: tuple[Item, ...], wanted: Callable[[Command], bool]) -> tuple[Item, ...]:

@@ -1,7 +1,7 @@
 """How a command is declared: one frozen dataclass gives assembler, disassembler, encoding, reference page and values.
 
     @command
-    @dataclass(frozen=True, slots=True)
+    @record
     class Preload(Command):
         '''Load a block of weights into the array.'''
         mnemonic: ClassVar[str] = "PRELOAD"
@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pimc.backends.affine import Affine, Scalar
@@ -70,17 +71,14 @@ class Command:
 
     def resolved(self: CommandT, variables: Mapping[int, int]) -> CommandT:
         """This command with every affine operand replaced by its value."""
-        if not self.is_affine:
+        values = _VALUES[type(self)](self)
+        if Affine not in map(type, values):
             return self
-        values = [getattr(self, name) for name in _OPERANDS[type(self)]]
         return type(self)(*[v.at(variables) if isinstance(v, Affine) else v for v in values])
 
     @property
     def is_affine(self) -> bool:
-        for name in _SCALARS[type(self)]:  # noqa: SIM110  asked for every command of a program: a loop is the fastest
-            if isinstance(getattr(self, name), Affine):
-                return True
-        return False
+        return Affine in map(type, _VALUES[type(self)](self))  # asked for every command of a program: this is quick
 
 
 CommandT = TypeVar("CommandT", bound=Command)
@@ -146,8 +144,8 @@ COMMANDS: dict[str, type[Command]] = {}
 """Every declared command by mnemonic."""
 
 _OPERANDS: dict[type[Command], dict[str, OperandDecl]] = {}
-_SCALARS: dict[type[Command], tuple[str, ...]] = {}
-"""The operands of each command that may move with loops."""
+_VALUES: dict[type[Command], Callable[[Command], tuple[Any, ...]]] = {}
+"""What gives the operands of each command, in order."""
 
 
 def command(cls: C) -> C:
@@ -161,9 +159,16 @@ def command(cls: C) -> C:
     if not cls.mnemonic or cls.mnemonic in COMMANDS:
         raise ValueError(f"{cls.__name__}: mnemonic '{cls.mnemonic}' is empty or taken")
     _OPERANDS[cls] = declarations
-    _SCALARS[cls] = tuple(name for name, declaration in declarations.items() if declaration.kind == "int")
+    _VALUES[cls] = _getter(tuple(declarations))
     COMMANDS[cls.mnemonic] = cls
     return cls
+
+
+def _getter(names: tuple[str, ...]) -> Callable[[Command], tuple[Any, ...]]:
+    """What gives some attributes as a tuple."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda command: tuple([getattr(command, name) for name in names])
 
 
 def operands_of(cls: type[Command]) -> Mapping[str, OperandDecl]:
@@ -209,3 +214,6 @@ class Wait(Command):
 
     def execute(self, state: DeviceState) -> None:
         """Synchronisation changes no values."""
+
+
+SYNCHRONISING = (Signal, Wait)

@@ -21,6 +21,7 @@ from pimc.backends.dma.moving import Dram, dram_of, moving_ps
 from pimc.backends.dma.traffic import Memory, Traffic, slots, traffic
 from pimc.backends.isa import Command
 from pimc.backends.quantity import PS_PER_S, period_ps
+from pimc.backends.tally import Counted, Tally
 from pimc.backends.target import DmaSpec, DramSpec, NewtonPim, TargetSpec
 from pimc.backends.timing import EngineDecl, Issued, Resource, Resources
 from pimc.backends.vector import plain
@@ -218,7 +219,7 @@ class DmaTimer:
     """PIM work, where transfers go on beside it"""
     shares: bool = False
     """its accesses take turns with those of transfers that came before"""
-    counters: Counter[str] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
     slot_at: int = 0
     """when the queue may issue again"""
     free_at: int = 0
@@ -227,46 +228,56 @@ class DmaTimer:
     moved_at: int = 0
     """when its last copy on chip is over, whose result the next store may take"""
 
+    @property
+    def counters(self) -> Counter[str]:
+        return self.tally.sums()
+
     def issue(self, command: Command, ready: int) -> Issued:
-        return self._issue(command, *self.costs.of(command), ready)
+        return self._issue(type(command), *self._costs(command), ready)
 
     def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
-        return partial(self._issue, command, *self.costs.of(command)) if not command.is_affine else None
+        return partial(self._issue, type(command), *self._costs(command)) if not command.is_affine else None
 
     def cost(self, command: Command) -> Hashable:
         time, _ = self.costs.of(command)
         kinds = (isinstance(command, kind) for kind in (INDEXED, WRITES, Move))
         return time.latency, time.duration, time.held, *kinds
 
-    def _issue(self, command: Command, time: TransferTime, asked: Traffic | None, ready: int) -> Issued:
-        issued = max(ready, self.slot_at)
-        if isinstance(command, INDEXED):
+    def _costs(self, command: Command) -> tuple[TransferTime, Counted]:
+        """A command's time, and what it counts."""
+        time, asked = self.costs.of(command)
+        if asked is None:
+            return time, ()
+        access, moved = ("RD", "bytes read") if isinstance(command, READS) else ("WR", "bytes written")
+        return time, ((access, asked.accesses), (moved, asked.accesses * self.costs.memory.access_bytes))
+
+    def _issue(self, kind: type[Command], time: TransferTime, counted: Counted, ready: int) -> Issued:
+        issued = ready if ready > self.slot_at else self.slot_at
+        if issubclass(kind, INDEXED):
             issued = max(issued, self.done_at)
-        if isinstance(command, WRITES):
+        elif issubclass(kind, WRITES):
             issued = max(issued, self.moved_at)
-        begin = max(issued + time.latency, self.free_at)
+        asked = begin = issued + time.latency
+        if self.free_at > begin:
+            begin = self.free_at
         if self.pim is not None and self.pim.free_at > begin:
             time = self.costs.beside(time)
-        cause = "queue" if begin > issued + time.latency else ""
+            asked = issued + time.latency
+        cause = "queue" if begin > asked else ""
         if time.held:
             granted = (self.bus.share if self.shares else self.bus.acquire)(begin, time.held)
             cause = "data bus" if granted > begin else cause
             begin = granted
-        self.free_at = begin + time.duration
-        self.done_at = max(self.done_at, self.free_at)
-        if isinstance(command, Move):
-            self.moved_at = self.free_at
-        if asked is not None:
-            self._count(command, asked)
+        end = self.free_at = begin + time.duration
+        if end > self.done_at:
+            self.done_at = end
+        if kind is Move:
+            self.moved_at = end
+        if counted:
+            self.tally.noted[counted] += 1
         start = begin - time.latency
         self.slot_at = max(issued + self.issue_ps, start)  # one waits: the buses are asked for no earlier than needed
-        return Issued(start, self.slot_at, self.done_at, self.free_at - begin, cause)
-
-    def _count(self, command: Command, asked: Traffic) -> None:
-        reads = isinstance(command, READS)
-        self.counters["RD" if reads else "WR"] += asked.accesses
-        moved = asked.accesses * self.costs.memory.access_bytes
-        self.counters["bytes read" if reads else "bytes written"] += moved
+        return Issued(start, self.slot_at, self.done_at, time.duration, cause)
 
     def relative(self, now: int) -> Hashable:
         return tuple(max(0, t - now) for t in (self.slot_at, self.free_at, self.done_at, self.moved_at))
