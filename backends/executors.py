@@ -184,14 +184,6 @@ class Semaphores(Generic[T]):
         """The executors that signal a semaphore, by index."""
         return list(self._all[executor.rank, number].posted)
 
-    def unbalanced(self) -> Iterator[tuple[int, int, int, int]]:
-        """(device, semaphore, tokens posted, tokens taken) where those differ."""
-        for (rank, number), semaphore in sorted(self._all.items()):
-            posted = {len(tokens) for tokens in semaphore.posted.values()} or {0}
-            taken = set(semaphore.taken.values()) or {0}
-            if posted != taken or len(posted) != 1:
-                yield rank, number, max(posted), max(taken)
-
 
 class Meetings:
     """Which executors have come to an exchange between devices, and whom they wait for."""

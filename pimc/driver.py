@@ -136,7 +136,7 @@ def compile_model(
     """
     options = options or Options()
     lowered = lower_model(model, target, options, given_inputs(values))
-    program = checked_program(lowered)
+    program = checked_program(lowered, timed=options.simulate)
     told = options.command if options.command is not None else command_of([model], target, options, lowered.dims)
     program = replace(program, command=told, choice=lowered.choice)
     background = options.background
@@ -395,10 +395,10 @@ def pipeline_for(options: Options, machine: Machine | None, registry: PassRegist
     return Pipeline(pipeline.passes[: names.index(options.until) + 1])
 
 
-def checked_program(lowered: Lowered) -> Program:
-    """The emitted program, verified."""
+def checked_program(lowered: Lowered, *, timed: bool = False) -> Program:
+    """The emitted program, verified. timed: it is simulated next."""
     program = emitted(lowered.program)
-    verify_program(program)
+    verify_program(program, timed=timed)
     return program
 
 
