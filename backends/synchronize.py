@@ -21,11 +21,12 @@ from pimc.backends.hazards import Access, bounds, carried, conflict
 from pimc.backends.isa import Command, Signal, Wait
 from pimc.backends.orders import Order, necessary
 from pimc.backends.program import Item, Loop, Step
+from pimc.record import record
 
 Streams = dict[str, tuple[Item, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Barrier:
     """An order that no memory asks for: from item `position` on, engines wait for what others do before it."""
 
@@ -90,7 +91,7 @@ class _Unit:
         return Step(self.engine, command, self.op)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Body:
     """The body of a loop: its units, and between which of them tokens keep the order from turn to turn."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
@@ -13,6 +12,7 @@ from pimc.ir.op import OpClass
 from pimc.ir.stage import GraphStage
 from pimc.ir.target import Target
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 
 class Use(Enum):
@@ -27,7 +27,7 @@ TOGETHER = (Layer, Stage, SubBatch, Queue, Beat)
 """Facts in which a product and what follows it must agree."""
 
 
-@dataclass(frozen=True)
+@record
 class FuseEpiloguesPass(Pass):
     """Compute bias, activation, residual, norm and the like on the tiles of the product before them.
 

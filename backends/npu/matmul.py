@@ -39,6 +39,7 @@ from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles,
 from pimc.backends.npu.vector_unit import NPU, VectorWork, vector_work
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Tile
+from pimc.record import record
 
 CLEARLY = 0.98
 """The vector unit is taken where it needs no more than this part of the arrays' time."""
@@ -95,7 +96,7 @@ def machine_of(at: Lowering) -> Machine:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Choice:
     """How a product is cut: whether its operands are swapped, the order of the batch, and the tiles of the streamed and
     the other operand, or groups of whole products."""
@@ -361,7 +362,7 @@ class Contraction:
         return slots * moving + padded(e.t * e.s * e.working_bytes)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Layer:
     """Those k of a product that pass by before all others do: nests of (address of T, address of S)."""
 

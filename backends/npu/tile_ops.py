@@ -10,7 +10,7 @@ brought once, others tile by tile. Ops are element-wise, or norms of rows, for w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 from pimc.backends.affine import Scalar
@@ -33,6 +33,7 @@ from pimc.ir.chains import keeps
 from pimc.ir.graph import Node, Value
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
+from pimc.record import record
 
 SMALL = 1 << 16
 """Bytes up to which an operand is brought as a whole."""
@@ -41,7 +42,7 @@ MOST_REGIONS = 64
 _SUMS = DType.F32.bits // 8
 
 
-@dataclass(frozen=True)
+@record
 class Stage:
     """One op: its recipe, and its sources: the value so far (None), operands by number, or numbers."""
 
@@ -63,7 +64,7 @@ class Stage:
         return found
 
 
-@dataclass(frozen=True)
+@record
 class TileOps:
     """Ops one after another, and the operands that they have beside the value so far."""
 

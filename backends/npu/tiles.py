@@ -24,6 +24,7 @@ from pimc.backends.kernels.nest import SLOTS, chunk_of
 from pimc.backends.npu.array import ArrayTime
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES
 from pimc.ir.layout import Digit
+from pimc.record import record
 
 DEEP = 4
 """Tiles on chip of small products that follow each other, which the latencies of memory and array would hold up."""
@@ -39,7 +40,7 @@ _WORTH_LAYERS = 1.05
 """They are tried where something else than arrays and transfers takes more than that part of the time."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Machine:
     """What the search knows of the machine."""
 
@@ -104,7 +105,7 @@ class Machine:
         return array.load + streams if array.alternating else max(array.load, streams)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Side:
     """A matrix in memory: the digits of its rows and of its columns, outermost first."""
 
@@ -114,7 +115,7 @@ class Side:
     """of products that follow each other"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Extents:
     """A product [t, k] x [k, s]; operands and result that must move say how they lie in memory (None: on chip)."""
 
@@ -162,7 +163,7 @@ class Extents:
         return 0 if name in self.stays else padded(rows * k * self.element_bytes)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tiles:
     """Tile extents; `t_outside`: the loop over tiles of t lies around that over s."""
 
@@ -531,7 +532,7 @@ def _late(
 # -- slabs ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Slab:
     """Tiles that fit, but for the arrays: what every grid of them has in common."""
 
