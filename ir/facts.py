@@ -127,8 +127,9 @@ class Position:
 class Epilogue:
     """The node is computed on tiles of a product as these leave the accumulators, and follows it in the order.
 
-    stage: its place behind the product, from 1. keeps: others read the value that it goes on with, too, which is
-    brought to its place on the way.
+    stage: its place behind the product, from 1. It may itself be a second product with the same left operand, whose
+    tiles come beside those of the first, for ops that read both. keeps: others read the value that it goes on with,
+    too, which is brought to its place on the way.
     """
 
     stage: int

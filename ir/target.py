@@ -107,6 +107,13 @@ class Target(Protocol):
         """
         ...
 
+    def gains_by_joining(self, joined: Sequence[Node], apart: Sequence[Node]) -> bool:
+        """Whether two products take no longer with their tiles side by side (`Epilogue`) than one after the other.
+
+        Both are the same nodes, with the facts that they would have.
+        """
+        ...
+
     def tile(
         self, node: Node, engine: Engine, homes: Mapping[Value, Home], chain: Sequence[Node] = ()
     ) -> Tile | None:
