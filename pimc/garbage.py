@@ -20,6 +20,12 @@ def collect_seldom(objects: int = SELDOM[0]) -> None:
     gc.set_threshold(objects, *SELDOM[1:])
 
 
+def collect_no_more() -> None:
+    """For a process that is pimc's own and has done its work: on its way out Python looks at all objects again and again,
+    a tenth of the time of a command, and all memory is given back anyway."""
+    gc.freeze()
+
+
 _lock = threading.Lock()
 _inside = 0
 _before = gc.get_threshold()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -70,3 +72,12 @@ def test_what_the_caller_froze_stays_frozen() -> None:
         assert gc.get_freeze_count() >= frozen - 100 > 0
     finally:
         gc.unfreeze()
+
+
+def test_a_command_leaves_without_looking_at_its_objects_again() -> None:
+    """But not the process of somebody who calls it."""
+    ends = "import atexit, gc; atexit.register(lambda: print('frozen', gc.get_freeze_count() > 0)); import pimc.cli; "
+    for call, frozen in (("pimc.cli.main()", True), ("pimc.cli.main(['--version'])", False)):
+        command = [sys.executable, "-c", ends + call, "--version"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == f"frozen {frozen}"
