@@ -55,6 +55,19 @@ def traffic(memory: Memory, digits: tuple[Digit, ...], element_bytes: int) -> Tr
     return Traffic(total, busiest, -(-rows * busiest // max(1, total)), 0 if banks is None else int(banks.max()))
 
 
+@lru_cache(maxsize=65536)
+def accesses_of(memory: Memory, digits: tuple[Digit, ...], element_bytes: int) -> int:
+    """The accesses alone, for which only where in an access runs begin matters."""
+    access = memory.access_bytes
+    run, rest = split_run(digits, element_bytes, access)
+    unit = gcd(access, *(stride for _, stride in rest))
+    starts = np.zeros(access // unit, np.int64)
+    starts[0] = 1
+    for count, stride in rest:
+        starts = _repeated(starts, count, stride // unit) if stride % access else starts * count
+    return sum(int(count) * -(-(place * unit + run) // access) for place, count in enumerate(starts))
+
+
 def histogram(memory: Memory, run: int, rest: Sequence[Digit]) -> NDArray[np.int64]:
     """How often each access of a turn round the channels is needed by runs at the loops' places."""
     period = memory.row_bytes * memory.channels

@@ -457,6 +457,8 @@ class _Tiled:
             self.sizes[self.order[0]] = -(-outer // tiles.piece) * e.held(self.order[0], tiles.piece, k)
             self.sizes["out"] = tiles.piece * inner * e.of_out + spare
             return {self.order[0]: [arena.take(self.sizes[self.order[0]]) for _ in range(tiles.slots_outer)]}
+        if tiles.kept:
+            self.sizes[tiles.kept] = e.held(tiles.kept, t if tiles.kept == "t" else s, e.k)
         if k < e.k:
             return {"out": [arena.take(self.sizes["out"]) for _ in range(tiles.slots)]}
         if t >= e.t and s >= e.s:
@@ -730,12 +732,18 @@ class _Tiled:
     def _over_k(self, rows: Tiling, columns: Tiling, address: dict[str, Scalar], acc: Scalar, parity: int) -> None:
         """Tiles of k pass by, and their products are added up in the accumulators."""
         added: Scalar = 0
+        done: Scalar = 0
+        tiles, kept = {"t": rows, "s": columns}, self.tiles.kept
+        whole = self._resident(kept, tiles[kept], address[kept], self._place(kept, parity)) if kept else None
         for part in self.layer.parts:
             for tiling in tilings(part, self.tiles.k, even=False):
                 turns = prod(a.count for a in tiling.outer.axes)
                 for turn, starts, slot in _counted(self.emit, tiling.outer, SLOTS):
                     pair = []
-                    for i, (name, tile) in enumerate((("t", rows), ("s", columns))):
+                    for i, (name, tile) in enumerate(tiles.items()):
+                        if whole is not None and name == kept:
+                            pair.append(replace(whole, address=whole.at(turn * tiling.elements + done)))
+                            continue
                         start = address[name] + starts[i]
                         held = self._place(name, (parity, min(slot, SLOTS)))
                         pair.append(self._bring(name, tile, [tiling.tile], i, [start], held))
@@ -749,6 +757,7 @@ class _Tiled:
                         added + turn,
                     )
                 added = added + turns
+                done = done + turns * tiling.elements
 
     def _resident(
         self, name: str, tile: Tiling, start: Scalar, held: Scalar, *, moves: bool = True,
