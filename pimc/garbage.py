@@ -21,8 +21,8 @@ def collect_seldom(objects: int = SELDOM[0]) -> None:
 
 
 def collect_no_more() -> None:
-    """For a process that is pimc's own and has done its work: on its way out Python looks at all objects again and again,
-    a tenth of the time of a command, and all memory is given back anyway."""
+    """For a process that is pimc's own and has done its work: on its way out Python looks at all objects again and
+    again, for a tenth of the time of a command, and all memory is given back anyway."""
     gc.freeze()
 
 

@@ -62,7 +62,7 @@ class Ranks:
     """none: bursts follow each other without gaps"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Waits:
     """When bursts come where rows cannot be opened soon enough for them, over all channels."""
 
