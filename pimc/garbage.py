@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,30 +21,30 @@ def collect_seldom(objects: int = SELDOM[0]) -> None:
     gc.set_threshold(objects, *SELDOM[1:])
 
 
+def collect_no_more() -> None:
+    """For a process that is pimc's own and has done its work: on its way out Python looks at all objects again and
+    again, for a tenth of the time of a command, and all memory is given back anyway."""
+    gc.freeze()
+
+
 _lock = threading.Lock()
 _inside = 0
 _before = gc.get_threshold()
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """`collecting_seldom` while modules are imported. What they made stays until the process ends: it joins the oldest
-    objects, and is not looked at as soon as the caller's own threshold holds again."""
-    with collecting_seldom():
-        yield
-        if gc.get_freeze_count() == 0:  # else thawing would undo what the caller froze
-            gc.freeze()
-            gc.unfreeze()
+_modules = 0
 
 
 @contextmanager
 def collecting_seldom() -> Iterator[None]:
     """The same while something is done for callers whose process it is: what they had holds again once no thread is
-    inside."""
-    global _inside, _before
+    inside.
+
+    Where modules were imported meanwhile, most of what is new stays until the process ends. It joins the oldest objects
+    then, or all of it would be looked at as soon as the caller's threshold holds again.
+    """
+    global _inside, _before, _modules
     with _lock:
         if not _inside:
-            _before = gc.get_threshold()
+            _before, _modules = gc.get_threshold(), len(sys.modules)
             if 0 < _before[0] < SELDOM[0]:
                 gc.set_threshold(*SELDOM)
         _inside += 1
@@ -53,4 +54,12 @@ def collecting_seldom() -> Iterator[None]:
         with _lock:
             _inside -= 1
             if not _inside:
+                if len(sys.modules) > _modules:
+                    _join_the_oldest()
                 gc.set_threshold(*_before)
+
+
+def _join_the_oldest() -> None:
+    if gc.get_freeze_count() == 0:  # else thawing would undo what the caller froze
+        gc.freeze()
+        gc.unfreeze()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
 import pimc
-from pimc.garbage import SELDOM, collecting_seldom, importing
+from pimc.garbage import SELDOM, collecting_seldom
 
 
 @pytest.fixture(autouse=True)
@@ -52,21 +55,38 @@ def test_threads_share_it() -> None:
     assert gc.get_threshold() == (600, 11, 12)
 
 
-def test_what_imports_made_counts_as_old() -> None:
+def test_what_imports_made_counts_as_old(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()
-    with importing():
+    with collecting_seldom():
+        monkeypatch.setitem(sys.modules, "imported_meanwhile", ModuleType("imported_meanwhile"))
         made = [[number] for number in range(5000)]
     assert gc.get_count()[0] < len(made)
     assert any(made is each for each in gc.get_objects(generation=2))
     assert gc.get_freeze_count() == 0
 
 
-def test_what_the_caller_froze_stays_frozen() -> None:
+def test_what_else_was_made_is_looked_at_as_ever() -> None:
+    gc.collect()
+    with collecting_seldom():
+        made = [[number] for number in range(5000)]
+    assert not any(made is each for each in gc.get_objects(generation=2))
+
+
+def test_what_the_caller_froze_stays_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.freeze()
     try:
         frozen = gc.get_freeze_count()
-        with importing():
-            pass
+        with collecting_seldom():
+            monkeypatch.setitem(sys.modules, "imported_meanwhile", ModuleType("imported_meanwhile"))
         assert gc.get_freeze_count() >= frozen - 100 > 0
     finally:
         gc.unfreeze()
+
+
+def test_a_command_leaves_without_looking_at_its_objects_again() -> None:
+    """But not the process of somebody who calls it."""
+    ends = "import atexit, gc; atexit.register(lambda: print('frozen', gc.get_freeze_count() > 0)); import pimc.cli; "
+    for call, frozen in (("pimc.cli.main()", True), ("pimc.cli.main(['--version'])", False)):
+        command = [sys.executable, "-c", ends + call, "--version"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == f"frozen {frozen}"

@@ -16,13 +16,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     from pimc.cli.group import cli
     from pimc.cli.guard import guarded
-    from pimc.garbage import collect_seldom
+    from pimc.garbage import collect_no_more, collect_seldom
 
-    if arguments is None:
+    own = arguments is None
+    if own:
         collect_seldom()
     if ASKED in os.environ:
         from pimc.cli.shells import register
 
         register()
     given = sys.argv[1:] if arguments is None else list(arguments)
-    raise SystemExit(guarded(lambda: cli.main(given, "pimc", standalone_mode=False), as_json="--json" in given))
+    status = guarded(lambda: cli.main(given, "pimc", standalone_mode=False), as_json="--json" in given)
+    if own:
+        collect_no_more()
+    raise SystemExit(status)
