@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import groupby
 from math import prod
@@ -23,7 +23,7 @@ from pimc.backends.roll import roll
 from pimc.backends.synchronize import Barrier, split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.blocks import Window
-from pimc.ir.chains import chains_in
+from pimc.ir.chains import chains_in, twin_in
 from pimc.ir.diagnostics import InternalError, Kind, fail
 from pimc.ir.facts import (
     Beat,
@@ -48,6 +48,7 @@ from pimc.ir.requests import Batch, Rows
 from pimc.ir.source import Derived, Source, roots
 from pimc.ir.types import DType
 from pimc.ir.weights import Inline
+from pimc.record import record
 
 
 def load_rules(spec: TargetSpec) -> None:
@@ -68,7 +69,7 @@ PEERS = ("to", "from_")
 """Attributes that name another stage."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Part:
     """The nodes that the devices of one pipeline stage execute, and their memory plan."""
 
@@ -80,7 +81,7 @@ class Part:
     """the row of its first node in the table of ops"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sequential:
     """What the devices of each pipeline stage do, one command after another."""
 
@@ -273,7 +274,7 @@ _BEATS = -2
 """The group of stretches that are beats."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Stretch:
     """What one layer, one beat, or one node outside of layers emits."""
 
@@ -379,21 +380,36 @@ def lower_chain(nodes: Sequence[Node], at: Lowering) -> None:
             at.emit.op = op + number if op >= 0 else op
             lower(nodes[number], at)
 
+    def following(start: int, stop: int) -> None:
+        """A product with what comes behind it on its tiles, a second product with what is its own."""
+        product, after = nodes[start], nodes[start + 1 : stop]
+        at.emit.op = op + start if op >= 0 else op
+        fused = rule([], product, after, _within_tile(product, at)) if rule is not None and after else None
+        second = twin_in(product, after)
+        if fused is None and second is not None:
+            following(start, start + 1 + second)
+            following(start + 1 + second, stop)
+        else:
+            alone(range(start if fused is None else start + 1 + fused, stop))
+
     chain = next(chains_in(nodes), None)
-    product = nodes[chain.product] if chain is not None else nodes[0]
+    product = nodes[chain.product if chain is not None else 0]
     rule = CHAIN_RULES.get((_kind(product, at.spec), product.op.name))
     if chain is None or rule is None:
         alone(range(len(nodes)))
         return
-    tile = product.fact(Tile)
-    there = at if tile is None else replace(at, tile=tile)
     before, after = [nodes[i] for i in chain.before], [nodes[i] for i in chain.after]
-    fused = rule(before, product, after, there) if before else None
-    if fused is None:
-        alone(chain.before)
-        at.emit.op = op + chain.product if op >= 0 else op
-        fused = rule([], product, after, there) if after else None
-    alone(range(chain.product if fused is None else chain.product + 1 + fused, len(nodes)))
+    fused = rule(before, product, after, _within_tile(product, at)) if before else None
+    if fused is not None:
+        alone(range(chain.product + 1 + fused, len(nodes)))
+        return
+    alone(chain.before)
+    following(chain.product, len(nodes))
+
+
+def _within_tile(node: Node, at: Lowering) -> Lowering:
+    tile = node.fact(Tile)
+    return at if tile is None else replace(at, tile=tile)
 
 
 def _kind(node: Node, spec: TargetSpec) -> str:
@@ -408,8 +424,7 @@ def lower(node: Node, at: Lowering) -> None:
     rule = RULES.get((kind, node.op.name))
     if rule is None:
         raise InternalError(f"no lowering rule for {node.op.name} on {kind} (%{node.name})")
-    tile = node.fact(Tile)
-    at = at if tile is None else replace(at, tile=tile)
+    at = _within_tile(node, at)
     if node.op.name == "cache_append" and node.fact(Ragged) is not None and not mapping_of(at.spec).appends_requests:
         return
     if node.fact(Ragged) is not None and kind != "pim":

@@ -50,6 +50,14 @@ class Emitter:
         return next((w.block_bytes for w in self._windows if w.start <= first < w.end), 0)
 
     @contextmanager
+    def of_op(self, further: int) -> Iterator[None]:
+        """What is issued inside belongs to the op that is so many rows further on in the table."""
+        op = self.op
+        self.op = op + further if op >= 0 else op
+        yield
+        self.op = op
+
+    @contextmanager
     def loop(self, count: int) -> Iterator[Scalar]:
         """Repeat what is issued inside; yields the counter. No loop is made for a single turn, nothing for none."""
         if count == 1:

@@ -1,7 +1,7 @@
 """How a command is declared: one frozen dataclass gives assembler, disassembler, encoding, reference page and values.
 
     @command
-    @dataclass(frozen=True, slots=True)
+    @record
     class Preload(Command):
         '''Load a block of weights into the array.'''
         mnemonic: ClassVar[str] = "PRELOAD"
@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pimc.backends.affine import Affine, Scalar
 from pimc.ir.types import DType
+from pimc.record import record
 
 if TYPE_CHECKING:
     from pimc.backends.state import DeviceState
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="type[Command]")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Region:
     """A stretch of memory that a command touches: [start, start + length) bytes of a space.
 
@@ -52,7 +53,7 @@ class Region:
         return Region("dram", self.start * row_stride, self.length * row_stride, self.write, self.channels)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Command:
     """The base of all commands. Subclasses are frozen dataclasses whose fields are the operands."""
 
@@ -83,7 +84,7 @@ class Command:
 CommandT = TypeVar("CommandT", bound=Command)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OperandDecl:
     """What the assembler and the reference page know of one operand."""
 
@@ -192,7 +193,7 @@ def mapped(item: CommandT, change: Callable[[Scalar], Scalar]) -> CommandT:
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Signal(Command):
     """Add a token to a semaphore once every earlier command of this stream has completed."""
 
@@ -204,7 +205,7 @@ class Signal(Command):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Wait(Command):
     """Hold the stream until the semaphore has a token from every instance of the signalling engine; take them."""
 

@@ -9,7 +9,8 @@ from functools import cache, cached_property
 from typing import Any
 
 from pimc.backends import emission
-from pimc.backends.kernels.elementwise import is_follower, is_leader
+from pimc.backends.dma.copy import transferred
+from pimc.backends.kernels.elementwise import is_follower, is_leader, is_twin
 from pimc.backends.legality import why_not
 from pimc.backends.lowering import CHAIN_RULES, RULES
 from pimc.backends.lowering_memory import LoweringMemory
@@ -33,7 +34,8 @@ Simulate = Callable[[Program], float]
 
 _COMPUTE = ("npu", "pim", "pnm")
 _WORTH = 1.02
-"""By so much a prologue must be faster by itself, since the loads of its product wait for it, and tiles are larger."""
+"""By so much a prologue must be faster by itself, since the loads of its product wait for it, and tiles are larger; two
+products side by side where they move more than apart."""
 _TIE = 1.001
 """Times that differ by less are equal: the choice is then for what needs less memory."""
 
@@ -145,9 +147,9 @@ class Machine:
 
     def may_follow(self, node: Node, product: Node) -> bool:
         placement = product.fact(Placement)
-        if placement is None or (placement.engine, product.op.name) not in CHAIN_RULES:
+        if placement is None or (placement.engine, product.op.name) not in CHAIN_RULES or Ragged in product.facts:
             return False
-        return Ragged not in product.facts and is_follower(node, product)
+        return is_twin(node, product) if node.op is product.op else is_follower(node, product)
 
     def _in_a_row(self, program: Program) -> float:
         """Seconds of a program among others: the mean of what it takes on an idle machine, and where operands are there
@@ -178,6 +180,18 @@ class Machine:
             self.estimates.gains[key] = more <= (less / _TIE if instead else _TIE * less)
         return self.estimates.gains[key]
 
+    def gains_by_joining(self, joined: Sequence[Node], apart: Sequence[Node]) -> bool:
+        facts = tuple(node.fact(Epilogue) for node in (*joined, *apart))
+        key = "beside", facts, *self._told((*joined, *apart))
+        if key not in self.estimates.gains:
+            beside, after = list[str](), list[str]()
+            more, less = self._emitted(joined, beside.append), self._emitted(apart, after.append)
+            is_cut_so = len(beside) < len(after)  # one product is told of, where both have the same tiles
+            moves_more = self._transferred(more) > self._transferred(less)
+            part = 1 / _WORTH if moves_more else _TIE
+            self.estimates.gains[key] = is_cut_so and self._in_a_row(more) <= part * self._in_a_row(less)
+        return self.estimates.gains[key]
+
     def may_precede(self, node: Node, product: Node) -> bool:
         placement, npu = product.fact(Placement), self.spec.npu
         if placement is None or npu is None or (placement.engine, product.op.name) not in CHAIN_RULES:
@@ -199,6 +213,10 @@ class Machine:
             self.estimates.gains[key] = all(self.simulate(a) * _WORTH < self.simulate(b) for a, b in pairs)
         return self.estimates.gains[key]
 
+    @staticmethod
+    def _transferred(program: Program) -> int:
+        return sum(transferred(stream.items) for stream in program.streams)
+
     def _told(self, nodes: Sequence[Node]) -> Iterator[Hashable]:
         """Nodes that follow each other on one engine, by what their time depends on, and which values they share."""
         first = nodes[0].fact(Placement)
@@ -207,9 +225,9 @@ class Machine:
         values = {v: n for n, v in enumerate(dict.fromkeys(v for node in nodes for v in node.inputs()))}
         return ((_key(node, engine), tuple(values[v] for v in node.inputs())) for node in nodes)
 
-    def _emitted(self, nodes: Sequence[Node]) -> Program:
+    def _emitted(self, nodes: Sequence[Node], limited: Callable[[str], None] | None = None) -> Program:
         """The commands of a few nodes, with a plan of their own."""
-        return emission.emit_nodes(nodes, self.spec, plan_nodes(nodes, self.spec))
+        return emission.emit_nodes(nodes, self.spec, plan_nodes(nodes, self.spec), limited)
 
     def tile(
         self, node: Node, engine: Engine, homes: Mapping[Value, Home], chain: Sequence[Node] = ()

@@ -19,7 +19,7 @@ from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.pim.tiles import slots_of
 from pimc.backends.target import TargetSpec
 from pimc.ir.blocks import Blocks
-from pimc.ir.chains import chains_in, keeps
+from pimc.ir.chains import chains_in, keeps, waiting
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Placement, Queue, Ragged, ReadAs, Stage, SubBatch
 from pimc.ir.graph import Graph, Node, Role, Value, untransposed
@@ -30,6 +30,7 @@ from pimc.ir.quantized import PACKED, packed_shape
 from pimc.ir.target import MOST_HELD
 from pimc.ir.types import DType, TensorType
 from pimc.ir.views import is_view_op, views
+from pimc.record import record
 
 RESIDENT_SHARE = 2
 """One part in so many of the on-chip buffer holds results; the rest is for operands in passing."""
@@ -37,7 +38,7 @@ LARGEST_RESIDENT = 4
 """A result may take one part in so many of that part."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BufferSplit:
     """How the on-chip buffer is divided, in bytes."""
 
@@ -98,7 +99,7 @@ ALIGNED_ROWS = frozenset({"attention_scores", "attention_softmax"})
 _BYTES = {DType.I4: DType.I8, DType.U4: DType.U8}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StageNodes:
     """The nodes of one pipeline stage, as they are executed and in the order of the graph."""
 
@@ -167,6 +168,9 @@ def _stage(node: Node) -> int:
     fact = node.fact(Stage)
     return fact.index if fact is not None else 0
 
+
+_NOWHERE = FreeList(0, 0)
+"""Room on chip for what has none there."""
 
 _Leaving = dict[int, list[tuple[Value, int, FreeList]]]
 """By position: results that are read there for the last time, their bytes, and where these go back to."""
@@ -407,7 +411,7 @@ class _Planner:
         start = rows.next * geometry.stride_row
         dram = FreeList(start, max(0, geometry.bytes - start), self.spec.dram.access_bytes)
         ends = _last_uses(self.outputs, self.nodes)
-        inside = _inside_chains(self.nodes)
+        inside, waits = _inside_chains(self.nodes), _waiting(self.nodes)
         chained: dict[Value, list[Value]] = defaultdict(list)
         for value, last in inside.items():
             chained[last].append(value)
@@ -431,8 +435,9 @@ class _Planner:
                     end = ends[result]
                     permanent = end >= len(self.nodes)
                     align = self.spec.dram.access_bytes if node.op.name in ALIGNED_ROWS and not permanent else 1
-                    size = self._place_result(result, chip, dram, permanent=permanent, align=align)
-                    leaving.setdefault(end, []).append((result, size, chip))
+                    room = _NOWHERE if result in waits else chip
+                    size = self._place_result(result, room, dram, permanent=permanent, align=align)
+                    leaving.setdefault(end, []).append((result, size, room))
             for result in node.results:
                 for value in chained.get(result, ()):
                     self.homes[value] = self.homes[result]
@@ -734,7 +739,7 @@ def _is_cache(value: Value) -> bool:
     return value.owner is not None and value.owner.op.name in IN_PLACE
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Demand:
     """A value must lie in a bank pattern: as which kind of PIM operand, and in which order that sees its axes."""
 
@@ -864,9 +869,19 @@ def _inside_chains(nodes: Sequence[Node]) -> dict[Value, Value]:
     found: dict[Value, Value] = {}
     for chain in chains_in(nodes):
         found.update({nodes[i].result: nodes[chain.product - 1].result for i in chain.before[:-1]})
-        inner = [i for i in (chain.product, *chain.after)[:-1] if not keeps(nodes[i + 1])]
-        found.update({nodes[i].result: nodes[chain.stop - 1].result for i in inner})
-    return found
+        waits = waiting(nodes, chain)
+        for i in (chain.product, *chain.after)[:-1]:
+            if waits is not None and i <= waits:
+                found[nodes[i].result] = nodes[waits].result
+            elif not keeps(nodes[i + 1]):
+                found[nodes[i].result] = nodes[chain.stop - 1].result
+    return {value: last for value, last in found.items() if value is not last}
+
+
+def _waiting(nodes: Sequence[Node]) -> set[Value]:
+    """Results that wait on tiles for those of a second product. Needed as a whole they lie in memory."""
+    found = (waiting(nodes, chain) for chain in chains_in(nodes))
+    return {nodes[i].result for i in found if i is not None}
 
 
 def _last_uses(outputs: Sequence[Value], nodes: Sequence[Node]) -> dict[Value, int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from pimc.ir.facts import Epilogue, Prologue
 from pimc.ir.graph import Node
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Chain:
     """Positions: of a product, and around it, in the order, of what is computed on tiles of its left operand and of its
     result."""
@@ -45,6 +45,18 @@ def chains_in(nodes: Sequence[Node]) -> Iterator[Chain]:
         if stop - start > 1:
             yield Chain(start, product, stop)
         start = stop
+
+
+def twin_in(product: Node, followers: Sequence[Node]) -> int | None:
+    """Which of the nodes behind a product is a second one with the same left operand, whose tiles come beside those of
+    the first."""
+    return next((i for i, node in enumerate(followers) if node.op is product.op), None)
+
+
+def waiting(nodes: Sequence[Node], chain: Chain) -> int | None:
+    """The position of the op whose result on a tile waits until the second product and its ops have come as far."""
+    second = twin_in(nodes[chain.product], [nodes[i] for i in chain.after])
+    return None if second is None else chain.product + second
 
 
 def _led_by(nodes: Sequence[Node], start: int) -> int:

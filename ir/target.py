@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from pimc.ir.facts import Tile
@@ -11,12 +10,13 @@ from pimc.ir.graph import Graph, Node, Value
 from pimc.ir.memory import Home
 from pimc.ir.op import Attribute
 from pimc.ir.types import TensorType
+from pimc.record import record
 
 MOST_HELD = 90
 """Percent of the buffer that weights which are held may take; the rest is for all that comes and goes."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Engine:
     """A unit that can execute ops: its name in the target and its kind (npu, pim, pnm)."""
 
@@ -104,6 +104,13 @@ class Target(Protocol):
         follow, and the others one after the other.
 
         kept: for each node, whether others read the value that it goes on with.
+        """
+        ...
+
+    def gains_by_joining(self, joined: Sequence[Node], apart: Sequence[Node]) -> bool:
+        """Whether two products take no longer with their tiles side by side (`Epilogue`) than one after the other.
+
+        Both are the same nodes, with the facts that they would have.
         """
         ...
 

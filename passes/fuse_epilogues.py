@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from enum import Enum
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ from pimc.ir.op import OpClass
 from pimc.ir.stage import GraphStage
 from pimc.ir.target import Target
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 
 class Use(Enum):
@@ -27,7 +28,7 @@ TOGETHER = (Layer, Stage, SubBatch, Queue, Beat)
 """Facts in which a product and what follows it must agree."""
 
 
-@dataclass(frozen=True)
+@record
 class FuseEpiloguesPass(Pass):
     """Compute bias, activation, residual, norm and the like on the tiles of the product before them.
 
@@ -42,6 +43,14 @@ class FuseEpiloguesPass(Pass):
         %r = add(%y, %residual)   ->    %r = add(%y, %residual)  #epilogue=1
         %n = rms_norm(%r, %scale)       %n = rms_norm(%r, %scale)  #epilogue=2{keeps=true}
         %z = add(%r, ..)                %z = add(%r, ..)
+
+    Two products with the same left operand whose chains meet, as those of a gate, are computed side by side: the left
+    operand is loaded once, and neither result needs memory.
+
+        %u = matmul(%x, %up)            %u = matmul(%x, %up)
+        %g = matmul(%x, %gate)     ->   %g = matmul(%x, %gate)  #epilogue=1
+        %s = silu(%g)                   %s = silu(%g)  #epilogue=2
+        %h = mul(%s, %u)                %h = mul(%s, %u)  #epilogue=3
     """
 
     name: ClassVar[str] = "fuse-epilogues"
@@ -50,6 +59,8 @@ class FuseEpiloguesPass(Pass):
 
     use: Use = Use.AUTO
     """auto: where the commands of all of them take less time on an idle machine; off: every op is computed by itself"""
+    pairs: bool = True
+    """whether two products may be computed side by side"""
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         if self.use is Use.OFF or context.target is None:
@@ -61,22 +72,97 @@ class FuseEpiloguesPass(Pass):
         for node in nodes:
             if node in moved:
                 continue
-            kept = dict(_chain(graph, node, place, context.target))
-            chain = list(kept)
-            while chain and self.use is Use.AUTO:
-                less = _shorter(chain, kept)
-                if _gains(node, chain, kept, context.target, len(less)):
-                    break
-                chain = less
+            chain = self._side_by_side(graph, node, place, moved, context.target) if self.pairs else None
+            if chain is None:
+                chain = self._own(graph, node, place, context.target)
             order += [node, *chain]
             moved.update(chain)
             place.update(dict.fromkeys(chain, place[node]))
             for stage, follower in enumerate(chain, 1):
-                rewriter.set_fact(follower, Epilogue(stage, kept[follower]))
+                rewriter.set_fact(follower, Epilogue(stage, chain[follower]))
         if moved:
             for index, node in enumerate(order):
                 before = node.fact(Position)
                 rewriter.set_fact(node, Position(index, before is None or before.prefetch))
+
+    def _own(self, graph: Graph, product: Node, place: dict[Node, int], target: Target) -> dict[Node, bool]:
+        """What is to follow a product on its tiles, by `_chain`."""
+        kept = dict(_chain(graph, product, place, target))
+        chain = list(kept)
+        while chain and self.use is Use.AUTO:
+            less = _shorter(chain, kept)
+            if _gains(product, chain, kept, target, len(less)):
+                break
+            chain = less
+        return {node: kept[node] for node in chain}
+
+    def _side_by_side(
+        self, graph: Graph, product: Node, place: dict[Node, int], moved: Set[Node], target: Target
+    ) -> dict[Node, bool] | None:
+        """What is to follow a product, with a second one among it, if there is one and both are better so."""
+        for second in _seconds(graph, product, place, moved, target):
+            found = _meeting(graph, product, second, place, target)
+            if found is None:
+                continue
+            first, further, tail = found
+            own, other = (self._own(graph, node, place, target) for node in (product, second))
+            apart = [*_marked(product, own, first), *_marked(second, other, further)]
+            after = {node: other[node] for node in tail if all(n in other for n in (*further, node))}
+            joined = dict.fromkeys((*first, second, *further), False) | after
+            if self.use is Use.ON or target.gains_by_joining(_marked(product, joined), apart):
+                return joined
+        return None
+
+
+def _seconds(
+    graph: Graph, product: Node, place: Mapping[Node, int], moved: Set[Node], target: Target
+) -> Iterator[Node]:
+    """Later products with the same left operand, of the same types."""
+    left = product.operands[0] if product.operands else None
+    for node in sorted(graph.users(left), key=lambda user: place[user]) if left is not None else ():
+        later = node.op is product.op and place[node] > place[product] and node not in moved
+        if later and agree(node, product) and target.may_follow(node, product):
+            owners = [v.owner for v in node.inputs() if v.owner is not None]
+            if all(place[owner] < place[product] for owner in owners):
+                yield node
+
+
+def _meeting(
+    graph: Graph, product: Node, second: Node, place: dict[Node, int], target: Target
+) -> tuple[list[Node], list[Node], list[Node]] | None:
+    """Where chains of two products meet: what is the first one's own, what is the second one's up to the op that reads
+    both, and what follows that. None where they do not, or others read what they go on with."""
+    theirs = dict(_chain(graph, second, place, target))
+    last, first = product, list[Node]()
+    chain = _chain(graph, product, place, target)
+    while True:
+        users = graph.users(last.result)
+        if len(users) != 1 or graph.is_output(last.result):
+            return None
+        if users[0] in theirs:
+            break
+        last, kept = next(chain, (product, True))
+        if kept:
+            return None
+        first.append(last)
+    nodes = list(theirs)
+    end = nodes.index(users[0]) + 1
+    owners = [v.owner for node in nodes for v in node.inputs() if v.owner is not None]
+    inside = {product, second, *first, *nodes}
+    early = all(owner in inside or place[owner] < place[product] for owner in owners)
+    once = sum(v is last.result for v in users[0].inputs()) == 1
+    if not (early and once) or any(theirs[node] for node in nodes[:end]):
+        return None
+    return first, nodes[:end], nodes[end:]
+
+
+def _marked(product: Node, chain: Mapping[Node, bool], also: Iterable[Node] = ()) -> list[Node]:
+    """A product and nodes with the facts that they would have on its tiles, and others that would have none."""
+    marked = [
+        replace(node, facts={**node.facts, Epilogue: Epilogue(stage, kept)})
+        for stage, (node, kept) in enumerate(chain.items(), 1)
+    ]
+    return [product, *marked, *(node for node in also if node not in chain)]
 
 
 def _chain(graph: Graph, product: Node, place: dict[Node, int], target: Target) -> Iterator[tuple[Node, bool]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from pimc.ir.chains import chains_in
@@ -13,9 +12,10 @@ from pimc.ir.stage import GraphStage
 from pimc.ir.target import Target
 from pimc.passes.fuse_epilogues import Use, agree
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class FuseProloguesPass(Pass):
     """Compute norms, gates, casts and the like on the tiles of the product that they are the left operand of.
 
@@ -49,8 +49,8 @@ class FuseProloguesPass(Pass):
         for product in nodes:
             before = list(_before(graph, product, place, taken, target))[::-1]
             while before and self.use is Use.AUTO:
-                shared = _is_shared(graph, before[-1])
-                if target.gains_by_preceding(before, chains.get(product, [product]), shared):
+                chain = chains.get(product, [product])
+                if target.gains_by_preceding(before, chain, _is_shared(graph, before[-1], chain)):
                     break
                 before = before[1:]
             if before:
@@ -58,14 +58,18 @@ class FuseProloguesPass(Pass):
                 taken.update(before, [product])
                 place.update(dict.fromkeys(before, place[product]))
         if leading:
-            self._mark(graph, rewriter, nodes, leading)
+            self._mark(graph, rewriter, nodes, leading, chains)
 
     @staticmethod
-    def _mark(graph: Graph, rewriter: Rewriter, nodes: Sequence[Node], leading: Mapping[Node, Sequence[Node]]) -> None:
+    def _mark(
+        graph: Graph, rewriter: Rewriter, nodes: Sequence[Node], leading: Mapping[Node, Sequence[Node]],
+        chains: Mapping[Node, Sequence[Node]],
+    ) -> None:  # fmt: skip
         moved = {node for before in leading.values() for node in before}
-        for before in leading.values():
+        for product, before in leading.items():
+            chain = chains.get(product, [product])
             for stage, node in enumerate(reversed(before), 1):
-                rewriter.set_fact(node, Prologue(stage, stage == 1 and _is_shared(graph, node)))
+                rewriter.set_fact(node, Prologue(stage, stage == 1 and _is_shared(graph, node, chain)))
         order = [each for node in nodes if node not in moved for each in (*leading.get(node, ()), node)]
         for index, node in enumerate(order):
             fact = node.fact(Position)
@@ -94,5 +98,6 @@ def _before(
         value, reader = next(found, None), node
 
 
-def _is_shared(graph: Graph, node: Node) -> bool:
-    return len(graph.users(node.result)) > 1 or graph.is_output(node.result)
+def _is_shared(graph: Graph, node: Node, chain: Sequence[Node]) -> bool:
+    """Whether others than a product, and a second one beside it, read what leads to it."""
+    return graph.is_output(node.result) or any(user not in chain for user in graph.users(node.result))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pimc.ir.chains import chains_in
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Placement, Tile
 from pimc.ir.graph import Graph, Rewriter
 from pimc.ir.stage import GraphStage
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class TilePass(Pass):
     """Cut contractions to scratchpads, accumulators, rows and global buffers.
 
@@ -37,14 +36,24 @@ class TilePass(Pass):
         engines = {e.name: e for e in target.engines()}
         nodes = graph.scheduled()
         chains = {nodes[chain.product]: [nodes[i] for i in chain.all] for chain in chains_in(nodes)}
+        seconds = {
+            node: product
+            for product, nodes in chains.items()
+            for node in nodes
+            if node is not product and node.op is product.op
+        }
         for node in graph.order():
             placement = node.fact(Placement)
-            if placement is None or node.fact(Tile) is not None:
+            if placement is None or node.fact(Tile) is not None or node in seconds:
                 continue
             engine = engines[placement.engine]
             if engine.kind == "npu" and (self.m or self.n or self.k):
                 rewriter.set_fact(node, Tile(*(bound or _UNBOUNDED for bound in (self.m, self.n, self.k))))
             tile = target.tile(node, engine, graph.homes, chains.get(node, ()))
+            if tile is not None:
+                rewriter.set_fact(node, tile)
+        for node, product in seconds.items():
+            tile = product.fact(Tile)
             if tile is not None:
                 rewriter.set_fact(node, tile)
 

@@ -8,12 +8,11 @@ bank, tRRD and tFAW allow it, and bursts follow in order. That is what a plain D
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from pimc.backends.dma.stretches import Stretches
+from pimc.record import record
 
 Floats = NDArray[np.float64]
 
@@ -27,7 +26,7 @@ SLIGHT = 0.003
 """The part of a transfer's time from which on what holds up its rows is looked at row by row."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RowTimes:
     """Timing of one channel's rows and bursts, in clocks."""
 
@@ -51,7 +50,7 @@ class RowTimes:
         return self.open + self.closing
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pace:
     """How channels go on without refresh."""
 

@@ -9,6 +9,7 @@ from pimc.backends.affine import Scalar
 from pimc.backends.dma.isa import MAX_DIGITS, Copy, Load, LoadBlocks, Move, Store, StoreBlocks
 from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.nest import Axis, Nest, walk
+from pimc.backends.program import Item, Loop
 from pimc.ir.types import DType
 
 _BY_SPACES: dict[tuple[str, str], tuple[str, type[Copy]]] = {
@@ -50,3 +51,14 @@ def issue_copy(
             emit.issue(engine, LoadBlocks(first, second, dtype, *nested, block))
         else:
             emit.issue(engine, StoreBlocks(first, second, dtype, *nested, block))
+
+
+def transferred(items: Sequence[Item]) -> int:
+    """Bytes that copies bring from memory or take there."""
+    total = 0
+    for item in items:
+        if isinstance(item, Loop):
+            total += item.count * transferred(item.body)
+        elif isinstance(item.command, Load | Store):
+            total += item.command.elements * item.command.dtype.bits // 8
+    return total

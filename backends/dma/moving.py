@@ -8,7 +8,6 @@ taken.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 from pimc.backends.dma.banks import RowTimes, pace
@@ -17,12 +16,13 @@ from pimc.backends.dma.stretches import Nest, cut, stretches
 from pimc.backends.dma.traffic import Memory, Traffic, histogram, split_run, traffic
 from pimc.backends.target import DramSpec
 from pimc.ir.layout import Digit
+from pimc.record import record
 
 MOST = 1 << 14
 """Stretches of rows that are looked at, of all channels together; of longer transfers as many."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Dram:
     """What matters of a memory for the time of transfers; times in clocks but for the clock's own."""
 

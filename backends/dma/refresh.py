@@ -10,7 +10,6 @@ is not told apart: in a row of transfers the one before has waited for that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import log2
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from pimc.backends.dma.banks import AHEAD, Pace, RowTimes, pace
 from pimc.backends.dma.stretches import Ints, Stretches
+from pimc.record import record
 
 Floats = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ MOMENTS = 4
 """Moments of the first refresh of short transfers; of long ones fewer, since each meets many refreshes."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Refresh:
     """Refresh of one rank after the other, in clocks."""
 
@@ -42,7 +42,7 @@ class Refresh:
     rows: RowTimes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ranks:
     """Where the bursts of each rank lie, over all channels, which follow each other in one count."""
 
@@ -62,7 +62,7 @@ class Ranks:
     """none: bursts follow each other without gaps"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Waits:
     """When bursts come where rows cannot be opened soon enough for them, over all channels."""
 
@@ -94,7 +94,7 @@ def with_refresh(found: Stretches, paced: Pace, refresh: Refresh) -> float:
     return clocks + min(1.0, expected) * (float((busy + lost).max(axis=1).mean()) - clocks)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Losses:
     """What refreshes cost a long transfer, by a part of it that stands for all."""
 

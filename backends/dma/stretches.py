@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pimc.backends.dma.traffic import Memory, row_stretches
 from pimc.ir.layout import Digit
+from pimc.record import record
 
 Ints = NDArray[np.int64]
 
@@ -59,7 +60,7 @@ class Stretches:
         return Stretches(self.rows.take(at), self.bursts.take(at), counts)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Nest:
     """Runs of bytes at the turns of loops, which are sorted by their strides."""
 

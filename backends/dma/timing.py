@@ -27,6 +27,7 @@ from pimc.backends.timing import EngineDecl, Issued, Resource, Resources
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import InternalError
 from pimc.ir.layout import Digit
+from pimc.record import record
 
 DATA_BUS = "dram.bus"
 READS = (Load, Gather, MapBlocks)
@@ -38,7 +39,7 @@ PIM_WORK = "pim"
 """The resource that tells until when PIM works."""
 
 
-@dataclass(frozen=True)
+@record
 class TransferTime:
     """A transfer's parts, in picoseconds: until its first data, as long as it lasts, as long as it holds the buses."""
 
@@ -162,7 +163,7 @@ def memory_of(spec: TargetSpec) -> Memory:
     return Memory(spec.dram.channels, spec.dram.row_bytes, spec.dram.access_bytes, hashed, spec.dram.banks)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CopyTime:
     """What a search over tiles needs of `DmaCosts`: times in seconds, refresh included."""
 

@@ -7,7 +7,6 @@ leaves the busiest channel's load as it is but for the edges of rows; so time do
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd, prod
 
@@ -15,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pimc.ir.layout import Digit
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Memory:
     """What matters of a memory: neighbouring rows lie on neighbouring channels, and it moves whole accesses."""
 
@@ -30,7 +30,7 @@ class Memory:
     """of a channel; rows a whole turn of the channels apart lie in neighbouring banks"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Traffic:
     """accesses in all and on the busiest channel; rows opened there, if each is opened once for each stretch of it; and
     rows opened in the busiest bank."""

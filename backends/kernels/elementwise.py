@@ -60,6 +60,21 @@ def is_follower(node: Node, product: Node) -> bool:
     )
 
 
+def is_twin(node: Node, product: Node) -> bool:
+    """Whether a node multiplies the left operand of another product of matrices of floats with a matrix of the same
+    type."""
+    left, right = product.operands[:2]
+    other, weight = node.operands[:2]
+    return (
+        other is left
+        and (left is not None and right is not None and weight is not None)
+        and weight is not right
+        and weight.type == right.type
+        and weight.role is right.role
+        and all(v.type.dtype.is_float and v.type.rank >= 2 for v in (left, right))
+    )
+
+
 def is_leader(node: Node, product: Node) -> bool:
     """Whether a node is element-wise on floats, or a cast or norm of rows, that makes a product's left operand."""
     operands = [v for v in node.inputs() if v.type.array is None or v.type.array.size != 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pimc.backends.affine import Scalar
 from pimc.backends.emitter import Emitter
@@ -10,20 +10,22 @@ from pimc.backends.kernels.nest import chunks
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Matmul, MatmulOs, Preload
 from pimc.backends.npu.tiles import Machine
 from pimc.ir.types import DType
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Matrix:
     """A matrix on chip: address of its first element, and bytes from row to row and from k to k (or column to column).
 
     block: bytes from block to block of the arrays along k, for each k; another number than `column` where all rows of a
-    block lie together.
+    block lie together. twin: bytes from there to a second such matrix; 0: there is none.
     """
 
     address: Scalar
     row: int
     column: int
     block: int = 0
+    twin: int = 0
 
     def at(self, k: Scalar) -> Scalar:
         """The address of a k where a block begins."""
@@ -33,19 +35,40 @@ class Matrix:
         """Without the rows before this one."""
         return replace(self, address=self.address + row * self.row)
 
+    @property
+    def other(self) -> Matrix:
+        """The second one, or what both products have in common."""
+        return replace(self, address=self.address + self.twin, twin=0)
 
-@dataclass(frozen=True, slots=True)
+
+@record
+class Twin:
+    """The right operand of a second product: bytes to it from the first, and to its op so many rows of the table."""
+
+    away: int
+    rows: int
+
+
+@record
 class Sums:
-    """Accumulators of a product [rows, columns]: the first, and bytes from row to row; those of a row are adjacent."""
+    """Accumulators of a product [rows, columns]: the first, and bytes from row to row; those of a row are adjacent.
+
+    twin: bytes to those of a second product, which has one operand in common with the first; 0: there is none.
+    """
 
     address: Scalar
     row: int
+    twin: int = 0
+
+    @property
+    def other(self) -> Sums:
+        return replace(self, address=self.address + self.twin, twin=0)
 
     def at(self, row: Scalar, column: Scalar) -> Scalar:
         return self.address + row * self.row + column * ACCUMULATOR_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Blocks:
     """The arrays in a grid: `high` x `wide` of one block."""
 
@@ -54,17 +77,22 @@ class Blocks:
     dtype: DType
     high: int
     wide: int
+    second: int = 0
+    """rows of the op table to that of a second product"""
 
     @staticmethod
-    def on(emit: Emitter, machine: Machine, dtype: DType, down: int, across: int) -> Blocks:
+    def on(emit: Emitter, machine: Machine, dtype: DType, down: int, across: int, second: int = 0) -> Blocks:
         """On a grid of so many arrays one under the other and side by side."""
-        return Blocks(emit, machine, dtype, *machine.block(down, across))
+        return Blocks(emit, machine, dtype, *machine.block(down, across), second)
 
     def multiply(self, t: Matrix, s: Matrix, rows: int, columns: int, k: int, sums: Sums, added: Scalar = 0) -> None:
         """`sums[rows, columns] = t[rows, k] @ s[columns, k].T`, or added to them unless `added` is 0."""
         block = self._sums_of_block if self.machine.sums_stay else self._stream_past
         for first, width, _ in chunks(self.emit, columns, self.wide):
             block(t, s.rows_from(first), rows, width, k, replace(sums, address=sums.at(0, first)), added)
+        if sums.twin:
+            with self.emit.of_op(self.second):
+                self.multiply(t.other, s.other, rows, columns, k, sums.other, added)
 
     def _stream_past(self, t: Matrix, s: Matrix, rows: int, width: int, k: int, sums: Sums, added: Scalar) -> None:
         """Blocks of the stationary operand, one k after the other, and all rows past each."""

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 
 from pimc.backends.kernels import library  # noqa: F401  (declares the kernels)
 from pimc.backends.kernels.normalization import NORMS
-from pimc.backends.kernels.places import given
+from pimc.backends.kernels.places import given, place
 from pimc.backends.kernels.products import Moves, matmul, register_products
 from pimc.backends.kernels.registry import register_kernels
 from pimc.backends.kernels.vector_product import contract_on
 from pimc.backends.lowering import CHAIN_RULES, Lowering, Tensor
 from pimc.backends.npu import attention  # noqa: F401  (declares its rule)
+from pimc.backends.npu.blocks import Twin
 from pimc.backends.npu.matmul import contract, contract_with
 from pimc.backends.npu.tile_ops import TileOps
 from pimc.backends.npu.vector_unit import NPU
+from pimc.ir.chains import twin_in
 from pimc.ir.graph import Node
 
 
@@ -28,19 +30,30 @@ def _product(at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[in
 
 
 def lower_with_ops(before: Sequence[Node], node: Node, followers: Sequence[Node], at: Lowering) -> int | None:
-    """A product of floats and ops on its tiles: all followers, or those before a norm, which asks for more room."""
+    """A product of floats and ops on its tiles: all followers, or those before a norm, which asks for more room.
+
+    One of the followers may be a second product with the same left operand.
+    """
     fused: int | None = None
+    second = twin_in(node, followers)
+    chain = [node, *followers]
+    products = [node] if second is None else [node, followers[second]]
     row = at.emit.op + len(before) if before and at.emit.op >= 0 else at.emit.op
 
     def product(at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int,
                 scale: float = 1.0, moved: Moves = (0, 0, 0)) -> None:  # fmt: skip
         nonlocal fused
+        twin = None
+        if second is not None:
+            twin = _twin(at, b, followers[second], 1 + second)
+            if twin is None:
+                return
         before_norms = [i for i, follower in enumerate(followers) if i and follower.op.name in NORMS]
-        prologue = TileOps.of(None, before, at, row - len(before)) if before else None
+        prologue = TileOps.of((), before, at, row - len(before)) if before else None
         for count in (len(followers), *reversed(before_norms)):
-            after = TileOps.of(node.result, followers[:count], at, row + 1) if count else None
+            after = TileOps.of(products, chain[: 1 + count], at, row) if count else None
             last = out if after is None else after.out
-            if contract_with(prologue, after, at, a, b, last, batch, m, n, k, scale, moved):
+            if contract_with(prologue, after, at, a, b, last, batch, m, n, k, scale, moved, twin):
                 fused = count
                 return
 
@@ -48,6 +61,14 @@ def lower_with_ops(before: Sequence[Node], node: Node, followers: Sequence[Node]
     if 0 not in node.result.type.static_shape and given(node, 0).type.static_shape[-1]:
         matmul(node, at, NPU, product)
     return fused
+
+
+def _twin(at: Lowering, b: Tensor, node: Node, rows: int) -> Twin | None:
+    """The right operand of a second product, if it lies like that of the first."""
+    other = place(at, given(node, 1))
+    alike = (other.space, other.dtype, other.layout.dims) == (b.space, b.dtype, b.layout.dims)
+    away = other.layout.offset - b.layout.offset
+    return Twin(away, rows) if alike and away else None
 
 
 CHAIN_RULES["npu", "matmul"] = lower_with_ops

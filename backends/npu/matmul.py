@@ -29,7 +29,7 @@ from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest, product_n
 from pimc.backends.kernels.vector_product import RowProducts
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.npu.array import array_time
-from pimc.backends.npu.blocks import Blocks, Matrix, Sums
+from pimc.backends.npu.blocks import Blocks, Matrix, Sums, Twin
 from pimc.backends.npu.grouped import Group, Groups, best_group
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence
 from pimc.backends.npu.prologue import Prologue
@@ -39,9 +39,13 @@ from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles,
 from pimc.backends.npu.vector_unit import NPU, VectorWork, vector_work
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Tile
+from pimc.record import record
 
 CLEARLY = 0.98
 """The vector unit is taken where it needs no more than this part of the arrays' time."""
+ABOUT = 1.02
+"""Two products are cut side by side where that is estimated to need up to this part of the time apart: who asks for it
+has compared the commands."""
 SWAPS = {"ws": (False,), "is": (True,), "os": (False,), "either": (False, True)}
 """By dataflow: whether operands may be swapped, so that the activation stays and the weight streams."""
 
@@ -61,8 +65,11 @@ def contract(
 def contract_with(
     prologue: TileOps | None, epilogue: TileOps | None, at: Lowering, a: Tensor, b: Tensor, out: Tensor,
     batch: Sequence[int], m: int, n: int, k: int, scale: float = 1.0, moved: Sequence[Scalar] = (0, 0, 0),
+    twin: Twin | None = None,
 ) -> bool:  # fmt: skip
     """`contract`, with what makes tiles of a, and what follows on each tile of the result.
+
+    twin: another operand like b, if there is one: the epilogue goes on with both products.
 
     False, and nothing is done, where it is not cut into such tiles, or would be so badly by what is left of the buffer
     that one after the other takes less.
@@ -70,7 +77,7 @@ def contract_with(
     also = [] if epilogue is None else epilogue.layouts()
     sources = [] if prologue is None else prologue.layouts()
     nests = product_nests(a, b, out, batch, m, n, k, moved, also, sources)
-    parts = [Contraction(at, (a, b, out), nest, scale, epilogue, prologue) for nest in nests]
+    parts = [Contraction(at, (a, b, out), nest, scale, epilogue, prologue, twin) for nest in nests]
     choices = [choice for part in parts if (choice := part.in_tiles()) is not None and part.gains(choice[0])]
     if len(choices) < len(parts):
         return False
@@ -95,7 +102,7 @@ def machine_of(at: Lowering) -> Machine:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Choice:
     """How a product is cut: whether its operands are swapped, the order of the batch, and the tiles of the streamed and
     the other operand, or groups of whole products."""
@@ -121,6 +128,8 @@ class Contraction:
     scale: float
     epilogue: TileOps | None = None
     prologue: TileOps | None = None
+    twin: Twin | None = None
+    """beside operand B, of a second product which the epilogue goes on with, too"""
 
     def in_tiles(self) -> tuple[Choice, Tiles] | None:
         """The choice, where that is tiles on the arrays which leave room for an epilogue."""
@@ -145,10 +154,11 @@ class Contraction:
             if not self.tensors[A].on_chip:
                 apart += 2 * self._moving(machine, e.streamed if e.led == "t" else e.stationary, rows, e.k)
         seconds = choice.seconds(machine)
-        if seconds <= e.turns * (choice.cut.compute + apart):
+        if self.twin is None and seconds <= e.turns * (choice.cut.compute + apart):
             return True
-        alone = replace(self, epilogue=None, prologue=None).choice()
-        return seconds <= alone.seconds(machine) + e.turns * apart
+        alone = replace(self, epilogue=None, prologue=None, twin=None).choice()
+        known = 1.0 if self.twin is None else ABOUT
+        return seconds <= known * (e.products * alone.seconds(machine) + e.turns * apart)
 
     def _moving(self, machine: Machine, side: Side | None, rows: int, columns: int) -> float:
         return move_seconds(machine.copies, side, rows, columns, self.tensors[A].element_bytes)[0]
@@ -217,7 +227,8 @@ class Contraction:
         )
         work = vector_work(npu, self.nest, sides, self.tensors[B].element_bytes, copies)
         arrays = choice.seconds(machine_of(self.at))
-        return work if work.seconds(turns, copies.latency) < CLEARLY * arrays else None
+        seconds = choice.extents.products * work.seconds(turns, copies.latency)
+        return work if seconds < CLEARLY * arrays else None
 
     def _report_vector(self, choice: Choice, work: VectorWork) -> None:
         turns, copies = choice.extents.turns, copy_time(self.at.spec)
@@ -241,7 +252,7 @@ class Contraction:
             tiles = best_tiles(machine, extents, room, self._limits(swap))
             if tiles is not None:
                 found.append(Choice(swap, self.nest.batch, extents, tiles))
-            if machine.tiling != "panels":
+            if machine.tiling != "panels" and not self.twin:
                 found += self._grouped(machine, swap)
         if not found:
             raise fail(Kind.CAPACITY, f"not even single products fit {room} bytes of on-chip scratch")
@@ -273,6 +284,7 @@ class Contraction:
             self._side(OUT, batch, t_axes, s_axes), _count(batch),
             *self._of_epilogue(), ("t" if swap else "s") if self.epilogue is not None and self.epilogue.by_row else "",
             self._stays(streamed, stationary, t_axes, s_axes), self._cuts_of_k, *self._of_prologue(swap),
+            ("t" if swap else "s") if self.twin else "",
         )  # fmt: skip
 
     def _of_prologue(self, swap: bool) -> tuple[str, int, float]:
@@ -357,11 +369,12 @@ class Contraction:
     @staticmethod
     def _want(e: Extents) -> int:
         slots = DEEP if e.repeated else SLOTS
-        moving = sum(padded(n * e.element_bytes) for n in (e.t * e.k, e.s * e.k)) + padded(e.t * e.s * e.of_out)
+        operands = (e.times("t") * e.t * e.k, e.times("s") * e.s * e.k)
+        moving = sum(padded(n * e.element_bytes) for n in operands) + padded(e.t * e.s * e.of_out)
         return slots * moving + padded(e.t * e.s * e.working_bytes)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Layer:
     """Those k of a product that pass by before all others do: nests of (address of T, address of S)."""
 
@@ -388,7 +401,6 @@ class _Tiled:
         self.sides = {"t": extents.streamed, "s": extents.stationary}
         self.out = whole.tensors[OUT]
         self.dtype = whole.tensors[A].dtype
-        self.blocks = Blocks.on(self.emit, self.machine, self.dtype, tiles.down, tiles.across)
         self.epilogue = whole.epilogue
         self.led = extents.led
         self.first_source = whole.first_source
@@ -414,10 +426,16 @@ class _Tiled:
         self.layer = self.layers[0]
         inner = tiles.s if tiles.t_outside else tiles.t
         micro = tiles.piece * inner if self.panels else tiles.t * tiles.s
-        self.acc_bytes = micro * ACCUMULATOR_BYTES
+        self.doubled, self.twin = extents.doubled, whole.twin or Twin(0, 0)
+        self.blocks = Blocks.on(
+            self.emit, self.machine, self.dtype, tiles.down, tiles.across, self.twin.rows
+        )
+        self.acc_bytes = extents.products * micro * ACCUMULATOR_BYTES
         self.acc_slots = min(tiles.slots, self.machine.accumulator_bytes // self.acc_bytes)
         self.acc_row = extents.s * ACCUMULATOR_BYTES if len(self.layers) > 1 else 0
         """bytes from row to row of accumulators that hold all of the result; 0: they hold a tile"""
+        self.acc_twin = (self.acc_row * extents.t or micro * ACCUMULATOR_BYTES) if whole.twin else 0
+        self.piece_bytes = extents.times(self.order[0]) * padded(tiles.piece * self.layer.k * self.dtype.bits // 8)
         self.arena = arena
         self.working = 0
         if self.epilogue is not None:
@@ -510,7 +528,7 @@ class _Tiled:
         return slot % self.acc_slots * self.acc_bytes
 
     def _sums(self, acc: Scalar, columns: Tiling) -> Sums:
-        return Sums(acc, self.acc_row or columns.elements * ACCUMULATOR_BYTES)
+        return Sums(acc, self.acc_row or columns.elements * ACCUMULATOR_BYTES, self.acc_twin)
 
     # -- panels ---------------------------------------------------------------------------------------------------
 
@@ -576,7 +594,7 @@ class _Tiled:
                 beyond = nest.moved([after * stride for stride in loops[0].strides]).starts
                 nest = Nest(beyond, (replace(loops[0], count=loops[0].count - after),))
             for turn, starts, slot in _counted(self.emit, nest, self.tiles.slots):
-                yield piece, starts, (position, slot), held + (turn + before) * self._piece_bytes
+                yield piece, starts, (position, slot), held + (turn + before) * self.piece_bytes
             before += _count(nest.axes)
 
     def _pass(
@@ -602,7 +620,7 @@ class _Tiled:
                 start = pieces[0].outer.moved([number * stride for stride in loops[0].strides]) if number else None
                 starts = (start or pieces[0].outer).starts
                 addresses = {first: base[first] + starts[0], second: base[second] + at[0]}
-                places = {first: held + number * self._piece_bytes, second: chip}
+                places = {first: held + number * self.piece_bytes, second: chip}
                 out = _plus(results, at[1:], starts[1:])
                 acc = self._accumulators(number, out)
                 moving = parts or ((first,) if number else ("t", "s"))
@@ -634,7 +652,7 @@ class _Tiled:
 
         def make(number: int) -> None:
             piece, starts = turns[number]
-            out, place = _plus(results, starts[1:]), held + number * self._piece_bytes
+            out, place = _plus(results, starts[1:]), held + number * self.piece_bytes
             matrices.append(self._resident(first, piece, base[first] + starts[0], place, results=out))
 
         def finish(number: int) -> None:
@@ -666,10 +684,6 @@ class _Tiled:
                 self.blocks.multiply(*pair, rows.elements, columns.elements, self.layer.k, self._sums(acc, columns))
             gathered.append((out, acc))
         finish(len(turns) - 1)
-
-    @property
-    def _piece_bytes(self) -> int:
-        return padded(self.tiles.piece * self.layer.k * self.dtype.bits // 8)
 
     def _early(self, piece: Tiling) -> int:
         """How many of the first outer pieces come in parts of k."""
@@ -800,7 +814,8 @@ class _Tiled:
         tensor = self.operands[name]
         if self._stays(name, tile, parts):
             row = tile.tile[0].strides[0] if tile.tile else 0
-            return Matrix(starts[0], row, parts[0][0].strides[operand] if parts[0] else 0)
+            own = parts[0][0].strides[operand] if parts[0] else 0
+            return Matrix(starts[0], row, own, twin=self.twin.away if name == self.doubled else 0)
         assert self.sizes[name], "no place for a tile that must be copied"
         size, rows = tensor.element_bytes, tile.elements
         depth = sum(_count(axes) for axes in parts)
@@ -808,6 +823,8 @@ class _Tiled:
         matrix = Matrix(held, depth * size, size) if by_row else Matrix(held, size, rows * size)
         if by_row and self.layer.cuts > 1 and name != self.led:  # what is made has whole rows
             matrix = Matrix(held, self.blocks.high * size, size, rows * size)
+        if name == self.doubled:
+            matrix = replace(matrix, twin=padded(rows * depth * size))
         if moves:
             self._copy(name, tile, parts, operand, starts, matrix)
         return matrix
@@ -820,7 +837,12 @@ class _Tiled:
         self, name: str, tile: Tiling, parts: Sequence[Sequence[Axis]], operand: int, starts: Sequence[Scalar],
         matrix: Matrix,
     ) -> None:  # fmt: skip
-        """Copy a tile [rows, k] to where it is to lie."""
+        """Copy a tile [rows, k] to where it is to lie; of both operands, where there are two."""
+        if matrix.twin:
+            self._copy(name, tile, parts, operand, starts, replace(matrix, twin=0))
+            with self.emit.of_op(self.twin.rows):
+                self._copy(name, tile, parts, operand, [start + self.twin.away for start in starts], matrix.other)
+            return
         tensor, done = self.operands[name], 0
         for axes, start in zip(parts, starts, strict=True):
             if matrix.block:
@@ -870,15 +892,16 @@ class _Tiled:
         axes = (*s, *t) if across else (*t, *s)
         region, working = Arena.within(held, self.sizes["out"]), Arena.within(self.working, self.working_size)
         lanes = Lanes(self.emit, NPU, working, [a.count for a in axes])
-        values, sums = [lanes.temp() for _ in range(SLOTS)], self._sums(acc, columns)
-        value = values[slot % SLOTS]
+        values, sums = [[lanes.temp() for _ in range(epilogue.given)] for _ in range(SLOTS)], self._sums(acc, columns)
         row, column = (1, rows.elements) if across else (columns.elements, 1)
-        drain = Drain(
-            acc=sums.address, rows=rows.elements, columns=columns.elements, acc_row=sums.row, dst=value.address,
-            dst_type=value.dtype, dst_row=row * ACCUMULATOR_BYTES, dst_column=column * ACCUMULATOR_BYTES,
-            scale=self.scale,
-        )  # fmt: skip
-        self.emit.issue("npu", drain)
+        for number, (value, own) in enumerate(zip(values[slot % SLOTS], (sums, sums.other), strict=False)):
+            drain = Drain(
+                acc=own.address, rows=rows.elements, columns=columns.elements, acc_row=own.row, dst=value.address,
+                dst_type=value.dtype, dst_row=row * ACCUMULATOR_BYTES, dst_column=column * ACCUMULATOR_BYTES,
+                scale=self.scale,
+            )  # fmt: skip
+            with self.emit.of_op(number * self.twin.rows):
+                self.emit.issue("npu", drain)
         count = len(epilogue.tensors)
         operands = [
             operand_tile(self.emit, tensor, start, axes, 2 + i, region, resident=tensor.on_chip or epilogue.is_small(i))
@@ -887,7 +910,7 @@ class _Tiled:
         leaving = [(self.out, starts[0], 1)]
         leaving += [(tensor, starts[i], 1 + i) for i, tensor in enumerate(epilogue.kept, 1 + count)]
         results = [self._result(tensor, start, axes, index, region) for tensor, start, index in leaving]
-        epilogue.write(lanes, working, value, operands, results[1:], results[0])
+        epilogue.write(lanes, working, values[slot % SLOTS], operands, results[1:], results[0])
         for (tensor, start, index), result in zip(leaving, results, strict=True):
             if not tensor.on_chip:
                 take_home(self.emit, tensor, result.address, start, axes, index, result.strides)

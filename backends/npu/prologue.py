@@ -38,7 +38,7 @@ class Prologue:
         of which the first `rows` go over rows. The arrays may read the tile behind a fence.
         """
         op = self.emit.op
-        self.emit.op = self.ops.op if op >= 0 else op
+        self.emit.op = self.ops.stages[0].op if op >= 0 else op
         near = scaled(axes[:rows], tile.row)
         over = tuple(replace(a, strides=(*a.strides, n)) for a, n in zip(axes[:rows], near, strict=True))
         for tiling in tilings(Nest((start, *sources, tile.address), over), self.rows):
@@ -61,6 +61,6 @@ class Prologue:
             for i, (tensor, at) in enumerate(zip(ops.tensors, sources, strict=True))
         ]
         lanes = Lanes(emit, NPU, self.working, [a.count for a in axes])
-        ops.write(lanes, self.working, None, operands, (), Ref(place, self.made.dtype, near))
+        ops.write(lanes, self.working, (), operands, (), Ref(place, self.made.dtype, near))
         if ops.stored and not self.made.on_chip:
             take_home(emit, self.made, place, start, axes, 0, near)

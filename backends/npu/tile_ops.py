@@ -3,14 +3,15 @@ of its left operand, as they come on chip (a prologue).
 
 The accumulators of a tile are drained as float32 into a part of the buffer in which the vector unit works, one tile
 after the other; what comes out goes to the last op's result, and what others read of what lies between to its own
-place. A prologue begins with its operands, and its last result is what the arrays read. Operands of few bytes are
-brought once, others tile by tile. Ops are element-wise, or norms of rows, for which tiles have whole rows.
+place. An epilogue may go on with the tiles of two products of the same left operand, as that of a gate does. A prologue
+begins with its operands, and its last result is what the arrays read. Operands of few bytes are brought once, others
+tile by tile. Ops are element-wise, or norms of rows, for which tiles have whole rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from pimc.backends.affine import Scalar
@@ -33,6 +34,7 @@ from pimc.ir.chains import keeps
 from pimc.ir.graph import Node, Value
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
+from pimc.record import record
 
 SMALL = 1 << 16
 """Bytes up to which an operand is brought as a whole."""
@@ -41,31 +43,39 @@ MOST_REGIONS = 64
 _SUMS = DType.F32.bits // 8
 
 
-@dataclass(frozen=True)
+@record
+class Made:
+    """A value that there is on a tile: what arrays gave comes first, then the results of the stages."""
+
+    number: int
+
+
+@record
 class Stage:
-    """One op: its recipe, and its sources: the value so far (None), operands by number, or numbers."""
+    """One op: its recipe, and its sources: values made before, operands by number, or numbers."""
 
     write: Recipe
-    sources: tuple[int | float | None, ...]
+    sources: tuple[int | float | Made, ...]
     keeps: int | None = None
     """number among what is kept of the value that it goes on with, if others read that, too"""
     by_row: bool = False
     """whether a tile must have all columns of its rows"""
+    op: int = -1
+    """the row of the op table"""
 
-    def refs(self, value: Ref | None, operands: Sequence[Ref]) -> list[Source]:
+    def refs(self, made: Mapping[int, Ref], operands: Sequence[Ref]) -> list[Source]:
         found: list[Source] = []
         for source in self.sources:
-            if source is None:
-                assert value is not None
-                found.append(value)
+            if isinstance(source, Made):
+                found.append(made[source.number])
             else:
                 found.append(operands[source] if isinstance(source, int) else source)
         return found
 
 
-@dataclass(frozen=True)
+@record
 class TileOps:
-    """Ops one after another, and the operands that they have beside the value so far."""
+    """Ops one after another, and the operands that they have beside values made on the tile."""
 
     stages: tuple[Stage, ...]
     tensors: tuple[Tensor, ...]
@@ -73,27 +83,29 @@ class TileOps:
     kept: tuple[Tensor, ...]
     """where values between ops go that others read"""
     out: Tensor
-    begins: bool
-    """with a value: that which arrays give"""
+    given: int
+    """values that arrays give, with which the ops begin: of one product, of two, or none"""
     stored: bool
     """whether the last result goes to its place"""
-    op: int
-    """the row of the op table of the first"""
-
     @staticmethod
-    def of(value: Value | None, nodes: Sequence[Node], at: Lowering, op: int) -> TileOps:
-        """Of nodes that each read the one before, the first of them `value`, if there is one."""
+    def of(products: Sequence[Node], nodes: Sequence[Node], at: Lowering, op: int) -> TileOps:
+        """Of nodes that read each other's results and those of products, which are among them. op: the row of the first
+        in the op table."""
         stages: list[Stage] = []
         tensors: list[Tensor] = []
         kept: list[Tensor] = []
-        begins = value is not None
-        for node in nodes:
-            going = begins and value is not None and keeps(node)
+        made = {product.result: Made(i) for i, product in enumerate(products)}
+        value: Value | None = None
+        for row, node in enumerate(nodes, op):
+            if node in products:
+                value = node.result
+                continue
+            going = value is not None and keeps(node)
             if going and value is not None:
                 kept.append(at.tensor(value))
-            sources: list[int | float | None] = []
+            sources: list[int | float | Made] = []
             for v in node.inputs():
-                source = None if v is value else source_of(v, at)
+                source = made.get(v) or source_of(v, at)
                 if isinstance(source, Tensor):
                     tensors.append(source)
                     sources.append(len(tensors) - 1)
@@ -102,11 +114,12 @@ class TileOps:
             number = len(kept) - 1 if going else None
             by_row = node.op.name in NORMS
             recipe = norm_recipe(node) if by_row else recipe_of(node)
-            stages.append(Stage(recipe, tuple(sources), number, by_row))
-            value = node.result
-        assert value is not None
-        stored = begins or keeps(nodes[-1])
-        return TileOps(tuple(stages), tuple(tensors), tuple(kept), at.tensor(value), begins, stored, op)
+            stages.append(Stage(recipe, tuple(sources), number, by_row, row))
+            made[node.result] = Made(len(made))
+            value = node.result if products else None
+        stored = bool(products) or keeps(nodes[-1])
+        out = at.tensor(nodes[-1].result)
+        return TileOps(tuple(stages), tuple(tensors), tuple(kept), out, len(products), stored)
 
     @property
     def by_row(self) -> bool:
@@ -144,9 +157,10 @@ class TileOps:
     @cached_property
     def _takes(self) -> list[Rehearsal]:
         found: list[Rehearsal] = []
+        values = dict.fromkeys(range(self.given + len(self.stages)), Ref(0, DType.F32, (0, 0)))
         for stage in self.stages:
             found.append(Rehearsal(NPU, 2))
-            stage.write(found[-1], stage.refs(Ref(0, DType.F32, (0, 0)), self._views), self._views[-1])
+            stage.write(found[-1], stage.refs(values, self._views), self._views[-1])
         return found
 
     @property
@@ -160,15 +174,28 @@ class TileOps:
 
     @property
     def working_bytes(self) -> int:
-        """For each element of a tile, once: sums of two tiles, one value between two ops, and what recipes take."""
+        """For each element of a tile, once: sums of two tiles, values between two ops, and what recipes take."""
         rows = 1 if self.by_row else 0  # for the numbers of a row
-        sums = SLOTS if self.begins else 0
-        return _SUMS * (sums + self._between) + max(r.per_element for r in self._takes) + rows
+        grids = SLOTS * self.given + self._grids[1]
+        return _SUMS * grids + max(r.per_element for r in self._takes) + rows
 
-    @property
-    def _between(self) -> int:
-        """Values between ops that there are at a time, beside that which arrays give."""
-        return min(len(self.stages) - 1, 1 if self.begins else 2)
+    @cached_property
+    def _grids(self) -> tuple[Sequence[int | None], int]:
+        """In which grid on chip the value after each stage is (None: in its place), and how many there are beside those
+        that arrays give, which come first. A grid is taken again where its value is not read any more."""
+        last = {s.number: i for i, stage in enumerate(self.stages) for s in stage.sources if isinstance(s, Made)}
+        holds: dict[int, int] = {number: number for number in range(self.given)}
+        count, found = self.given, list[int | None]()
+        for i in range(len(self.stages)):
+            goes = i == len(self.stages) - 1 or self.stages[i + 1].keeps is not None
+            if not goes:
+                free = sorted(set(range(count)) - set(holds.values()), key=lambda grid: (grid < self.given, grid))
+                grid = free[0] if free else count
+                count = max(count, grid + 1)
+                holds[self.given + i] = grid
+            found.append(None if goes else holds[self.given + i])
+            holds = {number: grid for number, grid in holds.items() if last.get(number, i) > i}
+        return found, count - self.given
 
     def clocks(self, npu: NpuSpec) -> float:
         """Of the vector units, for each element."""
@@ -185,7 +212,9 @@ class TileOps:
         """Bytes of a region that alignment may take."""
         rows = ROW_TEMPS if self.by_row else 0
         own = len(self.tensors) + len(self.kept)
-        return padded(1) * (2 + SLOTS + own + rows + max(len(r.grids) for r in self._takes))
+        sums = SLOTS * max(1, self.given)
+        values = max(2, self._grids[1])
+        return padded(1) * (values + sums + own + rows + max(len(r.grids) for r in self._takes))
 
     def stage(self, emit: Emitter, arena: Arena) -> list[int]:
         """Bring the small operands; by operand, and what is kept, where it is (0: where it was)."""
@@ -202,24 +231,22 @@ class TileOps:
         return [*found, *(0 for _ in self.kept)]
 
     def write(
-        self, lanes: Lanes, working: Arena, value: Ref | None, operands: Sequence[Ref], kept: Sequence[Ref], out: Ref
+        self, lanes: Lanes, working: Arena, given: Sequence[Ref], operands: Sequence[Ref], kept: Sequence[Ref], out: Ref
     ) -> None:
-        """Compute a tile; `value` is what the arrays gave. Commands belong to the ops of the stages."""
-        temps = [lanes.temp() for _ in range(self._between)]
-        temps += [value] if value is not None else []
+        """Compute a tile; `given` is what the arrays gave. Commands belong to the ops of the stages."""
+        places, count = self._grids
+        grids = [*given, *(lanes.temp() for _ in range(count))]
+        made = dict(enumerate(given))
         own = lanes.emit.op
         first, *after = [*(stage.keeps for stage in self.stages), None]
-        if first is not None and value is not None:
-            lanes("copy", value, out=kept[first])
-        for number, (stage, place) in enumerate(zip(self.stages, after, strict=True)):
+        if first is not None:
+            lanes("copy", given[-1], out=kept[first])
+        for number, (stage, leaves, place) in enumerate(zip(self.stages, after, places, strict=True)):
             mark = working.mark()
-            if number == len(self.stages) - 1:
-                into = out
-            else:
-                into = next(t for t in temps if t is not value) if place is None else kept[place]
-            lanes.emit.op = self.op + number if own >= 0 else own
-            stage.write(lanes, stage.refs(value, operands), into)
-            value = into
+            into = grids[place] if place is not None else out if leaves is None else kept[leaves]
+            lanes.emit.op = stage.op if own >= 0 else own
+            stage.write(lanes, stage.refs(made, operands), into)
+            made[self.given + number] = into
             working.reset(mark)
         lanes.emit.op = own
 

@@ -24,6 +24,7 @@ from pimc.backends.kernels.nest import SLOTS, chunk_of
 from pimc.backends.npu.array import ArrayTime
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES
 from pimc.ir.layout import Digit
+from pimc.record import record
 
 DEEP = 4
 """Tiles on chip of small products that follow each other, which the latencies of memory and array would hold up."""
@@ -39,7 +40,7 @@ _WORTH_LAYERS = 1.05
 """They are tried where something else than arrays and transfers takes more than that part of the time."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Machine:
     """What the search knows of the machine."""
 
@@ -104,7 +105,7 @@ class Machine:
         return array.load + streams if array.alternating else max(array.load, streams)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Side:
     """A matrix in memory: the digits of its rows and of its columns, outermost first."""
 
@@ -114,7 +115,7 @@ class Side:
     """of products that follow each other"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Extents:
     """A product [t, k] x [k, s]; operands and result that must move say how they lie in memory (None: on chip)."""
 
@@ -148,6 +149,8 @@ class Extents:
     """on chip for each element of such a tile, beside its own place"""
     before: float = 0.0
     """seconds of the vector unit for each of its elements"""
+    doubled: str = ""
+    """t or s: the operand of which there are two, whose products with the other one go on together"""
 
     @property
     def of_out(self) -> int:
@@ -158,11 +161,23 @@ class Extents:
         return self.turns > 1
 
     def held(self, name: str, rows: int, k: int) -> int:
-        """Bytes of one place for a tile of an operand (t or s)."""
-        return 0 if name in self.stays else padded(rows * k * self.element_bytes)
+        """Bytes of one place for a tile of an operand (t or s), or of both."""
+        return 0 if name in self.stays else self.times(name) * padded(rows * k * self.element_bytes)
+
+    def times(self, name: str) -> int:
+        """How many operands there are in the place of one."""
+        return 2 if name == self.doubled else 1
+
+    @property
+    def products(self) -> int:
+        return 2 if self.doubled else 1
+
+    def accumulators(self, t: int, s: int) -> int:
+        """Bytes of those of a tile."""
+        return self.products * t * s * ACCUMULATOR_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tiles:
     """Tile extents; `t_outside`: the loop over tiles of t lies around that over s."""
 
@@ -230,6 +245,7 @@ class _Room:
 
 
 T, S, RESULT = range(3)
+_NAMES = "t", "s", "result"
 
 
 class _Search:
@@ -241,7 +257,7 @@ class _Search:
         self.room = _Room(room)
         self.best: Tiles | None = None
         self.turnaround, self.drain = machine.turnaround, machine.drain
-        self.drained = product.vector + (1 / machine.drained / machine.clock if machine.drained else 0.0)
+        self.drained = product.vector + (product.products / machine.drained / machine.clock if machine.drained else 0.0)
         """seconds until an element of the result has left the accumulators"""
         self._sides = product.streamed, product.stationary, product.out
         self._moved: dict[tuple[int, int, int], Moved] = {}
@@ -255,11 +271,13 @@ class _Search:
         self.grids = sorted(grids, key=lambda grid: machine.compute(product.t, product.s, product.k, *grid))
 
     def moved(self, operand: int, rows: int, columns: int) -> Moved:
-        """How long a tile [rows, columns] of T, S or the result takes from or to memory."""
+        """How long a tile [rows, columns] of T, S or the result takes from or to memory; tiles, where there are two."""
         key = operand, rows, columns
         if key not in self._moved:
             side, size = self._sides[operand], self.product.element_bytes
-            self._moved[key] = move_seconds(self.machine.copies, side, rows, columns, size, writes=operand == RESULT)
+            one = move_seconds(self.machine.copies, side, rows, columns, size, writes=operand == RESULT)
+            times = self.product.times(_NAMES[operand])
+            self._moved[key] = one if times == 1 else (times * one[0], times * one[1])
         return self._moved[key]
 
     def kept(self, t: int, s: int, k: int) -> str:
@@ -274,8 +292,8 @@ class _Search:
         return name if self.moved(operand, rows, e.k)[0] < -(-e.k // k) * self.moved(operand, rows, k)[0] else ""
 
     def compute(self, t: int, s: int, k: int, grid: tuple[int, int]) -> float:
-        """Seconds of the arrays."""
-        return self.machine.compute(t, s, k, *grid) / self.machine.clock
+        """Seconds of the arrays, for both products where there are two."""
+        return self.product.products * self.machine.compute(t, s, k, *grid) / self.machine.clock
 
     def hopeless(self, grid: tuple[int, int]) -> bool:
         """Whether computing alone takes longer on a grid than the best tiles do."""
@@ -377,7 +395,7 @@ def _layers(search: _Search, most: Limits) -> None:
     machine, product, best = search.machine, search.product, search.best
     if best is not None and best.seconds < _WORTH_LAYERS * max(best.compute, best.memory):
         return
-    if product.t * product.s * ACCUMULATOR_BYTES > machine.accumulator_bytes:
+    if product.accumulators(product.t, product.s) > machine.accumulator_bytes:
         return
     for grid in search.grids:
         if search.hopeless(grid):
@@ -440,7 +458,7 @@ def _panel(
     held += padded(piece * inner * e.working_bytes) + padded(made_at_once(piece, k) * k * e.led_bytes)
     if not room.holds(held + padded(piece * inner * e.of_out) * slots_out):
         return None
-    if piece * inner * ACCUMULATOR_BYTES > machine.accumulator_bytes or _cuts_rows(e, *micro):
+    if e.accumulators(piece, inner) > machine.accumulator_bytes or _cuts_rows(e, *micro):
         return None
 
     def clocks(outer: int, inner: int) -> float:
@@ -531,7 +549,7 @@ def _late(
 # -- slabs ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Slab:
     """Tiles that fit, but for the arrays: what every grid of them has in common."""
 
@@ -585,7 +603,9 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     if turns_k > 1:
         slots_t = slots_s = min(turns_k, SLOTS + 1) * (SLOTS if turns_t * turns_s > 1 or e.repeated else 1)
     turns = turns_t * turns_s * turns_k
-    if t * s * ACCUMULATOR_BYTES > search.machine.accumulator_bytes or _cuts_rows(e, t, s):
+    if e.doubled and (turns_t if t_outside else turns_s) > 1:  # the next of two large tiles comes too late
+        return None
+    if e.accumulators(t, s) > search.machine.accumulator_bytes or _cuts_rows(e, t, s):
         return None
     held_t, held_s = e.held("t", t, k), e.held("s", s, k)
     kept = search.kept(t, s, k) if turns_k > 1 else ""
@@ -620,7 +640,7 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
 def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | None:
     """With the time of the arrays; None where that alone is longer than the best tiles take."""
     e, machine, memory, turns = search.product, search.machine, slab.memory, slab.turns
-    compute = turns * machine.compute(slab.t, slab.s, slab.k, *grid) / machine.clock
+    compute = e.products * turns * machine.compute(slab.t, slab.s, slab.k, *grid) / machine.clock
     if search.beaten(compute):
         return None
     around = (compute + slab.loading) / turns + search.turnaround  # from loading a slot until it may be loaded again

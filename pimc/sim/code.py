@@ -20,6 +20,7 @@ from pimc.backends.isa import SYNCHRONISING, Command, Signal, Wait, operands_of
 from pimc.backends.link.isa import Exchange
 from pimc.backends.program import Item, Loop, Step
 from pimc.backends.timing import Binding, Following, Issued, Repeating, Timer, Turns
+from pimc.record import record
 from pimc.sim.tokens import Semaphore, Semaphores
 
 Resolver = Callable[[Mapping[int, int]], Command]
@@ -105,7 +106,7 @@ class Body:
             self.families.setdefault(family.over(variable, count))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Family:
     """What an operand is in the turns of a loop: a scalar, and how far inner loops move it."""
 
@@ -131,7 +132,7 @@ class Family:
         return next((factor for v, factor in self.scalar.terms if v == variable), 0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Facts:
     """What is known of a command, whoever executes it."""
 
