@@ -1,9 +1,9 @@
 """How long a memory's channels are at work on a strided transfer, refresh included.
 
-The busiest channel tells: its bursts, or its rows where they are opened faster than a channel may (tRRD, tFAW) or one
-bank can (tRC). Refresh of all banks at once takes its part of the time; refresh of one rank after the other what
-`refresh.py` finds. Long transfers are told by a part of them. Where a hash spreads accesses, rows and banks are not
-known, and the bursts of an even share are taken.
+What channels read is found by `stretches.py`, how long that takes without refresh by `banks.py`. Refresh of all banks
+at once takes its part of the time; refresh of one rank after the other what `refresh.py` finds. Long transfers are told
+by a part of them. Where a hash spreads accesses, rows and banks are not known, and the bursts of an even share are
+taken.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 from pimc.backends.dma.banks import RowTimes, pace
 from pimc.backends.dma.refresh import FOLLOWED, Losses, Refresh, losses, with_refresh
 from pimc.backends.dma.stretches import Nest, cut, stretches
-from pimc.backends.dma.traffic import Memory, Traffic, split_run, traffic
+from pimc.backends.dma.traffic import Memory, Traffic, histogram, split_run, traffic
 from pimc.backends.target import DramSpec
 from pimc.ir.layout import Digit
 from pimc.record import record
@@ -72,9 +72,14 @@ def moving_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int) -> int:
     run, rest = split_run(digits, element_bytes, memory.access_bytes)
     if memory.hashed or (run <= memory.access_bytes and not rest):
         return dram.derated(dram.plain_ps(traffic(memory, digits, element_bytes)))
-    whole = Nest(run, tuple(rest))
+    return _nest_ps(dram, Nest(run, tuple(rest)))
+
+
+@lru_cache(maxsize=65536)
+def _nest_ps(dram: Dram, whole: Nest) -> int:
+    """The same of runs of bytes; many loop nests of elements come to the same."""
+    memory, refresh = dram.memory, dram.in_turn
     part = cut(whole, memory, MOST)
-    refresh = dram.in_turn
     if part == whole:
         found = stretches(whole, memory)
         paced = pace(found, dram.rows)
@@ -84,7 +89,8 @@ def moving_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int) -> int:
         lost = losses(found, paced, refresh) if refresh else None
     else:
         of_burst, lost = _part(dram, part)
-        clocks = traffic(memory, digits, element_bytes).busiest * of_burst
+        accesses = histogram(memory, whole.run, whole.rest).reshape(memory.channels, -1)
+        clocks = int(accesses.sum(axis=1).max()) * of_burst
     if refresh and lost:
         return round(lost.of(clocks, refresh) * dram.clock_ps)
     return dram.derated(round(clocks * dram.clock_ps))

@@ -155,14 +155,21 @@ def _ranks(found: Stretches, paced: Pace, refresh: Refresh) -> Ranks:
 
 def _alone(found: Stretches, refresh: Refresh) -> Floats | None:
     """Clocks of a burst where a channel reads one rank only."""
-    found = found.beginnings(LOOKED_AT, ALONE * refresh.ranks)
-    rank = found.rows // refresh.rank_banks % refresh.ranks
+    part = found.beginnings(LOOKED_AT, ALONE * refresh.ranks)
+    rank = part.rows // refresh.rank_banks % refresh.ranks
+    apart = np.repeat(np.arange(len(part.counts)), part.counts) * refresh.ranks + rank
+    order, counts = np.argsort(apart, kind="stable"), np.bincount(apart)
+    there = np.flatnonzero(counts)
+    each = Stretches(part.rows.take(order), part.bursts.take(order), counts[there])
+    paced = pace(each, refresh.rows)
+    if paced.starts is None:
+        return None
     clocks = np.full(refresh.ranks, float(refresh.rows.burst))
     for r in range(refresh.ranks):
-        one = found.where(rank == r)
-        if one is not None:
-            clocks[r] = pace(one, refresh.rows).busy.sum() / one.totals.sum()
-    return clocks if clocks.max() > refresh.rows.burst else None
+        of_rank = there % refresh.ranks == r
+        if of_rank.any():
+            clocks[r] = paced.busy[of_rank].sum() / each.totals[of_rank].sum()
+    return clocks
 
 
 def _followed(ranks: Ranks, busy: Floats, refresh: Refresh, moments: int, times: int | None) -> tuple[Floats, Floats]:

@@ -52,12 +52,6 @@ class Stretches:
         """The sums of each channel's stretches' values."""
         return np.add.reduceat(values, self.lanes - self.counts)
 
-    def where(self, these: NDArray[np.bool_]) -> Stretches | None:
-        """Some of the stretches; none where there are none of them."""
-        counts = np.add.reduceat(these, self.lanes - self.counts, dtype=np.int64)
-        counts = counts[counts > 0]
-        return Stretches(self.rows[these], self.bursts[these], counts) if len(counts) else None
-
     def beginnings(self, channels: int, most: int) -> Stretches:
         """At most so many of the first stretches of the channels that read most."""
         chosen = np.argsort(-self.totals, kind="stable")[:channels]
