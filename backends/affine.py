@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from pimc.record import record
 
 DEVICE = -1
 """The variable that holds the rank of the device which executes a stream."""
@@ -11,7 +12,7 @@ INSTANCE = -2
 """The variable that holds the number of the engine instance (the channel) which executes a stream."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Affine:
     """`base + sum(coefficient * variable)`; terms are sorted by variable and hold no zero."""
 

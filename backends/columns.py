@@ -7,7 +7,6 @@ as `pimc disasm` prints them. What a command is for stands in its row, too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -15,6 +14,7 @@ from pimc.backends.affine import DEVICE, INSTANCE, Affine
 from pimc.backends.assembly import operand_text, operand_texts, ranks
 from pimc.backends.isa import Command, OperandDecl, operands_of
 from pimc.backends.program import Loop, Program, Step, Stream, count, steps
+from pimc.record import record
 
 ARGUMENT = "arg_"
 INTEGER, REAL, TEXT, INTEGERS = "BIGINT", "DOUBLE", "VARCHAR", "BIGINT[]"
@@ -24,7 +24,7 @@ _TYPES = {"int": INTEGER, "real": REAL, "dtype": TEXT, "choice": TEXT, "ints": I
 Row = tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Column:
     """A column: its name, its type, and what it holds."""
 
@@ -65,7 +65,7 @@ WHAT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Numbered:
     """A command with its place, or a loop with its number, of a stream."""
 
@@ -74,7 +74,7 @@ class _Numbered:
     body: tuple[_Numbered, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class StreamTable:
     """The streams of a program as rows under `columns`.
 

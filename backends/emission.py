@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import groupby
 from math import prod
@@ -48,6 +48,7 @@ from pimc.ir.requests import Batch, Rows
 from pimc.ir.source import Derived, Source, roots
 from pimc.ir.types import DType
 from pimc.ir.weights import Inline
+from pimc.record import record
 
 
 def load_rules(spec: TargetSpec) -> None:
@@ -68,7 +69,7 @@ PEERS = ("to", "from_")
 """Attributes that name another stage."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Part:
     """The nodes that the devices of one pipeline stage execute, and their memory plan."""
 
@@ -80,7 +81,7 @@ class Part:
     """the row of its first node in the table of ops"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sequential:
     """What the devices of each pipeline stage do, one command after another."""
 
@@ -273,7 +274,7 @@ _BEATS = -2
 """The group of stretches that are beats."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Stretch:
     """What one layer, one beat, or one node outside of layers emits."""
 

@@ -16,6 +16,7 @@ from pimc.backends.isa import Command, OperandDecl, operands_of
 from pimc.backends.program import Item, Loop, Step, Stream, steps
 from pimc.ir.diagnostics import CompileError, InternalError
 from pimc.ir.types import DType
+from pimc.record import record
 
 DEEPEST = 64
 """How deep loops may be nested."""
@@ -27,7 +28,7 @@ class Damaged(Exception):
     """The bytes are not what `encode` writes."""
 
 
-@dataclass(frozen=True)
+@record
 class Tables:
     """What numbers in the bytes stand for."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -21,6 +20,7 @@ from pimc.backends.state import DramGeometry
 from pimc.backends.timing import EngineDecl, Resources, Timer
 from pimc.installed import references
 from pimc.ir.diagnostics import Kind, fail
+from pimc.record import record
 
 if TYPE_CHECKING:
     from pimc.backends.target import TargetSpec
@@ -54,7 +54,7 @@ def timer_maker(kind: str) -> TimerMaker:
     return cast(TimerMaker, importlib.import_module(f"{package}.timing").make_timer)
 
 
-@dataclass(frozen=True)
+@record
 class Platform:
     """What executing a program needs to know of its machine."""
 

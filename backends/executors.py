@@ -16,6 +16,7 @@ from pimc.backends.affine import DEVICE, INSTANCE, Affine, Scalar
 from pimc.backends.isa import Command, Signal
 from pimc.backends.link.isa import Exchange
 from pimc.backends.program import Item, Loop, Program, Step, Stream, steps
+from pimc.record import record
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ def _instance_classes(stream: Stream) -> list[tuple[int, ...]]:
 
 def projected(items: tuple[Item, ...], instance: int) -> tuple[Item, ...]:
     """The items that an instance takes."""
-    if all(s.instances is None for s in steps(items)):
+    if _is_for_all(items):
         return items
     out: list[Item] = []
     for item in items:
@@ -112,6 +113,14 @@ def projected(items: tuple[Item, ...], instance: int) -> tuple[Item, ...]:
         elif item.instances is None or instance in item.instances:
             out.append(item)
     return tuple(out)
+
+
+def _is_for_all(items: tuple[Item, ...]) -> bool:
+    """Whether all instances take all of the items."""
+    for item in items:
+        if not _is_for_all(item.body) if isinstance(item, Loop) else item.instances is not None:
+            return False
+    return True
 
 
 def selected(items: tuple[Item, ...], wanted: Callable[[Command], bool]) -> tuple[Item, ...]:
@@ -175,14 +184,6 @@ class Semaphores(Generic[T]):
         """The executors that signal a semaphore, by index."""
         return list(self._all[executor.rank, number].posted)
 
-    def unbalanced(self) -> Iterator[tuple[int, int, int, int]]:
-        """(device, semaphore, tokens posted, tokens taken) where those differ."""
-        for (rank, number), semaphore in sorted(self._all.items()):
-            posted = {len(tokens) for tokens in semaphore.posted.values()} or {0}
-            taken = set(semaphore.taken.values()) or {0}
-            if posted != taken or len(posted) != 1:
-                yield rank, number, max(posted), max(taken)
-
 
 class Meetings:
     """Which executors have come to an exchange between devices, and whom they wait for."""
@@ -224,7 +225,7 @@ def executed(items: tuple[Item, ...], variables: dict[int, int]) -> Iterator[Ste
     return _executed(_planned(items), variables)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Planned:
     """An item of a stream, and what is to be known of it each time that it is executed."""
 

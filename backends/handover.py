@@ -27,6 +27,7 @@ from pimc.backends.program import Item, MapEntry, OpRow, Program, Stream
 from pimc.backends.target import LinkSpec, TargetSpec, describe, from_description, target_hash
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.memory import Home
+from pimc.record import record
 
 PIECE_BYTES = 256 * 1024
 """The most that is sent at a time. Reading, sending and storing of pieces overlap; a hop is paid once."""
@@ -35,7 +36,7 @@ Box = tuple[tuple[int, int], ...]
 """From where to where, in every dimension."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Passage:
     """A cache, where it lies in the program that has made it, and where in the one that goes on with it."""
 
@@ -55,7 +56,7 @@ class Passage:
         return (first, self.source.shard) == (second, self.target.shard)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Crossing:
     """The link between two machines: that of the one whose port passes less, and the longer of the two hops."""
 
@@ -151,7 +152,7 @@ def _check(specs: tuple[TargetSpec, TargetSpec], passages: Sequence[Passage]) ->
 # -- who sends what to whom -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Message:
     """A part of a cache, in indices of the whole, that one device has and another one wants."""
 

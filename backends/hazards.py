@@ -7,13 +7,13 @@ terms of its start; loops that lie inside have been spread out into its length.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from pimc.backends.affine import Affine, Scalar
 from pimc.backends.isa import Region
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Access:
     """Bytes [start, start + length) of a space, read or written, on the channels of a mask (None: all)."""
 

@@ -1,7 +1,7 @@
 """How a command is declared: one frozen dataclass gives assembler, disassembler, encoding, reference page and values.
 
     @command
-    @dataclass(frozen=True, slots=True)
+    @record
     class Preload(Command):
         '''Load a block of weights into the array.'''
         mnemonic: ClassVar[str] = "PRELOAD"
@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pimc.backends.affine import Affine, Scalar
 from pimc.ir.types import DType
+from pimc.record import record
 
 if TYPE_CHECKING:
     from pimc.backends.state import DeviceState
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="type[Command]")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Region:
     """A stretch of memory that a command touches: [start, start + length) bytes of a space.
 
@@ -51,7 +53,7 @@ class Region:
         return Region("dram", self.start * row_stride, self.length * row_stride, self.write, self.channels)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Command:
     """The base of all commands. Subclasses are frozen dataclasses whose fields are the operands."""
 
@@ -69,23 +71,20 @@ class Command:
 
     def resolved(self: CommandT, variables: Mapping[int, int]) -> CommandT:
         """This command with every affine operand replaced by its value."""
-        if not self.is_affine:
+        values = _VALUES[type(self)](self)
+        if Affine not in map(type, values):
             return self
-        values = [getattr(self, name) for name in _OPERANDS[type(self)]]
         return type(self)(*[v.at(variables) if isinstance(v, Affine) else v for v in values])
 
     @property
     def is_affine(self) -> bool:
-        for name in _SCALARS[type(self)]:  # noqa: SIM110  asked for every command of a program: a loop is the fastest
-            if isinstance(getattr(self, name), Affine):
-                return True
-        return False
+        return Affine in map(type, _VALUES[type(self)](self))  # asked for every command of a program: this is quick
 
 
 CommandT = TypeVar("CommandT", bound=Command)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OperandDecl:
     """What the assembler and the reference page know of one operand."""
 
@@ -145,8 +144,8 @@ COMMANDS: dict[str, type[Command]] = {}
 """Every declared command by mnemonic."""
 
 _OPERANDS: dict[type[Command], dict[str, OperandDecl]] = {}
-_SCALARS: dict[type[Command], tuple[str, ...]] = {}
-"""The operands of each command that may move with loops."""
+_VALUES: dict[type[Command], Callable[[Command], tuple[Any, ...]]] = {}
+"""What gives the operands of each command, in order."""
 
 
 def command(cls: C) -> C:
@@ -160,9 +159,16 @@ def command(cls: C) -> C:
     if not cls.mnemonic or cls.mnemonic in COMMANDS:
         raise ValueError(f"{cls.__name__}: mnemonic '{cls.mnemonic}' is empty or taken")
     _OPERANDS[cls] = declarations
-    _SCALARS[cls] = tuple(name for name, declaration in declarations.items() if declaration.kind == "int")
+    _VALUES[cls] = _getter(tuple(declarations))
     COMMANDS[cls.mnemonic] = cls
     return cls
+
+
+def _getter(names: tuple[str, ...]) -> Callable[[Command], tuple[Any, ...]]:
+    """What gives some attributes as a tuple."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda command: tuple([getattr(command, name) for name in names])
 
 
 def operands_of(cls: type[Command]) -> Mapping[str, OperandDecl]:
@@ -187,7 +193,7 @@ def mapped(item: CommandT, change: Callable[[Scalar], Scalar]) -> CommandT:
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Signal(Command):
     """Add a token to a semaphore once every earlier command of this stream has completed."""
 
@@ -199,7 +205,7 @@ class Signal(Command):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Wait(Command):
     """Hold the stream until the semaphore has a token from every instance of the signalling engine; take them."""
 
@@ -208,3 +214,6 @@ class Wait(Command):
 
     def execute(self, state: DeviceState) -> None:
         """Synchronisation changes no values."""
+
+
+SYNCHRONISING = (Signal, Wait)

@@ -12,19 +12,19 @@ It finds its operands through `at.tensor(value)` (space, layout, element type), 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from pimc.backends.emitter import Emitter, Scratch
 from pimc.backends.target import TargetSpec
 from pimc.ir.facts import Tile
 from pimc.ir.graph import Node, Value
 from pimc.ir.memory import Home
+from pimc.record import record
 
 Tensor = Home
 """A value's place, as lowering rules see it."""
 
 
-@dataclass(frozen=True)
+@record
 class Lowering:
     """Everything that a rule may use."""
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pimc.backends.program import MapEntry
 from pimc.ir.layout import Digit
+from pimc.record import record
 
 MOST_STEPS = 20_000
 """Work beyond which two layouts are taken not to overlap (their digits have nothing in common)."""
@@ -16,7 +15,7 @@ def overlaps(first: MapEntry, second: MapEntry) -> bool:
     return _Search().meet(_nest(first), _nest(second))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Nest:
     """Dense runs of bytes at `offset` plus multiples of positive strides, which fall from digit to digit."""
 

@@ -24,6 +24,7 @@ from pimc.ir.facts import Ragged
 from pimc.ir.graph import Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
+from pimc.record import record
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Table:
         return Layout.dense(self.entries.shape, ENTRY_BYTES, self.address)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """As the allocator sees it: whose blocks it draws from, and the tokens that it has and may have."""
 
@@ -49,7 +50,7 @@ class Request:
     room: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Part:
     """Requests of a cache that are worked on together, all with as many tokens as the longest of them.
 
@@ -63,7 +64,7 @@ class Part:
     channels: range = range(0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _InBanks:
     """How a part lies in whole blocks, from row 0 on."""
 

@@ -30,6 +30,7 @@ from pimc.ir.quantized import PACKED, packed_shape
 from pimc.ir.target import MOST_HELD
 from pimc.ir.types import DType, TensorType
 from pimc.ir.views import is_view_op, views
+from pimc.record import record
 
 RESIDENT_SHARE = 2
 """One part in so many of the on-chip buffer holds results; the rest is for operands in passing."""
@@ -37,7 +38,7 @@ LARGEST_RESIDENT = 4
 """A result may take one part in so many of that part."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BufferSplit:
     """How the on-chip buffer is divided, in bytes."""
 
@@ -98,7 +99,7 @@ ALIGNED_ROWS = frozenset({"attention_scores", "attention_softmax"})
 _BYTES = {DType.I4: DType.I8, DType.U4: DType.U8}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StageNodes:
     """The nodes of one pipeline stage, as they are executed and in the order of the graph."""
 
@@ -739,7 +740,7 @@ def _is_cache(value: Value) -> bool:
     return value.owner is not None and value.owner.op.name in IN_PLACE
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Demand:
     """A value must lie in a bank pattern: as which kind of PIM operand, and in which order that sees its axes."""
 

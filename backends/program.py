@@ -8,7 +8,7 @@ unrolled stream is the meaning of the loop. Streams synchronise by SIGNAL and WA
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from pimc.backends.isa import Command
@@ -17,11 +17,12 @@ from pimc.ir.layout import Layout
 from pimc.ir.requests import Request, Rows
 from pimc.ir.types import DType
 from pimc.ir.weights import Contents
+from pimc.record import record
 
 FORMAT_VERSION = 3
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Step:
     """One command for one engine; `op` indexes the program's op table (-1: none).
 
@@ -34,7 +35,7 @@ class Step:
     instances: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Loop:
     """`body` repeated `count` times while `variable` counts from 0."""
 
@@ -46,7 +47,7 @@ class Loop:
 Item = Step | Loop
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stream:
     """The commands of one engine, in order.
 
@@ -60,7 +61,7 @@ class Stream:
     items: tuple[Item, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MapEntry:
     """Where a tensor lies: space, layout, and for weights what fills it.
 
@@ -113,7 +114,7 @@ class MapEntry:
         return tuple(shape)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Cost:
     """Seconds of an op's own commands on an engine of an idle machine, or why that cannot run it."""
 
@@ -122,7 +123,7 @@ class Cost:
     illegal: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PassRow:
     """A pass that ran, whether it changed the graph, and how many ops that had afterwards."""
 
@@ -131,7 +132,7 @@ class PassRow:
     ops: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OpRow:
     """What the report says of one op, and the provenance of its commands."""
 
@@ -158,7 +159,7 @@ class OpRow:
     """the weight that it reads, where that is one"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Flight:
     """What a run gives where queries follow each other through a pipeline: a token or more of each of them."""
 
@@ -174,7 +175,7 @@ Objective = Literal["latency", "throughput"]
 """What a split over devices is chosen for: the time of a query, or tokens a second of all queries."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SplitCost:
     """A way to spread a model over devices, and what it would take: estimates, or why it is not possible."""
 
@@ -188,7 +189,7 @@ class SplitCost:
     illegal: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Choice:
     """How a model is spread over devices, where pimc has chosen that."""
 
@@ -233,7 +234,7 @@ def choice_from(plain: Any) -> Choice:
         raise ValueError(f"it lacks or has what it should not: {error}") from None
 
 
-@dataclass(frozen=True)
+@record
 class Program:
     """A compiled model. `target` is the resolved description of the machine (plain data), so that a stored program
     can be simulated by itself."""

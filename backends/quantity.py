@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+from pimc.record import record
 
 PS_PER_S = 10**12
 
@@ -124,7 +125,7 @@ def power_text(nanowatts: int) -> str:
     return _text(nanowatts, _POWER)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ClockTime:
     """A DRAM timing value as its source gives it: a time (`"14ns"`) or a count of clocks (`"14clk"`)."""
 
@@ -163,37 +164,28 @@ def _schema(what: str, units: Mapping[str, int]) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "description": what, "pattern": rf"^\s*[0-9][0-9.eE+-]*\s*({names})\s*$"})
 
 
-Time = Annotated[
-    int, BeforeValidator(parse_time), PlainSerializer(time_text, when_used="json"), _schema("a time", _TIME)
-]
+def _json(text: Callable[[Any], str]) -> PlainSerializer:
+    return PlainSerializer(text, return_type=str, when_used="json")
+
+
+Time = Annotated[int, BeforeValidator(parse_time), _json(time_text), _schema("a time", _TIME)]
 """Picoseconds; written "14ns"."""
-Size = Annotated[
-    int, BeforeValidator(parse_size), PlainSerializer(size_text, when_used="json"), _schema("a size", _SIZE)
-]
+Size = Annotated[int, BeforeValidator(parse_size), _json(size_text), _schema("a size", _SIZE)]
 """Bytes; written "64KiB"."""
-Bandwidth = Annotated[
-    int, BeforeValidator(parse_rate), PlainSerializer(rate_text, when_used="json"), _schema("a bandwidth", _RATE)
-]
+Bandwidth = Annotated[int, BeforeValidator(parse_rate), _json(rate_text), _schema("a bandwidth", _RATE)]
 """Bytes a second; written "614.4GB/s"."""
 Frequency = Annotated[
-    int,
-    BeforeValidator(parse_frequency),
-    PlainSerializer(frequency_text, when_used="json"),
-    _schema("a frequency", _FREQUENCY),
+    int, BeforeValidator(parse_frequency), _json(frequency_text), _schema("a frequency", _FREQUENCY)
 ]
 """Hertz; written "1GHz"."""
-Energy = Annotated[
-    int, BeforeValidator(parse_energy), PlainSerializer(energy_text, when_used="json"), _schema("an energy", _ENERGY)
-]
+Energy = Annotated[int, BeforeValidator(parse_energy), _json(energy_text), _schema("an energy", _ENERGY)]
 """Attojoules; written "4.4pJ"."""
-Power = Annotated[
-    int, BeforeValidator(parse_power), PlainSerializer(power_text, when_used="json"), _schema("a power", _POWER)
-]
+Power = Annotated[int, BeforeValidator(parse_power), _json(power_text), _schema("a power", _POWER)]
 """Nanowatts; written "20mW"."""
 Timing = Annotated[
     ClockTime,
     BeforeValidator(parse_clock_time),
-    PlainSerializer(str, when_used="json"),
+    _json(str),
     _schema("a time or a count of clocks", {**_TIME, _CLOCKS: 1}),
 ]
 """A `ClockTime`; written "14ns" or "14clk"."""

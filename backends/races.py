@@ -7,7 +7,7 @@ the other. Two accesses conflict if they share a byte, one writes, and neither c
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pimc.backends.engines import Platform, platform_of
 from pimc.backends.executors import Executor, Meetings, Semaphores, all_executors, executed, selected
@@ -15,6 +15,7 @@ from pimc.backends.isa import Signal, Wait
 from pimc.backends.link.isa import Exchange
 from pimc.backends.program import Program, Step, count
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, fail
+from pimc.record import record
 
 PAGE_BYTES = 1024
 MOST_COMMANDS = 200_000
@@ -24,7 +25,7 @@ Clock = dict[int, int]
 """How many commands of each executor have completed for sure."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Access:
     executor: int
     time: int

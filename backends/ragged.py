@@ -7,7 +7,7 @@ on the group's part of every tensor: its requests, and as many key positions as 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pimc.backends.lowering import Lowering
 from pimc.ir.diagnostics import InternalError
@@ -15,6 +15,7 @@ from pimc.ir.facts import Ragged
 from pimc.ir.graph import Node, Role, Value
 from pimc.ir.memory import Home
 from pimc.ir.types import TensorType
+from pimc.record import record
 
 _REQUESTS, _LAST = 0, 3
 _KEYS: dict[str, tuple[frozenset[int], bool]] = {
@@ -28,7 +29,7 @@ _LENGTHS = 2
 """The operand of attention_softmax that holds lengths."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Group:
     """Requests `start` to `start + size - 1` of group `index`."""
 

@@ -20,6 +20,7 @@ from pimc.ir.op import Array
 from pimc.ir.quantized import Dequantized, Nibbles
 from pimc.ir.types import DType
 from pimc.ir.weights import Contents, External, Inline, Missing, Random, Reshaped, Sharded, Sliced
+from pimc.record import record
 
 EDGE_BYTES = 4096
 
@@ -40,7 +41,7 @@ class Blobs:
         return self._numbers[data]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FileReference:
     """Contents in a file that is named by a stored program; checked against size and fingerprint when read.
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pimc.backends.affine import Affine, Scalar, variable
 from pimc.backends.isa import Command, operands_of
 from pimc.backends.program import Item, Loop, Step
+from pimc.record import record
 
 Stretch = tuple[Item, ...]
 
@@ -20,7 +21,7 @@ LONGEST_PERIOD = 4
 """How many stretches one loop body may hold: buffers that take turns make every second layer alike."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Rolled:
     """A run of stretches: `count` turns of `period` stretches each, starting with stretch `first`."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from pimc.backends.target import NpuSpec, PimSpec, PnmSpec, TargetSpec
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Roof:
     """A unit of one device. Peak operations a second (a multiply-accumulate is two), and bytes a second from where its
     operands lie."""

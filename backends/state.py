@@ -19,11 +19,12 @@ from pimc.ir.layout import Digit, Layout
 from pimc.ir.op import Array
 from pimc.ir.quantized import PACKED, pack, unpack
 from pimc.ir.types import DType
+from pimc.record import record
 
 WIDE_SCALE = 2
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ValueFormat:
     """How elements are kept: `wide` widens 16-bit floats to float32, `device` keeps the machine's own types."""
 
@@ -219,7 +220,7 @@ class DeviceState:
     """What has come from another machine and was not taken yet, by the rank there, in order."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DramGeometry:
     """How a flat address falls on the memory.
 

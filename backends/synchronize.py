@@ -19,12 +19,14 @@ import numpy as np
 from pimc.backends.affine import DEVICE, INSTANCE
 from pimc.backends.hazards import Access, bounds, carried, conflict
 from pimc.backends.isa import Command, Signal, Wait
+from pimc.backends.orders import Order, necessary
 from pimc.backends.program import Item, Loop, Step
+from pimc.record import record
 
 Streams = dict[str, tuple[Item, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Barrier:
     """An order that no memory asks for: from item `position` on, engines wait for what others do before it."""
 
@@ -89,7 +91,7 @@ class _Unit:
         return Step(self.engine, command, self.op)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Body:
     """The body of a loop: its units, and between which of them tokens keep the order from turn to turn."""
 
@@ -131,9 +133,9 @@ class _Splitter:
         """The streams of the whole program, or of the body of a loop."""
         inner = [self._parts(item) for item in items]
         levels = [self._units(position, item) for position, item in enumerate(items)]
+        orders = self._order(levels, self._barriers if carrier is None else {})
         if carrier is not None:
-            self._carry([unit for level in levels for unit in level], items, carrier)
-        self._order(levels, self._barriers if carrier is None else {})
+            self._carry([unit for level in levels for unit in level], items, carrier, orders)
         streams: dict[str, list[Item]] = defaultdict(list)
         for parts, level in zip(inner, levels, strict=True):
             for unit in level:
@@ -171,7 +173,9 @@ class _Splitter:
 
     # -- orders within a turn -------------------------------------------------------------------------------------
 
-    def _order(self, levels: Sequence[Sequence[_Unit]], barriers: Mapping[int, Sequence[Barrier]]) -> None:
+    def _order(self, levels: Sequence[Sequence[_Unit]], barriers: Mapping[int, Sequence[Barrier]]) -> list[Order]:
+        """Let units wait for earlier ones; returns who waits for whom."""
+        orders: list[Order] = []
         live: dict[str, _Live] = defaultdict(_Live)
         known: dict[str, dict[str, int]] = defaultdict(dict)
         at: dict[tuple[int, str], _Unit] = {}
@@ -184,12 +188,13 @@ class _Splitter:
             for unit in level:
                 at[unit.position, unit.engine] = unit
                 held = [ends for barrier, ends in passed if barrier.holds(unit.engine)]
-                self._wait_for_earlier(unit, live, known[unit.engine], at, held)
+                orders += self._wait_for_earlier(unit, live, known[unit.engine], at, held)
             last.update((unit.engine, unit.position) for unit in level)
             for unit in level:
                 unit.known = dict(known[unit.engine])
                 for access in unit.accesses:
                     live[access.space].enter(unit, access, *access.within(self._ranges))
+        return orders
 
     def _wait_for_earlier(
         self,
@@ -198,7 +203,7 @@ class _Splitter:
         known: dict[str, int],
         at: dict[tuple[int, str], _Unit],
         held: Sequence[Mapping[str, int]],
-    ) -> None:
+    ) -> Iterator[Order]:
         needed: dict[str, int] = {}
         for ends in held:
             for engine, position in ends.items():
@@ -219,6 +224,7 @@ class _Splitter:
             semaphore = self._semaphore()
             giver.after.append(giver.signal(semaphore))
             unit.before.append(unit.wait(semaphore))
+            yield Order(engine, position, unit.engine, unit.position)
             known[engine] = position
             for third, reached in giver.known.items():
                 if third != unit.engine:
@@ -226,7 +232,8 @@ class _Splitter:
 
     # -- orders from one turn of a loop to a later one --------------------------------------------------------------
 
-    def _carry(self, units: Sequence[_Unit], items: Sequence[Item], loop: Loop) -> None:
+    def _carry(self, units: Sequence[_Unit], items: Sequence[Item], loop: Loop, orders: Sequence[Order]) -> None:
+        """orders: those within a turn."""
         ranges = {v: n for v, n in self._ranges.items() if v != loop.variable}
         pairs: dict[tuple[str, str], list[tuple[_Unit, _Unit]]] = defaultdict(list)
         for i, j in _meeting(units, {**ranges, loop.variable: loop.count}):
@@ -235,7 +242,9 @@ class _Splitter:
                 pairs[first.engine, second.engine].append((first, second))
         kept = [pair for between in pairs.values() for pair in _strongest(between)]
         self._bodies[id(loop)] = _Body(tuple(units), tuple(kept), tuple(items))
-        for first, second in kept:
+        units_of = {Order(a.engine, a.position, b.engine, b.position, turns=1): (a, b) for a, b in kept}
+        for order in necessary(tuple(units_of), orders):
+            first, second = units_of[order]
             semaphore = self._semaphore()
             first.after.append(first.signal(semaphore))
             second.before.append(second.wait(semaphore))

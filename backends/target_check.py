@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Protocol
 
@@ -16,6 +15,7 @@ from pimc.backends.target_file import TARGET_FILE, Located
 from pimc.backends.tree_check import Form, Path, without_mistakes
 from pimc.ir.diagnostics import Diagnostic, Kind, did_you_mean
 from pimc.ir.source import TextSpan
+from pimc.record import record
 
 FORM = Form(
     TargetSpec, TARGET_FILE, "style", also=("base",), patterns="should be a sum of timing names and whole numbers"
@@ -46,7 +46,7 @@ class Report(Protocol):
         """Note that the value at a dotted path cannot be together with others."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Values:
     """Single values of a tree, parsed; None for what is absent or wrong on its own."""
 

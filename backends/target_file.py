@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import yaml
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, fail, file_missing
 from pimc.ir.source import TextSpan
+from pimc.record import record
 
 TABLE_TAG = "!table"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -26,7 +27,7 @@ _DEEPEST = 32
 Scalar = str | int | float | bool | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FileKind:
     """A kind of file, for messages: what its mistakes are, and what it describes."""
 
@@ -37,7 +38,7 @@ class FileKind:
 TARGET_FILE = FileKind(Kind.TARGET_BAD, "target")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Located:
     """A value and where it stands; `key` is the place of the key that holds it."""
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from pimc.backends.affine import Scalar
 from pimc.backends.isa import Command
+from pimc.record import record
 
 
 class Issued(NamedTuple):
@@ -225,7 +226,7 @@ class Stepping(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EngineDecl:
     """An engine of a target.
 

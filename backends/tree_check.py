@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -13,12 +12,13 @@ from pydantic_core import ErrorDetails
 from pimc.backends.target_file import FileKind, Located
 from pimc.ir.diagnostics import CompileError, Diagnostic, did_you_mean, nearest
 from pimc.ir.source import TextSpan
+from pimc.record import record
 
 Path = tuple[str, ...]
 M = TypeVar("M", bound=BaseModel)
 
 
-@dataclass(frozen=True)
+@record
 class Form(Generic[M]):
     """What a kind of file holds.
 

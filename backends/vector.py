@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,13 @@ from pimc.backends.isa import Command, Region, address, choice, element_type, op
 from pimc.backends.state import DeviceState
 from pimc.ir.op import Array
 from pimc.ir.types import DType
+from pimc.record import record
 
 FORMS = ("i", "a", "ab", "ai", "ia", "abc", "abi", "aib", "abci")
 """Where the operands of a function come from, in order: memory (a, b, c) or the immediate (i)."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Function:
     """An element-wise function: how many operands it takes and what it computes."""
 
@@ -102,7 +102,7 @@ FUNCTIONS: Mapping[str, Function] = {
 """The element-wise functions. `a` is the first operand of the command's form, `b` the second, and so on."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Elementwise(Command):
     """One function over a grid of elements in the buffer."""
 
@@ -170,7 +170,7 @@ REDUCTIONS: Mapping[str, tuple[Callable[..., Any], str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reduce(Command):
     """Each row of a grid brought down to one value."""
 
@@ -199,7 +199,7 @@ class Reduce(Command):
             buffer.write(plain(self.dst), ((rows, plain(self.dst_row)),), self.dst_type, out)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Scan(Command):
     """Running sums along each row of a grid."""
 

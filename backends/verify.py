@@ -21,6 +21,7 @@ from pimc.backends.link.isa import Exchange
 from pimc.backends.overlap import overlaps
 from pimc.backends.program import Item, Loop, MapEntry, Program, Step, Stream
 from pimc.backends.program import count as command_count
+from pimc.backends.token_counts import unbalanced
 from pimc.ir.blocks import NO_BLOCK
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind
 
@@ -37,12 +38,15 @@ LASTING = ("weight", "constant", "cache", "table")
 """Roles whose memory belongs to them alone for good."""
 
 
-def verify_program(program: Program, platform: Platform | None = None) -> None:
-    """Raise CompileError with all that is wrong: PROGRAM_BAD, DEADLOCK."""
+def verify_program(program: Program, platform: Platform | None = None, *, timed: bool = False) -> None:
+    """Raise CompileError with all that is wrong: PROGRAM_BAD, DEADLOCK.
+
+    timed: the simulator executes the program next, and finds deadlocks that signals and waits lead to which pair up.
+    """
     machine = platform or platform_of(program)
     wrong = list(_limits(program)) or [*_streams(program, machine), *_memory(program, machine)]
     if not wrong:  # tokens of a program with wrong streams would only repeat what is wrong
-        wrong = list(_synchronisation(program))
+        wrong = list(_synchronisation(program, timed=timed))
     if wrong:
         raise CompileError(wrong)
 
@@ -303,18 +307,17 @@ def _shared(first: MapEntry, second: MapEntry) -> bool:
 # -- synchronisation --------------------------------------------------------------------------------------------------
 
 
-def _synchronisation(program: Program) -> Iterator[Diagnostic]:
-    """Execute signals, waits and meetings alone: a run that stops early is a deadlock."""
+def _synchronisation(program: Program, *, timed: bool) -> Iterator[Diagnostic]:
+    """Execute signals, waits and meetings alone: a run that stops early is a deadlock. Then count them."""
     kept: dict[int, tuple[Item, ...]] = {}
     executors: list[Executor] = []
     for executor in representatives(program):
         if id(executor.items) not in kept:
             kept[id(executor.items)] = selected(executor.items, lambda c: isinstance(c, Signal | Wait | Exchange))
         executors.append(replace(executor, items=kept[id(executor.items)]))
-    if sum(command_count(e.items) for e in executors) > MOST_TOKENS:
-        return
     tokens: Semaphores[None] = Semaphores(executors)
-    blocked = run_tokens(executors, tokens)
+    walked = not timed and sum(command_count(e.items) for e in executors) <= MOST_TOKENS
+    blocked = run_tokens(executors, tokens) if walked else []
     if blocked:
         yield Diagnostic(
             Kind.DEADLOCK,
@@ -323,7 +326,7 @@ def _synchronisation(program: Program) -> Iterator[Diagnostic]:
             help="signals and waits of each semaphore must pair up, and meetings be reached in the same order",
         )
         return
-    for count, (rank, number, posted, taken) in enumerate(tokens.unbalanced()):
+    for count, (rank, number, posted, taken) in enumerate(unbalanced(executors)):
         if count < MOST_MISTAKES:
             yield _bad(f"semaphore {number} of device {rank} is signalled {posted} times and awaited {taken} times")
 

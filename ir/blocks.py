@@ -14,17 +14,17 @@ A contiguous cache has no window: its addresses are those of the memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
+
+from pimc.record import record
 
 ENTRY_BYTES = 4
 """Of a block table: a 32-bit integer, NO_BLOCK where a request has no such block."""
 NO_BLOCK = -1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Window:
     """The addresses of a paged cache. All sizes in bytes."""
 
@@ -62,7 +62,7 @@ class Window:
         return np.where(held == NO_BLOCK, NO_BLOCK, self.pool + held * self.block_bytes + inside)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Blocks:
     """How a cache, or a group of its requests, is paged."""
 

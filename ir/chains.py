@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from pimc.ir.facts import Epilogue, Prologue
 from pimc.ir.graph import Node
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Chain:
     """Positions: of a product, and around it, in the order, of what is computed on tiles of its left operand and of its
     result."""

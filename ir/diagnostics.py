@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from pimc.ir.source import Source, roots
+from pimc.record import record
 
 
 class Kind(Enum):
@@ -59,7 +59,7 @@ class Kind(Enum):
         self.about = about
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Diagnostic:
     """One thing that is wrong: where, why, and the likely mend."""
 

@@ -6,9 +6,10 @@ Facts are attached by `Rewriter.set_fact` and verified by type; the text form pr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
+
+from pimc.record import record
 
 
 class Phase(Enum):
@@ -32,7 +33,7 @@ class Nature(Enum):
     MOVEMENT = "movement"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Work:
     """The nature of a node with its numbers.
 
@@ -56,7 +57,7 @@ class Work:
         return self.flops / self.bytes if self.bytes else 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Alternative:
     """What a node would cost on an engine: seconds of work and of moving operands, or why it cannot run there."""
 
@@ -66,7 +67,7 @@ class Alternative:
     illegal: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Placement:
     """The engine that runs a node, and why.
 
@@ -81,7 +82,7 @@ class Placement:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Layer:
     """The node is in repetition `index` of structurally identical group `group`."""
 
@@ -89,7 +90,7 @@ class Layer:
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stage:
     """The pipeline-parallel stage that executes a node.
 
@@ -100,7 +101,7 @@ class Stage:
     turn: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tile:
     """How a contraction is cut: the largest extents of one tile (rows, columns, contraction), and how many there are.
 
@@ -113,7 +114,7 @@ class Tile:
     tiles: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Position:
     """When a node's commands are emitted, counted over the whole graph."""
 
@@ -122,7 +123,7 @@ class Position:
     """operands may come from memory while what is emitted before is at work"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Epilogue:
     """The node is computed on tiles of a product as these leave the accumulators, and follows it in the order.
 
@@ -135,7 +136,7 @@ class Epilogue:
     keeps: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Prologue:
     """The node is computed on tiles of the left operand of a product as these are needed, and precedes it in the order.
 
@@ -147,14 +148,14 @@ class Prologue:
     keeps: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SubBatch:
     """The node works for one half of the requests."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Queue:
     """The node's copies and vector work have a queue of their own, beside that of their engine.
 
@@ -165,7 +166,7 @@ class Queue:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReadAs:
     """The cache that the node grows is read by attention, as keys or as values: it lies in memory accordingly.
 
@@ -175,7 +176,7 @@ class ReadAs:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Beat:
     """The node belongs to a beat of a schedule: nothing of it begins before all of the beat before is done."""
 
@@ -183,7 +184,7 @@ class Beat:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ragged:
     """Requests (axis 0) of a node differ in the number of key positions that count, which come first.
 

@@ -13,7 +13,6 @@ import io
 import json
 import pickle
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,10 @@ import lark
 from lark import Lark
 from lark.lark import PostLex
 
+from pimc.record import record
 
-@dataclass(frozen=True, slots=True)
+
+@record
 class Grammar:
     """A language."""
 

@@ -11,16 +11,18 @@ Views are layouts too: transposing permutes dimensions, reshaping regroups digit
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pimc.record import record
+
 Digit = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Layout:
     """The place of every element: `offset` and, per dimension, digits (count, stride) outermost first."""
 

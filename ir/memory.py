@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pimc.ir.blocks import Blocks
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Home:
     """The place of one value on every device that holds it.
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from pimc.ir.diagnostics import Kind, did_you_mean, fail
 from pimc.ir.types import TensorType
+from pimc.record import record
 
 Array = NDArray[Any]
 Attribute = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | None
@@ -79,7 +80,7 @@ class UnknownContents(TypeRuleError):
         """whose contents they are, where it is one operand's"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Operand:
     name: str
     optional: bool = False

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from pimc.ir.op import Array
 from pimc.ir.types import DType
 from pimc.ir.weights import Contents
+from pimc.record import record
 
 PACKED = frozenset({DType.I4, DType.U4})
 """Element types of which two share a byte."""
@@ -60,7 +59,7 @@ def expanded_name(levels: str) -> str:
     return f"{levels}.expanded"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Nibbles:
     """Four-bit elements, two to a byte (the low half first) without gaps between rows, unpacked when asked for."""
 
@@ -77,7 +76,7 @@ class Nibbles:
         return f"{self.packed.describe()}:{self.dtype.text}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Dequantized:
     """A weight by its values, worked out of its levels when asked for."""
 

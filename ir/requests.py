@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 from pimc.ir.source import TextSpan
 from pimc.ir.types import TensorType
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """One request of a batch."""
 
@@ -26,7 +27,7 @@ class Request:
     source: TextSpan | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rows:
     """Which rows (axis 0) of a whole tensor a place holds, in order, and how many indices along an axis of each count.
 
@@ -42,7 +43,7 @@ class Rows:
     """of the whole tensor along that axis; None: as here"""
 
 
-@dataclass(frozen=True)
+@record
 class Batch:
     """The requests of a program in the order in which it holds them, and what is ragged in its graph.
 

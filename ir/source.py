@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TextSpan:
     """A stretch of one line of a text file; `line` and `column` count from 1."""
 
@@ -22,7 +22,7 @@ class TextSpan:
         return f"{self.file}:{self.line}:{self.column}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NodeSource:
     """A node (or input, or initializer) of a model file, named as the file names it."""
 
@@ -38,7 +38,7 @@ class NodeSource:
         return f'{self.model}: node "{self.node}"{kind}'
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Derived:
     """Made by a pass out of things that came from `origins`."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 
 from pimc.ir.facts import Phase, Placement, Work
 from pimc.ir.op import OpClass, OpDef
+from pimc.record import record
 
 
 class GraphStage(IntEnum):
@@ -23,7 +23,7 @@ class GraphStage(IntEnum):
     SCHEDULED = 7
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StageRule:
     """What must hold from a stage on: in words, and for the verifier."""
 

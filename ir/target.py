@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from pimc.ir.facts import Tile
@@ -11,12 +10,13 @@ from pimc.ir.graph import Graph, Node, Value
 from pimc.ir.memory import Home
 from pimc.ir.op import Attribute
 from pimc.ir.types import TensorType
+from pimc.record import record
 
 MOST_HELD = 90
 """Percent of the buffer that weights which are held may take; the rest is for all that comes and goes."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Engine:
     """A unit that can execute ops: its name in the target and its kind (npu, pim, pnm)."""
 

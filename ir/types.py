@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pimc.ir.diagnostics import Kind, fail
+from pimc.record import record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,7 +88,7 @@ _BY_TEXT = {d.text: d for d in DType}
 _Monomial = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sym:
     """A symbolic dimension: a polynomial with integer coefficients over named dimensions.
 
@@ -204,7 +205,7 @@ def parse_dim(text: str) -> Dim:
 Shape = tuple[Dim, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TensorType:
     """Element type and shape of a value. `array` is its contents where the compiler knows them.
 

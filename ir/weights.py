@@ -12,6 +12,7 @@ import numpy as np
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.op import Array
 from pimc.ir.types import DType
+from pimc.record import record
 
 
 class Contents(Protocol):
@@ -39,7 +40,7 @@ class Inline:
         return f"inline:{hashlib.sha256(np.ascontiguousarray(self.value).tobytes()).hexdigest()[:12]}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class External:
     """Contents at `offset` of a file, mapped when asked for."""
 
@@ -72,7 +73,7 @@ class External:
         return f"{self.path.name}+{self.offset}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Random:
     """Deterministic pseudo-random contents, for models that declare weights without data.
 
@@ -93,7 +94,7 @@ class Random:
         return "random"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Missing:
     """Declared without contents: good for shapes and time, not for values."""
 
@@ -110,7 +111,7 @@ class Missing:
         return "missing"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sharded:
     """The slice of `whole` along `axis` that rank `rank` of `count` holds."""
 
@@ -132,7 +133,7 @@ class Sharded:
         return f"{self.whole.describe()}/{self.count}@{self.axis}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sliced:
     """Indices `start` to `stop` of one axis of `whole`: a projection out of a packed one."""
 
@@ -148,7 +149,7 @@ class Sliced:
         return f"{self.whole.describe()}[{self.start}:{self.stop}@{self.axis}]"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reshaped:
     """The same elements under another shape."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from functools import cache as remembered
 from itertools import groupby, pairwise
@@ -18,6 +18,7 @@ from pimc.ir.requests import Batch, Request
 from pimc.ir.target import Engine, Target
 from pimc.ir.types import DType, TensorType
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 MOST_GROUPS = 32
 """Stretches of requests that are worked on one after the other, where they need not lie in channels of their own."""
@@ -34,7 +35,7 @@ class Balance(Enum):
     FILE = "file"
 
 
-@dataclass(frozen=True)
+@record
 class AssignRequestsPass(Pass):
     """Give each request of `--requests` a channel, on machines that keep keys and values of a request in one.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from pimc.ir.op import Array
+from pimc.record import record
 
 HIDDEN = -6e4
 """An additive mask this low hides a key: exp(-6e4) is 0 in every float type, and half precision goes little lower."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MaskPattern:
     """Keys are visible up to the query's own position (causal), the last `window` of them (0: all)."""
 

@@ -25,6 +25,7 @@ from pimc.passes.views import (
     size_of,
     steps_to_arrange,
 )
+from pimc.record import record
 
 
 class Kind(Enum):
@@ -37,7 +38,7 @@ class Kind(Enum):
     KEY = "key"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Part:
     """One part of the scores' axes: the stretch of the query's and of the key's tensor it runs over."""
 
@@ -47,7 +48,7 @@ class Part:
     k: Factor | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Mask:
     """Something added to the scores: a value whose axes broadcast to `axes` (whose factors are parts by number).
 
@@ -80,7 +81,7 @@ class Scores:
         return [i for kind in kinds for i, p in enumerate(self.parts) if p.kind is kind]
 
 
-@dataclass(frozen=True)
+@record
 class Weighted:
     """The second product: its node, the value tensor with the factor of each part, and the axes of its result."""
 

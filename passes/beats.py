@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from pimc.ir.facts import SubBatch
 from pimc.ir.graph import Node, Role
+from pimc.record import record
 
 ATTENTION = frozenset({"attention", "attention_scores", "attention_softmax", "attention_context"})
 _ENDS = frozenset({"attention", "attention_context"})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BeatNodes:
     """Nodes that belong to one beat, in topological order."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail
@@ -13,12 +13,13 @@ from pimc.ir.stage import GraphStage
 from pimc.ir.types import Dim, DType, Sym
 from pimc.ir.weights import Random
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 LARGEST_DIM = 2**31 - 1
 """No dimension of a model reaches this; a number above it is a slip."""
 
 
-@dataclass(frozen=True)
+@record
 class BindPass(Pass):
     """Substitute numbers for the named dimensions of inputs and weights: `f32[batch, past + 1] -> f32[2, 13]`.
 
@@ -159,7 +160,7 @@ def dims_from_arrays(graph: Graph, arrays: Mapping[str, Array]) -> dict[str, int
     return values
 
 
-@dataclass(frozen=True)
+@record
 class _Equation:
     """Dimension `axis` of input `name`, declared as `dim`, is `size` in the given array."""
 

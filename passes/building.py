@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from pimc.ir.graph import Node, Rewriter, Role, Value
 from pimc.ir.op import Array, Attribute, lookup
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class Builder:
     """Adds nodes that stand for `node`, and puts their values in the place of its results."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from pimc.ir.types import DType, TensorType
 from pimc.ir.weights import Contents, Reshaped, Sliced
 from pimc.passes.building import Builder, operand_at
 from pimc.passes.match import is_constant, operand, skip
+from pimc.record import record
 
 Rule = Callable[[Node, Rewriter], None]
 
@@ -122,7 +122,7 @@ def _levels(packed: Value, bits: int, shape: tuple[int, int], columns: int) -> C
     return whole if columns == shape[1] else Sliced(whole, 1, 0, columns)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Unpacked:
     """Integers of fewer than four bits, which no memory holds by themselves."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
 from pimc.ir.stage import GraphStage
 from pimc.passes.building import content_name
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 _COMMUTATIVE = frozenset(
     {"add", "mul", "and", "or", "xor", "bitwise_and", "bitwise_or", "bitwise_xor", "equal", "max", "min", "sum"}
@@ -21,7 +21,7 @@ _RADIUS = 4
 _LAST = {Role.WEIGHT: 1, Role.CONSTANT: 2}
 
 
-@dataclass(frozen=True)
+@record
 class CanonicalOrderPass(Pass):
     """Sort nodes and weights by what they compute, and name constants by what they hold.
 
@@ -63,7 +63,7 @@ def _exchange(node: Node, forms: Mapping[Value, _Form], rewriter: Rewriter) -> N
 _Natural = tuple[tuple[int, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Form:
     """What a value is, without regard to the order in which nodes were made."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +12,7 @@ from pimc.ir.types import TensorType
 from pimc.ir.weights import Sliced
 from pimc.passes.building import Builder, operand_at
 from pimc.passes.match import ints_of, is_constant, operand, pair, used_only_by
+from pimc.record import record
 
 Rule = Callable[[Node, Rewriter], None]
 
@@ -45,7 +45,7 @@ def unpack(node: Node, rewriter: Rewriter) -> None:
         Builder(rewriter, reader).replace(value)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Packed:
     """The steps that lead from a product to slices of its columns, and the columns that each of these reads."""
 
@@ -161,7 +161,7 @@ def unfold_rows(node: Node, rewriter: Rewriter) -> None:
     builder.replace(builder.reshape(value, node.result.type.static_shape))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Folded:
     """A product and the additions behind it on merged rows, and the rows that these are split into afterwards."""
 

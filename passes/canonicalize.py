@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from pimc.ir.diagnostics import InternalError
@@ -21,6 +20,7 @@ from pimc.passes import (
 )
 from pimc.passes.fold import evaluate_known
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 Rule = Callable[[Node, Rewriter], None]
 
@@ -41,7 +41,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
 """What is tried at each node, by the name of its op. The docstring of a rule shows it as `before -> after`."""
 
 
-@dataclass(frozen=True)
+@record
 class CanonicalizePass(Pass):
     """Rewrite exporters' forms until none is left.
 

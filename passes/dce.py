@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -13,12 +12,13 @@ from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
 from pimc.ir.op import OpClass
 from pimc.ir.ops.caches import IN_PLACE
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 _LARGEST_CONSTANT = 1 << 20
 """Bytes of constants that are compared by contents."""
 
 
-@dataclass(frozen=True)
+@record
 class DcePass(Pass):
     """Remove nodes, weights and constants that no output depends on, and let equal nodes be one.
 

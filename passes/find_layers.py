@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from pimc.ir.facts import Layer
 from pimc.ir.graph import Graph, Node, Rewriter, Value
 from pimc.ir.stage import GraphStage
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 _ANCHORS = ("attention", "attention_scores")
 
 
-@dataclass(frozen=True)
+@record
 class FindLayersPass(Pass):
     """Nodes of repeated, structurally identical layers get a `Layer`: the group of identical ones, and which it is.
 

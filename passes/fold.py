@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -16,9 +15,10 @@ from pimc.ir.source import Derived
 from pimc.ir.stage import GraphStage
 from pimc.ir.types import TensorType
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class FoldPass(Pass):
     """Infer all types again with contents known, and put constants in the place of nodes whose operands are known.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
 
@@ -15,6 +14,7 @@ from pimc.ir.stage import GraphStage
 from pimc.ir.types import DType
 from pimc.passes.manager import PassContext, PatternPass
 from pimc.passes.match import opdef, operand, scalar_of
+from pimc.record import record
 
 _STEPS = frozenset({"add", "sub", "mul", "div", "pow", "neg", "reciprocal", "tanh", "erf", "sigmoid", "exp", "cast"})
 _NAMED: tuple[tuple[str, Mapping[str, Attribute]], ...] = (
@@ -29,7 +29,7 @@ _ROUNDING = {DType.F16: 1e-4, DType.BF16: 1e-4}
 """How far a function may be off at the probes, since its constants were rounded; the two GELUs are 5e-4 apart."""
 
 
-@dataclass(frozen=True)
+@record
 class FuseActivationPass(PatternPass):
     """Written-out GELU (both forms) and SiLU become one op.
 

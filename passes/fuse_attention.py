@@ -27,9 +27,10 @@ from pimc.passes.attention_pattern import (
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.match import contents_of, opdef, operand
 from pimc.passes.views import Axis, Factor, Origin, arrange, origins, size_of, steps_to_arrange
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class FuseAttentionPass(Pass):
     """`softmax(q @ k^T * scale + mask) @ v` becomes one op on q [B,H,S,D], k [B,KV,T,D] and v [B,KV,T,Dv].
 
@@ -101,7 +102,7 @@ def _replace(softmax: Node, scores: Scores, weighted: Weighted, mask: _Combined,
 # -- masks -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@record
 class _Combined:
     """All masks of an attention: what can be said by attributes, and one value with the rest."""
 
@@ -253,7 +254,7 @@ def _simplify(node: Node, rewriter: Rewriter) -> None:
         rewriter.replace(node, node.op, operands, attributes)
 
 
-@dataclass(frozen=True)
+@record
 class _Unrepeated:
     base: Value
     groups: tuple[Axis, ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -13,11 +12,12 @@ from pimc.passes.building import Builder, operand_at
 from pimc.passes.manager import PassContext, PatternPass
 from pimc.passes.match import opdef, operand, used_only_by
 from pimc.passes.views import identity_view, joined, origins
+from pimc.record import record
 
 _AXIS = 2
 
 
-@dataclass(frozen=True)
+@record
 class FuseCachePass(PatternPass):
     """A graph input that is lengthened, or written at given positions, and handed out again is a cache, held in place.
 
@@ -74,7 +74,7 @@ def _is_cache(value: Value, reader: Node, graph: Graph) -> bool:
 # -- writing at positions --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@record
 class _Written:
     """A write into a cache seen along `perm`: the cache is transposed by it, written, and turned back."""
 

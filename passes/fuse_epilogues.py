@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ from pimc.ir.op import OpClass
 from pimc.ir.stage import GraphStage
 from pimc.ir.target import Target
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 
 class Use(Enum):
@@ -27,7 +28,7 @@ TOGETHER = (Layer, Stage, SubBatch, Queue, Beat)
 """Facts in which a product and what follows it must agree."""
 
 
-@dataclass(frozen=True)
+@record
 class FuseEpiloguesPass(Pass):
     """Compute bias, activation, residual, norm and the like on the tiles of the product before them.
 

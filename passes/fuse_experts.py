@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from pimc.ir.graph import Graph, Node, Rewriter, Value
@@ -13,9 +12,10 @@ from pimc.passes.building import Builder, operand_at
 from pimc.passes.manager import PassContext, PatternPass
 from pimc.passes.match import is_constant, pair, skip
 from pimc.passes.views import Axis, Origin, identity_view, joined, origins
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class FuseExpertsPass(PatternPass):
     """The product of gathered expert weights with one vector each becomes one op that reads the weights in place.
 
@@ -48,7 +48,7 @@ class FuseExpertsPass(PatternPass):
                 return
 
 
-@dataclass(frozen=True)
+@record
 class _Chosen:
     """A stack of matrices [.., A, B] that were gathered from a weight [E, ., .]."""
 
@@ -114,7 +114,7 @@ def _straight(shape: Sequence[int]) -> Axis:
     return joined(f for axis in identity_view(shape) for f in axis)
 
 
-@dataclass(frozen=True)
+@record
 class _Vectors:
     """The tensor that the vectors of a product come from, and how many of them belong to a token."""
 

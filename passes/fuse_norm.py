@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -23,9 +22,10 @@ from pimc.passes.match import (
     skip_float_casts,
     with_number,
 )
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class FuseNormPass(PatternPass):
     """Written-out root-mean-square and layer normalisation over the last axis become one op.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from pimc.ir.chains import chains_in
@@ -13,9 +12,10 @@ from pimc.ir.stage import GraphStage
 from pimc.ir.target import Target
 from pimc.passes.fuse_epilogues import Use, agree
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class FuseProloguesPass(Pass):
     """Compute norms, gates, casts and the like on the tiles of the product that they are the left operand of.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from pimc.ir.graph import Graph, Node, Rewriter
@@ -13,11 +12,12 @@ from pimc.passes.building import Builder, operand_at
 from pimc.passes.expand_quantized import expanded_contents
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.match import is_constant, operand, owner
+from pimc.record import record
 
 _LEVELS = frozenset({DType.I4, DType.U4, DType.I8, DType.U8})
 
 
-@dataclass(frozen=True)
+@record
 class FuseQuantizedPass(Pass):
     """Products read quantized weights as they are; what else is dequantized becomes a plain weight.
 

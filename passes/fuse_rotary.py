@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from pimc.ir.graph import Graph, Node, Rewriter, Value
@@ -13,9 +12,10 @@ from pimc.passes.manager import Pass, PassContext
 from pimc.passes.match import opdef
 from pimc.passes.rotary_pattern import Pairs, Rotation, find_rotation, nest_rotated
 from pimc.passes.rotary_tables import HalfTables, table_shape
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class FuseRotaryPass(Pass):
     """Rotary embedding becomes one op with tables of half width.
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pimc.ir.graph import Node, Rewriter, Value
 from pimc.passes.building import Builder
 from pimc.passes.match import ints_of, operand, owner
 from pimc.passes.views import transpose
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class Stretch:
     """Elements `start`, `start + step`, .. (`count` of them) of the last axis of `whole`, its other axes permuted.
 

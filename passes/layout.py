@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Graph, Rewriter
 from pimc.ir.stage import GraphStage
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class LayoutPass(Pass):
     """Lay out weights, caches and results in the memories of the target.
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, ClassVar
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, InternalError, Kind, PimcError, fail
@@ -26,13 +26,14 @@ from pimc.ir.facts import Phase
 from pimc.ir.graph import Graph, Node, Rewriter
 from pimc.ir.stage import GraphStage
 from pimc.ir.verify import verify
+from pimc.record import record
 
 if TYPE_CHECKING:
     from pimc.ir.requests import Batch, Request
     from pimc.ir.target import Target
 
 
-@dataclass(frozen=True)
+@record
 class PassContext:
     """What a compilation gives to every pass."""
 
@@ -53,7 +54,7 @@ class PassContext:
     """The model once more, for some of the requests, as it comes out of the passes before the one that asks."""
 
 
-@dataclass(frozen=True)
+@record
 class Pass(ABC):
     """One transformation. Subclasses are frozen dataclasses; their fields are the options users can set."""
 
@@ -68,7 +69,7 @@ class Pass(ABC):
         """Transform the graph; raises CompileError where the user's work cannot be done."""
 
 
-@dataclass(frozen=True)
+@record
 class PatternPass(Pass):
     """A pass that looks at every node of some ops, once, in topological order."""
 
@@ -95,7 +96,7 @@ class Observer:
         """Called after the pass, and after the verifier has agreed with its result."""
 
 
-@dataclass(frozen=True)
+@record
 class Pipeline:
     """Passes in the order in which they run."""
 
@@ -142,7 +143,7 @@ class Pipeline:
         )
 
 
-@dataclass(frozen=True)
+@record
 class PassManager:
     """Runs pipelines: checks the order first, then verifies the graph after every pass."""
 

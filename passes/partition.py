@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Graph, Rewriter
 from pimc.ir.stage import GraphStage
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.pipeline_parallel import assign_stages, cut_stages
 from pimc.passes.tensor_parallel import TensorParallel
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class PartitionPass(Pass):
     """Make the graph what each device runs, with the exchanges between devices as ops.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail, nearest
 from pimc.ir.facts import Alternative, Placement, Work
@@ -14,9 +14,10 @@ from pimc.ir.views import is_view_op
 from pimc.passes.expand_quantized import expand_weight, expanded_product
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.tag_nature import RowOrigins, TagNaturePass
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class PlacePass(Pass):
     """Place each op on an engine of the target, and keep the reason.
 

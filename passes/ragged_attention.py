@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from pimc.ir.stage import GraphStage
 from pimc.passes.building import content_name
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.match import operand
+from pimc.record import record
 
 KEYS = 2
 """The axis of key positions of caches [B, KV, T, D]."""
@@ -29,7 +29,7 @@ _ALONG = frozenset(
 """What may happen to masks on their way to attention: every key position by itself, or all of them added up."""
 
 
-@dataclass(frozen=True)
+@record
 class RaggedAttentionPass(Pass):
     """Caches take new tokens behind each request's own ones, and attention ends there.
 

@@ -10,7 +10,7 @@ Elements of a pair lie half of the rotated width apart, or next to one another (
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from itertools import pairwise
 
@@ -18,6 +18,7 @@ from pimc.ir.graph import Graph, Node, Rewriter, Value
 from pimc.passes.last_axis import Stretch, interleaved, is_last_axis, stretch_of
 from pimc.passes.match import operand, owner, pair, scaled, used_only_by
 from pimc.passes.rotary_tables import same_computation
+from pimc.record import record
 
 
 class Pairs(Enum):
@@ -27,7 +28,7 @@ class Pairs(Enum):
     NEIGHBOURS = "neighbours"
 
 
-@dataclass(frozen=True)
+@record
 class Rotation:
     """A rotation found in a graph: what is rotated, by which tables, and the nodes that do it."""
 

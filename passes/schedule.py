@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Beat, Layer, Placement, Position, Queue, ReadAs, SubBatch
@@ -14,12 +13,13 @@ from pimc.ir.target import Target
 from pimc.ir.views import is_view_op
 from pimc.passes.beats import ATTENTION, BeatNodes, find_beats
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 SHORT = 16
 """A node that another engine waits for goes first if it takes at most one part in so many of the way still to go."""
 
 
-@dataclass(frozen=True)
+@record
 class SchedulePass(Pass):
     """List scheduling: of the nodes whose operands are ready, the one whose engine is free first goes next.
 

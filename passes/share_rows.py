@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 from pimc.ir.diagnostics import Kind, fail, nearest
@@ -11,11 +11,12 @@ from pimc.ir.graph import Graph, Node, Rewriter
 from pimc.ir.stage import GraphStage
 from pimc.ir.target import Target
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 USES = ("auto", "always", "never")
 
 
-@dataclass(frozen=True)
+@record
 class ShareRowsPass(Pass):
     """Weights of several outputs share a row of the banks, where the vectors of a product are many.
 

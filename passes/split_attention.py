@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from pimc.ir.diagnostics import Kind, fail, nearest
@@ -14,9 +13,10 @@ from pimc.ir.target import Target
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.match import opdef, operand
 from pimc.passes.tag_nature import RowOrigins, TagNaturePass
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class SplitAttentionPass(Pass):
     """Attention becomes its two products and the softmax between them, so that each is placed on its own.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 from pimc.ir.diagnostics import Kind, fail
@@ -17,12 +17,13 @@ from pimc.ir.weights import Sharded, Sliced
 from pimc.passes.held_weights import held, hold
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.match import opdef
+from pimc.record import record
 
 LEAST_COLUMNS = 256
 """A piece is at least so wide: narrower ones leave arrays without work."""
 
 
-@dataclass(frozen=True)
+@record
 class SplitReductionsPass(Pass):
     """Cut the columns of an NPU's matrix product that is all-reduced into pieces, each with an all-reduce of its own.
 

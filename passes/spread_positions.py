@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -13,12 +12,13 @@ from pimc.ir.graph import Graph, Node, Rewriter, Role, Value
 from pimc.ir.op import Array, OpClass, TypeRuleError, lookup
 from pimc.ir.requests import Batch
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 LARGEST = 1 << 22
 """Elements of the largest result that is looked at."""
 
 
-@dataclass(frozen=True)
+@record
 class SpreadPositionsPass(Pass):
     """What is computed from the number of cached tokens alone (positions, tables of angles) gets a row per request.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import ClassVar
 
@@ -19,6 +19,7 @@ from pimc.passes.beats import ATTENTION
 from pimc.passes.held_weights import hold_weights
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.schedule import finish_seconds
+from pimc.record import record
 
 LEAST_SHARE = 8
 """Halves are looked at where attention in PIM takes at least one part in so many of the time: no more can be hidden."""
@@ -40,7 +41,7 @@ class Split(Enum):
     HALVES = "halves"
 
 
-@dataclass(frozen=True)
+@record
 class SubBatchesPass(Pass):
     """Split the batch of `--requests` in two sub-batches, which take turns on the NPU and in PIM.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
@@ -15,6 +14,7 @@ from pimc.ir.ops.caches import IN_PLACE
 from pimc.ir.stage import GraphStage
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.match import is_constant, operand, skip
+from pimc.record import record
 
 _VIEWS = frozenset({"reshape", "squeeze", "unsqueeze", "flatten", "identity"})
 _PRODUCTS = frozenset({"attention", "attention_scores", "attention_context"})
@@ -30,7 +30,7 @@ _BY_CLASS = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class TagNaturePass(Pass):
     """Every node gets a `Work`: its nature, operations, bytes and, for products, their sizes and what made them so.
 
@@ -113,7 +113,7 @@ class TagNaturePass(Pass):
         return value.type.bytes
 
 
-@dataclass(frozen=True)
+@record
 class RowOrigins:
     """How many requests and new tokens of each a graph works on, to say where rows come from."""
 
@@ -140,7 +140,7 @@ class RowOrigins:
         return f"{rows} rows share {shared}"
 
 
-@dataclass(frozen=True)
+@record
 class _Product:
     m: int
     n: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
@@ -13,6 +12,7 @@ from pimc.passes.attention_mask import is_triangular
 from pimc.passes.building import operand_at
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.match import contents_of, is_constant, operand, skip
+from pimc.record import record
 
 _ATTENTION = frozenset({"attention", "attention_scores"})
 _MOVES = frozenset(
@@ -27,7 +27,7 @@ _MASK_STEPS = 256
 _DECODER = frozenset({Phase.PREFILL, Phase.DECODE, Phase.CHUNKED})
 
 
-@dataclass(frozen=True)
+@record
 class TagPhasePass(Pass):
     """Every node gets a `Phase`: prefill, decode, chunked, encode or mixed.
 
@@ -114,7 +114,7 @@ class _Written(Enum):
     READ_ONLY = "read only"
 
 
-@dataclass(frozen=True)
+@record
 class _Cached:
     written: _Written
     length: int

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pimc.ir.chains import chains_in
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Placement, Tile
 from pimc.ir.graph import Graph, Rewriter
 from pimc.ir.stage import GraphStage
 from pimc.passes.manager import Pass, PassContext
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class TilePass(Pass):
     """Cut contractions to scratchpads, accumulators, rows and global buffers.
 

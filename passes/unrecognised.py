@@ -6,13 +6,13 @@ Used by reports only: such graphs compile, but are placed and timed step by step
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.passes.attention_pattern import Kind, find_scores, find_weighted
 from pimc.passes.match import ints_of, is_constant, operand, owner, scaled, skip
 from pimc.passes.views import is_movement
+from pimc.record import record
 
 _BETWEEN = frozenset({"mul", "div", "add", "where", "tanh", "cast"})
 """Steps that may lie between the product of queries and keys and its softmax, besides data movement."""
@@ -21,7 +21,7 @@ _WRITES = frozenset({"scatter_nd", "scatter_elements", "tensor_scatter"})
 _MOVES = ("reshape", "transpose", "squeeze", "unsqueeze", "expand", "slice", "identity")
 
 
-@dataclass(frozen=True)
+@record
 class Remark:
     """One place in a graph that no pattern took."""
 

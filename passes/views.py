@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from pimc.ir.graph import Node, Rewriter, Value
 from pimc.passes.match import opdef, scaled
+from pimc.record import record
 
 _RESHAPES = frozenset({"reshape", "squeeze", "unsqueeze", "flatten", "identity"})
 _LONGEST_CHAIN = 24
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Factor:
     """A stretch of axis `axis` of a base tensor: position i of the axis has coordinate `(i // step) % size` in it.
 
@@ -134,7 +134,7 @@ def _expand(view: View, shape: Sequence[int]) -> View:
     return tuple(padded)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Origin:
     """A value seen from a tensor above it: `value = scale * base`, its axes regrouped as `view` says."""
 

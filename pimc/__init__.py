@@ -122,9 +122,9 @@ def __getattr__(name: str) -> object:
     place = _PUBLIC.get(name)
     if place is None:
         raise AttributeError(f"module 'pimc' has no attribute '{name}'")
-    from pimc.garbage import collecting_seldom
+    from pimc.garbage import importing
 
-    with collecting_seldom():
+    with importing():
         found = getattr(importlib.import_module(place[0]), place[1])
     globals()[name] = found
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +20,7 @@ from pimc.ir.op import Array
 from pimc.ir.requests import Request
 from pimc.ir.weights import Contents, Sharded, Sliced
 from pimc.passes.manager import Observer
+from pimc.record import record
 from pimc.sim.report import Report, build_report
 from pimc.sim.timing import Timing
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 ValueForm = Literal["wide", "device"]
 
 
-@dataclass(frozen=True)
+@record
 class Run:
     """What executing a stored program gives."""
 

@@ -9,7 +9,7 @@ soon as it is written, as Splitwise sends them for long prompts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pimc.backends.program import Program
 from pimc.driver import Options, command_of
 from pimc.generation import Generation, Machine, Progress, StepResult, generate
 from pimc.handover import End, Handover
+from pimc.record import record
 from pimc.reproduce import place
 from pimc.results import joined
 from pimc.served import CacheMoved, EnergyByPart, LinkUsed, Served, Transfer
@@ -40,7 +41,7 @@ def options_for(options: Options, phase: str) -> Options:
     return replace(options, overrides=tuple(overrides), parallel=degrees)
 
 
-@dataclass(frozen=True)
+@record
 class Request:
     """A prompt on one machine, its caches over the link, and decode steps on another machine."""
 

@@ -30,6 +30,7 @@ from pimc.passes.manager import Observer, PassContext, PassManager, Pipeline
 from pimc.passes.pipeline import DEFAULT, WITH_REQUESTS, default_pipeline
 from pimc.passes.registry import PassRegistry, default_registry
 from pimc.random_inputs import random_inputs
+from pimc.record import record
 from pimc.reproduce import compile_command
 from pimc.requests import batch_of, expected_of_each, name_of_one, of_each, own_inputs, padded_inputs
 from pimc.sim.report import Report, build_report
@@ -45,7 +46,7 @@ Values = Mapping[str, Array] | Literal["random"]
 """Arrays named `in:<input>` and `out:<output>`, or random inputs with the interpreter's outputs to compare with."""
 
 
-@dataclass(frozen=True)
+@record
 class Options:
     """What a compilation is asked for beyond model and target."""
 
@@ -84,7 +85,7 @@ class Options:
     """the command line that asks for this, where it is not the one of these options"""
 
 
-@dataclass(frozen=True)
+@record
 class Result:
     """What a compilation gives."""
 
@@ -98,7 +99,7 @@ class Result:
     outputs: Mapping[str, Array] | None = None
 
 
-@dataclass(frozen=True)
+@record
 class Lowered:
     """A graph that has been through the passes for a machine, and its dimensions."""
 
@@ -135,7 +136,7 @@ def compile_model(
     """
     options = options or Options()
     lowered = lower_model(model, target, options, given_inputs(values))
-    program = checked_program(lowered)
+    program = checked_program(lowered, timed=options.simulate)
     told = options.command if options.command is not None else command_of([model], target, options, lowered.dims)
     program = replace(program, command=told, choice=lowered.choice)
     background = options.background
@@ -394,10 +395,10 @@ def pipeline_for(options: Options, machine: Machine | None, registry: PassRegist
     return Pipeline(pipeline.passes[: names.index(options.until) + 1])
 
 
-def checked_program(lowered: Lowered) -> Program:
-    """The emitted program, verified."""
+def checked_program(lowered: Lowered, *, timed: bool = False) -> Program:
+    """The emitted program, verified. timed: it is simulated next."""
     program = emitted(lowered.program)
-    verify_program(program)
+    verify_program(program, timed=timed)
     return program
 
 

@@ -26,6 +26,17 @@ _before = gc.get_threshold()
 
 
 @contextmanager
+def importing() -> Iterator[None]:
+    """`collecting_seldom` while modules are imported. What they made stays until the process ends: it joins the oldest
+    objects, and is not looked at as soon as the caller's own threshold holds again."""
+    with collecting_seldom():
+        yield
+        if gc.get_freeze_count() == 0:  # else thawing would undo what the caller froze
+            gc.freeze()
+            gc.unfreeze()
+
+
+@contextmanager
 def collecting_seldom() -> Iterator[None]:
     """The same while something is done for callers whose process it is: what they had holds again once no thread is
     inside."""

@@ -8,7 +8,7 @@ tokens together, positions as long as the new ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from pimc.ir.op import Array
 from pimc.ir.types import Dim, Sym
 from pimc.passes.bind import resolve_dims
 from pimc.random_inputs import index_bound
+from pimc.record import record
 from pimc.step_dims import step_dims, token_input
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ Progress = Callable[[int, int], None]
 """Called with the number of steps done and their total."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Roles:
     """What the inputs and outputs of a decoder are for, by name."""
 
@@ -63,7 +64,7 @@ class Roles:
     logits: str
 
 
-@dataclass(frozen=True)
+@record
 class StepResult:
     """One run of the model: a prefill of `new` tokens, or a decode step of one."""
 
@@ -80,7 +81,7 @@ class StepResult:
     """tokens, positions and masks that they were given"""
 
 
-@dataclass(frozen=True)
+@record
 class Generation:
     """The prefill (first) and the decode steps, and the tokens that came out (where values ran), [batch, steps]."""
 
@@ -176,7 +177,7 @@ def generate(
     return Generation(names, name, run.target_hash, run.batch, tuple(steps), tokens, run.handover)
 
 
-@dataclass(frozen=True)
+@record
 class Machine:
     """A target, and the options with which a phase is compiled for it."""
 

@@ -14,7 +14,6 @@ prefill itself are simulated apart: that both want the same memory at once is no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from pimc.backends.target import from_description
 from pimc.backends.verify import verify_program
 from pimc.driver import SimEngine, time_program
 from pimc.ir.diagnostics import Kind, fail
+from pimc.record import record
 from pimc.sim.accounts import END, START
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pimc.sim.values import RunState
 
 
-@dataclass(frozen=True)
+@record
 class End:
     """What one of the two machines does for the transfer."""
 
@@ -39,7 +39,7 @@ class End:
     timing: Timing
 
 
-@dataclass(frozen=True)
+@record
 class Handover:
     """The caches of a prefill on their way to the machine that decodes. Times in picoseconds."""
 
@@ -139,7 +139,7 @@ def _links(timing: Timing) -> list[EngineTiming]:
     return [e for e in timing.engines if e.kind == "link" and len(e.segments)]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Cache:
     """A cache as the prefill gives it, the op there that writes it, and as the decode step takes it, by names."""
 

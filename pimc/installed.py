@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
+from functools import cache
 
 
 def references(group: str, own: Mapping[str, str]) -> dict[str, str]:
@@ -12,5 +13,11 @@ def references(group: str, own: Mapping[str, str]) -> dict[str, str]:
     What is installed besides pimc goes before, in whatever order it is found; of several that give one name, the last
     by its value.
     """
-    points = sorted(importlib.metadata.entry_points(group=group), key=lambda point: (point.name, point.value))
+    points = sorted(_points().select(group=group), key=lambda point: (point.name, point.value))
     return {**own, **{p.name: p.value for p in points if own.get(p.name) != p.value}}
+
+
+@cache
+def _points() -> importlib.metadata.EntryPoints | importlib.metadata.SelectableGroups:
+    """Of all groups: asking for one reads the files of all distributions, too."""
+    return importlib.metadata.entry_points()

@@ -8,7 +8,6 @@ its own traces instead. Splits whose weights and caches do not fit are left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Protocol
 
@@ -25,6 +24,7 @@ from pimc.ir.graph import Graph, Node, Rewriter
 from pimc.ir.views import is_view_op
 from pimc.passes.abridge import abridge, repeated_layers
 from pimc.passes.place import show_seconds
+from pimc.record import record
 from pimc.token_times import Tokens
 
 CANONICAL_ENDS = "canonical-order"
@@ -116,7 +116,7 @@ def _divisors(number: int) -> list[int]:
 # -- graphs that are cut ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Part:
     """Some nodes of a device's graph: what they take, and what they keep."""
 
@@ -130,7 +130,7 @@ class _Part:
         return _Part(self.seconds + other.seconds, self.rows + other.rows, self.caches + other.caches)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Shards:
     """What the devices of a group of some size do."""
 

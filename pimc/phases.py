@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Graph
 from pimc.ir.types import Dim, Sym
 from pimc.passes.bind import resolve_dims
+from pimc.record import record
 from pimc.sim.report import Report
 from pimc.step_dims import step_dims, token_input
 
 NAMES = ("prefill", "decode")
 
 
-@dataclass(frozen=True)
+@record
 class Phases:
     """The results of both phases, each with its report."""
 
@@ -128,7 +129,7 @@ def compile_phases(
     return Phases(*made)
 
 
-@dataclass(frozen=True)
+@record
 class _Sizes:
     """Numbers for a phase: new tokens, cached tokens, and all dimensions."""
 

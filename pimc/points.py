@@ -13,7 +13,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cache
 from itertools import product
 from multiprocessing import get_context
@@ -49,6 +49,7 @@ from pimc.ir.target import Target
 from pimc.passes.bind import resolve_dims
 from pimc.passes.manager import Pass, PassContext, Pipeline
 from pimc.passes.split_attention import SplitAttentionPass, scores_name
+from pimc.record import record
 from pimc.sim.key import Key, KeyMaker
 
 FEW_POINTS = 24
@@ -58,7 +59,7 @@ NEIGHBOURS = 32
 """Points that one process takes at a time, as they come: they have most in common."""
 
 
-@dataclass(frozen=True)
+@record
 class Point:
     """The time of a model with all its dimensions bound."""
 
@@ -71,7 +72,7 @@ class Point:
         return {"dims": dict(self.dims), "cycles": self.cycles, "seconds": self.seconds}
 
 
-@dataclass(frozen=True)
+@record
 class Points:
     """All points of a model on a target, in the order of the ranges, the last one running fastest."""
 
@@ -89,7 +90,7 @@ class Points:
         }
 
 
-@dataclass(frozen=True)
+@record
 class Decided:
     """What was decided for a graph: engines of nodes, and the order of all nodes, by name."""
 
@@ -107,7 +108,7 @@ class Decided:
 UNDECIDED = Decided()
 
 
-@dataclass(frozen=True)
+@record
 class KeepWhole(SplitAttentionPass):
     """Split attention where that was decided."""
 
@@ -117,7 +118,7 @@ class KeepWhole(SplitAttentionPass):
         return scores_name(node) not in self.decided.engines
 
 
-@dataclass(frozen=True)
+@record
 class KeepPlaces(Pass):
     """Place nodes as was decided."""
 
@@ -134,7 +135,7 @@ class KeepPlaces(Pass):
                 rewriter.set_fact(node, Placement(engine, "as at both ends of the range"))
 
 
-@dataclass(frozen=True)
+@record
 class KeepOrder(Pass):
     """Order nodes as was decided."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pimc.backends.storage import MAGIC, from_bytes
 from pimc.driver import time_program
 from pimc.ir.diagnostics import CompileError, Kind, fail
+from pimc.record import record
 from pimc.served import Served
 from pimc.sim.report import Report, build_report
 
@@ -27,7 +28,7 @@ MOST_MISTAKES = 12
 HELP = "a result is a .pimprog, or the JSON of `pimc compile` or `pimc sim`"
 
 
-@dataclass(frozen=True)
+@record
 class Result:
     """One run. `name`: where it comes from, for people."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LinkUsed:
     """The link that caches have gone over."""
 
@@ -19,7 +20,7 @@ class LinkUsed:
     """timed or free"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CacheMoved:
     """One cache on its way."""
 
@@ -34,7 +35,7 @@ class CacheMoved:
     same_layout: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Transfer:
     """All caches on their way."""
 
@@ -57,7 +58,7 @@ class Transfer:
     caches: Sequence[CacheMoved]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EnergyByPart:
     """Joules of each part of a request, of all decode steps together."""
 
@@ -65,7 +66,7 @@ class EnergyByPart:
     parts: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Served:
     """A request: a prompt on one machine, its caches over the link, decode steps on another machine."""
 

@@ -8,16 +8,17 @@ it whole for another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import count
 from typing import Any
 
 from pimc.ir.diagnostics import Kind, fail
+from pimc.record import record
 from pimc.sim.op_groups import OpGroup, group_ops
 from pimc.sim.report import Report
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Side:
     """One of the results."""
 
@@ -26,7 +27,7 @@ class Side:
     report: Report
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Cell:
     """What became of an op in one result. Times in seconds, over all `count` ops of identical layers."""
 
@@ -40,7 +41,7 @@ class Cell:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Row:
     """An op, in every result that has it."""
 
@@ -61,7 +62,7 @@ class Row:
         return len({cell.engine for cell in self.cells if cell is not None}) > 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Comparison:
     sides: tuple[Side, ...]
     rows: tuple[Row, ...]

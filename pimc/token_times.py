@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
@@ -25,12 +24,13 @@ from pimc.backends.pim.tallies import LINES, OPEN_CLOCKS, trace_clocks
 from pimc.backends.program import Flight
 from pimc.backends.target import TargetSpec
 from pimc.ir.graph import Graph
+from pimc.record import record
 from pimc.sim.breakdown import Breakdown
 from pimc.sim.energy import Prices
 from pimc.sim.published_times import Step, table
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Position:
     """A token at one position."""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import pimc
-from pimc.garbage import SELDOM, collecting_seldom
+from pimc.garbage import SELDOM, collecting_seldom, importing
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +50,23 @@ def test_threads_share_it() -> None:
     assert gc.get_threshold() == SELDOM
     other.__exit__(None, None, None)
     assert gc.get_threshold() == (600, 11, 12)
+
+
+def test_what_imports_made_counts_as_old() -> None:
+    gc.collect()
+    with importing():
+        made = [[number] for number in range(5000)]
+    assert gc.get_count()[0] < len(made)
+    assert any(made is each for each in gc.get_objects(generation=2))
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_the_caller_froze_stays_frozen() -> None:
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        with importing():
+            pass
+        assert gc.get_freeze_count() >= frozen - 100 > 0
+    finally:
+        gc.unfreeze()

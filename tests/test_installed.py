@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any
 
 import pytest
 
+from pimc import installed
 from pimc.backends import engines, target_registry
 from pimc.passes import registry
 
@@ -27,8 +28,8 @@ def test_what_is_installed_besides_goes_before_in_whatever_order(
     keeping, own = FOUND[group]
     name = next(iter(own))
     values = [own[name], "another:thing"][::order]
-    points = [importlib.metadata.EntryPoint(name, value, group) for value in values]
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+    points = [EntryPoint(name, value, group) for value in values]
+    monkeypatch.setattr(installed, "_points", lambda: EntryPoints(points))
     afresh: Callable[[], Any] = keeping.__wrapped__
     found = afresh()
     assert getattr(found, "references", found) == {**own, name: "another:thing"}

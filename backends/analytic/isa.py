@@ -5,16 +5,16 @@ They take what their formula needs and no addresses: they have a time and an ene
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from pimc.backends.affine import Scalar
 from pimc.backends.isa import Command, command, operand
 from pimc.backends.state import DeviceState
 from pimc.ir.diagnostics import Kind, fail
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AnalyticCommand(Command):
     """The base of all commands of this file."""
 
@@ -25,7 +25,7 @@ class AnalyticCommand(Command):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Norm(AnalyticCommand):
     """The PNM share of an RMSNorm: the sum of partial sums of squares, and its root."""
 
@@ -35,7 +35,7 @@ class Norm(AnalyticCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Softmax(AnalyticCommand):
     """The PNM share of a softmax: exponentials, their sums, and reciprocals."""
 
@@ -46,7 +46,7 @@ class Softmax(AnalyticCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Rotate(AnalyticCommand):
     """The PNM share of a rotary embedding: its elements rearranged by the scalar cores."""
 
@@ -56,7 +56,7 @@ class Rotate(AnalyticCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class SendVector(AnalyticCommand):
     """A vector to one other device."""
 
@@ -65,7 +65,7 @@ class SendVector(AnalyticCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class BroadcastVector(AnalyticCommand):
     """A vector to all devices of a group at once."""
 
@@ -74,7 +74,7 @@ class BroadcastVector(AnalyticCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class GatherVector(AnalyticCommand):
     """The parts of a vector from all other devices of a group, one after another."""
 
@@ -84,7 +84,7 @@ class GatherVector(AnalyticCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class HostToken(AnalyticCommand):
     """What the host does for a token: it is sampled there, and sent."""
 

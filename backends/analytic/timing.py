@@ -18,6 +18,7 @@ from pimc.backends.target import PnmSpec, TargetSpec
 from pimc.backends.timing import EngineDecl, Issued, Resources
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import InternalError
+from pimc.record import record
 
 SECOND = 10**12
 """in ps"""
@@ -27,7 +28,7 @@ WORK = "attoseconds of work"
 """The tally of what formulas give, before it is rounded."""
 
 
-@dataclass(frozen=True)
+@record
 class Pnm:
     """Clocks of the PNM units' formulas."""
 
@@ -61,7 +62,7 @@ class Pnm:
         return Fraction(elements * self.spec.core_cycles("rotary"), self.spec.cores)
 
 
-@dataclass(frozen=True)
+@record
 class Cxl:
     """Picoseconds of the link's formulas, for a device's share of the lanes."""
 
@@ -88,7 +89,7 @@ class Cxl:
         return self.packets(-(-part // self.payload) * (devices - 1))
 
 
-@dataclass(frozen=True)
+@record
 class Forms:
     """How long commands take on a target, and what they use."""
 

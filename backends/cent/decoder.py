@@ -11,9 +11,10 @@ from dataclasses import dataclass, fields
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.graph import Graph, Node, Value
 from pimc.ir.views import is_view_op
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Block:
     """The ops of one decoder block."""
 
@@ -44,7 +45,7 @@ class Block:
             yield getattr(self, field.name)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BlockSizes:
     """The sizes of a block."""
 
@@ -68,7 +69,7 @@ class BlockSizes:
         return self.kv_heads * self.head_size
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Decoder:
     """A model as the mapping sees it."""
 

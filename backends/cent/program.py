@@ -23,6 +23,7 @@ from pimc.backends.pim.aim_isa import BeginTrace, EndTrace
 from pimc.backends.program import Item, Step, Stream, steps
 from pimc.backends.target import TargetSpec
 from pimc.ir.graph import Node
+from pimc.record import record
 
 BLOCK, EMBEDDING = 0, 1
 """The traces of a program."""
@@ -50,7 +51,7 @@ class Streams:
         return self.emitters[engine].take()
 
 
-@dataclass(frozen=True)
+@record
 class Publisher:
     """Writes the streams of a decoder. ops: the row of each node in the table of ops."""
 

@@ -8,13 +8,13 @@ along the tokens. All other vectors are spread over the banks a little each.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 from pimc.backends.cent.decoder import BlockSizes
 from pimc.backends.cent.split import Split
 from pimc.backends.target import TargetSpec
 from pimc.ir.diagnostics import Kind, fail
+from pimc.record import record
 
 LONGEST = 4096
 """Tokens that the published layout has room for. Longer caches go on where theirs began, into what comes behind."""
@@ -24,7 +24,7 @@ def ceil(a: int, b: int) -> int:
     return -(-a // b)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Geometry:
     """What a block's channels have to offer."""
 
@@ -58,7 +58,7 @@ class Geometry:
         return ceil((elements - 1) % self.row + 1, self.column)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rows:
     """The first row of everything, in the published order."""
 

@@ -9,13 +9,13 @@ by the first device of it, the master.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from pimc.backends.target import TargetSpec
 from pimc.ir.diagnostics import Kind, fail
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Split:
     """The devices of one block, and of the model."""
 

@@ -8,7 +8,6 @@ values anew; scores go out and come back access by access for each of softmax's 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from pimc.backends.affine import Scalar
 from pimc.backends.cent.decoder import BlockSizes
@@ -18,13 +17,14 @@ from pimc.backends.emitter import Emitter
 from pimc.backends.isa import Command
 from pimc.backends.pim import aim_isa as aim
 from pimc.backends.target import AimPim, TargetSpec
+from pimc.record import record
 
 GROUP = 4
 """Banks of a bank group: in each, EWMUL multiplies bank 0 with bank 1 into bank 2."""
 PAIR = 2
 
 
-@dataclass(frozen=True)
+@record
 class Writer:
     """Writes the commands of one block, or of what its group's other devices do for it."""
 

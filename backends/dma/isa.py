@@ -7,7 +7,6 @@ indexed dimension, so that a table may lie in any layout.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
@@ -22,6 +21,7 @@ from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.layout import Digit
 from pimc.ir.op import Array
 from pimc.ir.types import DType
+from pimc.record import record
 
 MAX_DIGITS = 8
 """Digits of a copy's loop nest."""
@@ -36,7 +36,7 @@ def nest_region(space: str, start: Scalar, digits: Sequence[Digit], dtype: DType
     return Region(space, start + low, high - low, write)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Copy(Command):
     """A strided copy of elements; subclasses say between which memories."""
 
@@ -72,7 +72,7 @@ class Copy(Command):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Load(Copy):
     """Copy elements from memory to the buffer."""
 
@@ -82,7 +82,7 @@ class Load(Copy):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Store(Copy):
     """Copy elements from the buffer to memory."""
 
@@ -92,7 +92,7 @@ class Store(Copy):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Move(Copy):
     """Copy elements within the buffer."""
 
@@ -102,7 +102,7 @@ class Move(Copy):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class LoadBlocks(Load):
     """Copy elements of a paged cache to the buffer: each block that the loop nest comes to is looked up in the map of
     its window (MAPBLOCKS). Zeros arrive of blocks that nobody has."""
@@ -112,7 +112,7 @@ class LoadBlocks(Load):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class StoreBlocks(Store):
     """Copy elements from the buffer to a paged cache, block by block as LDBLK does."""
 
@@ -121,7 +121,7 @@ class StoreBlocks(Store):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class MapBlocks(Command):
     """Read a block table, and let the addresses of a window mean the blocks that it names.
 
@@ -166,7 +166,7 @@ class MapBlocks(Command):
         memory.map(window, memory.read(plain(self.table), ((window.entries, ENTRY_BYTES),), DType.I32))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Indexed(Command):
     """Rows of a table chosen by indices that lie in the buffer. Negative indices count from the table's end."""
 
@@ -238,7 +238,7 @@ class Indexed(Command):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Gather(Indexed):
     """Copy chosen rows of a table to dense rows in the buffer."""
 
@@ -257,7 +257,7 @@ class Gather(Indexed):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Scatter(Indexed):
     """Copy dense rows in the buffer to chosen rows of a table, in order."""
 
@@ -280,7 +280,7 @@ ROW_WINDOWS = "row windows"
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class MapRows(Command):
     """Let the rows of a window mean, for PIM commands, those of the part of a table that an index names.
 

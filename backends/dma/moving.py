@@ -8,21 +8,21 @@ known, and the bursts of an even share are taken.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
-from pimc.backends.dma.banks import RowTimes, busy_clocks
+from pimc.backends.dma.banks import RowTimes, pace
 from pimc.backends.dma.refresh import FOLLOWED, Losses, Refresh, losses, with_refresh
 from pimc.backends.dma.stretches import Nest, cut, stretches
 from pimc.backends.dma.traffic import Memory, Traffic, split_run, traffic
 from pimc.backends.target import DramSpec
 from pimc.ir.layout import Digit
+from pimc.record import record
 
-MOST = 1 << 13
+MOST = 1 << 14
 """Stretches of rows that are looked at, of all channels together; of longer transfers as many."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Dram:
     """What matters of a memory for the time of transfers; times in clocks but for the clock's own."""
 
@@ -68,23 +68,23 @@ def dram_of(dram: DramSpec, memory: Memory, *, writes: bool = False) -> Dram:
 @lru_cache(maxsize=65536)
 def moving_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int) -> int:
     """Picoseconds for which channels are at work on a loop nest of elements."""
-    memory, asked = dram.memory, traffic(dram.memory, digits, element_bytes)
-    if memory.hashed or asked.accesses == 1:
-        return dram.derated(dram.plain_ps(asked))
+    memory = dram.memory
     run, rest = split_run(digits, element_bytes, memory.access_bytes)
+    if memory.hashed or (run <= memory.access_bytes and not rest):
+        return dram.derated(dram.plain_ps(traffic(memory, digits, element_bytes)))
     whole = Nest(run, tuple(rest))
     part = cut(whole, memory, MOST)
     refresh = dram.in_turn
     if part == whole:
         found = stretches(whole, memory)
-        busy = busy_clocks(found, dram.rows)
-        clocks = float(busy.max())
+        paced = pace(found, dram.rows)
+        clocks = float(paced.busy.max())
         if refresh and clocks <= FOLLOWED * refresh.apart:
-            return round(with_refresh(found, busy, refresh) * dram.clock_ps)
-        lost = losses(found, busy, refresh) if refresh else None
+            return round(with_refresh(found, paced, refresh) * dram.clock_ps)
+        lost = losses(found, paced, refresh) if refresh else None
     else:
-        pace, lost = _part(dram, part)
-        clocks = asked.busiest * pace
+        of_burst, lost = _part(dram, part)
+        clocks = traffic(memory, digits, element_bytes).busiest * of_burst
     if refresh and lost:
         return round(lost.of(clocks, refresh) * dram.clock_ps)
     return dram.derated(round(clocks * dram.clock_ps))
@@ -94,6 +94,6 @@ def moving_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int) -> int:
 def _part(dram: Dram, nest: Nest) -> tuple[float, Losses | None]:
     """Clocks of a burst of the busiest channel, and what refreshes cost, of longer transfers."""
     found = stretches(nest, dram.memory)
-    busy = busy_clocks(found, dram.rows)
-    pace = float(busy.max()) / int(found.totals.max()) * found.once
-    return pace, losses(found, busy, dram.in_turn) if dram.in_turn else None
+    paced = pace(found, dram.rows)
+    of_burst = float(paced.busy.max()) / int(found.totals.max()) * found.once
+    return of_burst, losses(found, paced, dram.in_turn) if dram.in_turn else None

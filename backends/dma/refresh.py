@@ -10,24 +10,26 @@ is not told apart: in a row of transfers the one before has waited for that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import log2
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pimc.backends.dma.banks import AHEAD, RowTimes, conflicts
+from pimc.backends.dma.banks import AHEAD, Pace, RowTimes, pace
 from pimc.backends.dma.stretches import Ints, Stretches
+from pimc.record import record
 
 Floats = NDArray[np.float64]
 
+LOOKED_AT, ALONE = 4, 256
+"""Channels, and stretches in each rank, from which it is told how fast they read one rank alone."""
 FOLLOWED = 16
 """Refreshes through which the beginning of a long transfer is followed, over and over."""
 MOMENTS = 4
 """Moments of the first refresh of short transfers; of long ones fewer, since each meets many refreshes."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Refresh:
     """Refresh of one rank after the other, in clocks."""
 
@@ -40,7 +42,7 @@ class Refresh:
     rows: RowTimes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ranks:
     """Where the bursts of each rank lie, over all channels, which follow each other in one count."""
 
@@ -54,20 +56,45 @@ class Ranks:
     """bursts before each channel's first"""
     ends: Floats
     alone: Floats | None
-    """[ranks, channels]: clocks by which a burst takes longer where a channel reads one rank only, since rows of one
-    bank come sooner after each other; none: it does not"""
+    """[ranks]: clocks of a burst where a channel reads one rank only, and rows of one bank come sooner after each
+    other; none: bursts follow each other without gaps there"""
+    waits: Waits | None
+    """none: bursts follow each other without gaps"""
 
 
-def with_refresh(found: Stretches, busy: Floats, refresh: Refresh) -> float:
-    """Clocks of a transfer whose channels are `busy` for so many without refresh."""
-    ranks, clocks = _ranks(found, refresh), float(busy.max())
+@record
+class Waits:
+    """When bursts come where rows cannot be opened soon enough for them, over all channels."""
+
+    starts: Floats
+    """clocks before the first burst of each stretch, each channel's after the last one's"""
+    begins: Floats
+    """of each channel"""
+    bursts: Floats
+    """of each stretch"""
+    ends: Floats
+    ranks: NDArray[np.int8]
+
+    def at(self, clocks: Floats, refreshed: Ints, burst: int) -> tuple[Floats, NDArray[np.bool_]]:
+        """Bursts before such clocks [moments, channels]; and whether a channel then waits for a row of the rank that
+        is refreshed. What it waits for it has chosen, and is held up for all of the refresh."""
+        here = clocks + self.begins
+        index = self.starts.searchsorted(here, "right") - 1
+        left = self.bursts.take(index) - (here - self.starts.take(index)) / burst
+        held = (left < 0) & (self.ranks.take(index + 1, mode="clip") == refreshed)
+        return self.ends.take(index) - np.maximum(left, 0.0), held
+
+
+def with_refresh(found: Stretches, paced: Pace, refresh: Refresh) -> float:
+    """Clocks of a transfer whose channels are at work like that without refresh."""
+    busy, clocks = paced.busy, float(paced.busy.max())
     expected = clocks / refresh.apart
     moments = max(1, MOMENTS // max(1, round(expected)))
-    _, lost = _followed(ranks, busy / found.totals, refresh, moments, None)
+    _, lost = _followed(_ranks(found, paced, refresh), busy, refresh, moments, None)
     return clocks + min(1.0, expected) * (float((busy + lost).max(axis=1).mean()) - clocks)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Losses:
     """What refreshes cost a long transfer, by a part of it that stands for all."""
 
@@ -88,70 +115,89 @@ class Losses:
         return clocks * float((self.shares / (1 - rates)).max(axis=1).mean())
 
 
-def losses(found: Stretches, busy: Floats, refresh: Refresh) -> Losses:
+def losses(found: Stretches, paced: Pace, refresh: Refresh) -> Losses:
     """What a long transfer loses: found by going through these stretches over and over."""
-    early, late = _followed(_ranks(found, refresh), busy / found.totals, refresh, 1, FOLLOWED)
+    early, late = _followed(_ranks(found, paced, refresh), paced.busy, refresh, 1, FOLLOWED)
     lost = early + late
     rate = float(late.mean()) / (FOLLOWED - FOLLOWED // 2) / refresh.apart
     spread = [float(of.std(axis=1).mean()) for of in (early, lost)]
     lasting = min(1.0, max(0.0, log2(spread[1] / spread[0]))) if all(spread) else 1.0
     beyond = (lost - lost.mean(axis=1, keepdims=True)) / (FOLLOWED * refresh.apart)
-    return Losses(rate, beyond, lasting, busy / busy.max())
+    return Losses(rate, beyond, lasting, paced.busy / paced.busy.max())
 
 
-def _ranks(found: Stretches, refresh: Refresh) -> Ranks:
+def _ranks(found: Stretches, paced: Pace, refresh: Refresh) -> Ranks:
     """Stretches that follow each other in one rank are one."""
-    rank = (found.rows // refresh.rank_banks % refresh.ranks).astype(np.int8)
-    last = np.empty(len(rank), bool)
-    np.not_equal(rank[1:], rank[:-1], out=last[:-1])
+    each = (found.rows // refresh.rank_banks % refresh.ranks).astype(np.int8)
+    last = np.empty(len(each), bool)
+    np.not_equal(each[1:], each[:-1], out=last[:-1])
     last[found.lanes - 1] = True
     at = np.flatnonzero(last)
     bounds = np.concatenate([[0], found.ends[at]])
-    bursts, each, rank = np.diff(bounds), rank, rank[at]
+    bursts, rank = np.diff(bounds), each[at]
     shift = float(bounds[-1] + 1)
     of_rank = np.zeros((refresh.ranks, len(bounds)))
     for r in range(refresh.ranks):
         np.cumsum(np.where(rank == r, bursts, 0), out=of_rank[r, 1:])
         of_rank[r] += r * shift
     ends = found.ends[found.lanes - 1].astype(np.float64)
+    waits = None
+    if paced.starts is not None:
+        begins = np.cumsum(paced.busy) - paced.busy
+        starts = paced.starts + np.repeat(begins, found.counts)
+        bursts_of, ends_of = found.bursts.astype(np.float64), found.ends.astype(np.float64)
+        waits = Waits(starts, begins, bursts_of, ends_of, each)
     alone = None
     if bounds[-1] < AHEAD * len(at):  # it changes between ranks more often than requests are known ahead
-        of_one = [found.where(each == r) for r in range(refresh.ranks)]
-        found_alone = [conflicts(one, refresh.rows) / one.totals if one else 0 * ends for one in of_one]
-        alone = np.stack(found_alone) if any(each.any() for each in found_alone) else None
-    return Ranks(bounds.astype(np.float64), of_rank, shift, np.concatenate([[0.0], ends[:-1]]), ends, alone)
+        alone = _alone(found, refresh)
+    return Ranks(bounds.astype(np.float64), of_rank, shift, np.concatenate([[0.0], ends[:-1]]), ends, alone, waits)
 
 
-def _followed(ranks: Ranks, pace: Floats, refresh: Refresh, moments: int, times: int | None) -> tuple[Floats, Floats]:
+def _alone(found: Stretches, refresh: Refresh) -> Floats | None:
+    """Clocks of a burst where a channel reads one rank only."""
+    found = found.beginnings(LOOKED_AT, ALONE * refresh.ranks)
+    rank = found.rows // refresh.rank_banks % refresh.ranks
+    clocks = np.full(refresh.ranks, float(refresh.rows.burst))
+    for r in range(refresh.ranks):
+        one = found.where(rank == r)
+        if one is not None:
+            clocks[r] = pace(one, refresh.rows).busy.sum() / one.totals.sum()
+    return clocks if clocks.max() > refresh.rows.burst else None
+
+
+def _followed(ranks: Ranks, busy: Floats, refresh: Refresh, moments: int, times: int | None) -> tuple[Floats, Floats]:
     """Clocks that refreshes cost [moments and ranks of the first one, channels], the first half of them and the others.
 
     So many refreshes, or (all are the others) until all channels are through. What comes after a channel's last burst
-    is taken to be its first. `pace`: clocks of a burst.
+    is taken to be its first. `busy`: clocks of each channel without refresh.
     """
-    bounds, flat, width = ranks.bounds, ranks.of_rank.ravel(), len(ranks.bounds)
+    bounds, flat, width, burst = ranks.bounds, ranks.of_rank.ravel(), len(ranks.bounds), refresh.rows.burst
     totals = ranks.ends - ranks.begins
+    pace = busy / totals
     offsets = np.arange(refresh.ranks)[:, None] * width
     firsts, lasts = (flat.take(bounds.searchsorted(at) + offsets) for at in (ranks.begins, ranks.ends))
     numbers = np.repeat(np.arange(refresh.ranks), moments)
-    span = min(refresh.apart, float((totals * pace).max()))
+    span = min(refresh.apart, float(busy.max()))
     moment = np.tile((np.arange(moments) + 0.5) / moments * span, refresh.ranks)
-    done = moment[:, None] / pace
-    waits = 1 - np.minimum(1, refresh.rows.burst / pace)
-    held = waits if waits.any() else None  # a burst that waits for its row when the refresh begins is held up
+    done = np.repeat(moment[:, None], len(busy), axis=1)
     early, lost = np.zeros_like(done), np.zeros_like(done)
-    by_rank = [((at * width)[:, None], firsts.take(at, 0), lasts.take(at, 0)) for at in _turned(numbers, refresh.ranks)]
-    event = 0
+    by_rank = [(at[:, None], firsts.take(at, 0), lasts.take(at, 0)) for at in _turned(numbers, refresh.ranks)]
+    event, held = 0, None
     while event != times:
-        offset, first, last = by_rank[event % refresh.ranks]
-        here = np.minimum(done, totals - 0.5) if times is None else done % totals
-        here += ranks.begins
+        rank, first, last = by_rank[event % refresh.ranks]
+        offset = rank * width
+        here = np.minimum(done, busy - burst / 2) if times is None else done % busy
+        if ranks.waits is not None:
+            here, held = ranks.waits.at(here, rank, burst)
+        else:
+            here /= burst
+            here += ranks.begins
         index = np.minimum(bounds.searchsorted(here, "right"), width - 1)
         since = here - bounds.take(index - 1)
         index += offset
         # when the requests known ahead are all of this rank, and how many of others have been served until then
         wanted = flat.take(index - 1)
-        inside = flat.take(index) > wanted
-        wanted += inside * since
+        wanted += (flat.take(index) > wanted) * since
         wanted += AHEAD
         over = wanted > last
         wanted -= over * (last - first)
@@ -165,18 +211,19 @@ def _followed(ranks: Ranks, pace: Floats, refresh: Refresh, moments: int, times:
         loss = refresh.lasts + (others >= AHEAD) * refresh.rows.opening - others * pace
         np.maximum(loss, 0, out=loss)
         if ranks.alone is not None:
-            slower = np.maximum(0, refresh.rows.burst + ranks.alone.take((numbers + event) % refresh.ranks, 0) - pace)
-            loss += np.minimum(np.minimum(others, refresh.lasts / pace), AHEAD) * slower
+            slower = np.maximum(0, ranks.alone.take(rank) - pace)
+            # requests of this rank that have been left behind
+            loss += AHEAD * np.minimum(1, refresh.lasts / (pace * np.maximum(others, 1))) * slower
         if held is not None:
-            loss += inside * held * np.maximum(0, refresh.lasts - loss)
+            np.maximum(loss, held * refresh.lasts, out=loss)
         loss *= last > first
         if times is None:
-            loss *= done < totals
+            loss *= done < busy
         lost += loss
-        done += (refresh.apart - loss) / pace
+        done += refresh.apart - loss
         event += 1
         if times is None:
-            if (done >= totals).all():
+            if (done >= busy).all():
                 break
         elif event == times // 2:
             early, lost = lost, early

@@ -6,18 +6,19 @@ bank 0 of channel 0. Of a long one the beginning stands for all: loops are cut o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pimc.backends.dma.traffic import Memory
+from pimc.backends.dma.traffic import Memory, row_stretches
 from pimc.ir.layout import Digit
+from pimc.record import record
 
 Ints = NDArray[np.int64]
 
-BLOCKS = 8
+BLOCKS = 16
 """Turns that are looked at of a loop whose turns are too long to look at many."""
 
 
@@ -29,37 +30,43 @@ class Stretches:
     """the row of each stretch, within its channel: neighbours lie in neighbouring banks"""
     bursts: Ints
     """of each stretch"""
-    ends: Ints
-    """bursts up to the end of each stretch, over all channels"""
-    lanes: Ints
-    """stretches up to the end of each channel"""
-    once: float
+    counts: Ints
+    """stretches of each channel"""
+    once: float = 1.0
     """bursts, as a part of those where what two runs need one after the other counts twice"""
+    ends: Ints = field(init=False)
+    """bursts up to the end of each stretch, over all channels"""
+    lanes: Ints = field(init=False)
+    """stretches up to the end of each channel"""
+    totals: Ints = field(init=False)
+    """bursts of each channel"""
 
-    @property
-    def counts(self) -> Ints:
-        """Stretches of each channel."""
-        return np.diff(self.lanes, prepend=0)
+    def __post_init__(self) -> None:
+        ends, lanes = np.cumsum(self.bursts), np.cumsum(self.counts)
+        totals = ends[lanes - 1]
+        totals[1:] -= totals[:-1].copy()
+        for name, value in (("ends", ends), ("lanes", lanes), ("totals", totals)):
+            object.__setattr__(self, name, value)
 
-    @property
-    def totals(self) -> Ints:
-        """Bursts of each channel."""
-        return np.diff(self.ends[self.lanes - 1], prepend=0)
-
-    def of_lanes(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def of_channels(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """The sums of each channel's stretches' values."""
         return np.add.reduceat(values, self.lanes - self.counts)
 
     def where(self, these: NDArray[np.bool_]) -> Stretches | None:
-        """Some of the stretches; none where a channel has none of them."""
-        lanes = np.add.reduceat(these, self.lanes - self.counts, dtype=np.int64)
-        if not lanes.all():
-            return None
-        bursts = self.bursts[these]
-        return Stretches(self.rows[these], bursts, np.cumsum(bursts), np.cumsum(lanes), self.once)
+        """Some of the stretches; none where there are none of them."""
+        counts = np.add.reduceat(these, self.lanes - self.counts, dtype=np.int64)
+        counts = counts[counts > 0]
+        return Stretches(self.rows[these], self.bursts[these], counts) if len(counts) else None
+
+    def beginnings(self, channels: int, most: int) -> Stretches:
+        """At most so many of the first stretches of the channels that read most."""
+        chosen = np.argsort(-self.totals, kind="stable")[:channels]
+        begins, counts = (self.lanes - self.counts)[chosen], np.minimum(self.counts[chosen], most)
+        at = np.concatenate([np.arange(begin, begin + count) for begin, count in zip(begins, counts, strict=True)])
+        return Stretches(self.rows.take(at), self.bursts.take(at), counts)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Nest:
     """Runs of bytes at the turns of loops, which are sorted by their strides."""
 
@@ -74,13 +81,16 @@ def cut(whole: Nest, memory: Memory, most: int) -> Nest:
     if whole.run > longest:
         return Nest(longest, ())
     kept: list[Digit] = []
-    found = -(-whole.run // row) // _alike(whole, memory)
+    alike = _alike(whole, memory)
+    found = -(-whole.run // row) // alike
     for count, stride in whole.rest:
-        fit = max(1, most // found)
-        if count <= fit:
+        more = row_stretches(whole.run, (*kept, (count, stride)), row) // alike
+        if more <= most:
             kept.append((count, stride))
-            found *= count
+            found = more
             continue
+        each = max(1, more // count)
+        fit = max(1, most // each)
         apart = 1
         if found >= most // BLOCKS and stride % row:
             # runs begin at other parts of rows in each turn: rather a few turns of less than one of all
@@ -112,7 +122,7 @@ def stretches(nest: Nest, memory: Memory) -> Stretches:
         by_place, by_bursts = places.reshape(len(counts), -1), bursts.reshape(len(counts), -1)
         if (by_place == by_place[0]).all() and (by_bursts == by_bursts[0]).all():
             places, bursts, counts = by_place[0], by_bursts[0], counts[:1]
-    return Stretches(places, bursts, np.cumsum(bursts), np.cumsum(counts), once)
+    return Stretches(places, bursts, counts, once)
 
 
 def _alike(nest: Nest, memory: Memory) -> int:

@@ -18,14 +18,16 @@ from functools import partial
 from pimc.backends.dma.block_traffic import blocks_of, traffic_in_blocks
 from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, LoadBlocks, MapBlocks, MapRows, Move, Store, StoreBlocks
 from pimc.backends.dma.moving import Dram, dram_of, moving_ps
-from pimc.backends.dma.traffic import Memory, Traffic, slots, traffic
+from pimc.backends.dma.traffic import Memory, Traffic, accesses_of, slots, traffic
 from pimc.backends.isa import Command
 from pimc.backends.quantity import PS_PER_S, period_ps
+from pimc.backends.tally import Counted, Tally
 from pimc.backends.target import DmaSpec, DramSpec, NewtonPim, TargetSpec
 from pimc.backends.timing import EngineDecl, Issued, Resource, Resources
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import InternalError
 from pimc.ir.layout import Digit
+from pimc.record import record
 
 DATA_BUS = "dram.bus"
 READS = (Load, Gather, MapBlocks)
@@ -37,7 +39,7 @@ PIM_WORK = "pim"
 """The resource that tells until when PIM works."""
 
 
-@dataclass(frozen=True)
+@record
 class TransferTime:
     """A transfer's parts, in picoseconds: until its first data, as long as it lasts, as long as it holds the buses."""
 
@@ -74,12 +76,12 @@ class DmaCosts:
         whole = max(part, 100 * 100 * (1 << 20) // self.bus_percent)
         return TransferTime(time.latency, -(-time.duration * whole // part), -(-time.held * whole // part))
 
-    def of(self, command: Command) -> tuple[TransferTime, Traffic | None]:
-        """A command's time, and what it asks of the memory."""
+    def of(self, command: Command) -> tuple[TransferTime, int | None]:
+        """A command's time, and the accesses that it asks of the memory."""
         time, asked = self._timed(command)
         return (TransferTime(0, 0, 0) if self.dma.transfers == "free" else time), asked
 
-    def _timed(self, command: Command) -> tuple[TransferTime, Traffic | None]:
+    def _timed(self, command: Command) -> tuple[TransferTime, int | None]:
         if isinstance(command, Move):
             size = command.dtype.bits // 8
             moved = self._slots(command.src_digits, size) + self._slots(command.dst_digits, size)
@@ -88,14 +90,15 @@ class DmaCosts:
             return self._in_blocks(command)
         if isinstance(command, MapBlocks):  # the table, and a register of the map for each access's entries
             size = command.table_bytes
-            asked = traffic(self.memory, ((size, 1),), 1)
-            return self._transfer(asked, self.derated(self.plain_ps(asked)), 0, reads=True), asked
+            table = traffic(self.memory, ((size, 1),), 1)
+            moving = self.derated(self.plain_ps(table))
+            return self._transfer(table.accesses, moving, 0, reads=True), table.accesses
         if isinstance(command, Copy):
             reads = isinstance(command, Load)
             ends = command.src_digits, command.dst_digits
             far, near = ends if reads else ends[::-1]
             size = command.dtype.bits // 8
-            asked = traffic(self.memory, far, size)
+            asked = accesses_of(self.memory, far, size)
             moving = moving_ps(self.reads if reads else self.writes, far, size)
             return self._transfer(asked, moving, max(self._slots(near, size), self._passes(asked)), reads), asked
         if isinstance(command, Indexed):
@@ -104,28 +107,28 @@ class DmaCosts:
             return TransferTime(0, self._on_chip(self._slots((), command.index_type.bits // 8)), 0), None
         raise InternalError(f"the copy engines have no time for {command.mnemonic}")
 
-    def _in_blocks(self, command: LoadBlocks | StoreBlocks) -> tuple[TransferTime, Traffic | None]:
+    def _in_blocks(self, command: LoadBlocks | StoreBlocks) -> tuple[TransferTime, int]:
         """A descriptor for each block that the loop nest comes to; what lies in one is copied as ever."""
         reads = isinstance(command, LoadBlocks)
         far, near = (command.src_digits, command.dst_digits) if reads else (command.dst_digits, command.src_digits)
         size, block = command.dtype.bits // 8, plain(command.block)
-        asked = traffic_in_blocks(self.memory, far, size, block)
-        issue = blocks_of(far, size, block) * self._issue_ps
-        moving = self.derated(self.plain_ps(asked))
-        found = self._transfer(asked, moving, max(self._slots(near, size), self._passes(asked)), reads)
-        return TransferTime(found.latency, max(found.duration, issue), found.held), asked
+        found = traffic_in_blocks(self.memory, far, size, block)
+        issue, asked = blocks_of(far, size, block) * self._issue_ps, found.accesses
+        moving = self.derated(self.plain_ps(found))
+        time = self._transfer(asked, moving, max(self._slots(near, size), self._passes(asked)), reads)
+        return TransferTime(time.latency, max(time.duration, issue), time.held), asked
 
     @property
     def _issue_ps(self) -> int:
         return self.dma.issue * self.spec.system.sharing * period_ps(self.dma.clock)
 
-    def _transfer(self, asked: Traffic, moving: int, chip_slots: int, reads: bool) -> TransferTime:
+    def _transfer(self, accesses: int, moving: int, chip_slots: int, reads: bool) -> TransferTime:
         """Of what keeps the slowest channel at work for `moving` picoseconds."""
-        held = min(moving, self.derated(-(-asked.accesses * self.access_ps // self.dram.channels)))
+        held = min(moving, self.derated(-(-accesses * self.access_ps // self.dram.channels)))
         latency = self.read_latency if reads else self.write_latency
         return TransferTime(latency, max(moving, self._on_chip(chip_slots)), held)
 
-    def _indexed(self, command: Indexed) -> tuple[TransferTime, Traffic | None]:
+    def _indexed(self, command: Indexed) -> tuple[TransferTime, int | None]:
         """Each index is a transfer of its own; rows are taken to fall on all channels and ranks alike."""
         count, size = plain(command.count), command.dtype.bits // 8
         issue = count * self._issue_ps
@@ -136,19 +139,18 @@ class DmaCosts:
         accesses = row.accesses * count
         busiest = max(row.busiest, -(-accesses // self.dram.channels))
         rows = max(row.rows, -(-row.rows * row.accesses * count // max(1, row.busiest) // self.dram.channels))
-        asked = Traffic(accesses, busiest, rows)
         # tRRD and tFAW hold within a rank
         timed = Traffic(accesses, busiest, -(-rows // self.dram.ranks))
         moving = self.derated(self.plain_ps(timed))
-        found = self._transfer(timed, moving, chip_slots, isinstance(command, Gather))
-        return TransferTime(found.latency, max(found.duration, issue), found.held), asked
+        found = self._transfer(accesses, moving, chip_slots, isinstance(command, Gather))
+        return TransferTime(found.latency, max(found.duration, issue), found.held), accesses
 
     def _slots(self, digits: tuple[Digit, ...], element_bytes: int) -> int:
         return slots(digits, element_bytes, self.slot)
 
-    def _passes(self, asked: Traffic) -> int:
+    def _passes(self, accesses: int) -> int:
         """Slots that the accesses of a shared buffer's memory bring or take, even if it is always the same one."""
-        return asked.accesses * self.dram.access_bytes // self.slot if self.slot > 1 else 0
+        return accesses * self.dram.access_bytes // self.slot if self.slot > 1 else 0
 
     def _on_chip(self, count: int) -> int:
         """As long as the on-chip side of a transfer takes for so many slots."""
@@ -161,7 +163,7 @@ def memory_of(spec: TargetSpec) -> Memory:
     return Memory(spec.dram.channels, spec.dram.row_bytes, spec.dram.access_bytes, hashed, spec.dram.banks)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CopyTime:
     """What a search over tiles needs of `DmaCosts`: times in seconds, refresh included."""
 
@@ -180,7 +182,7 @@ class CopyTime:
         dram = self.writes if writes else self.reads
         if dram is None:
             return 0.0, 0.0
-        moving, accesses = moving_ps(dram, digits, element_bytes), traffic(dram.memory, digits, element_bytes).accesses
+        moving, accesses = moving_ps(dram, digits, element_bytes), accesses_of(dram.memory, digits, element_bytes)
         held = min(moving, dram.derated(accesses * dram.rows.burst * dram.clock_ps // dram.memory.channels)) / PS_PER_S
         return max(moving / PS_PER_S, elements * element_bytes * self.port), held
 
@@ -217,7 +219,7 @@ class DmaTimer:
     """PIM work, where transfers go on beside it"""
     shares: bool = False
     """its accesses take turns with those of transfers that came before"""
-    counters: Counter[str] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
     slot_at: int = 0
     """when the queue may issue again"""
     free_at: int = 0
@@ -226,46 +228,56 @@ class DmaTimer:
     moved_at: int = 0
     """when its last copy on chip is over, whose result the next store may take"""
 
+    @property
+    def counters(self) -> Counter[str]:
+        return self.tally.sums()
+
     def issue(self, command: Command, ready: int) -> Issued:
-        return self._issue(command, *self.costs.of(command), ready)
+        return self._issue(type(command), *self._costs(command), ready)
 
     def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
-        return partial(self._issue, command, *self.costs.of(command)) if not command.is_affine else None
+        return partial(self._issue, type(command), *self._costs(command)) if not command.is_affine else None
 
     def cost(self, command: Command) -> Hashable:
         time, _ = self.costs.of(command)
         kinds = (isinstance(command, kind) for kind in (INDEXED, WRITES, Move))
         return time.latency, time.duration, time.held, *kinds
 
-    def _issue(self, command: Command, time: TransferTime, asked: Traffic | None, ready: int) -> Issued:
-        issued = max(ready, self.slot_at)
-        if isinstance(command, INDEXED):
+    def _costs(self, command: Command) -> tuple[TransferTime, Counted]:
+        """A command's time, and what it counts."""
+        time, accesses = self.costs.of(command)
+        if accesses is None:
+            return time, ()
+        access, moved = ("RD", "bytes read") if isinstance(command, READS) else ("WR", "bytes written")
+        return time, ((access, accesses), (moved, accesses * self.costs.memory.access_bytes))
+
+    def _issue(self, kind: type[Command], time: TransferTime, counted: Counted, ready: int) -> Issued:
+        issued = ready if ready > self.slot_at else self.slot_at
+        if issubclass(kind, INDEXED):
             issued = max(issued, self.done_at)
-        if isinstance(command, WRITES):
+        elif issubclass(kind, WRITES):
             issued = max(issued, self.moved_at)
-        begin = max(issued + time.latency, self.free_at)
+        asked = begin = issued + time.latency
+        if self.free_at > begin:
+            begin = self.free_at
         if self.pim is not None and self.pim.free_at > begin:
             time = self.costs.beside(time)
-        cause = "queue" if begin > issued + time.latency else ""
+            asked = issued + time.latency
+        cause = "queue" if begin > asked else ""
         if time.held:
             granted = (self.bus.share if self.shares else self.bus.acquire)(begin, time.held)
             cause = "data bus" if granted > begin else cause
             begin = granted
-        self.free_at = begin + time.duration
-        self.done_at = max(self.done_at, self.free_at)
-        if isinstance(command, Move):
-            self.moved_at = self.free_at
-        if asked is not None:
-            self._count(command, asked)
+        end = self.free_at = begin + time.duration
+        if end > self.done_at:
+            self.done_at = end
+        if kind is Move:
+            self.moved_at = end
+        if counted:
+            self.tally.noted[counted] += 1
         start = begin - time.latency
         self.slot_at = max(issued + self.issue_ps, start)  # one waits: the buses are asked for no earlier than needed
-        return Issued(start, self.slot_at, self.done_at, self.free_at - begin, cause)
-
-    def _count(self, command: Command, asked: Traffic) -> None:
-        reads = isinstance(command, READS)
-        self.counters["RD" if reads else "WR"] += asked.accesses
-        moved = asked.accesses * self.costs.memory.access_bytes
-        self.counters["bytes read" if reads else "bytes written"] += moved
+        return Issued(start, self.slot_at, self.done_at, time.duration, cause)
 
     def relative(self, now: int) -> Hashable:
         return tuple(max(0, t - now) for t in (self.slot_at, self.free_at, self.done_at, self.moved_at))

@@ -7,7 +7,6 @@ leaves the busiest channel's load as it is but for the edges of rows; so time do
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd, prod
 
@@ -15,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pimc.ir.layout import Digit
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Memory:
     """What matters of a memory: neighbouring rows lie on neighbouring channels, and it moves whole accesses."""
 
@@ -30,7 +30,7 @@ class Memory:
     """of a channel; rows a whole turn of the channels apart lie in neighbouring banks"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Traffic:
     """accesses in all and on the busiest channel; rows opened there, if each is opened once for each stretch of it; and
     rows opened in the busiest bank."""
@@ -53,6 +53,19 @@ def traffic(memory: Memory, digits: tuple[Digit, ...], element_bytes: int) -> Tr
     rows = row_stretches(run, rest, memory.row_bytes)
     banks = in_rows(run, rest, memory)
     return Traffic(total, busiest, -(-rows * busiest // max(1, total)), 0 if banks is None else int(banks.max()))
+
+
+@lru_cache(maxsize=65536)
+def accesses_of(memory: Memory, digits: tuple[Digit, ...], element_bytes: int) -> int:
+    """The accesses alone, for which only where in an access runs begin matters."""
+    access = memory.access_bytes
+    run, rest = split_run(digits, element_bytes, access)
+    unit = gcd(access, *(stride for _, stride in rest))
+    starts = np.zeros(access // unit, np.int64)
+    starts[0] = 1
+    for count, stride in rest:
+        starts = _repeated(starts, count, stride // unit) if stride % access else starts * count
+    return sum(int(count) * -(-(place * unit + run) // access) for place, count in enumerate(starts))
 
 
 def histogram(memory: Memory, run: int, rest: Sequence[Digit]) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 
 from pimc.backends.kernels.arena import Arena
@@ -18,6 +18,7 @@ from pimc.backends.lowering import Lowering, Tensor
 from pimc.ir.graph import Node
 from pimc.ir.layout import Digit, Layout
 from pimc.ir.types import DType
+from pimc.record import record
 
 LOWEST = -3.4028234663852886e38
 """Stands for the maximum of a row in which everything is masked; masks may hold this number, the lowest, themselves."""
@@ -26,7 +27,7 @@ TINY = 1e-30
 LIMIT_TYPE = DType.I32
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limits:
     """Tensors [B|1, 1, S|1, 1] of key positions: the last one that a query sees, and the first."""
 

@@ -7,7 +7,7 @@ float32 grids unless said otherwise. A grid of more than two axes becomes a loop
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -17,9 +17,10 @@ from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.nest import Axis, Nest, dense_strides, walk
 from pimc.backends.vector import FORMS, Elementwise, Reduce, Scan
 from pimc.ir.types import DType
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class VectorMachine:
     """Whose vector commands a kernel is written in."""
 
@@ -37,7 +38,7 @@ class VectorMachine:
     """columns that pieces of long rows should have"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ref:
     """Elements in the buffer: one byte stride per axis of the grid (0: repeated)."""
 

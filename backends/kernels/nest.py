@@ -8,7 +8,7 @@ move with the loops around it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from math import prod
@@ -16,12 +16,13 @@ from math import prod
 from pimc.backends.affine import Scalar
 from pimc.backends.emitter import Emitter
 from pimc.ir.layout import Digit, Layout, pieces
+from pimc.record import record
 
 SLOTS = 2
 """Tiles of an operand that are on chip at a time: one is computed on while the other moves."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Axis:
     """One loop: its turns, the bytes by which each operand moves, and the dimension that it belongs to."""
 
@@ -30,7 +31,7 @@ class Axis:
     dim: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Nest:
     """First address of each operand, and the loops, outermost first."""
 
@@ -228,7 +229,7 @@ def every_turn(nest: Nest) -> Iterator[tuple[Scalar, ...]]:
         yield nest.moved(moved).starts
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tiling:
     """A nest cut in two: `outer` loops around tiles that are each like `tile` (with its starts at 0 turns)."""
 

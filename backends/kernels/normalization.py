@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from pimc.backends.kernels.lanes import Lanes, Ref, Source, VectorMachine
@@ -14,6 +14,7 @@ from pimc.backends.kernels.rows import Block, Chunk, Columns, RowKernel, Rows, W
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.ir.graph import Node
 from pimc.ir.layout import Layout
+from pimc.record import record
 
 
 def axes_last(tensor: Tensor, axes: Sequence[int]) -> Tensor:
@@ -65,7 +66,7 @@ def lower_softmax(node: Node, at: Lowering, machine: VectorMachine) -> None:
 NORMS = ("layer_norm", "rms_norm", "layer_normalization", "rms_normalization", "ms_simplified_layer_normalization")
 
 
-@dataclass(frozen=True)
+@record
 class Norm:
     """What a node does to each of its rows. Mean (layer norm alone), mean of squares, inverse root, and the scaling,
     all in float32."""

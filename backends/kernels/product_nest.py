@@ -7,19 +7,19 @@ weight, or query heads that share keys, become one taller product.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
 
 from pimc.backends.affine import Scalar
 from pimc.backends.kernels.nest import Axis, Segment, axes_of_segments, nests, spread
 from pimc.backends.lowering import Tensor
 from pimc.ir.layout import Digit, Layout
+from pimc.record import record
 
 A, B, OUT = 0, 1, 2
 """Positions of the operands and the result in starts and strides."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProductNest:
     """First addresses of a, b and the result, and the axes of batch, m and n; `contracted`: the ranges of k."""
 

@@ -8,7 +8,7 @@ multiplied, the next is expanded.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Protocol
@@ -28,6 +28,7 @@ from pimc.ir.graph import Node, Value
 from pimc.ir.layout import Layout
 from pimc.ir.quantized import PACKED
 from pimc.ir.types import DType
+from pimc.record import record
 
 CHUNK_SHARE = 2
 """One part in so many of a kernel's bytes holds chunks; the product works in the rest."""
@@ -41,7 +42,7 @@ class Product(Protocol):
     ) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Segment:
     """A regular part of one axis: `blocks` of `width` elements from `start`; `number` is that of the first block."""
 
@@ -63,7 +64,7 @@ def segments(extent: int, block: int) -> Iterator[Segment]:
         yield Segment(whole * block, 1, rest, whole)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class QuantizedWeight:
     """The geometry of a quantized product's weight, before anything has a place."""
 

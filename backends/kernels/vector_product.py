@@ -20,13 +20,14 @@ from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest, product_n
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.types import DType
+from pimc.record import record
 
 MOST_ROWS = 16
 MOST_DEPTH = 512
 """Tile extents beyond which nothing is gained."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VectorShape:
     """Extents of a tile [n, k] of `b`, whether n (`across`) or k runs along the lanes, and how `a` comes."""
 

@@ -9,7 +9,6 @@ What goes to another machine (EXPORT) waits in `sent` until that takes it (IMPOR
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -21,11 +20,12 @@ from pimc.ir.diagnostics import InternalError, Kind, fail
 from pimc.ir.layout import Digit
 from pimc.ir.op import Array
 from pimc.ir.types import DType
+from pimc.record import record
 
 BUFFER = "buffer"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Meeting:
     """Who meets: the name of the exchange and the ranks that have a part in it, in order."""
 
@@ -33,7 +33,7 @@ class Meeting:
     ranks: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Exchange(Command):
     """The base of all commands of the link."""
 
@@ -59,7 +59,7 @@ class Exchange(Command):
         self.exchange([Party(self, state)])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Party:
     """One device's part in an exchange."""
 
@@ -97,7 +97,7 @@ def _summed(arrays: Sequence[Array]) -> Array:
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class AllReduce(Exchange):
     """Sum the elements of all devices of a group, in place and on each of them."""
 
@@ -124,7 +124,7 @@ class AllReduce(Exchange):
             p.state.spaces[BUFFER].write(_at(_all_reduce(p).address), digits, self.dtype, total)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Regroup(Exchange):
     """Between a part [rows, columns] on each device and the whole [rows, group * columns] that the parts make."""
 
@@ -156,7 +156,7 @@ class Regroup(Exchange):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class AllGather(Regroup):
     """Join the parts of all devices of a group side by side in order of rank, on each of them."""
 
@@ -173,7 +173,7 @@ class AllGather(Regroup):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class ReduceScatter(Regroup):
     """Sum the wholes of all devices of a group; each device keeps the part of its rank."""
 
@@ -191,7 +191,7 @@ class ReduceScatter(Regroup):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Send(Exchange):
     """Send elements to another device, which takes them by a RECEIVE of the same size."""
 
@@ -215,7 +215,7 @@ class Send(Exchange):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Receive(Exchange):
     """Take the elements that another device sends here."""
 
@@ -239,7 +239,7 @@ class Receive(Exchange):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Export(Command):
     """Send elements to a device of another machine, which takes them by an IMPORT of the same size."""
 
@@ -262,7 +262,7 @@ class Export(Command):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Import(Command):
     """Take the elements that a device of another machine has sent here."""
 

@@ -21,9 +21,10 @@ from pimc.backends.quantity import PS_PER_S
 from pimc.backends.target import LinkSpec, TargetSpec
 from pimc.backends.timing import EngineDecl, Issued, Resources
 from pimc.ir.diagnostics import InternalError
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Port:
     """What a device's port costs."""
 

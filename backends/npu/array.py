@@ -17,12 +17,12 @@ come to the accumulators.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from pimc.backends.target import ArraySpec
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ArrayTime:
     """Clocks of the arrays of a device."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import inf, prod
 
@@ -25,13 +25,14 @@ from pimc.backends.npu.tile_copy import bring, take_home
 from pimc.backends.npu.vector_unit import NPU
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
+from pimc.record import record
 
 STAGES = 4
 PARTS = 4
 """Pieces into which a stage's products are cut, so that they lie among the vector unit's commands."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Operand:
     """A tensor: its walk over pairs of request and key head (at `index` of their nests), and what belongs to one."""
 
@@ -43,7 +44,7 @@ class Operand:
         return tuple(Axis(a.count, (a.strides[self.index],)) for a in batch)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Block:
     """Some queries of some pairs, and the tiles of keys that they see."""
 

@@ -8,7 +8,6 @@ the pace.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 from pimc.backends.kernels.arena import padded
@@ -18,6 +17,7 @@ from pimc.backends.npu.packs import Pack, best_pack
 from pimc.backends.npu.tiles import Machine, Side, move_seconds
 from pimc.backends.npu.timing import tree_levels
 from pimc.ir.types import DType
+from pimc.record import record
 
 F32_BYTES = DType.F32.bits // 8
 LEAST_KEYS = 128
@@ -25,7 +25,7 @@ LEAST_KEYS = 128
 LEAST_QUERIES = 32
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Attended:
     """Attention of `pairs` (request, key head), each with `group` query heads.
 
@@ -65,7 +65,7 @@ class Attended:
         return above and not (self.window and first <= before + rows - 1 - self.window)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KeyTile:
     first: int
     count: int
@@ -73,7 +73,7 @@ class KeyTile:
     """whether positions hide some of its keys from some queries"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AttentionTiles:
     """Pairs, queries of a block and keys of a tile; the seconds of all turns."""
 
@@ -101,7 +101,7 @@ class AttentionTiles:
         return "latency" if self.seconds > 2 * most else max(bounds, key=lambda name: bounds[name])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sizes:
     """Bytes of what lies on chip, one slot of each."""
 
@@ -138,7 +138,7 @@ class Sizes:
         return held + padded(keys * F32_BYTES)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Core:
     """The machine of the search, and its vector unit."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pimc.backends.affine import Scalar
 from pimc.backends.emitter import Emitter
@@ -10,9 +10,10 @@ from pimc.backends.kernels.nest import chunks
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Matmul, MatmulOs, Preload
 from pimc.backends.npu.tiles import Machine
 from pimc.ir.types import DType
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Matrix:
     """A matrix on chip: address of its first element, and bytes from row to row and from k to k (or column to column).
 
@@ -40,7 +41,7 @@ class Matrix:
         return replace(self, address=self.address + self.twin, twin=0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Twin:
     """The right operand of a second product: bytes to it from the first, and to its op so many rows of the table."""
 
@@ -48,7 +49,7 @@ class Twin:
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sums:
     """Accumulators of a product [rows, columns]: the first, and bytes from row to row; those of a row are adjacent.
 
@@ -67,7 +68,7 @@ class Sums:
         return self.address + row * self.row + column * ACCUMULATOR_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Blocks:
     """The arrays in a grid: `high` x `wide` of one block."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
@@ -18,9 +17,10 @@ from pimc.backends.npu.packs import Pack, best_pack
 from pimc.backends.npu.tile_copy import bring, scaled, take_home
 from pimc.backends.npu.tiles import Extents, Machine, Moved, Side, bound_of, move_seconds
 from pimc.ir.layout import Digit
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Group:
     """So many products at a time; seconds are those of one product."""
 

@@ -10,7 +10,6 @@ A block larger than one array lies on several, side by side; arrays that are lef
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -21,12 +20,13 @@ from pimc.backends.state import DeviceState
 from pimc.backends.vector import Elementwise, Reduce, Scan, grid_region, plain
 from pimc.ir.op import Array
 from pimc.ir.types import DType
+from pimc.record import record
 
 ACCUMULATOR_BYTES = 4
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Preload(Command):
     """Bring a block of the stationary operand into the array."""
 
@@ -48,7 +48,7 @@ class Preload(Command):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Matmul(Command):
     """Stream rows through the array; the products go to the accumulators."""
 
@@ -82,7 +82,7 @@ class Matmul(Command):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class MatmulOs(Command):
     """Stream both operands through the array, where the sums stay; then they go to the accumulators."""
 
@@ -117,7 +117,7 @@ class MatmulOs(Command):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Drain(Command):
     """Bring accumulators to the buffer through the vector unit: times `scale`, in the destination's element type."""
 
@@ -146,7 +146,7 @@ class Drain(Command):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Fence(Command):
     """Hold the core until everything issued to it before, or to its vector unit, has completed.
 
@@ -178,7 +178,7 @@ def _accumulators(start: Scalar, rows: Scalar, columns: Scalar, row: Scalar, *, 
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Vec(Elementwise):
     """An element-wise function on the vector unit."""
 
@@ -187,7 +187,7 @@ class Vec(Elementwise):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class VectorReduce(Reduce):
     """A reduction of each row on the vector unit."""
 
@@ -196,7 +196,7 @@ class VectorReduce(Reduce):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class VectorScan(Scan):
     """Running sums of each row on the vector unit."""
 

@@ -39,6 +39,7 @@ from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles,
 from pimc.backends.npu.vector_unit import NPU, VectorWork, vector_work
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Tile
+from pimc.record import record
 
 CLEARLY = 0.98
 """The vector unit is taken where it needs no more than this part of the arrays' time."""
@@ -101,7 +102,7 @@ def machine_of(at: Lowering) -> Machine:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Choice:
     """How a product is cut: whether its operands are swapped, the order of the batch, and the tiles of the streamed and
     the other operand, or groups of whole products."""
@@ -373,7 +374,7 @@ class Contraction:
         return slots * moving + padded(e.t * e.s * e.working_bytes)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Layer:
     """Those k of a product that pass by before all others do: nests of (address of T, address of S)."""
 
@@ -473,6 +474,8 @@ class _Tiled:
             self.sizes[self.order[0]] = -(-outer // tiles.piece) * e.held(self.order[0], tiles.piece, k)
             self.sizes["out"] = tiles.piece * inner * e.of_out + spare
             return {self.order[0]: [arena.take(self.sizes[self.order[0]]) for _ in range(tiles.slots_outer)]}
+        if tiles.kept:
+            self.sizes[tiles.kept] = e.held(tiles.kept, t if tiles.kept == "t" else s, e.k)
         if k < e.k:
             return {"out": [arena.take(self.sizes["out"]) for _ in range(tiles.slots)]}
         if t >= e.t and s >= e.s:
@@ -742,12 +745,18 @@ class _Tiled:
     def _over_k(self, rows: Tiling, columns: Tiling, address: dict[str, Scalar], acc: Scalar, parity: int) -> None:
         """Tiles of k pass by, and their products are added up in the accumulators."""
         added: Scalar = 0
+        done: Scalar = 0
+        tiles, kept = {"t": rows, "s": columns}, self.tiles.kept
+        whole = self._resident(kept, tiles[kept], address[kept], self._place(kept, parity)) if kept else None
         for part in self.layer.parts:
             for tiling in tilings(part, self.tiles.k, even=False):
                 turns = prod(a.count for a in tiling.outer.axes)
                 for turn, starts, slot in _counted(self.emit, tiling.outer, SLOTS):
                     pair = []
-                    for i, (name, tile) in enumerate((("t", rows), ("s", columns))):
+                    for i, (name, tile) in enumerate(tiles.items()):
+                        if whole is not None and name == kept:
+                            pair.append(replace(whole, address=whole.at(turn * tiling.elements + done)))
+                            continue
                         start = address[name] + starts[i]
                         held = self._place(name, (parity, min(slot, SLOTS)))
                         pair.append(self._bring(name, tile, [tiling.tile], i, [start], held))
@@ -761,6 +770,7 @@ class _Tiled:
                         added + turn,
                     )
                 added = added + turns
+                done = done + turns * tiling.elements
 
     def _resident(
         self, name: str, tile: Tiling, start: Scalar, held: Scalar, *, moves: bool = True,

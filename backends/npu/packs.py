@@ -8,7 +8,6 @@ otherwise costs no more then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 from pimc.backends.affine import Scalar
@@ -18,9 +17,10 @@ from pimc.backends.npu.blocks import Blocks, Matrix, Sums
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain
 from pimc.backends.npu.tiles import Machine
 from pimc.ir.types import DType
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pack:
     """Products [t, k] x [k, s] on chip: how many go as one, and the grid of arrays that they lie on."""
 

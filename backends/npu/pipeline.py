@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from pimc.backends.affine import Scalar
 from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.nest import SLOTS
+from pimc.record import record
 
 Work = Callable[[], object]
 """Issues some commands."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Turn:
     """Step `step` of group `group`; `slot` alternates from turn to turn, `place` from group to group."""
 

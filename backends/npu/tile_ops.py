@@ -11,7 +11,7 @@ tile by tile. Ops are element-wise, or norms of rows, for which tiles have whole
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 from pimc.backends.affine import Scalar
@@ -35,6 +35,7 @@ from pimc.ir.chains import keeps
 from pimc.ir.graph import Node, Value
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
+from pimc.record import record
 
 SMALL = 1 << 16
 """Bytes up to which an operand is brought as a whole."""
@@ -43,14 +44,14 @@ MOST_REGIONS = 64
 _SUMS = DType.F32.bits // 8
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Made:
     """A value that there is on a tile: what arrays gave comes first, then the results of the stages."""
 
     number: int
 
 
-@dataclass(frozen=True)
+@record
 class Stage:
     """One op: its recipe, and its sources: values made before, operands by number, or numbers."""
 
@@ -73,7 +74,7 @@ class Stage:
         return found
 
 
-@dataclass(frozen=True)
+@record
 class TileOps:
     """Ops one after another, and the operands that they have beside values made on the tile."""
 

@@ -7,7 +7,8 @@ stay, both stream. Two schedules are tried:
             comes in pieces too, which the first inner piece is multiplied with as they arrive. Or k in a few layers,
             each of which goes by like that, and all of the result in the accumulators: the arrays begin when the
             first pieces of the first layer are there
-    slabs   tiles [t, k] and [s, k] of any depth; the products of all k gather in the accumulators
+    slabs   tiles [t, k] and [s, k] of any depth; the products of all k gather in the accumulators. Of a few rows all of
+            k may come at once and stay meanwhile, since their tiles, one by one, would use few channels each
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pimc.backends.kernels.nest import SLOTS, chunk_of
 from pimc.backends.npu.array import ArrayTime
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES
 from pimc.ir.layout import Digit
+from pimc.record import record
 
 DEEP = 4
 """Tiles on chip of small products that follow each other, which the latencies of memory and array would hold up."""
@@ -38,7 +40,7 @@ _WORTH_LAYERS = 1.05
 """They are tried where something else than arrays and transfers takes more than that part of the time."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Machine:
     """What the search knows of the machine."""
 
@@ -103,7 +105,7 @@ class Machine:
         return array.load + streams if array.alternating else max(array.load, streams)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Side:
     """A matrix in memory: the digits of its rows and of its columns, outermost first."""
 
@@ -113,7 +115,7 @@ class Side:
     """of products that follow each other"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Extents:
     """A product [t, k] x [k, s]; operands and result that must move say how they lie in memory (None: on chip)."""
 
@@ -175,7 +177,7 @@ class Extents:
         return self.products * t * s * ACCUMULATOR_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tiles:
     """Tile extents; `t_outside`: the loop over tiles of t lies around that over s."""
 
@@ -192,6 +194,8 @@ class Tiles:
     """arrays of a block, one under the other and side by side"""
     piece: int = 0
     """panels: rows (or columns) of the pieces in which the outer tile comes; 0: slabs. k: that of a layer"""
+    kept: str = ""
+    """slabs: t or s: the operand of which all of k comes at once"""
     early: int = 1
     """panels: of so many products the operands come in parts of k, each multiplied as it arrives"""
     compute: float = 0.0
@@ -275,6 +279,17 @@ class _Search:
             times = self.product.times(_NAMES[operand])
             self._moved[key] = one if times == 1 else (times * one[0], times * one[1])
         return self._moved[key]
+
+    def kept(self, t: int, s: int, k: int) -> str:
+        """The operand whose tiles take longer one by one than all of k at once, which takes less room than one of the
+        other's tiles."""
+        e = self.product
+        if self.machine.tiling != "search" or e.stays or e.led:
+            return ""
+        name, operand, rows, other = ("t", T, t, e.held("s", s, k)) if t < s else ("s", S, s, e.held("t", t, k))
+        if e.held(name, rows, e.k) > other:
+            return ""
+        return name if self.moved(operand, rows, e.k)[0] < -(-e.k // k) * self.moved(operand, rows, k)[0] else ""
 
     def compute(self, t: int, s: int, k: int, grid: tuple[int, int]) -> float:
         """Seconds of the arrays, for both products where there are two."""
@@ -494,7 +509,7 @@ def _panel(
     steady += turns_outer * made if e.repeated else 0.0
     t, s = (tile, inner) if t_outside else (inner, tile)
     return Tiles(
-        t, s, k, t_outside, slots_outer, slots, steady + ends, *grid, piece, early, compute, memory
+        t, s, k, t_outside, slots_outer, slots, steady + ends, *grid, piece, "", early, compute, memory
     )  # fmt: skip
 
 
@@ -534,7 +549,7 @@ def _late(
 # -- slabs ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Slab:
     """Tiles that fit, but for the arrays: what every grid of them has in common."""
 
@@ -547,6 +562,7 @@ class _Slab:
     """tiles of the result"""
     slots_outer: int
     slots: int
+    kept: str
     loading: float
     first: float
     """seconds for the operands of one turn"""
@@ -592,25 +608,32 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     if e.accumulators(t, s) > search.machine.accumulator_bytes or _cuts_rows(e, t, s):
         return None
     held_t, held_s = e.held("t", t, k), e.held("s", s, k)
+    kept = search.kept(t, s, k) if turns_k > 1 else ""
     one = held_t + held_s + padded(t * s * e.of_out)
     slots = DEEP if turns == 1 and e.repeated and room.holds(one * DEEP) else SLOTS
     if turns == 1:
         slots_t = slots_s = slots if e.repeated else 1
+    if kept:  # one place for each parity of tiles
+        places = SLOTS if turns_t * turns_s > 1 or e.repeated else 1
+        held_t, slots_t = (e.held("t", t, e.k), places) if kept == "t" else (held_t, slots_t)
+        held_s, slots_s = (e.held("s", s, e.k), places) if kept == "s" else (held_s, slots_s)
     held = held_t * slots_t + held_s * slots_s + padded(t * s * e.working_bytes)
     if not room.holds(held + padded(t * s * e.of_out) * slots):
         return None
-    one_t, bus_t = search.moved(T, t, k)
-    one_s, bus_s = search.moved(S, s, k)
+    one_t, bus_t = search.moved(T, t, e.k if kept == "t" else k)
+    one_s, bus_s = search.moved(S, s, e.k if kept == "s" else k)
     one_out, bus_out = search.moved(RESULT, t, s)
     loads_t = turns if turns_k > 1 or not t_outside else turns_t
     loads_s = turns if turns_k > 1 or t_outside else turns_s
+    if kept:
+        loads_t, loads_s = (turns_t * turns_s if kept == name else turns for name in ("t", "s"))
     loading, storing = one_t * loads_t + one_s * loads_s, one_out * turns_t * turns_s
     memory = max(loading, storing, bus_t * loads_t + bus_s * loads_s + bus_out * turns_t * turns_s)
     drained = t * s * search.drained
     least = (memory if e.repeated else memory + search.turnaround + drained + one_out) + memory / 8
     return _Slab(
-        t, s, k, t_outside, turns, turns_t * turns_s, outer, slots, loading, one_t + one_s, one_out, drained, memory,
-        least,
+        t, s, k, t_outside, turns, turns_t * turns_s, outer, slots, kept, loading, one_t + one_s, one_out, drained,
+        memory, least,
     )  # fmt: skip
 
 
@@ -628,7 +651,7 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
     seconds = steady if e.repeated else steady + search.turnaround + slab.drained + slab.out
     return Tiles(
         slab.t, slab.s, slab.k, slab.t_outside, slab.slots_outer, slab.slots, seconds, *grid,
-        compute=compute, memory=memory,
+        kept=slab.kept, compute=compute, memory=memory,
     )  # fmt: skip
 
 

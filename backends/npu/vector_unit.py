@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 from pimc.backends.dma.timing import CopyTime
@@ -14,6 +13,7 @@ from pimc.backends.npu.isa import Vec, VectorReduce, VectorScan
 from pimc.backends.npu.tiles import Side, move_seconds
 from pimc.backends.npu.timing import tree_levels
 from pimc.backends.target import NpuSpec
+from pimc.record import record
 
 NPU = VectorMachine("npu", "npu", lambda _: Vec, lambda _: VectorReduce, VectorScan)
 
@@ -24,7 +24,7 @@ KEPT = 1 << 16
 """Bytes of rows that come as a whole rather than with each tile."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VectorWork:
     """What one product takes on the vector unit, and in how many tiles its operands come."""
 

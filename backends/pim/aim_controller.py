@@ -96,10 +96,9 @@ class AimTimer:
         if mask >> self.rules.channels:
             have = self.rules.channels
             raise fail(Kind.PROGRAM_BAD, f"{command.mnemonic}: channels {mask:#x} of {have} do not exist")
-        if mask:
-            ready, disturbed = self.memory.begin(ready)
-            if disturbed:
-                device.lose_rows(-(-ready // clock) + 1)
+        if mask and self.memory.is_disturbed:
+            ready = self.memory.begin(ready)
+            device.lose_rows(-(-ready // clock) + 1)
         at = decoded = -(-ready // clock) + 1
         if len(plan.lines) >= MANY_LINES and device is self.skipping:
             decoded, lines = command_through(self.skipping, self.lines, command, at)
@@ -143,18 +142,18 @@ class AimTimer:
         mask, number, _, fixed, count = line
         at_row = evaluated(self.identity(command)) if fixed == OWN else None
         device, clock, period = self.skipping, self.clock_ps, self.rules.period[number]
-        take, begin, end = self.skipping.take, self.memory.begin, self.memory.end
+        take, memory = self.skipping.take, self.memory
         lead = (count - 1) * period
 
         def issue(ready: int) -> Issued:
-            ready, disturbed = begin(ready)
-            if disturbed:
+            if memory.is_disturbed:
+                ready = memory.begin(ready)
                 device.lose_rows(-(-ready // clock) + 1)
             at = -(-ready // clock) + 1
             issued, done, cause = take(mask, line, at_row(variables) if at_row else fixed, at)
             start = issued - lead if issued - lead > at else at
             trace.lines += 1
-            end((issued - 1 + period) * clock)
+            memory.end((issued - 1 + period) * clock)
             busy = (issued - start + period) * clock
             return Issued((start - 1) * clock, (device.clock - 1) * clock, done * clock, busy, cause)
 
@@ -164,29 +163,20 @@ class AimTimer:
         self, command: Command, variables: dict[int, int], variable: int
     ) -> Callable[[int, int, int, int], Turns] | None:
         """A loop of one such command, whose turns come to the same from the same state."""
-        line, time = self._only_line(command), self.bind(command, variables)
-        if line is None or time is None:
+        line, issue = self._only_line(command), self.bind(command, variables)
+        if line is None or issue is None:
             return None
-        trace = self.trace
         own = self.identity(command) if line.row == OWN else line.row
-        at_row = evaluated(own)
         step = dict(own.terms).get(variable, 0) if isinstance(own, Affine) else 0
-
-        def issue(number: int, ready: int) -> Issued:
-            variables[variable] = number
-            return time(ready)
-
-        memory, trace, shape = self.memory, self.trace, (line.command, line.bank, line.times)
-        loop = Repeated(self.skipping, line.mask, self.clock_ps, shape, issue, memory.end)
+        loop = Repeated(
+            self.skipping, self.memory, self.clock_ps, line.mask, (line.command, line.bank, line.times),
+            evaluated(own), step, variables, variable, issue,
+        )  # fmt: skip
+        trace = self.trace
 
         def turns(number: int, count: int, ready: int, limit: int) -> Turns:
-            numbers = range(number, count)
             before = trace.lines
-            if memory.is_disturbed:
-                taken = loop.stepped(numbers[:1], ready, limit)
-            else:
-                variables[variable] = number
-                taken = loop.turns(numbers, at_row(variables), step, ready, limit)
+            taken = loop.turns(number, count, ready, limit)
             trace.lines = before + len(taken.turns)  # also of turns that were known
             return taken
 

@@ -8,7 +8,6 @@ channels, channel number j of the mask (counted from the lowest bit) has its dat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,12 +31,13 @@ from pimc.backends.vector import plain
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.op import Array
 from pimc.ir.types import DType
+from pimc.record import record
 
 GROUP = 4
 """Banks of a bank group."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AimCommand(Command):
     """The base of all commands of this file."""
 
@@ -82,7 +82,7 @@ def _register(register: Scalar, mask: Scalar, *, write: bool = False) -> Region:
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class WriteGlobalBuffer(AimCommand):
     """Columns of a vector from the on-chip buffer into the global buffers of the channels."""
 
@@ -109,7 +109,7 @@ class WriteGlobalBuffer(AimCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class WriteBias(AimCommand):
     """One value for every bank of the channels, into an accumulator."""
 
@@ -137,7 +137,7 @@ class WriteBias(AimCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class MacAllBanks(AimCommand):
     """Every bank multiplies columns of a row with the global buffer (or with its neighbour bank) and adds the sum."""
 
@@ -173,7 +173,7 @@ class MacAllBanks(AimCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class MacOneBank(AimCommand):
     """One bank multiplies columns of a row with the global buffer and adds the sum to its accumulator."""
 
@@ -204,7 +204,7 @@ class MacOneBank(AimCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class ReadMac(AimCommand):
     """An accumulator of every bank of the channels, to the on-chip buffer."""
 
@@ -225,7 +225,7 @@ class ReadMac(AimCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class ReadActivated(AimCommand):
     """The activation register of every bank of the channels, to the on-chip buffer."""
 
@@ -261,7 +261,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Activate(AimCommand):
     """Look a function of an accumulator up in every bank; the result is exact to the element type."""
 
@@ -282,7 +282,7 @@ class Activate(AimCommand):
         activated(state)[chosen] = kept(state, values, self.dtype)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OneBank(AimCommand):
     """Columns of a row of one bank of each channel."""
 
@@ -299,7 +299,7 @@ class OneBank(AimCommand):
         return window
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BankTransfer(OneBank):
     """Between a bank and the on-chip buffer; the masked channels' stretches follow each other by `stride`."""
 
@@ -317,7 +317,7 @@ class BankTransfer(OneBank):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class ReadBank(BankTransfer):
     """Columns of a row of one bank of each channel, to the on-chip buffer."""
 
@@ -332,7 +332,7 @@ class ReadBank(BankTransfer):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class WriteBank(BankTransfer):
     """Columns from the on-chip buffer into a row of one bank of each channel."""
 
@@ -347,7 +347,7 @@ class WriteBank(BankTransfer):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class WriteAllBanks(AimCommand):
     """One value into the same element of a row in every bank; closes the rows of the channels."""
 
@@ -371,7 +371,7 @@ class WriteAllBanks(AimCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class CopyBankToBuffer(OneBank):
     """Columns of one bank of each channel into its channel's global buffer."""
 
@@ -390,7 +390,7 @@ class CopyBankToBuffer(OneBank):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class CopyBufferToBank(OneBank):
     """Columns of each channel's global buffer into one of its banks."""
 
@@ -409,7 +409,7 @@ class CopyBufferToBank(OneBank):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class MultiplyBanks(AimCommand):
     """In every bank group, columns of bank 0 times those of bank 1, element by element, into bank 2."""
 
@@ -433,7 +433,7 @@ class MultiplyBanks(AimCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class AddBuffers(AimCommand):
     """Columns of the on-chip buffer added to others, by the controller's adder."""
 
@@ -455,7 +455,7 @@ class AddBuffers(AimCommand):
         state.spaces["buffer"].write(plain(self.dst), digits, self.dtype, first + second)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stripe(AimCommand):
     """Single accesses of the same row in several banks of several channels, a line each.
 
@@ -508,7 +508,7 @@ class Stripe(AimCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class StripeWrite(Stripe):
     """Columns from the on-chip buffer into several banks of several channels, access by access."""
 
@@ -524,7 +524,7 @@ class StripeWrite(Stripe):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class StripeRead(Stripe):
     """Columns of several banks of several channels to the on-chip buffer, access by access."""
 
@@ -540,7 +540,7 @@ class StripeRead(Stripe):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Sync(AimCommand):
     """Hold the front end until every channel is done."""
 
@@ -551,7 +551,7 @@ class Sync(AimCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class BeginTrace(AimCommand):
     """A trace begins, timed by itself: the memory is as it is when a simulator of traces starts."""
 
@@ -563,7 +563,7 @@ class BeginTrace(AimCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class EndTrace(AimCommand):
     """A trace ends when every channel is done."""
 

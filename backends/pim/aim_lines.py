@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import reduce
 from operator import attrgetter, or_
 from typing import Any
@@ -16,6 +15,7 @@ from pimc.backends.pim.aim_rules import NUMBER
 from pimc.backends.pim.aim_trace import NO_REQUEST, TABLE_ROW
 from pimc.backends.pim.cells import channels_of
 from pimc.backends.vector import plain
+from pimc.record import record
 
 ACTIVATION = {name: number for number, name in enumerate(aim_isa.ACTIVATIONS)}
 """The value of the configuration register that chooses the table of an activation."""
@@ -131,7 +131,7 @@ def shape_of(command: Command) -> tuple[object, ...]:
 _GETTERS: dict[type[Command], Callable[[Any], object]] = {}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Plan:
     """The lines of commands that differ in their row alone."""
 

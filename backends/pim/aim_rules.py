@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 
 from pimc.backends.target import AimPim, AimSwitches, TargetSpec
 from pimc.ir.diagnostics import Kind, fail
+from pimc.record import record
 
 LATENCIES = {
     "WR": ("nCWL", "nBL"),
@@ -46,7 +46,7 @@ Followers = tuple[tuple[tuple[int, int], ...], ...]
 """For each command: (number of a later command, least clocks to it)."""
 
 
-@dataclass(frozen=True)
+@record
 class AimRules:
     """The rules of all channels of one device."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pimc.backends.pim.aim_channel import NEVER
 from pimc.backends.pim.aim_device import AimDevice, Lane
-from pimc.backends.pim.aim_states import State
+from pimc.backends.pim.aim_states import Key, State
+from pimc.backends.pim.memory_share import MemoryShare
 from pimc.backends.timing import Issued, Turn, Turns
 
 
@@ -54,67 +55,78 @@ class Repeated:
     """A loop of one command, for channels of one history."""
 
     device: AimDevice
-    mask: int
+    memory: MemoryShare
     clock_ps: int
+    mask: int
     shape: tuple[int, ...]
     """what the time of a turn depends on besides the state and the row"""
-    issue: Callable[[int, int], Issued]
+    row: Callable[[Mapping[int, int]], int]
+    step: int
+    """how far apart the rows of turns are; 0: they are the same, or the command has none"""
+    variables: dict[int, int]
+    variable: int
+    """what counts the turns"""
+    issue: Callable[[int], Issued]
     """times a turn for which the stream is ready at a time"""
-    end: Callable[[int], None]
-    """work on the memory lasts until a time"""
+    runs: dict[Key, Run] = field(init=False)
+    """those of loops of this kind"""
 
-    def turns(self, numbers: range, row: int, step: int, ready: int, limit: int) -> Turns:
-        """Some of the turns that come next, whose rows are `row` and from there on `step` apart.
+    def __post_init__(self) -> None:
+        self.runs = self.device.states.runs[self.shape, self.step != 0]
+
+    def turns(self, number: int, count: int, ready: int, limit: int) -> Turns:
+        """Some of the turns from a number on, of so many.
 
         limit: turns that the stream is ready for only then, or later, are left out, but for the first.
         """
-        device = self.device
+        device, memory, numbers = self.device, self.memory, range(number, count)
         lane = device.of_channel[self.mask.bit_length() - 1]
         if lane.mask != self.mask:
             return self.stepped(numbers, ready, limit)
+        if memory.is_disturbed:
+            return self.stepped(numbers[:1], ready, limit)
         if device.clock < lane.opens:
             device.tell_of_refresh(lane, max(device.clock, -(-ready // self.clock_ps) + 1), self.shape[0])
         base, left = lane.base, lane.due - lane.base
         at = base * self.clock_ps
-        kind = "none" if row < 0 else "moves" if step else "stays"
-        places = None if row < 0 else _places(lane.rows, row, step)
-        key = (self.shape, kind, lane.state.number, ready - at, device.clock - base, device.decoded, places)
-        run = device.states.runs.get(key)
+        self.variables[self.variable] = number
+        row = self.row(self.variables)
+        places = -1 if row < 0 else _places(lane.rows, row, self.step) if lane.rows else None
+        key = (lane.state.number, ready - at, device.clock - base, device.decoded, places)
+        run = self.runs.get(key)
         if run is None or (not run.turns and run.left < left):
-            run = device.states.runs[key] = Run(left)
-            return self._found(run, lane.copy(), numbers, row, step, ready, limit)
+            run = self.runs[key] = Run(left)
+            return self._found(run, lane.copy(), numbers, row, ready, limit)
         known = len(run.turns)
-        count = bisect_left(run.ready, limit - at, 0, min(known, len(numbers)))
-        count = min(count, bisect_left(run.finished, left))
-        if not count:
+        taken = bisect_left(run.ready, limit - at, 0, min(known, count - number))
+        taken = min(taken, bisect_left(run.finished, left))
+        if not taken:
             return self.stepped(numbers[:1], ready, limit)
-        reached = run.reached[count - 1]
-        before = lane.copy() if count == known < len(numbers) and at + reached.free < limit else None
-        _advance(device, lane, reached, run.log[:count], row, step)
-        self.end(at + reached.worked)
-        taken = Turns(at, run.turns[:count], reached.free, reached.done, reached.worked)
+        reached = run.reached[taken - 1]
+        free, more = reached.free, taken == known < count - number and at + reached.free < limit
+        before = lane.copy() if more else None
+        _advance(device, lane, reached, run.log[:taken], row, self.step)
+        memory.end(at + reached.worked)
+        found = Turns(at, run.turns[:taken], free, reached.done, reached.worked)
         if before is None:
-            return taken
-        return taken.followed_by(
-            self._found(run, before, numbers[count:], row, step, at + reached.free, limit)
-        )
+            return found
+        return found.followed_by(self._found(run, before, numbers[taken:], row, at + free, limit))
 
     def stepped(self, numbers: range, ready: int, limit: int) -> Turns:
         """The same turn by turn."""
-        return self._found(None, None, numbers, 0, 0, ready, limit)
+        return self._found(None, None, numbers, 0, ready, limit)
 
-    def _found(
-        self, run: Run | None, before: Lane | None, numbers: range, row: int, step: int, ready: int, limit: int
-    ) -> Turns:
+    def _found(self, run: Run | None, before: Lane | None, numbers: range, row: int, ready: int, limit: int) -> Turns:
         """Turns one by one. With a run, they are those after the ones it knows, are remembered in it, and end where a
         refresh comes; before: the lane as it was before the first of all."""
-        device = self.device
+        device, variables, variable = self.device, self.variables, self.variable
         lane, outlook = device.of_channel[self.mask.bit_length() - 1], device.states.outlook
         due, logged, remembers = lane.due, len(lane.log), before is not None
         turns: list[Turn] = []
         last = worked = 0
         for number in numbers:
-            start, free, done, busy, cause = self.issue(number, ready)
+            variables[variable] = number
+            start, free, done, busy, cause = self.issue(ready)
             turn = Turn(ready, start, busy, done, cause)
             turns.append(turn)
             ready = free
@@ -128,13 +140,13 @@ class Repeated:
                 finished = lane.base + outlook(lane.state, NEVER).done
                 remembers = finished < due and len(lane.log) == logged + len(turns)
                 if remembers:
-                    self._remember(run, before, lane, turn, free, finished, row, step)
+                    self._remember(run, before, lane, turn, free, finished, row)
             if ready >= limit:
                 break
         return Turns(0, turns, ready, last, worked)
 
     def _remember(
-        self, run: Run, before: Lane, lane: Lane, turn: Turn, free: int, finished: int, row: int, step: int
+        self, run: Run, before: Lane, lane: Lane, turn: Turn, free: int, finished: int, row: int
     ) -> None:
         device, base, at = self.device, before.base, before.base * self.clock_ps
         ready, start, busy, done, cause = turn
@@ -148,7 +160,7 @@ class Repeated:
         run.finished.append(finished)
         rows, known = None, before.rows
         if lane.rows != known:
-            rows = tuple([known.index(r) if r in known else ~((r - row) // (step or 1)) for r in lane.rows])
+            rows = tuple([known.index(r) if r in known else ~((r - row) // (self.step or 1)) for r in lane.rows])
         last = lane.last - base if lane.last > before.last else None
         blocked = lane.blocked - base if lane.blocked > before.blocked else None
         run.reached.append(

@@ -8,6 +8,7 @@ kept by the clocks that were left until then, for all at which the refresh comes
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -102,7 +103,7 @@ class States:
         """what sequences of lines make of whole devices (`aim_passage.py`)"""
         self.known: dict[Key, State] = {}
         self.transitions: list[Transition] = []
-        self.runs: dict[Key, Run] = {}
+        self.runs: defaultdict[Key, dict[Key, Run]] = defaultdict(dict)
         """what loops of one command come to"""
         self.ahead: dict[tuple[int, int], list[tuple[int, AimChannel]]] = {}
         """channels at clocks at which something may be offered next, from looking ahead: by the number of their state
@@ -264,7 +265,9 @@ def _open_clocks(rows: Rows, issues: Iterable[Issue], clocks: int) -> int:
     """Clocks of a step in which a bank of the channel had a row open."""
     total = since = 0
     banks = range(len(rows))
-    now_open = set(banks) if min(rows) >= 0 else {bank for bank in banks if rows[bank] >= 0}
+    now_open: set[int] = set()
+    if max(rows) >= 0:
+        now_open = set(banks) if min(rows) >= 0 else {bank for bank in banks if rows[bank] >= 0}
     for clock, command, bank, *_ in issues:
         if clock >= clocks:
             break

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from pimc.backends.pim.aim_line import MARKER, NONE, Line
 from pimc.backends.pim.aim_rules import COMMANDS, NUMBER
 from pimc.backends.pim.cells import channels_of
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean
 from pimc.ir.source import TextSpan
+from pimc.record import record
 
 TABLE_ROW = 1 << 29
 """The row of the first activation table; the configuration register 2 (afm) is added to it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Form:
     """The operands of an opcode, and the DRAM command that it ends in (empty: none)."""
 

@@ -7,7 +7,6 @@ far apart elements are. What is not on chip, or not as the commands need it, pas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from typing import Protocol
@@ -22,11 +21,12 @@ from pimc.backends.pim.aim_isa import ReadMac, WriteBias, WriteGlobalBuffer
 from pimc.backends.pim.cells import CELL_BYTES, COLUMN_BYTES, LANES
 from pimc.ir.layout import Digit
 from pimc.ir.types import DType
+from pimc.record import record
 
 SLOTS = 2
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Channels:
     """Which channels work together: a mask, of which each `share` neighbours have one vector."""
 
@@ -43,7 +43,7 @@ class Channels:
         return self.share * LANES
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Lot:
     """Vectors in a memory: digits (count, stride) that lead from vector to vector, bytes from element to element."""
 

@@ -21,12 +21,13 @@ from pimc.backends.pim.aim_passage import command_through, pass_through
 from pimc.backends.pim.aim_states import States
 from pimc.backends.program import Item, Loop
 from pimc.ir.diagnostics import InternalError
+from pimc.record import record
 
 CHANNELS = ("mask", "channel", "channels", "groups", "pitch")
 """Operands that say which channels a command is for."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TraceRun:
     """What a trace takes on a device that nothing came before."""
 

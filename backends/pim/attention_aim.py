@@ -12,7 +12,7 @@ chunk, the banks are at the next.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import lcm
 
 from pimc.backends.affine import Scalar
@@ -33,6 +33,7 @@ from pimc.ir.diagnostics import InternalError
 from pimc.ir.facts import Ragged
 from pimc.ir.graph import Node
 from pimc.ir.types import DType
+from pimc.record import record
 
 F32_BYTES = DType.F32.bits // 8
 LOWEST = -3.4e38
@@ -79,7 +80,7 @@ def why_not(node: Node, spec: TargetSpec) -> str:
     return "" if shapes.sizes(room) is not None else f"chunks of scores do not fit {room} bytes on chip"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Part:
     """How much is worked on together: query heads of a group, and slots of keys (each a token of every bank)."""
 
@@ -87,7 +88,7 @@ class Part:
     slots: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Shapes:
     """What the sizes of chunks depend on."""
 
@@ -245,7 +246,7 @@ def seen(node: Node) -> list[tuple[range, int]]:
     return [(range(p, p + 1), tokens - steps + 1 + p) for p in range(steps)]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Chunk:
     """Where a chunk of tokens is: row and slot of its keys, row and column of its values, and which buffer it has."""
 

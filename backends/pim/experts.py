@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pimc.backends.affine import Scalar
 from pimc.backends.dma.isa import MapRows
@@ -16,9 +16,10 @@ from pimc.backends.pim.products import bank_pattern, rows_of, single
 from pimc.ir.diagnostics import InternalError
 from pimc.ir.graph import Node
 from pimc.ir.layout import Layout
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class ChosenExperts:
     """The operands of an `expert_matmul`: vectors [T, J, K] or [T, 1, K], results [T, J, N], and experts in banks."""
 

@@ -19,7 +19,6 @@ Keys and values of a cache [B, KV, T, D]:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 from pimc.backends.pim.cells import CELL_BYTES, LANES
@@ -27,6 +26,7 @@ from pimc.backends.pim.mapping import MAPPINGS, PimMapping, mapping_of
 from pimc.backends.state import DramGeometry
 from pimc.backends.target import TargetSpec
 from pimc.ir.layout import Digit, Layout
+from pimc.record import record
 
 MOST_SLOTS = 8
 """Groups of dims of a value cache that may share a row; each keeps an accumulator busy."""
@@ -43,7 +43,7 @@ def up(count: int, size: int) -> int:
     return max(1, -(-count // size))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Banks:
     """Where in the banks of a device an operand goes, and by which of the target's strategies."""
 
@@ -99,7 +99,7 @@ def bank_matrices(banks: Banks, shape: Sequence[int]) -> Layout:
     return Layout(one.offset, (((experts, rows * banks.geometry.stride_row),), *one.dims))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pairs:
     """How the (b, kv) pairs of a cache share the channels: `turns` of each over rows, `spread` over channels."""
 
@@ -459,7 +459,7 @@ def vector_layout(
 # -- reading layouts --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Digits:
     """One dimension, by what its digits move: each is (count, stride), strides in rows, bytes, channels and banks.
 
@@ -490,7 +490,7 @@ def digits_of(layout: Layout, dim: int, geometry: DramGeometry) -> Digits | None
     return Digits(**found)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BankPattern:
     """A layout that PIM can work on: where it begins and the digits of every dimension."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from pimc.backends.affine import Scalar
 from pimc.backends.emitter import Emitter
@@ -33,6 +32,7 @@ from pimc.backends.pim.products import (
 from pimc.backends.pim.shared_rows import SharedRows
 from pimc.backends.pim.waves import Wave, waves
 from pimc.ir.graph import Node
+from pimc.record import record
 
 # -- weights ----------------------------------------------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ class Gemv:
 # -- attention --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Vectors:
     """Query positions and heads of a group that are in the global buffers together."""
 

@@ -8,7 +8,6 @@ vector unit.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from math import prod
 from typing import Generic, Protocol, TypeVar
@@ -37,9 +36,10 @@ from pimc.backends.ragged import Group, groups_of, part_of
 from pimc.ir.facts import Ragged
 from pimc.ir.graph import Node
 from pimc.ir.layout import Layout
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Filling:
     """Fillings `first` to `first + count - 1` of a vector, of `elements` each, in bank rows of one staging row."""
 
@@ -192,7 +192,7 @@ class _Gemv:
 # -- attention --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Wave:
     """Requests that are worked on together, one a channel, and the loops over such waves and query positions."""
 
@@ -316,7 +316,7 @@ def queries_together(row_bytes: int, tokens: int) -> int:
     return max(1, row_bytes // COLUMN_BYTES // columns)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Places:
     """Where a turn of a kernel finds rows of the cache, and where its results go."""
 
@@ -346,7 +346,7 @@ class _Kernel(Protocol):
 K = TypeVar("K", bound=_Kernel)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Turn(Generic[K]):
     """A kernel at work: the address of its first vector, and its places."""
 

@@ -10,16 +10,16 @@ Neither the vectors of a batch of requests nor its new keys and values are writt
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from pimc.backends.pim.cells import COLUMN_BYTES
 from pimc.backends.program import Item, Loop, Stream
 from pimc.backends.target import TargetSpec
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import Kind, did_you_mean, fail
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PimMapping:
     """One strategy."""
 

@@ -30,13 +30,13 @@ class MemoryShare:
         """Whether there was traffic since the last work."""
         return self._memory.free_at > self._ours.free_at
 
-    def begin(self, at: int) -> tuple[int, bool]:
-        """PIM work that is ready at a time: when it may start, and whether there was traffic since the last work."""
+    def begin(self, at: int) -> int:
+        """PIM work that is ready at a time: when it may start."""
         busy_until = self._memory.free_at
         if busy_until <= self._ours.free_at:
-            return at, False
+            return at
         self._ours.free_at = busy_until
-        return max(at, busy_until), True
+        return max(at, busy_until)
 
     def end(self, at: int) -> None:
         """PIM work that lasts until a time holds off traffic."""

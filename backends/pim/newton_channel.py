@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from pimc.backends.pim.issues import TRAFFIC, IssueSink
 from pimc.backends.pim.newton_rules import Rules
+from pimc.record import record
 
 LONG_AGO = -(1 << 40)
 REACH = 4096
@@ -57,7 +58,7 @@ MIXED = -1
 """The row of a rank of single row buffers that do not all have the same row open."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Done:
     """One command of the stream, in clocks: the start of its work, when the next may be offered, its completion."""
 

@@ -51,10 +51,9 @@ class NewtonTimer:
 
     def issue(self, command: Command, ready: int) -> Issued:
         clock = self.clock_ps
-        if isinstance(self.memory, MemoryShare):  # normal traffic waits for PIM, and PIM for what came before it
-            ready, disturbed = self.memory.begin(ready)
-            if disturbed:
-                self.channel.rows_lost()
+        if isinstance(self.memory, MemoryShare) and self.memory.is_disturbed:
+            ready = self.memory.begin(ready)  # normal traffic waits for PIM, and PIM for what came before it
+            self.channel.rows_lost()
         done = self._issue(command, -(-ready // clock))
         self.memory.end(max(done.free, min(done.first + done.busy, done.done)) * clock)
         return _in_time(done, clock)
@@ -91,10 +90,9 @@ class NewtonTimer:
         take, end = channel.take, self.memory.end
 
         def time(ready: int) -> Issued:
-            if share is not None:
-                ready, disturbed = share.begin(ready)
-                if disturbed:
-                    channel.rows_lost()
+            if share is not None and share.is_disturbed:
+                ready = share.begin(ready)
+                channel.rows_lost()
             number = base
             for variable, factor in terms:
                 number += factor * variables[variable]

@@ -7,7 +7,6 @@ flat bank number. Global buffers and accumulators belong to the executing channe
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -28,9 +27,10 @@ from pimc.backends.state import DeviceState
 from pimc.backends.vector import plain
 from pimc.ir.op import Array
 from pimc.ir.types import DType
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NewtonCommand(Command):
     """The base of all commands of this file; the channel is that of the executing stream."""
 
@@ -38,7 +38,7 @@ class NewtonCommand(Command):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class GlobalWrite(NewtonCommand):
     """Columns of one bank's row into the channel's global buffer. The whole row is taken, however many are meant."""
 
@@ -60,7 +60,7 @@ class GlobalWrite(NewtonCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Header(NewtonCommand):
     """Announce the work on a row, so that the controller closes the row before and keeps clear of a refresh."""
 
@@ -73,7 +73,7 @@ class Header(NewtonCommand):
         """An announcement changes no values."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RowWork(NewtonCommand):
     """COMPs on consecutive columns of a row."""
 
@@ -94,7 +94,7 @@ class RowWork(NewtonCommand):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class CompsReadResult(RowWork):
     """COMPs from cleared accumulators, and their results to the on-chip buffer, as one command (dual row buffers)."""
 
@@ -114,7 +114,7 @@ class CompsReadResult(RowWork):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Comp(RowWork):
     """COMPs that add to the accumulators (single row buffer)."""
 
@@ -131,7 +131,7 @@ class Comp(RowWork):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class ReadResult(NewtonCommand):
     """The accumulators to the on-chip buffer; they are cleared (single row buffer)."""
 

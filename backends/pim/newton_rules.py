@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pimc.backends.target import NewtonPim, NewtonSwitches, SharingSpec, TargetSpec
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class Rules:
     """Clocks of one part, and the switches of its controller."""
 

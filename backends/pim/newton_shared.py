@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from pimc.backends.pim.issues import IssueSink
 from pimc.backends.pim.newton_channel import LONG_AGO, Done, power_above, power_below
 from pimc.backends.pim.newton_rules import Rules
+from pimc.record import record
 
 FIRST_ROW = 20000
 """Reads count through the accesses of a row, banks and rows, from this row on."""
@@ -25,7 +25,7 @@ MOST_ON_THEIR_WAY = 256
 """More reads than can be issued between a PIM command and its completion."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Work:
     """A PIM command that waits for its turn."""
 

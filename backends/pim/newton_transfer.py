@@ -7,7 +7,7 @@ in bank f mod banks of the staging row f div banks. Two stretches of staging row
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from pimc.backends.affine import INSTANCE, Scalar, variable
@@ -25,9 +25,10 @@ from pimc.backends.target import NewtonPim
 from pimc.ir.graph import Node
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Source:
     """Elements in a memory: bytes from one to the next."""
 
@@ -151,7 +152,7 @@ class Stage:
             Lanes(self.at.emit, vector_machine(self.at), None, counts)("copy", 0.0, out=rest)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Results:
     """Where results of tiles go: bytes from channel to channel, the first channel that takes part, and how many do."""
 

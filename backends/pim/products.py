@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from pimc.backends.affine import Scalar
 from pimc.backends.dma.copy import issue_copy
@@ -14,6 +13,7 @@ from pimc.backends.pim.layouts import BankPattern, pattern_of
 from pimc.ir.diagnostics import InternalError
 from pimc.ir.graph import Node
 from pimc.ir.layout import Digit, Layout, pieces
+from pimc.record import record
 
 
 def vector_machine(at: Lowering) -> VectorMachine:
@@ -56,7 +56,7 @@ def rows_of(*tensors: Tensor, shape: Sequence[int]) -> list[Nest]:
     return [n.merged() for n in nests([Layout(t.layout.offset, t.layout.dims[:-1]) for t in tensors], shape)]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Range:
     """A stretch of a dimension that is spread: `turns` of `together` indices, from index `start` on."""
 

@@ -9,7 +9,7 @@ as `Gemv` has it, the buffers hold a single vector.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pimc.backends.affine import Scalar
 from pimc.backends.emitter import Emitter
@@ -23,9 +23,10 @@ from pimc.backends.pim.cells import COLUMN_BYTES, LANES
 from pimc.backends.pim.layouts import BankPattern
 from pimc.backends.pim.products import element_stride, rows_of, single
 from pimc.ir.graph import Node
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Block:
     """Vectors that pass together: the first one's address and its result's, how many, and the bytes from one to the
     next."""
@@ -37,7 +38,7 @@ class Block:
     target_step: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Batch:
     """Outputs that have an accumulator for each vector of a block: row indices from `first` on, the slots of each of
     them that count, and how many outputs."""

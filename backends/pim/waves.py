@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import prod
 
 from pimc.backends.affine import Scalar
@@ -14,9 +13,10 @@ from pimc.backends.pim.layouts import BankPattern
 from pimc.backends.pim.products import Range, digits, element_stride, part, ranges, single
 from pimc.ir.graph import Node
 from pimc.ir.layout import Digit, Layout
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Wave:
     """Pairs (request, kv head) that work together: their places, and the loops over such waves."""
 

@@ -5,11 +5,11 @@ Each unit has its own mnemonic; the functions that it offers are those of `backe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from pimc.backends.isa import choice, command
 from pimc.backends.vector import REDUCTIONS, Elementwise, Reduce, Scan
+from pimc.record import record
 
 EXPONENT_FUNCTIONS = ("exp",)
 ADDER_FUNCTIONS = ("add", "sub", "copy")
@@ -18,7 +18,7 @@ TREE_FUNCTIONS = ("sum", "max", "min")
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Exponent(Elementwise):
     """Exponentials on the exponent units."""
 
@@ -28,7 +28,7 @@ class Exponent(Elementwise):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class VectorAdd(Elementwise):
     """Sums and copies on the vector units."""
 
@@ -38,7 +38,7 @@ class VectorAdd(Elementwise):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class VectorMultiply(Elementwise):
     """Products on the vector units."""
 
@@ -48,7 +48,7 @@ class VectorMultiply(Elementwise):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class TreeReduce(Reduce):
     """Reductions of rows on the reduction trees."""
 
@@ -58,7 +58,7 @@ class TreeReduce(Reduce):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class Core(Elementwise):
     """A routine of the scalar cores, element by element."""
 
@@ -67,7 +67,7 @@ class Core(Elementwise):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class CoreReduce(Reduce):
     """A reduction of each row by the scalar cores."""
 
@@ -77,7 +77,7 @@ class CoreReduce(Reduce):
 
 
 @command
-@dataclass(frozen=True, slots=True)
+@record
 class CoreScan(Scan):
     """Running sums of each row by the scalar cores."""
 

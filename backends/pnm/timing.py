@@ -16,6 +16,7 @@ from functools import partial
 
 from pimc.backends.isa import Command
 from pimc.backends.pnm.isa import Core, CoreReduce, CoreScan, Exponent, TreeReduce, VectorAdd, VectorMultiply
+from pimc.backends.tally import Counted, Tally
 from pimc.backends.target import PnmSpec, TargetSpec
 from pimc.backends.timing import EngineDecl, Issued, Resources
 from pimc.backends.vector import Elementwise, plain
@@ -111,8 +112,12 @@ class PnmTimer:
     pnm: PnmSpec
     parts: int = 1
     """parts of the device, for each of which the units do the same"""
-    counters: Counter[str] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
     free_at: int = 0
+
+    @property
+    def counters(self) -> Counter[str]:
+        return self.tally.sums()
 
     def issue(self, command: Command, ready: int) -> Issued:
         return self._issue(self._counts(command), self._clocks(command) * self.clock_ps, ready)
@@ -128,16 +133,15 @@ class PnmTimer:
     def _clocks(self, command: Command) -> int:
         return cycles_of(command, self.pnm) * self.parts
 
-    def _counts(self, command: Command) -> tuple[tuple[str, int], ...]:
+    def _counts(self, command: Command) -> Counted:
         """Of one query: other parts of the device work for others."""
         return (command.mnemonic, 1), *counts_of(command, self.pnm).items()
 
-    def _issue(self, counts: tuple[tuple[str, int], ...], duration: int, ready: int) -> Issued:
-        start = max(ready, self.free_at)
-        self.free_at = start + duration
-        for name, number in counts:
-            self.counters[name] += number
-        return Issued(start, self.free_at, self.free_at, duration, "units" if start > ready else "")
+    def _issue(self, counted: Counted, duration: int, ready: int) -> Issued:
+        start = ready if ready > self.free_at else self.free_at
+        end = self.free_at = start + duration
+        self.tally.noted[counted] += 1
+        return Issued(start, end, end, duration, "units" if start > ready else "")
 
     def relative(self, now: int) -> Hashable:
         return max(0, self.free_at - now)

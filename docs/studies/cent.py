@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from math import prod
 from multiprocessing import get_context
@@ -29,6 +29,7 @@ import yaml
 from pimc.driver import Options, compile_model
 from pimc.garbage import collect_seldom
 from pimc.positions import Positions
+from pimc.record import record
 from pimc.sim.breakdown import Breakdown
 from pimc.sim.report import Report
 
@@ -101,7 +102,7 @@ FOUND: dict[tuple[Any, ...], Breakdown] = {}
 """Tokens by model, split, keys and changes."""
 
 
-@dataclass(frozen=True)
+@record
 class Strict:
     """A decode step of the target `cent` with a query in every stage."""
 

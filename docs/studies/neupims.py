@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +25,7 @@ import pimc
 from pimc.driver import Result
 from pimc.garbage import collect_seldom
 from pimc.ir.requests import Request
+from pimc.record import record
 from pimc.sim.timing import EngineTiming
 
 HERE = Path(__file__).parent
@@ -33,7 +33,7 @@ BLOCK = HERE.parents[1] / "models/blocks/gpt3_layers.pimc"
 LONGEST = 2048
 
 
-@dataclass(frozen=True)
+@record
 class Model:
     """A GPT-3 as NeuPIMs sizes and divides it."""
 
@@ -49,7 +49,7 @@ class Model:
         return f'model layers(batch = 1, seq = 1, past = 0)\n{sizes}include "{BLOCK}"\n'
 
 
-@dataclass(frozen=True)
+@record
 class Lengths:
     """Prompts and answers of a data set (means in tokens): a request is somewhere in its answer."""
 
@@ -95,14 +95,14 @@ NEW_OBJECTS = 2_000_000
 OFF, ON = "sub-batches.use=off", "sub-batches.use=on"
 
 
-@dataclass(frozen=True)
+@record
 class Point:
     model: Model
     lengths: Lengths
     batch: int
 
 
-@dataclass(frozen=True)
+@record
 class Layer:
     """Microseconds of one layer, and for how long of it each part was at work."""
 
@@ -121,7 +121,7 @@ class Layer:
         return f"{name} {100 * parts[name] / self.time:.0f} %"
 
 
-@dataclass(frozen=True)
+@record
 class Row:
     """A point under the strict profiles."""
 
@@ -157,7 +157,7 @@ class Row:
         return pp * math.ceil(self.gib / CAPACITY)
 
 
-@dataclass(frozen=True)
+@record
 class Step:
     """A point under so many of the published assumptions."""
 
@@ -165,7 +165,7 @@ class Step:
     number: int
 
 
-@dataclass(frozen=True)
+@record
 class Rung:
     """The same three machines under one more of the published assumptions."""
 

@@ -9,7 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
@@ -35,6 +35,7 @@ from pimc.ir.facts import (
 )
 from pimc.ir.op import Array
 from pimc.ir.types import TensorType
+from pimc.record import record
 
 FACTS: dict[str, type] = {
     "phase": Phase,
@@ -154,7 +155,7 @@ def read_base64(text: str, type: TensorType) -> Array:
 # -- facts --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Record:
     """What a fact looks like before its class is known: its first field, and the others by name."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from pimc.ir.text.literals import Record, read_array, read_base64, read_fact, re
 from pimc.ir.types import DType, TensorType, parse_type
 from pimc.ir.verify import may_equal
 from pimc.ir.weights import Contents, External, Inline, Missing, Random
+from pimc.record import record
 
 _EXPECTED = {
     "VALUE": "a value (%name)", "WORD": "a name", "TYPE": "a type such as f32[batch, 4]", "INT": "a whole number",
@@ -27,7 +27,7 @@ _EXPECTED = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Elided:
     """Contents that a text mentions but does not hold."""
 

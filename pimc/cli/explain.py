@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +11,7 @@ import click
 from pimc.cli import options as o
 from pimc.cli.command import command, option
 from pimc.cli.complete_inside import OpNames, ops_of_model
+from pimc.record import record
 
 if TYPE_CHECKING:
     from pimc.backends.machine import Machine
@@ -77,7 +77,7 @@ def _last_pass(given: dict[str, Any]) -> str:
     return last_pass(options_of(given), "placed")
 
 
-@dataclass(frozen=True)
+@record
 class Explained:
     """One op, or the same op of identical layers."""
 

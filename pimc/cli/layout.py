@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pimc.amounts import count_text as count_text
 from pimc.amounts import grouped as grouped
@@ -13,12 +12,13 @@ from pimc.amounts import significant as significant
 from pimc.amounts import size_text as size_text
 from pimc.amounts import time_text as time_text
 from pimc.cli.screen import Line, Span
+from pimc.record import record
 
 Cell = str | Line
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Column:
     """A column's title, alignment (`<` or `>`), style, and the width at which texts are cut (0: never)."""
 

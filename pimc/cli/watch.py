@@ -15,6 +15,7 @@ from pimc.ir.diagnostics import Kind, did_you_mean, fail
 from pimc.ir.graph import Graph
 from pimc.ir.text import show
 from pimc.passes.manager import Observer
+from pimc.record import record
 
 if TYPE_CHECKING:
     from pimc.sim.report import Report
@@ -71,7 +72,7 @@ class Leftovers(Observer):
             write_error("".join(remarks) + "note: what is not recognised is compiled op by op\n")
 
 
-@dataclass(frozen=True)
+@record
 class _Ran:
     name: str
     seconds: float

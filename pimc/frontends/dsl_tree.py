@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pimc.ir.source import TextSpan
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Number:
     span: TextSpan
     value: int | float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Text:
     """A string; odd parts are names whose values are put in ("past_key_values.{i}.key")."""
 
@@ -21,25 +20,25 @@ class Text:
     parts: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Name:
     span: TextSpan
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Literal:
     span: TextSpan
     value: bool | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ListOf:
     span: TextSpan
     items: tuple[Expression, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Comprehension:
     """`[item for name in start..stop]`, of numbers."""
 
@@ -50,7 +49,7 @@ class Comprehension:
     stop: Expression
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Operation:
     """A prefix (`left` is None) or infix operator; the span is the operator's."""
 
@@ -60,14 +59,14 @@ class Operation:
     right: Expression
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Argument:
     span: TextSpan
     name: str | None
     value: Expression
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Call:
     """`function(arguments) as label`."""
 
@@ -80,28 +79,28 @@ class Call:
 Expression = Number | Text | Name | Literal | ListOf | Comprehension | Operation | Call
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TypeOf:
     span: TextSpan
     dtype: str
     dims: tuple[Expression, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Dimension:
     span: TextSpan
     name: str
     default: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Annotation:
     span: TextSpan
     name: str
     arguments: tuple[Argument, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Let:
     span: TextSpan
     targets: tuple[Name, ...]
@@ -110,7 +109,7 @@ class Let:
     """True for `let x = ...`, False where an existing name gets another value."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Declaration:
     """A weight, input or cache; `label` is its name to the outside, `present` that of the appended cache."""
 
@@ -123,7 +122,7 @@ class Declaration:
     present: Text | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Include:
     """The statements of another file, put in this place."""
 
@@ -131,20 +130,20 @@ class Include:
     path: Text
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WeightsFrom:
     span: TextSpan
     path: Text
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Output:
     span: TextSpan
     label: Name | Text
     value: Expression
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Repeat:
     span: TextSpan
     name: Name
@@ -153,7 +152,7 @@ class Repeat:
     body: tuple[Statement, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class When:
     span: TextSpan
     condition: Expression
@@ -161,21 +160,21 @@ class When:
     otherwise: tuple[Statement, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PhaseBlock:
     span: TextSpan
     phases: tuple[Name, ...]
     body: tuple[Statement, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Parameter:
     span: TextSpan
     name: str
     default: Expression | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Function:
     span: TextSpan
     name: str
@@ -183,7 +182,7 @@ class Function:
     body: tuple[Statement, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Return:
     span: TextSpan
     values: tuple[Expression, ...]
@@ -192,13 +191,13 @@ class Return:
 Plain = Include | Let | Declaration | WeightsFrom | Output | Repeat | When | PhaseBlock | Function | Return | Call
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Statement:
     annotations: tuple[Annotation, ...]
     plain: Plain
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Model:
     span: TextSpan
     name: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,10 @@ from pimc.ir.op import Array
 from pimc.ir.source import TextSpan
 from pimc.ir.types import DType, TensorType
 from pimc.ir.weights import Contents
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stored:
     """A weight in a file: its type, known at once, and its contents, read when asked for."""
 
@@ -26,7 +26,7 @@ class Stored:
     contents: Contents
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WeightFile:
     """A file of weights, found by their names."""
 
@@ -45,7 +45,7 @@ class WeightFile:
         return found.contents
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NpzMember:
     """An array of an .npz file, read when asked for."""
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from pimc.frontends.onnx_ops import OnnxNode, Unsupported
 from pimc.frontends.onnx_steps import Steps
 from pimc.ir.graph import Value
+from pimc.record import record
 
 Labels = tuple[str, ...]
 """One label for each dimension: letters of the equation, and numbers for dimensions that an ellipsis stands for."""
 
 
-@dataclass(frozen=True)
+@record
 class _Term:
     """A value with a label for each of its dimensions."""
 

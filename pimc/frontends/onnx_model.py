@@ -8,7 +8,6 @@ in the default domain without being an ONNX op).
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -22,6 +21,7 @@ from pimc.ir.quantized import Nibbles
 from pimc.ir.source import NodeSource
 from pimc.ir.types import DType
 from pimc.ir.weights import Contents, External, Inline, Missing
+from pimc.record import record
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes of the largest message that protobuf can hold; bigger models keep their weights outside."""
@@ -45,7 +45,7 @@ _DTYPES: dict[int, DType] = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class OnnxFile:
     """A model file in memory. `name` is how the user called it, `folder` where its external data lies."""
 
@@ -127,7 +127,7 @@ def dtype_name(elem_type: int) -> str:
         return f"number {elem_type}"
 
 
-@dataclass(frozen=True)
+@record
 class Initializer:
     """A tensor of the model file: its type, and contents that are read when asked for."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -21,6 +21,7 @@ from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Value
 from pimc.ir.op import REGISTRY, Array, Attribute, OpDef, is_of
 from pimc.ir.types import DType
+from pimc.record import record
 
 Given = Value | Array | None
 """An operand of a call: a value of the graph, an array that becomes a constant, or nothing."""
@@ -71,7 +72,7 @@ class DataDependent(Unsupported):
     """The shape of a result depends on data, so that no static compiler can take the node."""
 
 
-@dataclass(frozen=True)
+@record
 class Call:
     """One node in our terms."""
 
@@ -80,7 +81,7 @@ class Call:
     attributes: Mapping[str, Attribute]
 
 
-@dataclass(frozen=True)
+@record
 class OnnxNode:
     """A node of a model, attributes decoded (tensors as `Initializer`s) and operands looked up."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from html import escape
 from typing import NewType
+
+from pimc.record import record
 
 Html = NewType("Html", str)
 """Text that is HTML already; everything else is escaped."""
@@ -35,7 +37,7 @@ def section(title: str, anchor: str, *content: Html, note: str = "") -> Html:
     return Html(f'<section id="{anchor}"><h2>{text(title)}</h2>{said}{"".join(content)}</section>\n')
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Cell:
     """What a cell shows, and the number by which it is sorted (None: by its text)."""
 
@@ -44,14 +46,14 @@ class Cell:
     style: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Column:
     title: str
     right: bool = False
     about: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Table:
     """A table under a name, which its CSV file has."""
 

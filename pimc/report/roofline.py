@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from pimc.amounts import percent, size_text, time_text
 from pimc.backends.roofs import Roof
+from pimc.record import record
 from pimc.report import palette
 from pimc.report.html import NONE, Html, section, tag, text
 from pimc.report.scales import Log
@@ -19,7 +19,7 @@ NAMED = 9
 """Ops that bear a number."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Point:
     """An op, or the same op of identical layers: what one of them reaches."""
 

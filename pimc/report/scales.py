@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from pimc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Linear:
     """0 to `most` on `start` to `end`."""
 
@@ -30,7 +31,7 @@ class Linear:
             yield i * step
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Log:
     """`least` to `most` (both above 0) on `start` to `end`."""
 

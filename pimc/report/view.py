@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from pimc.record import record
 from pimc.sim.engine_groups import merged_engines
 from pimc.sim.op_groups import OpGroup, common_name, group_ops
 from pimc.sim.report import EngineReport, OpReport, Report
@@ -20,7 +20,7 @@ _TEXT_PLACE = re.compile(r"[^ ]+:\d+:\d+")
 _SOURCE = re.compile(r"(.*?)(:\d+:\d+|: node .*)", re.DOTALL)
 
 
-@dataclass(frozen=True)
+@record
 class View:
     """A report as the page shows it. `name`: of the file it comes from."""
 

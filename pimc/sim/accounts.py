@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pimc.backends.timing import Turn
+from pimc.record import record
 from pimc.sim.ledger import add
 
 LATENCY = "latency"
@@ -132,7 +133,7 @@ Last: TypeAlias = "tuple[int, int] | None"
 """Op and end of what an engine did last; None: the stream was held after it, or there was nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Mark:
     """A place in a log."""
 
@@ -140,7 +141,7 @@ class Mark:
     last: Last
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Front:
     """How far a time line is filled."""
 
@@ -154,7 +155,7 @@ class Front:
         return Front(self.at + by, tuple((start + by, end + by, cause) for start, end, cause in self.gaps))
 
 
-@dataclass(frozen=True)
+@record
 class Stretch:
     """A part of a log, whose times count from `base`."""
 
@@ -172,7 +173,7 @@ class Stretch:
         return self._found[front]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Settled:
     """Entries of which the sums are left."""
 
@@ -182,7 +183,7 @@ class Settled:
     last: Last
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Repeat:
     """A stretch that happened again and again."""
 
@@ -204,7 +205,7 @@ class Repeat:
             left = replace(left, base=left.base + left.shift * times, times=left.times - times)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sums:
     busy: int
     commands: int

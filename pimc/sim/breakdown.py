@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
+from pimc.record import record
 
-@dataclass(frozen=True, slots=True)
+
+@record
 class Breakdown:
     """A token's way. Where a run is for several tokens of a query, one after the other, their mean."""
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from pimc.backends.affine import Affine, Scalar
 from pimc.backends.engines import platform_of
 from pimc.backends.isa import Command
 from pimc.backends.program import Item, Loop, Program, Stream
+from pimc.record import record
 from pimc.sim.timing import Timing
 
 PS = 1e-12
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChannelsReport:
     """The channels of the first device, by number."""
 

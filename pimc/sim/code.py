@@ -16,11 +16,12 @@ from typing import Final
 
 from pimc.backends.affine import DEVICE, INSTANCE, Affine, Scalar
 from pimc.backends.executors import Executor
-from pimc.backends.isa import Command, Signal, Wait, operands_of
+from pimc.backends.isa import SYNCHRONISING, Command, Signal, Wait, operands_of
 from pimc.backends.link.isa import Exchange
 from pimc.backends.program import Item, Loop, Step
 from pimc.backends.timing import Binding, Following, Issued, Repeating, Timer, Turns
-from pimc.sim.tokens import Semaphore, Tokens
+from pimc.record import record
+from pimc.sim.tokens import Semaphore, Semaphores
 
 Resolver = Callable[[Mapping[int, int]], Command]
 Time = Callable[[int], Issued]
@@ -40,8 +41,8 @@ RUN: Final = 7
 MORE: Final = 8
 """Here goes the next part of the code."""
 
-SYNCHRONISING = (Signal, Wait)
-
+LEAST_PART = 32
+"""Items of a stream that are made into code at one go, if there are so many."""
 LEAST_TURNS = 4
 """Loops with fewer turns are not worth skipping."""
 LEAST_COMMANDS = 96
@@ -105,7 +106,7 @@ class Body:
             self.families.setdefault(family.over(variable, count))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Family:
     """What an operand is in the turns of a loop: a scalar, and how far inner loops move it."""
 
@@ -131,7 +132,7 @@ class Family:
         return next((factor for v, factor in self.scalar.terms if v == variable), 0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Facts:
     """What is known of a command, whoever executes it."""
 
@@ -178,14 +179,13 @@ class Compiler:
         self,
         executor: Executor,
         timer: Timer,
-        tokens: Tokens,
+        semaphores: Semaphores,
         variables: dict[int, int],
         known: Known,
         plainly: Callable[[Command, int], Time] | None = None,
     ) -> None:
-        self._executor = executor
         self._timer = timer
-        self._tokens = tokens
+        self._semaphores = semaphores
         self._variables = variables
         """the counters of loops as they are when the code is executed"""
         self._known = known
@@ -247,9 +247,9 @@ class Compiler:
         command = step.command
         body.ops.add(step.op)
         if isinstance(command, SYNCHRONISING):
-            signals, number = isinstance(command, Signal), command.semaphore
-            known = self._tokens.of(self._executor, number) if isinstance(number, int) else None
-            self._code.append(Instruction(SIGNAL if signals else WAIT, step.op, semaphore=known, number=number))
+            what, number = SIGNAL if isinstance(command, Signal) else WAIT, command.semaphore
+            known = self._semaphores.of(number) if isinstance(number, int) else None
+            self._code.append(Instruction(what, step.op, semaphore=known, number=number))
             body.alone = False
             if known is None:
                 body.moved.update(_variables(number))
@@ -303,7 +303,7 @@ def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     """A stream in parts, each of which ends where the stream may be held."""
     begin = 0
     for end, item in enumerate(items, 1):
-        if not isinstance(item, Loop) and isinstance(item.command, Wait | Exchange):
+        if end - begin >= LEAST_PART and not isinstance(item, Loop) and isinstance(item.command, Wait | Exchange):
             yield items[begin:end]
             begin = end
     yield items[begin:]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pimc.ir.op import Array
+from pimc.record import record
 
 WIDE_TOLERANCE = 1e-4
 """The largest relative error that is `ok` in the wide format."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OutputError:
     """How one output differs. `problem` is empty where it does not, beyond rounding."""
 
@@ -25,7 +25,7 @@ class OutputError:
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Comparison:
     """All outputs together. Relative errors are max|a-b| / max|b| of an output, the largest over floating ones."""
 

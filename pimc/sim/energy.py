@@ -14,6 +14,7 @@ from fractions import Fraction
 from pimc.backends.pim.tallies import OPEN_CLOCKS, TRACES
 from pimc.backends.program import Program
 from pimc.backends.target import StaticPower, TargetSpec, from_description
+from pimc.record import record
 from pimc.sim.timing import EngineTiming, Timing
 
 ATTO, NANO, PS = Fraction(1, 10**18), Fraction(1, 10**9), Fraction(1, 10**12)
@@ -60,7 +61,7 @@ def energy_of(program: Program, timing: Timing, spec: TargetSpec | None = None) 
     return found
 
 
-@dataclass(frozen=True)
+@record
 class Prices:
     """What a target's engines spend on what they count."""
 

@@ -6,12 +6,12 @@ Millions of rows are read by whole columns. A row with a mistake is then looked 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail, nearest
 from pimc.ir.source import TextSpan
+from pimc.record import record
 from pimc.sim.check.issued import MOST_ROWS, NONE, Column, Issued, Mask, by_channel
 from pimc.sim.check.part import CHANNEL, Part
 from pimc.sim.issue_trace import HEADER
@@ -61,7 +61,7 @@ def _header(line: bytes, file: str) -> tuple[int, ...]:
     return tuple(names.index(name) for name in HEADER)
 
 
-@dataclass(frozen=True)
+@record
 class _Cells:
     """One column: where each cell begins and ends."""
 
@@ -69,7 +69,7 @@ class _Cells:
     end: Column
 
 
-@dataclass(frozen=True)
+@record
 class _Check:
     """A kind of mistake: the lines that have it, in which column, and what is said.
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import gcd
 
 from pimc.backends.affine import Affine, Scalar
@@ -24,6 +23,7 @@ from pimc.backends.isa import Command, Region, operands_of
 from pimc.backends.link.isa import Exchange
 from pimc.backends.program import Item, Loop
 from pimc.backends.timing import Costing, Identifying, Resource, Resources, Timer
+from pimc.record import record
 from pimc.sim.code import moved_by
 
 Key = bytes
@@ -35,7 +35,7 @@ Span = tuple[str, int, int]
 """Space, first and last byte."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Part:
     """What matters of an item outside of all loops."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from pimc.backends.program import Program
 from pimc.backends.target import PimSpec, TargetSpec, from_description
+from pimc.record import record
 from pimc.sim.timing import EngineTiming, Timing
 
 Way = tuple[str, str]
@@ -48,7 +48,7 @@ BY_COMMAND: Mapping[str, tuple[Way, Count]] = {
 """DRAM commands of PIM engines, each for one channel."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MoveReport:
     """Bytes from one place to another, over all devices."""
 

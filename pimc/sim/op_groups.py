@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from pimc.record import record
 from pimc.sim.common_name import common_name as common_name
 from pimc.sim.report import OpReport
 
 
-@dataclass(frozen=True)
+@record
 class OpGroup:
     """The same op of identical layers."""
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from pimc.backends.program import MapEntry, Program
 from pimc.ir.blocks import NO_BLOCK
+from pimc.record import record
 
 CACHES = ("output", "cache")
 """Roles of caches: as they are after the run, if they are handed out, or before it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BlocksReport:
     """The caches of the first device whose blocks hold equally many tokens."""
 

@@ -7,7 +7,6 @@ block, since a trace begins at a whole one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 from pimc.backends.analytic.timing import ATTOSECONDS, WORK
@@ -15,6 +14,7 @@ from pimc.backends.cent.program import BLOCK, EMBEDDING, HOST, LINK, PIM, PNM
 from pimc.backends.pim.tallies import trace_clocks
 from pimc.backends.program import Flight, Program
 from pimc.backends.target import TargetSpec, from_description
+from pimc.record import record
 from pimc.sim.breakdown import Breakdown
 from pimc.sim.energy import Energy
 from pimc.sim.timing import EngineTiming, Timing
@@ -46,7 +46,7 @@ def breakdown_of(program: Program, timing: Timing, energy: Energy | None) -> Bre
     return table(step, flight, program.devices, spec)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Step:
     """What a token's way consists of: of a block, and of what comes once."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from pimc.backends.pim.aim_device import AimDevice
@@ -15,9 +14,10 @@ from pimc.backends.pim.aim_trace import TraceReader
 from pimc.backends.pim.issues import IssueSink
 from pimc.backends.target import TargetSpec
 from pimc.ir.diagnostics import Kind, fail
+from pimc.record import record
 
 
-@dataclass(frozen=True)
+@record
 class ChannelRun:
     """What one channel did."""
 
@@ -27,7 +27,7 @@ class ChannelRun:
     commands: Counter[str]
 
 
-@dataclass(frozen=True)
+@record
 class Replay:
     """The time of a trace: the clocks in which the memory system was at work."""
 

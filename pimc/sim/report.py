@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from pimc.backends.program import Choice, OpRow, Program
 from pimc.backends.roofs import Roof, roofs_of
 from pimc.backends.target import from_description
 from pimc.backends.timing import SERVED
+from pimc.record import record
 from pimc.sim.accounts import END, OP, START
 from pimc.sim.ahead import ahead_of
 from pimc.sim.breakdown import Breakdown
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 PS = 1e-12
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EngineReport:
     """One engine of a class of devices; where its channels differ, their mean (cycles: the last one's)."""
 
@@ -57,7 +58,7 @@ class EngineReport:
     counters: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OpReport:
     """One op. `seconds`: how long at least one engine worked for it; ops that overlap count their common time twice."""
 
@@ -87,7 +88,7 @@ class OpReport:
     """the weight that it reads, where that is one"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EnergyReport:
     """The energy of the run over all devices, in joules."""
 
@@ -102,7 +103,7 @@ class EnergyReport:
     """what is counted, by engine; `static` is beside that"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ResourceReport:
     """Something that engines share, and how long it was held."""
 
@@ -111,7 +112,7 @@ class ResourceReport:
     busy: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PhaseReport:
     """The ops of one phase: how long at least one engine worked for one of them, and their work."""
 
@@ -121,7 +122,7 @@ class PhaseReport:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PassReport:
     """A pass that ran: whether it changed the graph, and how many ops that had afterwards."""
 
@@ -132,7 +133,7 @@ class PassReport:
     """that the pass itself took on the user's computer: no part of a result, there where it was asked for"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BeatReport:
     """One beat of a schedule with barriers between beats."""
 
@@ -144,7 +145,7 @@ class BeatReport:
     """by engine: the busiest of its kind"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BackgroundReport:
     """Normal reads (one access each) that channels with PIM work were offered, and served meanwhile."""
 
@@ -158,7 +159,7 @@ class BackgroundReport:
     """served by a channel, their mean over the time of its stream"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RequestReport:
     """One request of a batch."""
 
@@ -170,7 +171,7 @@ class RequestReport:
     """where its keys and values lie, if those of a request lie in one channel"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BatchReport:
     """A batch of requests with lengths of their own."""
 
@@ -191,7 +192,7 @@ class BatchReport:
         return self.channel_max / self.channel_mean if self.channel_max and self.channel_mean else None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PipelineReport:
     """A pipeline with a query in every stage."""
 
@@ -214,7 +215,7 @@ class PipelineReport:
     `tokens_per_s` by as much"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Report:
     """The whole run."""
 

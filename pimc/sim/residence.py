@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from pimc.backends.engines import platform_of
 from pimc.backends.program import MapEntry, Program
 from pimc.backends.state import DramGeometry
 from pimc.ir.layout import Layout
+from pimc.record import record
 from pimc.sim.common_name import common_name
 
 LARGEST = 8
@@ -23,7 +23,7 @@ MOST_STRETCHES = 240
 TEMPORARY = "temporary"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tensors:
     """Those of one role whose names differ in numbers alone (`layers.*.wq`), together."""
 
@@ -33,7 +33,7 @@ class Tensors:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stretch:
     """Addresses that tensors of one role lie within; between such stretches is room for intermediate results."""
 
@@ -42,7 +42,7 @@ class Stretch:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MemoryReport:
     """One space of the first device. Bytes."""
 
@@ -57,7 +57,7 @@ class MemoryReport:
     stretches: Sequence[Stretch]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BanksReport:
     """How many bytes of weights, caches, inputs and outputs each bank of each channel of the first device holds."""
 

@@ -19,6 +19,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pimc.record import record
 from pimc.sim.accounts import Mark, Stretch
 from pimc.sim.code import Family, Instruction
 from pimc.sim.ledger import Counts, add, difference
@@ -57,7 +58,7 @@ class Frame:
     hopeless: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sighting:
     """A state of the machine.
 
@@ -79,7 +80,7 @@ class Sighting:
         return all(mine == theirs for mine, theirs, step in both if any(step))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Trial:
     """The beginning of a period whose sums are being taken."""
 
@@ -99,7 +100,7 @@ Arrangement = tuple[tuple[tuple[int, int, int], ...], ...]
 numbers and their least and largest values, from the least of the group on."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Period:
     """What happens from a state to the same state again, for each runner that takes part."""
 

@@ -165,7 +165,7 @@ class Runner:
         """The one that a SIGNAL or WAIT means in this turn."""
         if instruction.semaphore is not None:
             return instruction.semaphore
-        return tokens.of(self.executor, value(instruction.number, self.variables))
+        return tokens.of(self.executor).of(value(instruction.number, self.variables))
 
 
 class Clockwork:
@@ -253,7 +253,7 @@ class Clockwork:
         meters = [m for m in pool.meters.values() if executor.index in m.users]
         variables = {DEVICE: executor.rank, INSTANCE: executor.instance}
         plainly = partial(self._plainly, executor, timer, variables) if self.plain else None
-        compiler = Compiler(executor, timer, self.tokens, variables, self.known[executor.engine], plainly)
+        compiler = Compiler(executor, timer, self.tokens.of(executor), variables, self.known[executor.engine], plainly)
         return Runner(executor, timer, meters, variables, executor.index, compiler, compiler.code)
 
     def _plainly(
@@ -359,40 +359,46 @@ class Clockwork:
 
     def _run(self, runner: Runner, instruction: Instruction) -> bool:
         """All turns of a loop of one command. False: somebody else's turn comes first."""
+        if instruction.turns is not None:
+            return self._run_on(runner, instruction, instruction.turns)
         time, op, variable = instruction.time, instruction.op, instruction.variable
         assert time is not None
         while runner.turns < instruction.count:
             if runner.coupled and self._is_early(runner):
                 return False
-            if instruction.turns is not None:
-                self._issue_turns(runner, instruction, instruction.turns)
-                continue
             runner.variables[variable] = runner.turns
             self._issue(runner, op, time)
             runner.turns += 1
         runner.turns = 0
         return True
 
-    def _issue_turns(self, runner: Runner, instruction: Instruction, time: LoopTime) -> None:
-        """Time turns of a loop of one command, up to the turn of somebody else."""
+    def _run_on(self, runner: Runner, instruction: Instruction, time: LoopTime) -> bool:
+        """The same, many turns at one go: up to the turn of somebody else."""
+        heap, count, account = self.heap if runner.coupled else (), instruction.count, runner.account
         op = self.work.op = instruction.op
         if runner.ledger.op != op:
             runner.ledger.turn(op)
-        limit = FOREVER
-        if runner.coupled and self.heap:
-            limit, index = self.heap[0]
-            limit += runner.index < index
-        at, turns, free, done, worked = time(runner.turns, instruction.count, runner.ready, limit)
-        account = runner.account
-        account.entries.append(Run(op, at, turns))
-        if worked + at > account.frontier:
-            account.frontier = worked + at
-        runner.ready = free + at
-        if done + at > runner.done:
-            runner.done = done + at
-        count = len(turns)
-        account.turns += count
-        runner.turns += count
+        number, limit = runner.turns, FOREVER
+        while number < count:
+            ready = runner.ready
+            if heap:
+                limit, index = heap[0]
+                if limit <= ready and (limit < ready or index < runner.index):
+                    runner.turns = number
+                    self._offer(runner)
+                    return False
+                limit += runner.index < index
+            at, turns, free, done, worked = time(number, count, ready, limit)
+            account.entries.append(Run(op, at, turns))
+            if worked + at > account.frontier:
+                account.frontier = worked + at
+            runner.ready = free + at
+            if done + at > runner.done:
+                runner.done = done + at
+            account.turns += len(turns)
+            number += len(turns)
+        runner.turns = 0
+        return True
 
     def _issue(self, runner: Runner, op: int, time: Time) -> None:
         """Time one command."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from string import ascii_lowercase, digits
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from pimc.backends.assembly import ranks
 from pimc.backends.program import Program
+from pimc.record import record
 from pimc.sim.accounts import BUSY, END, OP, START, Segments
 from pimc.sim.timing import EngineTiming, Timing
 
@@ -34,7 +34,7 @@ PS = 1e-12
 Bins = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Lane:
     """An engine of some devices, its channels together. One character a bin."""
 
@@ -46,14 +46,14 @@ class Lane:
     """what it does most: a letter for each of the kinds, NOTHING where it does nothing"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DetailLane:
     engine: str
     slices: Sequence[tuple[int, int, int]]
     """row of the op table, begin and end in parts of the window"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Detail:
     """A part of the run, of the first devices alone: as long as one of the identical layers takes there."""
 
@@ -65,7 +65,7 @@ class Detail:
     lanes: Sequence[DetailLane]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Timeline:
     kinds: Sequence[str]
     """names of ops, by letter; the longest first"""

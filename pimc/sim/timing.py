@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from pimc.record import record
 from pimc.sim.accounts import BUSY, END, OP, START, Account, Segments, Sums
 
 
@@ -80,7 +81,7 @@ class EngineTiming:
         return -(-self.end // self.clock_ps)
 
 
-@dataclass(frozen=True)
+@record
 class ResourceTiming:
     """Something shared by engines of a class of devices: how long it was held, over all and for each op."""
 
@@ -90,7 +91,7 @@ class ResourceTiming:
     by_op: Mapping[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OpTiming:
     """When an op was worked on. `active`: how long at least one engine worked for it (without being held)."""
 
@@ -105,7 +106,7 @@ class OpTiming:
     """that engine or resource"""
 
 
-@dataclass(frozen=True)
+@record
 class Timing:
     """The time of a program, in picoseconds."""
 

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from pimc.backends.affine import DEVICE, Scalar
 from pimc.backends.executors import Executor, reached_values
-from pimc.backends.isa import Signal, Wait
+from pimc.backends.isa import SYNCHRONISING, Signal
 from pimc.backends.program import Item, Loop
 
 Pending = tuple[tuple[bool, int, tuple[int, ...]], ...]
 """What a semaphore holds: whether for one that waits, for which executor, and the times of the tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class Users:
+class Users(NamedTuple):
     """Who uses a semaphore: executors by their place among those of the device."""
 
     place: int
     """of the semaphore among those of the device"""
     signallers: tuple[int, ...]
     waiters: tuple[int, ...]
+    cause: str
+    """what a stream that waits is said to wait for"""
 
 
 Plan = dict[int, Users]
@@ -36,17 +37,20 @@ class Semaphore:
 
     def __init__(self, users: Users, executors: Sequence[Executor], moved: set[Semaphore]) -> None:
         self.place = users.place
-        self.signallers: dict[int, deque[int]] = {executors[i].index: deque() for i in users.signallers}
-        """Tokens that still lack those of the other signallers."""
-        self.waiters: dict[int, deque[int]] = {executors[i].index: deque() for i in users.waiters}
+        self.cause = users.cause
         self.blocked: list[int] = []
-        self.cause = "wait:" + ",".join(dict.fromkeys(executors[i].engine for i in users.signallers))
-        """what a stream that waits is said to wait for"""
         self._moved = moved
         self._only: deque[int] | None = None
         """the tokens of the one that waits, for the one that signals"""
-        if len(self.signallers) == len(self.waiters) == 1:
-            (self._only,) = self.waiters.values()
+        self.signallers: dict[int, deque[int]] = {}
+        """Tokens that still lack those of the other signallers."""
+        self.waiters: dict[int, deque[int]]
+        if len(users.signallers) == len(users.waiters) == 1:
+            self._only = deque()
+            self.waiters = {executors[users.waiters[0]].index: self._only}
+        else:
+            self.signallers = {executors[i].index: deque() for i in users.signallers}
+            self.waiters = {executors[i].index: deque() for i in users.waiters}
 
     def post(self, index: int, time: int) -> Sequence[int]:
         """Add a token; returns the executors that it may set free."""
@@ -116,6 +120,10 @@ class Semaphores:
             found = self.semaphores[number] = Semaphore(self._plan[number], self._executors, self.moved)
         return found
 
+    def forget(self) -> None:
+        """They are not asked for any more."""
+        self.semaphores, self.moved, self._plan, self._pending = {}, set(), {}, []
+
     def pending(self, base: int) -> tuple[Pending, ...]:
         """Tokens on their way, by semaphore, with times as seen from `base`; those before it count as at it."""
         told = self._pending
@@ -135,15 +143,15 @@ Use = tuple[bool, Scalar, Loops]
 """Whether a semaphore is signalled, its number, and the loops that this depends on."""
 
 
-def _uses(items: Sequence[Item], loops: Loops = ()) -> Iterator[Use]:
+def _find_uses(items: Sequence[Item], found: dict[Use, None], loops: Loops = ()) -> None:
     """In the order of the stream."""
     for item in items:
         if isinstance(item, Loop):
             if item.count > 0:
-                yield from _uses(item.body, (*loops, (item.variable, item.count)))
-        elif isinstance(item.command, Signal | Wait):
+                _find_uses(item.body, found, (*loops, (item.variable, item.count)))
+        elif isinstance(item.command, SYNCHRONISING):
             number = item.command.semaphore
-            yield isinstance(item.command, Signal), number, () if isinstance(number, int) else loops
+            found[isinstance(item.command, Signal), number, () if isinstance(number, int) else loops] = None
 
 
 class Tokens:
@@ -155,7 +163,7 @@ class Tokens:
         """by device"""
         for executor in executors:
             self._members[executor.rank].append(executor)
-        self._uses: dict[int, tuple[Use, ...]] = {}
+        self._uses: dict[int, dict[Use, None]] = {}
         """of streams, by the identity of their items"""
         self._plans: dict[tuple[object, ...], Plan] = {}
         """of devices that do the same"""
@@ -164,9 +172,11 @@ class Tokens:
     def _plan(self, members: Sequence[Executor]) -> Plan:
         for executor in members:
             if id(executor.items) not in self._uses:
-                self._uses[id(executor.items)] = tuple(dict.fromkeys(_uses(executor.items)))
+                found = self._uses[id(executor.items)] = {}
+                _find_uses(executor.items, found)
         uses = [self._uses[id(executor.items)] for executor in members]
-        own = any(not isinstance(n, int) and any(v == DEVICE for v, _ in n.terms) for each in uses for _, n, _ in each)
+        moving = [n for each in uses for _, n, _ in each if not isinstance(n, int)]
+        own = any(v == DEVICE for number in moving for v, _ in number.terms)
         key = (members[0].rank if own else None, *((id(e.items), e.instance) for e in members))
         if key not in self._plans:
             self._plans[key] = _plan_of(members, uses)
@@ -174,11 +184,11 @@ class Tokens:
 
     def forget(self, rank: int) -> None:
         """All executors of a device have come to their end."""
-        self._semaphores[rank] = Semaphores({}, ())
+        self._semaphores[rank].forget()
 
-    def of(self, executor: Executor, number: int) -> Semaphore:
-        """The semaphore that an executor means by a number."""
-        return self._semaphores[executor.rank].of(number)
+    def of(self, executor: Executor) -> Semaphores:
+        """The semaphores that an executor means."""
+        return self._semaphores[executor.rank]
 
     def pending(self, base: int, ranks: Iterable[int]) -> tuple[tuple[Pending, ...], ...]:
         """Tokens on their way on some devices, with times as seen from `base`."""
@@ -197,9 +207,14 @@ def _plan_of(members: Sequence[Executor], uses: Sequence[Iterable[Use]]) -> Plan
     for place, (executor, own) in enumerate(zip(members, uses, strict=True)):
         fixed = {v: (at,) for v, at in executor.variables.items()}
         for signals, number, loops in own:
-            for each in reached_values(number, {**fixed, **{v: range(count) for v, count in loops}}):
-                users.setdefault(each, ({}, {}))[0 if signals else 1].setdefault(place)
-    return {
-        number: Users(place, tuple(signallers), tuple(waiters))
-        for place, (number, (signallers, waiters)) in enumerate(users.items())
-    }
+            if isinstance(number, int):
+                reached: Iterable[int] = (number,)
+            else:
+                reached = reached_values(number, {**fixed, **{v: range(count) for v, count in loops}})
+            for each in reached:
+                users.setdefault(each, ({}, {}))[0 if signals else 1][place] = None
+    plan: Plan = {}
+    for number, (signallers, waiters) in users.items():
+        cause = "wait:" + ",".join(dict.fromkeys([members[i].engine for i in signallers]))
+        plan[number] = Users(len(plan), tuple(signallers), tuple(waiters), cause)
+    return plan

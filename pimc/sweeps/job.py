@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
 from pimc.driver import Options
 from pimc.ir.diagnostics import Diagnostic
+from pimc.record import record
 from pimc.sweeps.numbers import Number
 
 
-@dataclass(frozen=True)
+@record
 class Job:
     """One point to compile and simulate. Files are absolute paths; their digests say what must be in them."""
 
@@ -26,7 +27,7 @@ class Job:
     """of the pimc that is asked"""
 
 
-@dataclass(frozen=True)
+@record
 class Failure:
     """A diagnostic as text."""
 
@@ -45,7 +46,7 @@ class Failure:
         return Failure(**{**plain, "notes": tuple(plain["notes"])})
 
 
-@dataclass(frozen=True)
+@record
 class Answer:
     """What became of a point: its numbers, or why there are none."""
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from pimc.driver import Result
+from pimc.record import record
 from pimc.sim.report import Report
 
 Number = int | float
 Better = Literal["min", "max"]
 
 
-@dataclass(frozen=True)
+@record
 class Measured:
     """What numbers are taken from: a simulated point; `tokens`: new ones of all requests, where the model has any."""
 
@@ -22,7 +22,7 @@ class Measured:
     tokens: int | None
 
 
-@dataclass(frozen=True)
+@record
 class Quantity:
     """A number of a point. `of` gives None where a point has no such number."""
 

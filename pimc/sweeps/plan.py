@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Any
 
+from pimc.record import record
 from pimc.sweeps.numbers import QUANTITIES, Better
 from pimc.sweeps.spec import Setting, SweepSpec
 
@@ -20,7 +20,7 @@ GROUPS = ("model", "target", "phase", "set", "dim", "parallel", "mapping", "pass
 """What an axis changes."""
 
 
-@dataclass(frozen=True)
+@record
 class Axis:
     """One thing that changes: an option of `pimc compile`, with the `key` that it takes (`set`: `timing.tRP`)."""
 
@@ -40,7 +40,7 @@ class Axis:
         return len(numbers) == len(self.values) and numbers == sorted(numbers)
 
 
-@dataclass(frozen=True)
+@record
 class Point:
     """A combination of values, one for each axis, by their places there."""
 
@@ -63,7 +63,7 @@ class Point:
         return self.of(group).get("")
 
 
-@dataclass(frozen=True)
+@record
 class Objective:
     """A number or an axis that is to be as small or as large as can be."""
 
@@ -71,7 +71,7 @@ class Objective:
     better: Better
 
 
-@dataclass(frozen=True)
+@record
 class Plan:
     """A sweep whose file has no mistakes."""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from html import escape
 
+from pimc.record import record
 from pimc.sweeps.numbers import QUANTITIES
 from pimc.sweeps.plan import Axis
 from pimc.sweeps.results import Row, SweepResult
@@ -33,7 +33,7 @@ text { fill: currentColor } .dim { opacity: .65 } .title { font-weight: 600; fon
 """
 
 
-@dataclass(frozen=True)
+@record
 class _Scale:
     """From values to pixels, linear or logarithmic."""
 
@@ -72,7 +72,7 @@ class _Scale:
         return [n * step for n in range(first, math.floor(self.high / step) + 1)]
 
 
-@dataclass(frozen=True)
+@record
 class _Dot:
     x: float
     y: float

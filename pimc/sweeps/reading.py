@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pimc.backends.tree_check import Form, without_mistakes
 from pimc.driver import Options, pipeline_for, read_model, registry_for
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, UsageError, did_you_mean
 from pimc.ir.source import TextSpan
+from pimc.record import record
 from pimc.sweeps.identity import file_digest, model_digest, point_key, revision
 from pimc.sweeps.job import Answer, Failure, Job
 from pimc.sweeps.numbers import QUANTITIES
@@ -34,7 +35,7 @@ ModelName = tuple[str, str | None]
 """A model as the sweep names it, and the phase that is taken of it."""
 
 
-@dataclass(frozen=True)
+@record
 class Sweep:
     """A sweep whose names lead somewhere. `folder`: what its file names are relative to."""
 

@@ -6,10 +6,11 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
+from pimc.record import record
 from pimc.sweeps.identity import revision
 from pimc.sweeps.job import Answer
 from pimc.sweeps.numbers import QUANTITIES, Number
@@ -17,7 +18,7 @@ from pimc.sweeps.pareto import front
 from pimc.sweeps.plan import Objective, Plan, Point
 
 
-@dataclass(frozen=True)
+@record
 class Row:
     """A point and its answer."""
 
@@ -32,7 +33,7 @@ class Row:
         return found if isinstance(found, int | float) else None
 
 
-@dataclass(frozen=True)
+@record
 class SweepResult:
     """Every point of a sweep, in its order, each once."""
 

@@ -20,6 +20,7 @@ from pimc.backends.verify import verify_program
 from pimc.ir.diagnostics import CompileError, Kind
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
+from pimc.sim.time import simulate
 from tests.fakes import BUFFER_BYTES, platform, program, work
 from tests.sim.test_time import items
 
@@ -94,8 +95,35 @@ def test_a_broken_rule_is_reported(case: str) -> None:
     assert any(d.kind is kind and says in d.message for d in caught.value.diagnostics), caught.value.diagnostics
 
 
-def test_more_tokens_than_can_be_counted_do_not_hold_up_the_verifier() -> None:
-    verify_program(_items(Loop(0, 1 << 60, (Step("a", Signal(99)),)))(sound()), platform())
+def test_more_tokens_than_can_be_walked_through_are_counted() -> None:
+    with pytest.raises(CompileError, match=f"semaphore 99 of device 0 is signalled {1 << 60} times"):
+        verify_program(_items(Loop(0, 1 << 60, (Step("a", Signal(99)),)))(sound()), platform())
+
+
+def test_signals_and_waits_are_counted_by_loops() -> None:
+    """Semaphore 90 in every turn of both loops, and 91 and 92 in one turn of the inner one; of which one waits less."""
+    signals = Loop(0, 3, (Loop(1, 2, (Step("a", Signal(90)), Step("a", Signal(variable(1) + 91)))),))
+    waits = [Loop(0, 6, (Step("b", Wait(90)),)), Loop(0, 3, (Step("b", Wait(91)),)), Loop(0, 2, (Step("b", Wait(92)),))]
+    made = sound()
+    own = {"a": (signals,), "b": tuple(waits)}
+    streams = tuple(dataclasses.replace(s, items=own.get(s.engine, s.items)) for s in made.streams)
+    with pytest.raises(CompileError) as caught:
+        verify_program(dataclasses.replace(made, streams=streams), platform())
+    (told,) = caught.value.diagnostics
+    assert told.message == "semaphore 92 of device 0 is signalled 3 times and awaited 2 times"
+
+
+def test_of_a_program_that_is_timed_next_deadlocks_are_left_to_the_simulator() -> None:
+    made = sound()
+    crossed = {"a": (Step("a", Wait(90)), Step("a", Signal(91))), "b": (Step("b", Wait(91)), Step("b", Signal(90)))}
+    made = dataclasses.replace(
+        made, streams=tuple(dataclasses.replace(s, items=crossed.get(s.engine, s.items)) for s in made.streams)
+    )
+    verify_program(made, platform(), timed=True)
+    for find in (lambda: verify_program(made, platform()), lambda: simulate(made, platform=platform())):
+        with pytest.raises(CompileError) as caught:
+            find()
+        assert [d.kind for d in caught.value.diagnostics] == [Kind.DEADLOCK]
 
 
 def test_a_command_for_another_unit_is_refused() -> None:

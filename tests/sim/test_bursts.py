@@ -2,8 +2,7 @@
 
 Without refresh the two differ by what a transfer's first row takes (14 clocks), which belongs to its latency, and by
 how evenly rows fall on banks. Refresh of all banks at once comes to the same share of the time. Where ranks are
-refreshed in turn, channels are followed from refresh to refresh. What is not followed is how single rows are held up
-where opening them is the limit: "runs across rows" are up to 4 % too fast.
+refreshed in turn, channels are followed from refresh to refresh.
 """
 
 from __future__ import annotations
@@ -12,12 +11,16 @@ from random import Random
 
 import pytest
 
+from pimc.backends.dma.banks import pace
 from pimc.backends.dma.isa import Load, Store
-from pimc.backends.dma.timing import DmaCosts
+from pimc.backends.dma.moving import dram_of
+from pimc.backends.dma.stretches import Nest, stretches
+from pimc.backends.dma.timing import DmaCosts, memory_of
+from pimc.backends.dma.traffic import traffic
 from pimc.backends.target import TargetSpec
 from pimc.backends.target_registry import load_target
 from pimc.ir.types import DType
-from tests.sim.bursts import clocks
+from tests.sim.bursts import Channel, clocks, requests
 
 Digits = tuple[tuple[int, int], ...]
 KIB, MIB = 1 << 10, 1 << 20
@@ -88,7 +91,7 @@ def test_refresh_of_ranks_in_turn(name: str) -> None:
     digits, run = times_longer(name, LONG[name])
     spec = load_target("npu")
     exact, found = clocks(spec.dram, digits, run), modelled(spec, digits, run)
-    assert (0.96 if name == "runs across rows" else 0.98) * exact <= found <= 1.02 * exact
+    assert 0.98 * exact <= found <= 1.02 * exact
 
 
 CONFLICTS: dict[str, tuple[Digits, int]] = {
@@ -106,7 +109,7 @@ def test_rows_of_one_bank_close_after_each_other(name: str, kind: type[Load | St
     digits, run = CONFLICTS[name]
     spec = load_target("npu", ["dram.refresh=false"])
     exact = clocks(spec.dram, digits, run, writes=kind is Store)
-    assert modelled(spec, digits, run, kind) == pytest.approx(exact, rel=0.03)
+    assert modelled(spec, digits, run, kind) == pytest.approx(exact, rel=0.02)
 
 
 def random_stream(spec: TargetSpec, random: Random) -> tuple[Digits, int]:
@@ -128,28 +131,41 @@ def random_stream(spec: TargetSpec, random: Random) -> tuple[Digits, int]:
             digits.insert(0, (random.choice([3, 4, 12, 32, 100, 128, 300, 512, 1000, 2048]), stride // 64 * 64 + 64))
             span = digits[0][0] * digits[0][1]
         counts, strides = zip(*digits, (run // 2, 2), strict=True)
-        _, asked = costs.of(Load(0, 0, DType.F16, counts, strides, strides))
-        assert asked is not None
+        asked = traffic(costs.memory, tuple(zip(counts, strides, strict=True)), 2)
         long = 4 * spec.dram.cycles["nREFI"] // spec.dram.burst_cycles
         if long <= asked.busiest <= 2 * long and asked.accesses < 150_000:
             return tuple(digits), run
 
 
-MACHINES = {(): 8, ("channels=8",): 8, ("ranks=4", "channels=16"): 7, ("ranks=1", "channels=1"): 8}
-"""Changes of the memory, and how many of eight streams of at most 150,000 bursts are within 2 %."""
+@pytest.mark.parametrize("kind", [Load, Store])
+def test_rows_one_by_one_are_those_of_the_plain_engine(kind: type[Load | Store]) -> None:
+    """Where opening rows, or one bank, holds bursts up, to the clock: short runs in few banks, some of them in turn."""
+    spec, random, gaps = load_target("npu", ["dram.refresh=false"]), Random(3), 0
+    dram = dram_of(spec.dram, memory_of(spec), writes=kind is Store)
+    for _ in range(24):
+        run, row, turn = 64 * random.randint(1, 40), KIB * random.randint(1, 6), MIB >> random.randint(0, 3)
+        digits = ((random.randint(20, 60), turn + random.choice([0, 64, KIB])), (random.randint(2, 4), row * 40 + 64))
+        found = stretches(Nest(run, digits[::-1]), dram.memory)
+        paced = pace(found, dram.rows)
+        asked = requests(spec.dram, digits, run)
+        exact = max(Channel(spec.dram, writes=kind is Store).serve(each) for each in asked) - dram.rows.opening
+        assert paced.busy.max() == pytest.approx(exact, abs=0 if paced.starts is not None else 16)
+        gaps += paced.starts is not None
+    assert gaps > 12
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Load, Store])
-@pytest.mark.parametrize("changes", MACHINES, ids=lambda c: ",".join(c) or "npu")
+@pytest.mark.parametrize(
+    "changes",
+    [(), ("channels=8",), ("ranks=4", "channels=16"), ("ranks=1", "channels=1")],
+    ids=lambda changes: ",".join(changes) or "npu",
+)
 def test_random_streams(changes: tuple[str, ...], kind: type[Load | Store]) -> None:
-    """On average over when they begin; longer ones may be off by more (docs/accuracy.md)."""
+    """Of at most 150,000 bursts, on average over when they begin; what many more show is in docs/accuracy.md."""
     spec = load_target("npu", [f"dram.{change}" for change in changes])
     random, phases = Random(7), [spec.dram.cycles["nREFI"] * part // 8 for part in (1, 5)]
-    errors = []
     for _ in range(8):
         digits, run = random_stream(spec, random)
         exact = clocks(spec.dram, digits, run, phases, writes=kind is Store)
-        errors.append(abs(modelled(spec, digits, run, kind) / exact - 1))
-    assert sum(error <= 0.02 for error in errors) >= MACHINES[changes]
-    assert max(errors) <= 0.04
+        assert modelled(spec, digits, run, kind) == pytest.approx(exact, rel=0.02)

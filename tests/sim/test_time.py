@@ -15,7 +15,7 @@ from pimc.backends.isa import Signal, Wait
 from pimc.backends.program import Item, Loop, Program, Step
 from pimc.backends.synchronize import split_streams
 from pimc.ir.diagnostics import CompileError, Kind
-from pimc.sim import accounts
+from pimc.sim import accounts, code
 from pimc.sim.code import END
 from pimc.sim.time import Clockwork, simulate
 from pimc.sim.timing import Timing
@@ -167,7 +167,7 @@ def test_a_stream_that_goes_on_is_one_segment_however_often_it_is_summed_up() ->
         "b": tuple(Step("b", Signal(n)) for n in range(3)),
         "a": tuple(item for n, part in enumerate(parts[:3]) for item in (Step("a", Wait(n)), part)) + parts[3:],
     }
-    with patch.object(accounts, "MANY", 1):
+    with patch.object(accounts, "MANY", 1), patch.object(code, "LEAST_PART", 1):
         clockwork = Clockwork(program(streams), platform())
         timing = clockwork.run()
     assert sum(isinstance(chunk, accounts.Settled) for chunk in clockwork.runners[1].account.log) == 3

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pimc.backends.pim.issues import TRAFFIC
+from pimc.record import record
 from pimc.sim.check.contents import crowded_cycles, empty_sources, wrong_modes
 from pimc.sim.check.deadlines import missed_refreshes
 from pimc.sim.check.distances import too_soon
@@ -29,7 +29,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
 """What is checked, and the kinds of violations that it finds."""
 
 
-@dataclass(frozen=True)
+@record
 class Verdict:
     """What came out of a check. Violations that several channels share count once for each of them."""
 

@@ -8,8 +8,9 @@ no bank, and are counted at the level of the channel alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+from pimc.record import record
 
 CHANNEL, BANK = "channel", "bank"
 
@@ -33,7 +34,7 @@ class Mode(Enum):
     REGISTER = "the register mode"
 
 
-@dataclass(frozen=True)
+@record
 class CommandRule:
     """What a command needs and leaves behind."""
 
@@ -58,7 +59,7 @@ class CommandRule:
         return any(use in (Use.OPENS, Use.JOINS) for _, use in self.rows)
 
 
-@dataclass(frozen=True)
+@record
 class Distance:
     """`next` comes at the soonest `clocks` after `previous`, where both touch one node of the level."""
 
@@ -68,7 +69,7 @@ class Distance:
     clocks: int
 
 
-@dataclass(frozen=True)
+@record
 class Window:
     """At most `most` banks of a node of the level are opened within `clocks`."""
 
@@ -79,7 +80,7 @@ class Window:
     """banks that each command opens"""
 
 
-@dataclass(frozen=True)
+@record
 class Span:
     """`last` comes at the soonest `clocks` after the first `first` since the `last` before."""
 
@@ -88,7 +89,7 @@ class Span:
     clocks: int
 
 
-@dataclass(frozen=True)
+@record
 class RefreshRule:
     """Every node of the level is refreshed each `interval` clocks; a refresh may be late until the next is due."""
 
@@ -97,7 +98,7 @@ class RefreshRule:
     interval: int
 
 
-@dataclass(frozen=True)
+@record
 class Part:
     """A memory part with PIM."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pimc.record import record
 from pimc.sim.check.issued import NONE, Column, Issued, Lane
 
 KINDS = {
@@ -36,7 +37,7 @@ class Rule:
         return plain
 
 
-@dataclass(frozen=True)
+@record
 class IssuedCommand:
     """One command of a trace."""
 
@@ -64,7 +65,7 @@ class IssuedCommand:
         return {"cycle": self.cycle, "command": self.command, "bank": self.bank, "row": self.row}
 
 
-@dataclass(frozen=True)
+@record
 class Violation:
     """A rule that was broken by a command, in all of `channels` alike."""
 
