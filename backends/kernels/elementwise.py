@@ -51,7 +51,8 @@ def recipe_of(node: Node) -> Recipe:
 def is_follower(node: Node, product: Node) -> bool:
     """Whether a node is element-wise on floats, or a norm of rows, of the very type of a product of matrices, or
     between these and levels."""
-    if len(node.results) != 1 or not all(v.type.dtype.is_float and v.type.rank >= 2 for v in product.inputs()):
+    factors = list(product.inputs())[: 1 if product.op.name == "quantized_matmul" else None]
+    if len(node.results) != 1 or not all(v.type.dtype.is_float and v.type.rank >= 2 for v in factors):
         return False
     if node.op.name in LEVELS:
         return _is_by_level(node) and node.result.type.shape == product.result.type.shape

@@ -255,6 +255,16 @@ class TileOps:
         lanes.emit.op = own
 
 
+def columns_from(layout: Layout, first: Scalar, count: int) -> tuple[Layout, Scalar]:
+    """So many columns of an operand, where it has more than one, and bytes to the first that is meant."""
+    if not layout.dims or layout.shape[-1] in (1, count):
+        return layout, 0
+    part = layout.sliced(len(layout.dims) - 1, 0, count)
+    assert part is not None, "columns of an epilogue's operand lie at one distance"
+    (step,) = (stride for extent, stride in layout.dims[-1] if extent > 1)
+    return part, first * step
+
+
 def _along(parameter: Tensor, axis: int, rank: int) -> Tensor:
     """A scale or zero point of one axis (or a single one) as it broadcasts to what has so many axes."""
     layout = parameter.layout
