@@ -96,6 +96,11 @@ class Emitter:
         """The items that have come since then."""
         return tuple(self._stack[0][level[0] :])
 
+    def back_to(self, level: tuple[int, int]) -> None:
+        """Forget what has come since then."""
+        self._stack = [self._stack[0][: level[0]]]
+        self._next_variable = level[1]
+
     def again(self, items: tuple[Item, ...], next_variable: int) -> None:
         """Append what was emitted before from the same level on."""
         self._stack[0] += items

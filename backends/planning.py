@@ -411,7 +411,8 @@ class _Planner:
         start = rows.next * geometry.stride_row
         dram = FreeList(start, max(0, geometry.bytes - start), self.spec.dram.access_bytes)
         ends = _last_uses(self.outputs, self.nodes)
-        inside, waits = _inside_chains(self.nodes), _waiting(self.nodes)
+        inside = _inside_chains(self.nodes)
+        aside = _set_aside(self.nodes, inside)
         chained: dict[Value, list[Value]] = defaultdict(list)
         for value, last in inside.items():
             chained[last].append(value)
@@ -435,7 +436,7 @@ class _Planner:
                     end = ends[result]
                     permanent = end >= len(self.nodes)
                     align = self.spec.dram.access_bytes if node.op.name in ALIGNED_ROWS and not permanent else 1
-                    room = _NOWHERE if result in waits else chip
+                    room = _NOWHERE if result in aside else chip
                     size = self._place_result(result, room, dram, permanent=permanent, align=align)
                     leaving.setdefault(end, []).append((result, size, room))
             for result in node.results:
@@ -875,13 +876,17 @@ def _inside_chains(nodes: Sequence[Node]) -> dict[Value, Value]:
                 found[nodes[i].result] = nodes[waits].result
             elif not keeps(nodes[i + 1]):
                 found[nodes[i].result] = nodes[chain.stop - 1].result
-    return {value: last for value, last in found.items() if value is not last}
+    return {value: last for value, last in found.items() if value is not last and value.type == last.type}
 
 
-def _waiting(nodes: Sequence[Node]) -> set[Value]:
-    """Results that wait on tiles for those of a second product. Needed as a whole they lie in memory."""
-    found = (waiting(nodes, chain) for chain in chains_in(nodes))
-    return {nodes[i].result for i in found if i is not None}
+def _set_aside(nodes: Sequence[Node], inside: Mapping[Value, Value]) -> set[Value]:
+    """Results that exist in tiles alone and cannot lie where their chain ends: those that wait for a second product,
+    and those of another type. Needed as a whole they lie in memory."""
+    found: set[Value] = set()
+    for chain in chains_in(nodes):
+        inner = (*chain.before[:-1], *(i for i in (chain.product, *chain.after)[:-1] if not keeps(nodes[i + 1])))
+        found.update(nodes[i].result for i in inner if nodes[i].result not in inside)
+    return found
 
 
 def _last_uses(outputs: Sequence[Value], nodes: Sequence[Node]) -> dict[Value, int]:

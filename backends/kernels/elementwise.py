@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pimc.backends.kernels.lanes import Lanes, Ref, Source, VectorMachine
+from pimc.backends.kernels.levels import LEVELS, level_parameters
 from pimc.backends.kernels.normalization import NORMS, Norm
-from pimc.backends.kernels.places import place
+from pimc.backends.kernels.places import given, place
 from pimc.backends.kernels.pointwise import Recipe, pointwise
 from pimc.backends.kernels.recipes import RECIPES
 from pimc.backends.kernels.registry import kernel
@@ -48,16 +49,28 @@ def recipe_of(node: Node) -> Recipe:
 
 
 def is_follower(node: Node, product: Node) -> bool:
-    """Whether a node is element-wise on floats, or a norm of rows, of the very type of a product of matrices."""
-    operands = [v for v in (*node.inputs(), *product.inputs()) if v.type.array is None or v.type.array.size != 1]
+    """Whether a node is element-wise on floats, or a norm of rows, of the very type of a product of matrices, or
+    between these and levels."""
+    factors = list(product.inputs())[: 1 if product.op.name == "quantized_matmul" else None]
+    if len(node.results) != 1 or not all(v.type.dtype.is_float and v.type.rank >= 2 for v in factors):
+        return False
+    if node.op.name in LEVELS:
+        return _is_by_level(node) and node.result.type.shape == product.result.type.shape
+    operands = [v for v in node.inputs() if v.type.array is None or v.type.array.size != 1]
     by_row = node.op.name in NORMS and Norm.of(node).cut == product.result.type.rank - 1
     return (
         (node.op.name in RECIPES or by_row)
-        and len(node.results) == 1
         and node.result.type == product.result.type
         and all(v.type.dtype.is_float for v in (*operands, node.result))
-        and all(v.type.rank >= 2 for v in product.inputs())
     )
+
+
+def _is_by_level(node: Node) -> bool:
+    """Whether a node goes between floats and levels of whole bytes, of which a tile needs no more than its rows and
+    columns of scale and zero point."""
+    ends = [v.type.dtype for v in (given(node, 0), node.result)]
+    levels = [dtype for dtype in ends if not dtype.is_float]
+    return level_parameters(node) is not None and all(dtype.bits >= 8 for dtype in levels)
 
 
 def is_twin(node: Node, product: Node) -> bool:
@@ -76,7 +89,12 @@ def is_twin(node: Node, product: Node) -> bool:
 
 
 def is_leader(node: Node, product: Node) -> bool:
-    """Whether a node is element-wise on floats, or a cast or norm of rows, that makes a product's left operand."""
+    """Whether a node is element-wise on floats, a cast, a dequantization or a norm of rows, that makes a product's left
+    operand."""
+    if node.op.name == "dequantize_linear":
+        left = next(iter(product.inputs()))
+        matrices = all(v.type.dtype.is_float and v.type.rank >= 2 for v in product.inputs())
+        return matrices and node.result.type == left.type and _is_by_level(node)
     operands = [v for v in node.inputs() if v.type.array is None or v.type.array.size != 1]
     by_row = node.op.name in NORMS and Norm.of(node).cut == node.result.type.rank - 1
     return (

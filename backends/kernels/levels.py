@@ -15,11 +15,31 @@ from pimc.ir.layout import Digit, Layout
 from pimc.ir.ops.quantization import LIMITS
 from pimc.ir.types import DType
 
+LEVELS = frozenset({"quantize_linear", "dequantize_linear"})
 ONE: tuple[Digit, ...] = ((1, 0),)
 
 
-@kernel("quantize_linear")
-def lower_quantize(node: Node, at: Lowering, machine: VectorMachine) -> None:
+def level_recipe(node: Node) -> Recipe:
+    """What writes the commands of either op; sources are the operand, the scale and the zero point, if there is one."""
+    return _quantize(node) if node.op.name == "quantize_linear" else _dequantize
+
+
+def level_parameters(node: Node) -> list[tuple[Value, int]] | None:
+    """Scale and zero point, each one number or one for each index of an axis, which comes with it; None where they are
+    of blocks."""
+    found = [v for v in (given(node, 1), operand(node, 2)) if v is not None]
+    if found[0].type.elements > 1 and _int(node, "block_size"):
+        return None
+    return [(v, _int(node, "axis") % max(1, node.result.type.rank)) for v in found]
+
+
+@kernel("quantize_linear", "dequantize_linear")
+def lower_levels(node: Node, at: Lowering, machine: VectorMachine) -> None:
+    """One recipe over all elements."""
+    _pointwise(node, at, machine, level_recipe(node))
+
+
+def _quantize(node: Node) -> Recipe:
     """`round(x / scale) + zero point`, held within the result's type."""
     low, high = LIMITS[node.result.type.dtype]
 
@@ -32,20 +52,15 @@ def lower_quantize(node: Node, at: Lowering, machine: VectorMachine) -> None:
         v("max", t, float(low), out=t)
         v("min", t, float(high), out=out)
 
-    _pointwise(node, at, machine, write)
+    return write
 
 
-@kernel("dequantize_linear")
-def lower_dequantize(node: Node, at: Lowering, machine: VectorMachine) -> None:
+def _dequantize(v: Lanes, sources: Sequence[Source], out: Ref) -> None:
     """`(x - zero point) * scale`; the difference is taken of integers."""
-
-    def write(v: Lanes, sources: Sequence[Source], out: Ref) -> None:
-        x, scale, *zero = sources
-        for point in zero:
-            x = v("sub", x, point, dtype=DType.I64)
-        v("mul", x, scale, out=out)
-
-    _pointwise(node, at, machine, write)
+    x, scale, *zero = sources
+    for point in zero:
+        x = v("sub", x, point, dtype=DType.I64)
+    v("mul", x, scale, out=out)
 
 
 def _pointwise(node: Node, at: Lowering, machine: VectorMachine, write: Recipe) -> None:

@@ -40,9 +40,9 @@ def product_nests(
 ) -> Iterator[ProductNest]:  # fmt: skip
     """The regular parts of `out[batch, m, n] = a[batch, m, k] @ b[batch, k, n]`; operands broadcast over the batch.
 
-    moved: bytes by which a, b and the result lie further on. also: of tensors that broadcast to the result, whose
-    addresses and strides come behind those of the result. like_a: the same of tensors that broadcast to a; they have
-    strides over k, too, behind those of a and b.
+    moved: bytes by which a, b and the result lie further on, and then the others, if there are more. also: of tensors
+    that broadcast to the result, whose addresses and strides come behind those of the result. like_a: the same of
+    tensors that broadcast to a; they have strides over k, too, behind those of a and b.
     """
     if k == 0 or 0 in (*batch, m, n):
         return
@@ -58,7 +58,7 @@ def product_nests(
     key = Layout(b.layout.offset, (*b.layout.dims[:-2], b.layout.dims[-1], b.layout.dims[-2]))
     contracted = tuple(axes_of_segments([a.layout, key, *made], -1, k))
     for nest in nests(layouts, shape):
-        nest = nest.moved((*moved, *(0 for _ in (*also, *made))))
+        nest = nest.moved((*moved, *(0 for _ in range(len(nest.starts) - len(moved)))))
         groups: dict[str, list[Axis]] = {"batch": [], "rows": [], "columns": []}
         for axis in nest.merged(within_dims=True).axes:
             groups[_group(axis, len(batch))].append(axis)

@@ -95,8 +95,9 @@ def fused_matmul(node: Node, at: Lowering, machine: VectorMachine, contract: Con
 def quantized_matmul(node: Node, at: Lowering, machine: VectorMachine, contract: Contract) -> None:
     """Chunks of the weight's columns are expanded on chip, and multiplied from there."""
 
-    def product(at: Lowering, a: Tensor, b: Tensor, out: Tensor, *, moved: Moves) -> None:
+    def product(at: Lowering, a: Tensor, b: Tensor, out: Tensor, *, moved: Moves, first: Scalar) -> bool:
         _product(at, contract, a, b, out, 1.0, moved)
+        return True
 
     lower_quantized(node, at, machine, product)
 

@@ -35,11 +35,14 @@ CHUNK_SHARE = 2
 
 
 class Product(Protocol):
-    """`out = a @ b`, first addresses moved by `moved` (of a, b and the result)."""
+    """`out = a @ b` for columns from `first` on, addresses moved by `moved` (of a, b and the result).
+
+    False, and nothing is done, where that cannot be.
+    """
 
     def __call__(
-        self, at: Lowering, a: Tensor, b: Tensor, out: Tensor, *, moved: tuple[Scalar, Scalar, Scalar]
-    ) -> None: ...
+        self, at: Lowering, a: Tensor, b: Tensor, out: Tensor, *, moved: tuple[Scalar, Scalar, Scalar], first: Scalar
+    ) -> bool: ...
 
 
 @record
@@ -168,16 +171,21 @@ def why_not(node: Node, budget: int, value_bytes: int) -> str:
     return ""
 
 
-def lower_quantized(node: Node, at: Lowering, machine: VectorMachine, product: Product) -> None:
-    """The product of `quantized_matmul`, chunk by chunk of its columns."""
-    _Chunked(node, at, machine, product).run()
+def lower_quantized(
+    node: Node, at: Lowering, machine: VectorMachine, product: Product, out: Tensor | None = None
+) -> bool:
+    """The product of `quantized_matmul`, chunk by chunk of its columns, to its place or another one.
+
+    False where that of a chunk could not be done; commands of some may have been emitted then.
+    """
+    return _Chunked(node, at, machine, product, out or place(at, node.result)).run()
 
 
 class _Chunked:
-    def __init__(self, node: Node, at: Lowering, machine: VectorMachine, product: Product) -> None:
+    def __init__(self, node: Node, at: Lowering, machine: VectorMachine, product: Product, out: Tensor) -> None:
         self.at, self.machine, self.product = at, machine, product
         self.weight = QuantizedWeight.of(node)
-        self.x, self.out = place(at, given(node, 0)), place(at, node.result)
+        self.x, self.out = place(at, given(node, 0)), out
         self.sources = {"levels": at.tensor(given(node, 1)), "scale": at.tensor(given(node, 2))}
         zero = operand(node, 3)
         if self.weight.zero is None and zero is not None:
@@ -200,7 +208,7 @@ class _Chunked:
     def size(self) -> int:
         return self.value.bits // 8
 
-    def run(self) -> None:
+    def run(self) -> bool:
         *_, last = self.out.layout.dims
         (_, step), *more = [d for d in last if d[0] > 1] or [(1, 0)]
         assert not more
@@ -216,7 +224,10 @@ class _Chunked:
             b = Tensor("buffer", Layout(held["values"], tuple(digits[::-1] if part.transposed else digits)), self.value)
             layout = self.out.layout.sliced(len(self.out.shape) - 1, 0, width)
             assert layout is not None
-            self.product(self.inner, self.x, b, replace(self.out, layout=layout), moved=(0, 0, start * step))
+            out = replace(self.out, layout=layout)
+            if not self.product(self.inner, self.x, b, out, moved=(0, 0, start * step), first=start):
+                return False
+        return True
 
     # -- on chip ----------------------------------------------------------------------------------------------------
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pimc.backends.affine import Scalar
 from pimc.backends.kernels import library  # noqa: F401  (declares the kernels)
 from pimc.backends.kernels.normalization import NORMS
 from pimc.backends.kernels.places import given, place
 from pimc.backends.kernels.products import Moves, matmul, register_products
+from pimc.backends.kernels.quantized import lower_quantized
 from pimc.backends.kernels.registry import register_kernels
 from pimc.backends.kernels.vector_product import contract_on
 from pimc.backends.lowering import CHAIN_RULES, Lowering, Tensor
@@ -63,6 +65,30 @@ def lower_with_ops(before: Sequence[Node], node: Node, followers: Sequence[Node]
     return fused
 
 
+def lower_quantized_with_ops(
+    before: Sequence[Node], node: Node, followers: Sequence[Node], at: Lowering
+) -> int | None:
+    """A product with a quantized weight, and ops on its tiles up to a norm: chunks of columns have no whole rows."""
+    count = next((i for i, follower in enumerate(followers) if follower.op.name in NORMS), len(followers))
+    if before or not count or 0 in node.result.type.static_shape:
+        return None
+    after = TileOps.of([node], [node, *followers[:count]], at, at.emit.op)
+    if any(len([d for d in layout.dims[-1] if d[0] > 1]) > 1 for layout in (*after.layouts(), after.out.layout)):
+        return None  # columns that do not lie at one distance
+
+    def product(at: Lowering, a: Tensor, b: Tensor, out: Tensor, *, moved: Moves, first: Scalar) -> bool:
+        *batch, m, n = out.shape
+        return contract_with(None, after, at, a, b, out, batch, m, n, a.shape[-1], 1.0, moved, first=first)
+
+    level, position, op = at.emit.level, at.scratch.position, at.emit.op
+    if lower_quantized(node, at, NPU, product, after.out):
+        return count
+    at.emit.back_to(level)
+    at.scratch.resume(position)
+    at.emit.op = op
+    return None
+
+
 def _twin(at: Lowering, b: Tensor, node: Node, rows: int) -> Twin | None:
     """The right operand of a second product, if it lies like that of the first."""
     other = place(at, given(node, 1))
@@ -72,5 +98,6 @@ def _twin(at: Lowering, b: Tensor, node: Node, rows: int) -> Twin | None:
 
 
 CHAIN_RULES["npu", "matmul"] = lower_with_ops
+CHAIN_RULES["npu", "quantized_matmul"] = lower_quantized_with_ops
 register_products(NPU, _product)
 register_kernels(NPU)

@@ -34,7 +34,7 @@ from pimc.backends.npu.grouped import Group, Groups, best_group
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence
 from pimc.backends.npu.prologue import Prologue
 from pimc.backends.npu.tile_copy import bring, scaled, take_home
-from pimc.backends.npu.tile_ops import MOST_REGIONS, TileOps, operand_tile
+from pimc.backends.npu.tile_ops import MOST_REGIONS, TileOps, columns_from, operand_tile
 from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles, best_tiles, move_seconds
 from pimc.backends.npu.vector_unit import NPU, VectorWork, vector_work
 from pimc.ir.diagnostics import CompileError, Kind, fail
@@ -65,16 +65,19 @@ def contract(
 def contract_with(
     prologue: TileOps | None, epilogue: TileOps | None, at: Lowering, a: Tensor, b: Tensor, out: Tensor,
     batch: Sequence[int], m: int, n: int, k: int, scale: float = 1.0, moved: Sequence[Scalar] = (0, 0, 0),
-    twin: Twin | None = None,
+    twin: Twin | None = None, first: Scalar = 0,
 ) -> bool:  # fmt: skip
     """`contract`, with what makes tiles of a, and what follows on each tile of the result.
 
-    twin: another operand like b, if there is one: the epilogue goes on with both products.
+    twin: another operand like b, if there is one: the epilogue goes on with both products. first: where the columns of
+    the result begin among those that operands of the epilogue have.
 
     False, and nothing is done, where it is not cut into such tiles, or would be so badly by what is left of the buffer
     that one after the other takes less.
     """
-    also = [] if epilogue is None else epilogue.layouts()
+    cut = [] if epilogue is None else [columns_from(layout, first, n) for layout in epilogue.layouts()]
+    also = [layout for layout, _ in cut]
+    moved = (*moved, *(start for _, start in cut))
     sources = [] if prologue is None else prologue.layouts()
     nests = product_nests(a, b, out, batch, m, n, k, moved, also, sources)
     parts = [Contraction(at, (a, b, out), nest, scale, epilogue, prologue, twin) for nest in nests]

@@ -20,6 +20,7 @@ from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.elementwise import recipe_of, source_of
 from pimc.backends.kernels.lanes import Lanes, Ref, Rehearsal, Source
+from pimc.backends.kernels.levels import LEVELS, level_parameters, level_recipe
 from pimc.backends.kernels.nest import SLOTS, Axis, nests
 from pimc.backends.kernels.normalization import NORMS, norm_recipe
 from pimc.backends.kernels.pointwise import Recipe, packed
@@ -104,8 +105,11 @@ class TileOps:
             if going and value is not None:
                 kept.append(at.tensor(value))
             sources: list[int | float | Made] = []
+            parameters = dict(level_parameters(node) or ()) if node.op.name in LEVELS else {}
             for v in node.inputs():
                 source = made.get(v) or source_of(v, at)
+                if v in parameters and isinstance(source, Tensor):
+                    source = _along(source, parameters[v], node.result.type.rank)
                 if isinstance(source, Tensor):
                     tensors.append(source)
                     sources.append(len(tensors) - 1)
@@ -113,7 +117,7 @@ class TileOps:
                     sources.append(source)
             number = len(kept) - 1 if going else None
             by_row = node.op.name in NORMS
-            recipe = norm_recipe(node) if by_row else recipe_of(node)
+            recipe = norm_recipe(node) if by_row else level_recipe(node) if node.op.name in LEVELS else recipe_of(node)
             stages.append(Stage(recipe, tuple(sources), number, by_row, row))
             made[node.result] = Made(len(made))
             value = node.result if products else None
@@ -249,6 +253,24 @@ class TileOps:
             made[self.given + number] = into
             working.reset(mark)
         lanes.emit.op = own
+
+
+def columns_from(layout: Layout, first: Scalar, count: int) -> tuple[Layout, Scalar]:
+    """So many columns of an operand, where it has more than one, and bytes to the first that is meant."""
+    if not layout.dims or layout.shape[-1] in (1, count):
+        return layout, 0
+    part = layout.sliced(len(layout.dims) - 1, 0, count)
+    assert part is not None, "columns of an epilogue's operand lie at one distance"
+    (step,) = (stride for extent, stride in layout.dims[-1] if extent > 1)
+    return part, first * step
+
+
+def _along(parameter: Tensor, axis: int, rank: int) -> Tensor:
+    """A scale or zero point of one axis (or a single one) as it broadcasts to what has so many axes."""
+    layout = parameter.layout
+    own = layout.dims[0] if layout.dims and layout.shape != (1,) else ((1, 0),)
+    dims = tuple(own if i == axis else ((1, 0),) for i in range(rank))
+    return replace(parameter, layout=Layout(layout.offset, dims))
 
 
 def operand_tile(
