@@ -373,18 +373,19 @@ def _queue(node: Node) -> str:
 
 def lower_chain(nodes: Sequence[Node], at: Lowering) -> None:
     """Emit a product and what is computed on its tiles; what cannot be comes before or behind, one after the other."""
-    op = at.emit.op
 
     def alone(numbers: Iterable[int]) -> None:
         for number in numbers:
-            at.emit.op = op + number if op >= 0 else op
-            lower(nodes[number], at)
+            with at.emit.of_op(number):
+                lower(nodes[number], at)
 
     def following(start: int, stop: int) -> None:
         """A product with what comes behind it on its tiles, a second product with what is its own."""
         product, after = nodes[start], nodes[start + 1 : stop]
-        at.emit.op = op + start if op >= 0 else op
-        fused = rule([], product, after, _within_tile(product, at)) if rule is not None and after else None
+        fused: int | None = None
+        if rule is not None and after:
+            with at.emit.of_op(start):
+                fused = rule([], product, after, _within_tile(product, at))
         second = twin_in(product, after)
         if fused is None and second is not None:
             following(start, start + 1 + second)

@@ -7,7 +7,7 @@ operand (`base + i * stride`). What may overlap is found afterwards from the mem
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from pimc.backends.affine import Affine, Scalar, variable
@@ -50,12 +50,16 @@ class Emitter:
         return next((w.block_bytes for w in self._windows if w.start <= first < w.end), 0)
 
     @contextmanager
-    def of_op(self, further: int) -> Iterator[None]:
-        """What is issued inside belongs to the op that is so many rows further on in the table."""
-        op = self.op
-        self.op = op + further if op >= 0 else op
+    def on_op(self, op: int) -> Iterator[None]:
+        """What is issued inside belongs to the op of another row of the table, if it belongs to any."""
+        own = self.op
+        self.op = op if own >= 0 else own
         yield
-        self.op = op
+        self.op = own
+
+    def of_op(self, further: int) -> AbstractContextManager[None]:
+        """The same, so many rows further on."""
+        return self.on_op(self.op + further)
 
     @contextmanager
     def loop(self, count: int) -> Iterator[Scalar]:

@@ -170,7 +170,7 @@ class Machine:
         key = "after", instead, tuple(kept), *self._told(chain)
         if key not in self.estimates.gains:
             fused = [
-                replace(n, facts={**n.facts, Epilogue: Epilogue(i, keeps)}) if i else n
+                n.with_fact(Epilogue(i, keeps)) if i else n
                 for i, (n, keeps) in enumerate(zip(chain, kept, strict=True))
             ]
             less, more = (
@@ -205,7 +205,7 @@ class Machine:
         key = "before", len(before), keeps, followers, *self._told((*before, *chain))
         if key not in self.estimates.gains:
             fused = [
-                replace(node, facts={**node.facts, Prologue: Prologue(stage, keeps and stage == 1)})
+                node.with_fact(Prologue(stage, keeps and stage == 1))
                 for stage, node in zip(range(len(before), 0, -1), before, strict=True)
             ]
             apart, led = self._emitted([*before, *chain]), self._emitted([*fused, *chain])

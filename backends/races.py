@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pimc.backends.engines import Platform, platform_of
 from pimc.backends.executors import Executor, Meetings, Semaphores, all_executors, executed, selected
-from pimc.backends.isa import Signal, Wait
+from pimc.backends.isa import SYNCHRONISING, Signal, Wait
 from pimc.backends.link.isa import Exchange
 from pimc.backends.program import Program, Step, count
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, fail
@@ -157,6 +157,6 @@ def without_synchronisation(program: Program, semaphore: int) -> Program:
     """The program without the signals and waits of one semaphore: what tests of the detector start from."""
 
     def kept(command: object) -> bool:
-        return not (isinstance(command, Signal | Wait) and command.semaphore == semaphore)
+        return not (isinstance(command, SYNCHRONISING) and command.semaphore == semaphore)
 
     return replace(program, streams=tuple(replace(s, items=selected(s.items, kept)) for s in program.streams))

@@ -16,7 +16,7 @@ import numpy as np
 from pimc.backends.affine import DEVICE, INSTANCE, Affine, Scalar
 from pimc.backends.engines import Platform, platform_of
 from pimc.backends.executors import Executor, Meetings, Semaphores, executed, representatives, selected
-from pimc.backends.isa import Command, Signal, Wait
+from pimc.backends.isa import SYNCHRONISING, Command, Signal, Wait
 from pimc.backends.link.isa import Exchange
 from pimc.backends.overlap import overlaps
 from pimc.backends.program import Item, Loop, MapEntry, Program, Step, Stream
@@ -73,7 +73,7 @@ def _semaphores(items: tuple[Item, ...], ranges: dict[int, int]) -> Iterator[tup
     for item in items:
         if isinstance(item, Loop):
             yield from _semaphores(item.body, {**ranges, item.variable: item.count})
-        elif isinstance(item.command, Signal | Wait) and isinstance(item.command.semaphore, Affine):
+        elif isinstance(item.command, SYNCHRONISING) and isinstance(item.command.semaphore, Affine):
             yield item, prod(max(1, ranges[v]) for v, _ in item.command.semaphore.terms)
 
 

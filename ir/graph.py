@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from heapq import heappop, heappush
 from itertools import pairwise
@@ -90,6 +90,10 @@ class Node:
 
     def fact(self, kind: type[F]) -> F | None:
         return cast("F | None", self.facts.get(kind))
+
+    def with_fact(self, fact: Fact) -> Node:
+        """The node as it would be with another fact; it is not part of the graph."""
+        return replace(self, facts={**self.facts, type(fact): fact})
 
     def inputs(self) -> Iterator[Value]:
         """The operands that are given."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import replace
 from enum import Enum
 from typing import ClassVar
 
@@ -158,10 +157,7 @@ def _meeting(
 
 def _marked(product: Node, chain: Mapping[Node, bool], also: Iterable[Node] = ()) -> list[Node]:
     """A product and nodes with the facts that they would have on its tiles, and others that would have none."""
-    marked = [
-        replace(node, facts={**node.facts, Epilogue: Epilogue(stage, kept)})
-        for stage, (node, kept) in enumerate(chain.items(), 1)
-    ]
+    marked = [node.with_fact(Epilogue(stage, kept)) for stage, (node, kept) in enumerate(chain.items(), 1)]
     return [product, *marked, *(node for node in also if node not in chain)]
 
 

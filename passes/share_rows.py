@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 from pimc.ir.diagnostics import Kind, fail, nearest
@@ -55,12 +54,8 @@ class ShareRowsPass(Pass):
         engine = next((e for e in target.engines() if placement is not None and e.name == placement.engine), None)
         if engine is None:
             return None
-        seconds = {tile: target.estimate(_with(node, tile), engine) for tile in target.shared_tiles(node, engine)}
+        seconds = {tile: target.estimate(node.with_fact(tile), engine) for tile in target.shared_tiles(node, engine)}
         if not seconds:
             return None
         best = min(seconds, key=seconds.__getitem__)
         return best if self.use == "always" or seconds[best] < target.estimate(node, engine) else None
-
-
-def _with(node: Node, tile: Tile) -> Node:
-    return replace(node, facts={**node.facts, Tile: tile})

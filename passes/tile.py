@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pimc.ir.chains import chains_in
+from pimc.ir.chains import chains_in, waiting
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.facts import Placement, Tile
 from pimc.ir.graph import Graph, Rewriter
@@ -36,11 +36,10 @@ class TilePass(Pass):
         engines = {e.name: e for e in target.engines()}
         nodes = graph.scheduled()
         chains = {nodes[chain.product]: [nodes[i] for i in chain.all] for chain in chains_in(nodes)}
-        seconds = {
-            node: product
-            for product, nodes in chains.items()
-            for node in nodes
-            if node is not product and node.op is product.op
+        seconds = {  # each comes behind the op that waits for it
+            nodes[waits + 1]: nodes[chain.product]
+            for chain in chains_in(nodes)
+            if (waits := waiting(nodes, chain)) is not None
         }
         for node in graph.order():
             placement = node.fact(Placement)

@@ -63,7 +63,7 @@ class Pace:
 def pace(found: Stretches, times: RowTimes) -> Pace:
     """Clocks of each channel without refresh."""
     bus = (found.totals * times.burst).astype(np.float64)
-    if (_openings(found, times) > SLIGHT * bus).any() or (conflicts(found, times) > SLIGHT * bus).any():
+    if (_openings(found, times) > SLIGHT * bus).any() or (_conflicts(found, times) > SLIGHT * bus).any():
         starts = _row_by_row(found, times)
         return Pace(starts[found.lanes - 1] + found.bursts[found.lanes - 1] * times.burst, starts)
     return Pace(bus, None)
@@ -80,7 +80,7 @@ def _openings(found: Stretches, times: RowTimes) -> Floats:
     return found.of_channels(np.concatenate([longer, np.full(near - 1, longer[-1])]))
 
 
-def conflicts(found: Stretches, times: RowTimes) -> Floats:
+def _conflicts(found: Stretches, times: RowTimes) -> Floats:
     """Clocks of each channel by which rows of one bank come too early after each other."""
     rows, ends = found.rows, found.ends
     begins, banks = ends - found.bursts, (rows % times.banks).astype(np.int16)
@@ -141,5 +141,3 @@ def _row_by_row(found: Stretches, times: RowTimes) -> Floats:
         ready[bank] = max(at + least, bus + after) + closing
     # what the first row takes belongs to the latency
     return np.asarray(starts, np.float64) - opening
-
-

@@ -41,6 +41,10 @@ class Refresh:
     lasts: int
     rows: RowTimes
 
+    def ranks_of(self, rows: Ints) -> Ints:
+        """Where rows of a channel lie."""
+        return rows // self.rank_banks % self.ranks
+
 
 @record
 class Ranks:
@@ -128,7 +132,7 @@ def losses(found: Stretches, paced: Pace, refresh: Refresh) -> Losses:
 
 def _ranks(found: Stretches, paced: Pace, refresh: Refresh) -> Ranks:
     """Stretches that follow each other in one rank are one."""
-    each = (found.rows // refresh.rank_banks % refresh.ranks).astype(np.int8)
+    each = refresh.ranks_of(found.rows).astype(np.int8)
     last = np.empty(len(each), bool)
     np.not_equal(each[1:], each[:-1], out=last[:-1])
     last[found.lanes - 1] = True
@@ -156,7 +160,7 @@ def _ranks(found: Stretches, paced: Pace, refresh: Refresh) -> Ranks:
 def _alone(found: Stretches, refresh: Refresh) -> Floats | None:
     """Clocks of a burst where a channel reads one rank only."""
     part = found.beginnings(LOOKED_AT, ALONE * refresh.ranks)
-    rank = part.rows // refresh.rank_banks % refresh.ranks
+    rank = refresh.ranks_of(part.rows)
     apart = np.repeat(np.arange(len(part.counts)), part.counts) * refresh.ranks + rank
     order, counts = np.argsort(apart, kind="stable"), np.bincount(apart)
     there = np.flatnonzero(counts)

@@ -6,7 +6,7 @@ bank 0 of channel 0. Of a long one the beginning stands for all: loops are cut o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from functools import cached_property
 from math import gcd
 
 import numpy as np
@@ -22,7 +22,7 @@ BLOCKS = 16
 """Turns that are looked at of a loop whose turns are too long to look at many."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stretches:
     """All channels that have any, one after the other. Channels that read alike are there once."""
 
@@ -34,19 +34,21 @@ class Stretches:
     """stretches of each channel"""
     once: float = 1.0
     """bursts, as a part of those where what two runs need one after the other counts twice"""
-    ends: Ints = field(init=False)
-    """bursts up to the end of each stretch, over all channels"""
-    lanes: Ints = field(init=False)
-    """stretches up to the end of each channel"""
-    totals: Ints = field(init=False)
-    """bursts of each channel"""
 
-    def __post_init__(self) -> None:
-        ends, lanes = np.cumsum(self.bursts), np.cumsum(self.counts)
-        totals = ends[lanes - 1]
-        totals[1:] -= totals[:-1].copy()
-        for name, value in (("ends", ends), ("lanes", lanes), ("totals", totals)):
-            object.__setattr__(self, name, value)
+    @cached_property
+    def ends(self) -> Ints:
+        """Bursts up to the end of each stretch, over all channels."""
+        return np.cumsum(self.bursts)
+
+    @cached_property
+    def lanes(self) -> Ints:
+        """Stretches up to the end of each channel."""
+        return np.cumsum(self.counts)
+
+    @cached_property
+    def totals(self) -> Ints:
+        """Bursts of each channel."""
+        return np.diff(self.ends[self.lanes - 1], prepend=0)
 
     def of_channels(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """The sums of each channel's stretches' values."""

@@ -40,7 +40,7 @@ def lower_with_ops(before: Sequence[Node], node: Node, followers: Sequence[Node]
     second = twin_in(node, followers)
     chain = [node, *followers]
     products = [node] if second is None else [node, followers[second]]
-    row = at.emit.op + len(before) if before and at.emit.op >= 0 else at.emit.op
+    row = at.emit.op + len(before)
 
     def product(at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int,
                 scale: float = 1.0, moved: Moves = (0, 0, 0)) -> None:  # fmt: skip
@@ -59,9 +59,9 @@ def lower_with_ops(before: Sequence[Node], node: Node, followers: Sequence[Node]
                 fused = count
                 return
 
-    at.emit.op = row
     if 0 not in node.result.type.static_shape and given(node, 0).type.static_shape[-1]:
-        matmul(node, at, NPU, product)
+        with at.emit.on_op(row):
+            matmul(node, at, NPU, product)
     return fused
 
 
@@ -80,12 +80,11 @@ def lower_quantized_with_ops(
         *batch, m, n = out.shape
         return contract_with(None, after, at, a, b, out, batch, m, n, a.shape[-1], 1.0, moved, first=first)
 
-    level, position, op = at.emit.level, at.scratch.position, at.emit.op
+    level, position = at.emit.level, at.scratch.position
     if lower_quantized(node, at, NPU, product, after.out):
         return count
     at.emit.back_to(level)
     at.scratch.resume(position)
-    at.emit.op = op
     return None
 
 

@@ -37,14 +37,12 @@ class Prologue:
         start, sources: first addresses in the operand's place, and in what it is made of; axes: the loops over both,
         of which the first `rows` go over rows. The arrays may read the tile behind a fence.
         """
-        op = self.emit.op
-        self.emit.op = self.ops.stages[0].op if op >= 0 else op
         near = scaled(axes[:rows], tile.row)
         over = tuple(replace(a, strides=(*a.strides, n)) for a, n in zip(axes[:rows], near, strict=True))
-        for tiling in tilings(Nest((start, *sources, tile.address), over), self.rows):
-            for (first, *begin, place), _ in walk(self.emit, tiling.outer, SLOTS):
-                self._make_rows(first, begin, place, tiling.tile, axes[rows:], tile.column)
-        self.emit.op = op
+        with self.emit.on_op(self.ops.stages[0].op):
+            for tiling in tilings(Nest((start, *sources, tile.address), over), self.rows):
+                for (first, *begin, place), _ in walk(self.emit, tiling.outer, SLOTS):
+                    self._make_rows(first, begin, place, tiling.tile, axes[rows:], tile.column)
 
     def _make_rows(
         self, start: Scalar, sources: Sequence[Scalar], place: Scalar, rows: Sequence[Axis], depth: Sequence[Axis],

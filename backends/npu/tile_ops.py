@@ -88,6 +88,7 @@ class TileOps:
     """values that arrays give, with which the ops begin: of one product, of two, or none"""
     stored: bool
     """whether the last result goes to its place"""
+
     @staticmethod
     def of(products: Sequence[Node], nodes: Sequence[Node], at: Lowering, op: int) -> TileOps:
         """Of nodes that read each other's results and those of products, which are among them. op: the row of the first
@@ -241,18 +242,16 @@ class TileOps:
         places, count = self._grids
         grids = [*given, *(lanes.temp() for _ in range(count))]
         made = dict(enumerate(given))
-        own = lanes.emit.op
         first, *after = [*(stage.keeps for stage in self.stages), None]
         if first is not None:
             lanes("copy", given[-1], out=kept[first])
         for number, (stage, leaves, place) in enumerate(zip(self.stages, after, places, strict=True)):
             mark = working.mark()
             into = grids[place] if place is not None else out if leaves is None else kept[leaves]
-            lanes.emit.op = stage.op if own >= 0 else own
-            stage.write(lanes, stage.refs(made, operands), into)
+            with lanes.emit.on_op(stage.op):
+                stage.write(lanes, stage.refs(made, operands), into)
             made[self.given + number] = into
             working.reset(mark)
-        lanes.emit.op = own
 
 
 def columns_from(layout: Layout, first: Scalar, count: int) -> tuple[Layout, Scalar]:

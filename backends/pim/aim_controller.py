@@ -134,10 +134,11 @@ class AimTimer:
 
     def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
         """A command of one line, prepared: what is known of the channels' states gives its time."""
-        trace = self.trace
         line = self._only_line(command)
-        if line is None:
-            return None
+        return None if line is None else self._bound(command, line, variables)
+
+    def _bound(self, command: Command, line: Line, variables: Mapping[int, int]) -> Callable[[int], Issued]:
+        """What times a command that is this line."""
         trace = self.trace
         mask, number, _, fixed, count = line
         at_row = evaluated(self.identity(command)) if fixed == OWN else None
@@ -163,14 +164,14 @@ class AimTimer:
         self, command: Command, variables: dict[int, int], variable: int
     ) -> Callable[[int, int, int, int], Turns] | None:
         """A loop of one such command, whose turns come to the same from the same state."""
-        line, issue = self._only_line(command), self.bind(command, variables)
-        if line is None or issue is None:
+        line = self._only_line(command)
+        if line is None:
             return None
         own = self.identity(command) if line.row == OWN else line.row
         step = dict(own.terms).get(variable, 0) if isinstance(own, Affine) else 0
         loop = Repeated(
             self.skipping, self.memory, self.clock_ps, line.mask, (line.command, line.bank, line.times),
-            evaluated(own), step, variables, variable, issue,
+            evaluated(own), step, variables, variable, self._bound(command, line, variables),
         )  # fmt: skip
         trace = self.trace
 

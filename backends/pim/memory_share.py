@@ -31,12 +31,9 @@ class MemoryShare:
         return self._memory.free_at > self._ours.free_at
 
     def begin(self, at: int) -> int:
-        """PIM work that is ready at a time: when it may start."""
-        busy_until = self._memory.free_at
-        if busy_until <= self._ours.free_at:
-            return at
-        self._ours.free_at = busy_until
-        return max(at, busy_until)
+        """PIM work that is ready at a time, after traffic (`is_disturbed`): when it may start."""
+        self._ours.free_at = self._memory.free_at
+        return max(at, self._ours.free_at)
 
     def end(self, at: int) -> None:
         """PIM work that lasts until a time holds off traffic."""

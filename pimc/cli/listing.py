@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pimc.backends.assembly import operand_texts
 from pimc.backends.engines import platform_of
-from pimc.backends.isa import Signal, Wait
+from pimc.backends.isa import SYNCHRONISING
 from pimc.backends.program import Step, unrolled
 from pimc.sim.time import simulate
 
@@ -57,7 +57,7 @@ def _timed(program: Program) -> dict[tuple[str, int, int], list[Timed]]:
 
 def _is_chosen(step: Step, rows: frozenset[int] | None, given: dict[str, Any]) -> bool:
     command: Any = step.command
-    if isinstance(command, Signal | Wait):
+    if isinstance(command, SYNCHRONISING):
         return False
     if rows is not None and step.op not in rows:
         return False

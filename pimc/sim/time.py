@@ -380,15 +380,13 @@ class Clockwork:
             runner.ledger.turn(op)
         number, limit = runner.turns, FOREVER
         while number < count:
-            ready = runner.ready
             if heap:
-                limit, index = heap[0]
-                if limit <= ready and (limit < ready or index < runner.index):
+                if self._is_early(runner):
                     runner.turns = number
-                    self._offer(runner)
                     return False
+                limit, index = heap[0]
                 limit += runner.index < index
-            at, turns, free, done, worked = time(number, count, ready, limit)
+            at, turns, free, done, worked = time(number, count, runner.ready, limit)
             account.entries.append(Run(op, at, turns))
             if worked + at > account.frontier:
                 account.frontier = worked + at

@@ -65,15 +65,13 @@ def followers(result: Result) -> list[str]:
 def test_values_are_right(tmp_path: Path, target: str, overrides: list[str], rows: int) -> None:
     found = run(tmp_path, MODEL, target, "on", overrides, rows, "wide")
     assert len(followers(found)) == 10  # the second of two products beside the first
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    chains.check_values(found)
 
 
 @pytest.mark.parametrize("target", ["npu", "tpuv3"])
 def test_values_are_right_in_the_formats_of_the_device(tmp_path: Path, target: str) -> None:
     found = run(tmp_path, MODEL, target, "on", form="device")
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    chains.check_values(found)
 
 
 @pytest.mark.parametrize("rows", [200, 17, 1])
@@ -87,16 +85,14 @@ def test_norms_have_whole_rows_and_what_others_read_is_kept(
     found = run(tmp_path, NORMS, target, "on", overrides, rows, "wide")
     kept = {node.op.name: keeps(node) for node in found.graph.scheduled() if node.fact(Epilogue) is not None}
     assert kept == {"add": False, "layer_norm": False, "rms_norm": True, "relu": False}
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    chains.check_values(found)
     assert time_program(found.program).time == time_program(found.program, "plain").time
 
 
 @pytest.mark.parametrize("target", ["npu", "tpuv3"])
 def test_norms_are_right_in_the_formats_of_the_device(tmp_path: Path, target: str) -> None:
     found = run(tmp_path, NORMS, target, "on", rows=40, form="device")
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    chains.check_values(found)
 
 
 def test_what_a_norm_reads_stays_out_of_memory_unless_it_is_kept(tmp_path: Path) -> None:
@@ -153,8 +149,7 @@ output y = gelu(x @ w + b) * x
     assert tile is not None
     assert tile.k < 512
     assert len(followers(found)) == 3
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    chains.check_values(found)
 
 
 def test_intermediates_that_do_not_fit_stay_out_of_memory(tmp_path: Path) -> None:
@@ -199,7 +194,6 @@ output y = (s + later) + t
     # the first sum of y has an operand that comes after its product; of what reads first, one goes on, and it is kept
     assert sorted(names[name] for name in followers(found)) == ["add", "add", "add", "tanh"]
     assert sum(keeps(node) for node in found.graph.scheduled()) == 1
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    chains.check_values(found)
     positions = [node.fact(Position) for node in found.graph.scheduled()]
     assert [p.index for p in positions if p is not None] == list(range(len(names)))

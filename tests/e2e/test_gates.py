@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import pimc
 from pimc.backends.races import check_races
 from pimc.driver import Result, time_program
 from pimc.ir.chains import keeps
 from pimc.ir.facts import Epilogue, Prologue
-from tests.e2e.chains import SETTINGS
+from tests.e2e.chains import BOTH, SETTINGS, check_values, compiled
 
 GATE = """model gate(rows = 128)
 input x: f16[rows, 512]
@@ -20,19 +19,17 @@ weight g: f16[512, 1024]
 weight u: f16[512, 1024]
 output y = silu(x @ g) * (x @ u)
 """
+ON = ["fuse-epilogues.use=on"]
 
 
-def run(
-    path: Path, text: str, target: str, options: Sequence[str] = (), overrides: Sequence[str] = (),
-    rows: int | None = None, form: str | None = None,
-) -> Result:  # fmt: skip
-    model = path / "model.pimc"
-    model.write_text(text)
-    return pimc.compile(
-        model, target=target, dims={} if rows is None else {"rows": rows}, overrides=overrides,
-        pass_options=[f"fuse-epilogues.{option}" for option in options], values="random" if form else None,
-        form="device" if form == "device" else "wide",
-    )  # fmt: skip
+def both_ways(
+    path: Path, text: str, target: str, overrides: Sequence[str] = (), rows: int | None = None
+) -> tuple[Result, Result]:
+    """Compiled with two products side by side where that is chosen, and one after the other."""
+    may, may_not = (
+        compiled(path, text, target, [f"fuse-epilogues.pairs={use}"], overrides, rows) for use in ("true", "false")
+    )
+    return may, may_not
 
 
 def seconds_and_bytes(found: Result) -> tuple[float, int, int]:
@@ -86,27 +83,24 @@ output y = numerator / (x @ q) + r
 @pytest.mark.parametrize("overrides", [[], ["buffer.bytes=512KiB"], ["npu.cores=4", "npu.array.dataflow=is"]])
 @pytest.mark.parametrize("ops", SHAPES)
 def test_values_are_right(tmp_path: Path, ops: str, overrides: list[str]) -> None:
-    found = run(tmp_path, f"model pair(rows = 140){SHAPES[ops]}", "npu", ["use=on"], overrides, form="wide")
+    found = compiled(tmp_path, f"model pair(rows = 140){SHAPES[ops]}", "npu", ON, overrides, form="wide")
     assert chain(found) == sorted(ops.split())
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    check_values(found)
     check_races(found.program)
     assert time_program(found.program).time == time_program(found.program, "plain").time
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_values_are_right_in_the_formats_of_the_device(tmp_path: Path, settings: str) -> None:
-    found = run(tmp_path, GATE, "npu", ["use=on"], SETTINGS[settings], form="device")
+    found = compiled(tmp_path, GATE, "npu", ON, SETTINGS[settings], form="device")
     assert chain(found) == ["matmul", "mul", "silu"]
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    check_values(found)
 
 
 @pytest.mark.parametrize(("target", "part"), [("npu", 0.95), ("npu-server", 1.0)])
 def test_neither_result_goes_to_memory_and_the_operand_comes_once(tmp_path: Path, target: str, part: float) -> None:
     """2 MiB each in a buffer of 8, of which a result may take one; what comes is the operands."""
-    small = ["buffer.bytes=8MiB"]
-    side_by_side, apart = (run(tmp_path, GATE, target, [f"pairs={use}"], small, 1024) for use in ("true", "false"))
+    side_by_side, apart = both_ways(tmp_path, GATE, target, ["buffer.bytes=8MiB"], 1024)
     assert chain(side_by_side) == ["matmul", "mul", "silu"]
     operand, weight, result = (2 * elements for elements in (1024 * 512, 512 * 1024, 1024 * 1024))
     (seconds, read, written), (longer, apart_read, apart_written) = map(seconds_and_bytes, (side_by_side, apart))
@@ -119,7 +113,7 @@ def test_neither_result_goes_to_memory_and_the_operand_comes_once(tmp_path: Path
 def test_the_gate_is_computed_while_arrays_multiply(tmp_path: Path) -> None:
     """On a vector unit that takes long, of products that memory bounds."""
     model = GATE.replace("512", "2048").replace("1024", "4096")
-    side_by_side, apart = (run(tmp_path, model, "tpuv3", [f"pairs={use}"]) for use in ("true", "false"))
+    side_by_side, apart = both_ways(tmp_path, model, "tpuv3")
     assert chain(side_by_side) == ["matmul", "mul", "silu"]
     assert seconds_and_bytes(side_by_side)[0] < 0.95 * seconds_and_bytes(apart)[0]
 
@@ -127,43 +121,36 @@ def test_the_gate_is_computed_while_arrays_multiply(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("target", "rows"), [("npu", 1), ("npu", 17), ("npu", 512), ("npu-server", 1), ("tpuv3", 512)])
 def test_what_would_take_longer_is_not_chosen(tmp_path: Path, target: str, rows: int) -> None:
     model = GATE.replace("512", "2048").replace("1024", "4096")
-    auto, apart = (run(tmp_path, model, target, [f"pairs={use}"], rows=rows) for use in ("true", "false"))
+    auto, apart = both_ways(tmp_path, model, target, rows=rows)
     assert seconds_and_bytes(auto)[0] <= 1.01 * seconds_and_bytes(apart)[0]
 
 
 def test_what_others_read_is_computed_by_itself(tmp_path: Path) -> None:
     also = "let gate = x @ g\noutput z = transpose(gate)\noutput y"
     model = GATE.replace("output y", also).replace("(x @ g)", "(gate)")
-    found = run(tmp_path, model, "npu", ["use=on"], form="wide")
+    found = compiled(tmp_path, model, "npu", ON, form="wide")
     assert "matmul" not in chain(found)
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    check_values(found)
 
 
 def test_weights_that_lie_differently_are_multiplied_one_after_the_other(tmp_path: Path) -> None:
     model = GATE.replace("u: f16[512, 1024]", "t: f16[1024, 512]").replace("@ u", "@ transpose(t)")
-    found = run(tmp_path, model, "npu", ["use=on"], form="wide")
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    found = compiled(tmp_path, model, "npu", ON, form="wide")
+    check_values(found)
     check_races(found.program)
-    auto, apart = (run(tmp_path, model, "npu", [f"pairs={use}"]) for use in ("true", "false"))
+    auto, apart = both_ways(tmp_path, model, "npu")
     assert seconds_and_bytes(auto) == seconds_and_bytes(apart)
 
 
 @pytest.mark.parametrize("settings", ["plain", "cores", "inputs"])
 def test_a_norm_leads_to_both_and_goes_nowhere_else(tmp_path: Path, settings: str) -> None:
-    model = tmp_path / "model.pimc"
     norm = "weight s: f16[512]\nlet n = rms_norm(x, s, epsilon = 0.001)\noutput y"
-    model.write_text(GATE.replace("output y", norm).replace("x @", "n @"))
-    found = pimc.compile(
-        model, target="npu", dims={"rows": 300}, overrides=SETTINGS[settings], values="random",
-        pass_options=["fuse-epilogues.use=on", "fuse-prologues.use=on"],
-    )  # fmt: skip
+    model = GATE.replace("output y", norm).replace("x @", "n @")
+    found = compiled(tmp_path, model, "npu", BOTH, SETTINGS[settings], 300, "wide")
     (norm_node,) = (node for node in found.graph.scheduled() if node.fact(Prologue) is not None)
     assert not keeps(norm_node)
     assert chain(found) == ["matmul", "mul", "silu"]
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    check_values(found)
     check_races(found.program)
     assert found.report is not None
     rows = {op.name: op for op in found.report.ops}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import pimc
 from pimc.backends.races import check_races
 from pimc.driver import Result, time_program
 from pimc.ir.facts import Epilogue, Prologue
-from tests.e2e.chains import SETTINGS
+from pimc.sim.report import Report
+from tests.e2e.chains import BOTH, SETTINGS, check_values, compiled
 
 # Products of small integers are exact, so that levels are equal however they are added up.
 REQUANTIZED = """model requantized(rows = 140)
@@ -51,19 +51,18 @@ weight b: f16[1056]
 input r: f16[rows, 1056]
 output y = gelu(x @ dequantize_linear(w, s{options}) + b) + r
 """
-BOTH = ["fuse-epilogues.use=on", "fuse-prologues.use=on"]
 
 
-def run(
-    path: Path, text: str, target: str, options: Sequence[str] = (), overrides: Sequence[str] = (),
-    rows: int | None = None, form: str | None = None,
-) -> Result:  # fmt: skip
-    model = path / "model.pimc"
-    model.write_text(text)
-    return pimc.compile(
-        model, target=target, dims={} if rows is None else {"rows": rows}, overrides=overrides,
-        pass_options=options, values="random" if form else None, form="device" if form == "device" else "wide",
-    )  # fmt: skip
+def reports(
+    path: Path, text: str, target: str, overrides: Sequence[str], rows: int | None = None
+) -> tuple[Report, Report]:
+    """With epilogues where they are chosen, and without."""
+    on, off = (
+        compiled(path, text, target, [f"fuse-epilogues.use={use}"], overrides, rows).report for use in ("auto", "off")
+    )
+    assert on is not None
+    assert off is not None
+    return on, off
 
 
 def on_tiles(found: Result, kind: type[Epilogue | Prologue]) -> list[str]:
@@ -73,10 +72,9 @@ def on_tiles(found: Result, kind: type[Epilogue | Prologue]) -> list[str]:
 @pytest.mark.parametrize(("target", "rows"), [("npu", 140), ("npu-server", 1)])
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_levels_and_what_they_stand_for_are_right(tmp_path: Path, target: str, settings: str, rows: int) -> None:
-    found = run(tmp_path, REQUANTIZED, target, BOTH, SETTINGS[settings], rows, "wide")
+    found = compiled(tmp_path, REQUANTIZED, target, BOTH, SETTINGS[settings], rows, "wide")
     assert on_tiles(found, Epilogue) == ["add", "relu", "quantize_linear", "dequantize_linear"]
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    check_values(found)
     check_races(found.program)
     assert time_program(found.program).time == time_program(found.program, "plain").time
 
@@ -84,20 +82,18 @@ def test_levels_and_what_they_stand_for_are_right(tmp_path: Path, target: str, s
 @pytest.mark.parametrize("target", ["npu", "tpuv3"])
 @pytest.mark.parametrize("overrides", [[], ["buffer.bytes=512KiB"], ["npu.cores=4"]])
 def test_scale_and_zero_point_of_a_tensor(tmp_path: Path, target: str, overrides: list[str]) -> None:
-    found = run(tmp_path, PER_TENSOR, target, BOTH, overrides, form="wide")
+    found = compiled(tmp_path, PER_TENSOR, target, BOTH, overrides, form="wide")
     assert on_tiles(found, Epilogue) == ["quantize_linear", "dequantize_linear", "mul", "tanh"]
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    check_values(found)
     check_races(found.program)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_activations_are_dequantized_on_the_tiles_of_the_left_operand(tmp_path: Path, settings: str) -> None:
-    found = run(tmp_path, DEQUANTIZED, "npu", BOTH, SETTINGS[settings], form="wide")
+    found = compiled(tmp_path, DEQUANTIZED, "npu", BOTH, SETTINGS[settings], form="wide")
     assert on_tiles(found, Prologue) == ["dequantize_linear"]
     assert on_tiles(found, Epilogue) == ["add", "gelu"]
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    check_values(found)
     check_races(found.program)
 
 
@@ -110,10 +106,7 @@ input s: f32[1024]
 input z: i8[1024]
 output levels = quantize_linear(relu(x @ w), s, z)
 """
-    small = ["buffer.bytes=8MiB"]
-    on, off = (run(tmp_path, model, "npu", [f"fuse-epilogues.use={use}"], small).report for use in ("auto", "off"))
-    assert on is not None
-    assert off is not None
+    on, off = reports(tmp_path, model, "npu", ["buffer.bytes=8MiB"])
     elements = 2048 * 1024
     assert on.bytes_moved["bytes written"] == elements
     assert off.bytes_moved["bytes written"] >= 3 * elements
@@ -127,10 +120,9 @@ def test_chunks_of_a_quantized_weight_have_epilogues(tmp_path: Path, weight: str
     """Three chunks of columns, or one, each with its part of bias and residual; nothing but the result is stored."""
     kind, scale, options = WEIGHTS[weight]
     model = WEIGHT.format(kind=kind, scale=scale, options=options)
-    found = run(tmp_path, model, "npu", BOTH, ["buffer.bytes=8MiB", *overrides], form="wide")
+    found = compiled(tmp_path, model, "npu", BOTH, ["buffer.bytes=8MiB", *overrides], form="wide")
     assert on_tiles(found, Epilogue) == ["add", "gelu", "add"]
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    check_values(found)
     assert found.report is not None
     assert found.report.bytes_moved["bytes written"] < 1.1 * 140 * 1056 * 2
     check_races(found.program)
@@ -140,10 +132,9 @@ def test_chunks_of_a_quantized_weight_have_epilogues(tmp_path: Path, weight: str
 def test_chunks_that_leave_no_room_for_tiles_have_none(tmp_path: Path, weight: str) -> None:
     kind, scale, options = WEIGHTS[weight]
     model = WEIGHT.format(kind=kind, scale=scale, options=options).replace("768", "96").replace("[48", "[6")
-    found = run(tmp_path, model, "npu", BOTH, ["buffer.bytes=256KiB"], form="wide")
+    found = compiled(tmp_path, model, "npu", BOTH, ["buffer.bytes=256KiB"], form="wide")
     assert on_tiles(found, Epilogue) == ["add", "gelu", "add"]
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    check_values(found)
     assert found.report is not None
     assert found.report.bytes_moved["bytes written"] > 2 * 140 * 1056 * 2
     check_races(found.program)
@@ -152,10 +143,9 @@ def test_chunks_that_leave_no_room_for_tiles_have_none(tmp_path: Path, weight: s
 def test_a_norm_behind_a_quantized_weight_is_computed_by_itself(tmp_path: Path) -> None:
     model = WEIGHT.format(kind="i8", scale="[1056]", options="").replace("output y = gelu(", "let h = (")
     model += "output y = rms_norm(h, b, epsilon = 0.001) * 0.5\n"
-    found = run(tmp_path, model, "npu", BOTH, ["buffer.bytes=8MiB"], form="wide")
+    found = compiled(tmp_path, model, "npu", BOTH, ["buffer.bytes=8MiB"], form="wide")
     assert on_tiles(found, Epilogue) == ["add", "add", "rms_norm", "mul"]
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    check_values(found)
     check_races(found.program)
 
 
@@ -167,23 +157,17 @@ input s: f32[80]
 input z: i8[80]
 output levels = quantize_linear(cast(x, to = "f16") @ dequantize_linear(w, f32(0.5), output_dtype = "f16"), s, z)
 """
-    found = run(tmp_path, model, "npu", BOTH, form="wide")
-    assert [n.op.name for n in found.graph.scheduled() if n.fact(Epilogue) is not None] == ["quantize_linear"]
+    found = compiled(tmp_path, model, "npu", BOTH, form="wide")
+    assert on_tiles(found, Epilogue) == ["quantize_linear"]
     assert {n.op.name for n in found.graph.scheduled()} >= {"quantized_matmul"}
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    check_values(found)
     check_races(found.program)
 
 
 @pytest.mark.parametrize("target", ["npu", "npu-server", "tpuv3"])
 def test_epilogues_of_quantized_weights_spare_time_and_transfers(tmp_path: Path, target: str) -> None:
     model = WEIGHT.format(kind="i8", scale="[1056]", options="")
-    on, off = (
-        run(tmp_path, model, target, [f"fuse-epilogues.use={use}"], ["buffer.bytes=16MiB"], 2048).report
-        for use in ("auto", "off")
-    )
-    assert on is not None
-    assert off is not None
+    on, off = reports(tmp_path, model, target, ["buffer.bytes=16MiB"], 2048)
     result = 2048 * 1056 * 2
     assert on.bytes_moved["bytes written"] < 1.1 * result
     assert off.bytes_moved["bytes written"] > 2 * result

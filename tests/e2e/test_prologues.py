@@ -55,8 +55,7 @@ def test_values_are_right(tmp_path: Path, target: str, settings: str) -> None:
     found = run(tmp_path, MODEL, target, "on", SETTINGS[settings], form="wide")
     assert leaders(found) == {"layer_norm": 1, "mul": 1, "silu": 2}
     assert {n.op.name for n in found.graph.scheduled() if n.fact(Prologue) is not None and keeps(n)} == {"layer_norm"}
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    chains.check_values(found)
     assert time_program(found.program).time == time_program(found.program, "plain").time
 
 
@@ -98,16 +97,14 @@ output y = rms_norm(n @ w + n, s, epsilon = 0.001)
 def test_operands_of_all_kinds_lead_to_products(tmp_path: Path, ops: str, overrides: list[str]) -> None:
     found = run(tmp_path, f"model shape(rows = 140){SHAPES[ops]}", "npu", "on", overrides, form="wide")
     assert list(leaders(found)) == ops.split()
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    chains.check_values(found)
     check_races(found.program)
 
 
 @pytest.mark.parametrize("target", ["npu", "tpuv3"])
 def test_values_are_right_in_the_formats_of_the_device(tmp_path: Path, target: str) -> None:
     found = run(tmp_path, MODEL, target, "on", form="device")
-    assert found.comparison is not None
-    assert found.comparison.ok, found.comparison.max_rel_err
+    chains.check_values(found)
 
 
 @pytest.mark.parametrize("overrides", [[], ["npu.cores=4", "npu.array.dataflow=is"]])
