@@ -165,11 +165,12 @@ class _Splitter:
     def _units(self, position: int, item: Item) -> list[_Unit]:
         if isinstance(item, Step):
             return [_Unit(position, item.engine, item.op, self._accesses(item))]
-        units: dict[str, _Unit] = {}
+        first: dict[str, Step] = {}
+        touched: dict[str, dict[Access, None]] = defaultdict(dict)
         for step, accesses in self._inside(item):
-            unit = units.setdefault(step.engine, _Unit(position, step.engine, step.op, []))
-            unit.accesses.extend(a for a in accesses if a not in unit.accesses)
-        return list(units.values())
+            first.setdefault(step.engine, step)
+            touched[step.engine].update(dict.fromkeys(accesses))
+        return [_Unit(position, engine, step.op, list(touched[engine])) for engine, step in first.items()]
 
     # -- orders within a turn -------------------------------------------------------------------------------------
 

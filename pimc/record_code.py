@@ -35,7 +35,7 @@ def initializes(cls: type, fields: Sequence[Field[Any]]) -> FunctionType:
     cells |= {f"set{n}": getattr(cls, f.name).__set__ for n, f in enumerate(fields)}
     cells |= {f"make{n}": fields[n].default_factory for n in factories}
     method = FunctionType(
-        code.replace(co_varnames=("self", *(f.name for f in fields)), co_qualname=f"{cls.__qualname__}.__init__"),
+        _of(cls, code).replace(co_varnames=("self", *(f.name for f in fields))),
         vars(sys.modules[cls.__module__]),
         argdefs=tuple(_ABSENT if f.default is MISSING else f.default for f in optional),
         closure=tuple(CellType(cells[name]) for name in code.co_freevars),
@@ -96,4 +96,10 @@ def _named(code: CodeType, cls: type, names: Sequence[str]) -> FunctionType:
     """The method with the fields of these names for `_0`, `_1` and so on."""
     new = {f"_{n}": name for n, name in enumerate(names)}
     renamed = tuple(new.get(name, name) for name in code.co_names)
-    return FunctionType(code.replace(co_names=renamed, co_qualname=f"{cls.__qualname__}.{code.co_name}"), globals())
+    return FunctionType(_of(cls, code).replace(co_names=renamed), globals())
+
+
+def _of(cls: type, code: CodeType) -> CodeType:
+    """The code as tracebacks and profiles tell it from that of other classes."""
+    place = f"<record {cls.__module__}.{cls.__qualname__}>"
+    return code.replace(co_filename=place, co_qualname=f"{cls.__qualname__}.{code.co_name}")
