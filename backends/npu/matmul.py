@@ -797,7 +797,8 @@ class _Tiled:
                     start = address[name] + starts[i]
                     held = self._place(name, (parity, min(slot, SLOTS)))
                     pair.append(self._bring(name, tile, [slab.tile], i, [start], held))
-                self.blocks.multiply(*pair, rows.elements, columns.elements, slab.elements, sums, added + turn)
+                t, s = pair
+                self.blocks.multiply(t, s, rows.elements, columns.elements, slab.elements, sums, added + turn)
             added = added + turns
             done = done + turns * slab.elements
         if last is None:
@@ -811,37 +812,33 @@ class _Tiled:
         """The last slab: block after block of k, the last of them in strips whose results leave by themselves."""
         strips, size, done = self.tiles.strips, self.dtype.bits // 8, 0
         assert strips is not None
-        own, other = (strips.operand, "t" if strips.operand == "s" else "s")
-        one, two = ((0, 1) if own == "t" else (1, 0))
-        whole = Nest((0,) * (1 + len(at)), tiles[own].tile)
-        blocks = [(block, deep) for block in tilings(last.nest, self.blocks.high, even=False)
-                  for deep in every_turn(block.outer)]  # fmt: skip
-        for block, deep in blocks:
-            ends = (block, deep) == blocks[-1]
+        own, other = ("t", "s") if strips.operand == "t" else ("s", "t")
+        one, two = (0, 1) if own == "t" else (1, 0)
+        blocks = list(_in_turn(last.nest, self.blocks.high))
+        for number, (_, block, deep) in enumerate(blocks):
+            ends = number == len(blocks) - 1
             if last.kept is not None:
                 fixed = replace(last.kept, address=last.kept.at(done))
             else:
                 place = last.places[other] + done * tiles[other].elements * size
                 fixed = self._bring(other, tiles[other], [block.tile], two, [last.starts[other] + deep[two]], place)
-            before = 0
-            for strip in tilings(whole, strips.columns if ends else whole.elements, even=False):
-                for moved in every_turn(strip.outer):
-                    place = last.places[own] + (done * whole.elements + before * block.elements) * size
-                    start = last.starts[own] + deep[one] + moved[0]
-                    matrix = self._bring(own, strip, [block.tile], one, [start], place)
-                    pair, cut = ((matrix, fixed), (strip, tiles[other]))
-                    if own == "s":
-                        pair, cut = pair[::-1], cut[::-1]
-                    rows, columns = cut
-                    part = replace(sums, address=sums.at(*((before, 0) if own == "t" else (0, before))))
-                    loaded = own == "t" and before > 0 and columns.elements <= self.blocks.wide
-                    self.blocks.multiply(
-                        *pair, rows.elements, columns.elements, block.elements, part, last.added + done, loaded=loaded
-                    )
-                    if ends:
-                        held = out + before * tiles[other].elements * self.out.element_bytes
-                        self._finish(rows, columns, _plus(at, moved[1:]), part, held, 0)
-                    before += strip.elements
+            whole = Nest((0,) * (1 + len(at)), tiles[own].tile)
+            for before, strip, moved in _in_turn(whole, strips.columns if ends else whole.elements):
+                place = last.places[own] + (done * whole.elements + before * block.elements) * size
+                start = last.starts[own] + deep[one] + moved[0]
+                matrix = self._bring(own, strip, [block.tile], one, [start], place)
+                t, s, rows, columns = (matrix, fixed, strip, tiles[other])
+                if own == "s":
+                    t, s, rows, columns = fixed, matrix, tiles[other], strip
+                part = replace(sums, address=sums.at(*((before, 0) if own == "t" else (0, before))))
+                loaded = own == "t" and before > 0 and columns.elements <= self.blocks.wide
+                added = last.added + done
+                self.blocks.multiply(
+                    t, s, rows.elements, columns.elements, block.elements, part, added, loaded=loaded
+                )  # fmt: skip
+                if ends:
+                    held = out + before * tiles[other].elements * self.out.element_bytes
+                    self._finish(rows, columns, _plus(at, moved[1:]), part, held, 0)
             done += block.elements
 
     def _resident(
@@ -1000,6 +997,15 @@ def _plus(*moves: Sequence[Scalar]) -> tuple[Scalar, ...]:
     for more in others:
         total = tuple(a + b for a, b in zip(total, more, strict=True))
     return total
+
+
+def _in_turn(nest: Nest, most: int) -> Iterator[tuple[int, Tiling, tuple[Scalar, ...]]]:
+    """Pieces of at most so many elements one after the other: the elements before each, and where it begins."""
+    before = 0
+    for tiling in tilings(nest, most, even=False):
+        for starts in every_turn(tiling.outer):
+            yield before, tiling, starts
+            before += tiling.elements
 
 
 def _but_last(tiling: Tiling) -> tuple[list[Tiling], Nest]:

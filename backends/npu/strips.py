@@ -1,8 +1,8 @@
 """How the last slab of a product comes: in strips, each of which is multiplied as it arrives.
 
-When the last bytes are there, the arrays have the blocks of one strip to load rather than those of a whole slab. A strip
-of a matrix whose rows are a power of two would use few channels; where that is so it is made of several runs, equally
-far apart, and all slabs have their columns in the order of strips.
+When the last bytes are there, the arrays have the blocks of one strip to load rather than those of a whole slab. A
+strip of a matrix whose rows are a power of two would use few channels; where that is so it is made of several runs,
+equally far apart, and all slabs have their columns in the order of strips.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_STRIPS = 16
 
 @record
 class Strips:
-    """Of operand `t` or `s`: `count` strips of `runs` runs of `length` columns each; of one run the last may be short."""
+    """Of operand t or s: so many strips of so many runs of `length` columns; of one run the last strip may be short."""
 
     operand: str
     count: int
@@ -54,7 +54,7 @@ class Strips:
 
 
 def strips_of(operand: str, extent: int, block: int, runs: int) -> Iterator[Strips]:
-    """Ways to cut so many columns into strips of whole blocks, the narrowest first. runs: of a strip, if they divide."""
+    """Ways to cut so many columns into strips of whole blocks, the narrowest first. runs: of each, if they divide."""
     size = -(-extent // (MOST_STRIPS * block)) * block
     while size < extent:
         count, rest = divmod(extent, size)

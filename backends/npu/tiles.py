@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from pimc.backends.dma.timing import CopyTime
@@ -74,8 +74,8 @@ class Machine:
         return self.array.skew / self.clock + self.copies.latency
 
     def unseen(self, multiplied: float, came: float) -> float:
-        """Seconds of the turnaround that are not seen after the last operands came, which are multiplied in so many: all
-        of the first load where the arrays are still at work then, else what computing counts as the load."""
+        """Seconds of the turnaround that are not seen after the last operands came, which are multiplied in so many:
+        all of the first load where the arrays are still at work then, else what computing counts as the load."""
         idle = multiplied + self.array.skew / self.clock < came
         return (self.array.load if idle else self.array.first_load) / self.clock
 
@@ -483,7 +483,12 @@ def _panel(
     outer_piece, inner_piece = search.moved(sides[0], piece, k), search.moved(sides[1], inner, k)
     out_piece = search.moved(RESULT, *micro)
     turns, begun = turns_outer * turns_inner, turns_outer * pieces
+    parts = machine.parts(k, grid[0])
     loading = layers * (begun * outer_piece[0] + turns * inner_piece[0])
+    if layers == begun == turns == 1 and parts > 1 and not e.led:
+        each = ((search.moved(side, rows, k // parts)[0], came) for side, rows, came in
+                zip(sides, (piece, inner), (outer_piece[0], inner_piece[0]), strict=True))  # fmt: skip
+        loading = sum(parts * part if parts * part <= 2 * whole else whole for part, whole in each)
     storing = turns * pieces * out_piece[0]
     held_bus = layers * (begun * outer_piece[1] + turns * inner_piece[1]) + turns * pieces * out_piece[1]
     memory = max(loading, storing, held_bus)
@@ -497,7 +502,6 @@ def _panel(
     compute = layers * turns * turn
     if search.beaten(compute + ends + memory / 8):
         return None
-    parts = machine.parts(k, grid[0])
     first = (outer_piece[0] + inner_piece[0]) / parts
     if e.led:  # made as a whole, and the other comes in parts
         first = outer_piece[0] + inner_piece[0] / parts
@@ -522,6 +526,10 @@ def _panel(
     steady = max(steady, layers * turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS) if turns > 1 else 0.0)
     if layers > 1:  # all results leave during the last layer
         steady = max(steady, first + filling + compute - turns * turn + micros + storing - out_piece[0])
+    if pieces > slots and held_bus > max(compute, 0.9 * loading):
+        # a store waits for the load that is under way, and for one that was asked for before it
+        waiting = turns * pieces - layers * (begun + turns) / 2
+        steady = max(steady, loading + waiting * max(micros, after))
     steady = max(steady, turns * pieces * leaving / slots, turns * pieces * drained if e.vector else 0.0)
     steady += turns_outer * made if e.repeated else 0.0
     t, s = (tile, inner) if t_outside else (inner, tile)
@@ -689,7 +697,7 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
         ending = _strips(search, slab, grid, ending)
         steady = max(steady, memory + (compute - slab.loading) / turns + ending.all)  # the slab before comes at once
         memory += ending.later
-        end, after = ending.last, after - (1 - ending.part) * (slab.drained + slab.out)
+        end, after = ending.last, after - (1 - ending.part) * slab.drained
     end -= 0.0 if e.repeated else machine.unseen(end, ending.came)
     seconds = max(steady, memory + end) + after
     return Tiles(
@@ -707,7 +715,9 @@ def _strips(search: _Search, slab: _Slab, grid: tuple[int, int], best: _Ending) 
     """How the last slab comes best, if not at once."""
     machine, e = search.machine, search.product
     high, wide = machine.block(*grid)
-    extent, block, side = (slab.s, wide, e.stationary) if slab.cut == "s" else (slab.t, machine.array.columns, e.streamed)
+    extent, block, side = slab.t, machine.array.columns, e.streamed
+    if slab.cut == "s":
+        extent, block, side = slab.s, wide, e.stationary
     if side is None or machine.copies.reads is None:
         return best
     depth = min(slab.k, high)
