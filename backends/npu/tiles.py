@@ -485,7 +485,7 @@ def _panel(
     turns, begun = turns_outer * turns_inner, turns_outer * pieces
     parts = machine.parts(k, grid[0])
     loading = layers * (begun * outer_piece[0] + turns * inner_piece[0])
-    if layers == begun == turns == 1 and parts > 1 and not e.led:
+    if layers == begun == turns == 1 and parts > 1 and not (e.led or e.repeated):
         each = ((search.moved(side, rows, k // parts)[0], came) for side, rows, came in
                 zip(sides, (piece, inner), (outer_piece[0], inner_piece[0]), strict=True))  # fmt: skip
         loading = sum(parts * part if parts * part <= 2 * whole else whole for part, whole in each)
