@@ -83,31 +83,36 @@ class Repeated:
         lane = device.of_channel[self.mask.bit_length() - 1]
         if lane.mask != self.mask:
             return self.stepped(numbers, ready, limit)
+        asked, clock = ready, -(-ready // self.clock_ps) + 1
         if memory.is_disturbed:
-            return self.stepped(numbers[:1], ready, limit)
+            ready = memory.begin(ready)
+            clock = -(-ready // self.clock_ps) + 1
+            device.lose_rows(clock)
+        if clock > device.clock:
+            device.clock, device.decoded = clock, 0
         if device.clock < lane.opens:
-            device.tell_of_refresh(lane, max(device.clock, -(-ready // self.clock_ps) + 1), self.shape[0])
+            device.tell_of_refresh(lane, device.clock, self.shape[0])
         base, left = lane.base, lane.due - lane.base
         at = base * self.clock_ps
         self.variables[self.variable] = number
         row = self.row(self.variables)
         places = -1 if row < 0 else _places(lane.rows, row, self.step) if lane.rows else None
-        key = (lane.state.number, ready - at, device.clock - base, device.decoded, places)
+        key = (lane.state.number, device.clock - base, device.decoded, places)
         run = self.runs.get(key)
         if run is None or (not run.turns and run.left < left):
             run = self.runs[key] = Run(left)
-            return self._found(run, lane.copy(), numbers, row, ready, limit)
+            return self._found(run, lane.copy(), numbers, row, ready, limit).asked_at(asked)
         known = len(run.turns)
-        taken = bisect_left(run.ready, limit - at, 0, min(known, count - number))
+        taken = bisect_left(run.ready, limit - at, 1, min(known, count - number)) if known else 0
         taken = min(taken, bisect_left(run.finished, left))
         if not taken:
-            return self.stepped(numbers[:1], ready, limit)
+            return self.stepped(numbers[:1], ready, limit).asked_at(asked)
         reached = run.reached[taken - 1]
         free, more = reached.free, taken == known < count - number and at + reached.free < limit
         before = lane.copy() if more else None
         _advance(device, lane, reached, run.log[:taken], row, self.step)
         memory.end(at + reached.worked)
-        found = Turns(at, run.turns[:taken], free, reached.done, reached.worked)
+        found = Turns(at, run.turns[:taken], free, reached.done, reached.worked).asked_at(asked)
         if before is None:
             return found
         return found.followed_by(self._found(run, before, numbers[taken:], row, at + free, limit))
