@@ -121,20 +121,13 @@ class Turns(NamedTuple):
 
     at: int
     """what all times count from"""
-    turns: list[Turn]
+    turns: Sequence[Turn]
     free: int
     """when the stream is ready for the next"""
     done: int
     """when all are complete"""
     worked: int
     """when the unit's work on all of them is over"""
-
-    def asked_at(self, ready: int) -> Turns:
-        """The same, the stream being ready for the first of them at a time."""
-        first = self.turns[0]
-        if first.ready != ready - self.at:
-            self.turns[0] = first._replace(ready=ready - self.at)
-        return self
 
     def followed_by(self, more: Turns) -> Turns:
         """These, and those that come after them."""
