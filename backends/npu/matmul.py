@@ -37,6 +37,8 @@ from pimc.backends.npu.tile_copy import bring, scaled, take_home
 from pimc.backends.npu.tile_ops import MOST_REGIONS, TileOps, columns_from, operand_tile
 from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles, best_tiles, move_seconds
 from pimc.backends.npu.vector_unit import NPU, VectorWork, vector_work
+from pimc.backends.target import TargetSpec
+from pimc.by_identity import by_identity
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Tile
 from pimc.record import record
@@ -95,13 +97,18 @@ def microseconds(seconds: float) -> str:
 
 def machine_of(at: Lowering) -> Machine:
     """What the tile search knows of a target."""
-    npu = at.spec.npu
+    return _machine(at.spec)
+
+
+@by_identity
+def _machine(spec: TargetSpec) -> Machine:
+    npu = spec.npu
     assert npu is not None
     vector = npu.vector
     drained = vector.width * npu.cores // vector.cycles("copy") if npu.drain == "vector" else 0
     return Machine(
         array_time(npu.array, npu.arrays), npu.array.dataflow == "os", npu.tiling, npu.clock,
-        npu.device_accumulator_bytes, drained, copy_time(at.spec), vector.lanes,
+        npu.device_accumulator_bytes, drained, copy_time(spec), vector.lanes,
     )  # fmt: skip
 
 

@@ -367,14 +367,15 @@ def _run(search: _Search, limits: Limits) -> None:
         _slabs(search, limits, small=True)
 
 
-def _sizes(extent: int, block: int, most: int, *, small: bool = False) -> Iterator[int]:
+@lru_cache(maxsize=4096)
+def _sizes(extent: int, block: int, most: int, *, small: bool = False) -> tuple[int, ...]:
     """Sizes to try: the whole, and halves of it down to a block, if `small` then to one; none above `most`."""
-    size = extent
+    sizes, size = list[int](), extent
     while True:
         if size <= most:
-            yield size
+            sizes.append(size)
         if size == 1 or (size <= block and not small and size <= most):
-            return
+            return tuple(sizes)
         half = -(-size // 2)
         size = -(-half // block) * block if half > block else chunk_of(extent, half)
 
