@@ -85,9 +85,18 @@ class Blocks:
         """On a grid of so many arrays one under the other and side by side."""
         return Blocks(emit, machine, dtype, *machine.block(down, across), second)
 
-    def multiply(self, t: Matrix, s: Matrix, rows: int, columns: int, k: int, sums: Sums, added: Scalar = 0) -> None:
-        """`sums[rows, columns] = t[rows, k] @ s[columns, k].T`, or added to them unless `added` is 0."""
+    def multiply(
+        self, t: Matrix, s: Matrix, rows: int, columns: int, k: int, sums: Sums, added: Scalar = 0, *,
+        loaded: bool = False,
+    ) -> None:  # fmt: skip
+        """`sums[rows, columns] = t[rows, k] @ s[columns, k].T`, or added to them unless `added` is 0.
+
+        loaded: s is one block, which the arrays have from the product before.
+        """
         block = self._sums_of_block if self.machine.sums_stay else self._stream_past
+        if loaded:
+            self._stream(t, rows, k, columns, sums, added)
+            return
         for first, width, _ in chunks(self.emit, columns, self.wide):
             block(t, s.rows_from(first), rows, width, k, replace(sums, address=sums.at(0, first)), added)
         if sums.twin:
@@ -96,20 +105,24 @@ class Blocks:
 
     def _stream_past(self, t: Matrix, s: Matrix, rows: int, width: int, k: int, sums: Sums, added: Scalar) -> None:
         """Blocks of the stationary operand, one k after the other, and all rows past each."""
-        array = self.machine.array
         for start, depth, _ in chunks(self.emit, k, self.high):
             preload = Preload(
                 src=s.at(start), dtype=self.dtype, k=depth, columns=width, k_stride=s.column,
                 column_stride=s.row,
             )  # fmt: skip
             self.emit.issue("npu", preload)
-            longest = array.longest * max(1, array.arrays // array.side_by_side(depth, width)) or rows
-            for row, length, _ in chunks(self.emit, rows, longest):
-                matmul = Matmul(
-                    src=t.at(start) + row * t.row, dtype=self.dtype, rows=length, k=depth, row_stride=t.row,
-                    k_stride=t.column, acc=sums.at(row, 0), columns=width, acc_row=sums.row, accumulate=added + start,
-                )  # fmt: skip
-                self.emit.issue("npu", matmul)
+            self._stream(replace(t, address=t.at(start)), rows, depth, width, sums, added + start)
+
+    def _stream(self, t: Matrix, rows: int, depth: int, width: int, sums: Sums, added: Scalar) -> None:
+        """All rows past the block that is loaded."""
+        array = self.machine.array
+        longest = array.longest * max(1, array.arrays // array.side_by_side(depth, width)) or rows
+        for row, length, _ in chunks(self.emit, rows, longest):
+            matmul = Matmul(
+                src=t.address + row * t.row, dtype=self.dtype, rows=length, k=depth, row_stride=t.row,
+                k_stride=t.column, acc=sums.at(row, 0), columns=width, acc_row=sums.row, accumulate=added,
+            )  # fmt: skip
+            self.emit.issue("npu", matmul)
 
     def _sums_of_block(self, t: Matrix, s: Matrix, rows: int, width: int, k: int, sums: Sums, added: Scalar) -> None:
         """Blocks of sums, one after the other, and all k past each."""

@@ -43,7 +43,7 @@ from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Tile
 from pimc.record import record
 
-CLEARLY = 0.98
+CLEARLY = 0.995
 """The vector unit is taken where it needs no more than this part of the arrays' time."""
 ABOUT = 1.02
 """Two products are cut side by side where that is estimated to need up to this part of the time apart: who asks for it
@@ -396,6 +396,22 @@ class _Layer:
     last: bool = True
 
 
+@record
+class _LastSlab:
+    """The last of the slabs of a product, which comes in strips."""
+
+    nest: Nest
+    """of its k: (address of T, address of S)"""
+    starts: dict[str, Scalar]
+    """of the tiles of T and S, with the first k"""
+    places: dict[str, int]
+    """where its parts of T and S are to lie"""
+    kept: Matrix | None
+    """the operand that has come with all k"""
+    added: Scalar
+    """slabs before it"""
+
+
 class _Tiled:
     """The loops over tiles of one product, for each turn of the batch."""
 
@@ -403,6 +419,11 @@ class _Tiled:
         extents = choice.extents
         streamed, stationary = (B, A) if choice.swap else (A, B)
         t_axes, s_axes = whole.axes(choice.swap)
+        if tiles.strips is not None:
+            t_axes, s_axes = (
+                tiles.strips.axes(axes) if tiles.strips.operand == name else axes
+                for name, axes in (("t", t_axes), ("s", s_axes))
+            )
         self.at, self.scale = whole.at, whole.scale
         self.emit = whole.at.emit
         self.tiles = tiles
@@ -519,17 +540,21 @@ class _Tiled:
                 inner_slot = (turn_slot + turn) % self.tiles.slots
                 tile = {first: (outer, outer_at), second: (inner, inner_at)}
                 address = {name: base[name] + tile[name][1][0] for name in ("t", "s")}
-                acc = self._accumulators(inner_slot, results)
                 rows, columns = tile["t"][0], tile["s"][0]
+                sums = self._sums(self._accumulators(inner_slot, results), columns)
+                last = None
                 if held is not None:
                     room = self.slots[second][inner_slot % len(self.slots[second])]
                     other = self._resident(second, inner, address[second], room)
                     pair = (held, other) if first == "t" else (other, held)
-                    self.blocks.multiply(*pair, rows.elements, columns.elements, self.layer.k, self._sums(acc, columns))
+                    self.blocks.multiply(*pair, rows.elements, columns.elements, self.layer.k, sums)
                 else:
-                    self._over_k(rows, columns, address, acc, (turn_slot + turn + slot) % SLOTS)
-                out = self.slots["out"][inner_slot]
-                self._finish(rows, columns, _plus(results, outer_at[1:], inner_at[1:]), acc, out, inner_slot)
+                    last = self._over_k(rows, columns, address, sums, (turn_slot + turn + slot) % SLOTS)
+                at, out = _plus(results, outer_at[1:], inner_at[1:]), self.slots["out"][inner_slot]
+                if last is not None:
+                    self._in_strips(last, {"t": rows, "s": columns}, at, sums, out)
+                    continue
+                self._finish(rows, columns, at, sums, out, inner_slot)
 
     def _accumulators(self, slot: int, results: tuple[Scalar, ...]) -> Scalar:
         """Where products gather: of a tile in some slot, or its place in all of the result."""
@@ -639,7 +664,7 @@ class _Tiled:
                 self._multiply_parts(tiles, addresses, places, acc, moving)
                 if self.layer.last:
                     held_out = self._place("out", (slot, (0, 0) if alone else ("early", number)))
-                    self._finish(tiles["t"], tiles["s"], out, acc, held_out, number)
+                    self._finish(tiles["t"], tiles["s"], out, self._sums(acc, tiles["s"]), held_out, number)
         other = self._resident(second, inner, base[second] + at[0], chip, moves=not begun)
         for number, (piece, starts, turn, place) in enumerate(self._each(pieces, held, after=begun), begun):
             own = self._resident(first, piece, base[first] + starts[0], place, moves=arrives)
@@ -650,7 +675,7 @@ class _Tiled:
             sums = self._sums(acc, columns)
             self.blocks.multiply(*pair, rows.elements, columns.elements, layer.k, sums, layer.number)
             if layer.last:
-                self._finish(rows, columns, out, acc, self._place("out", (slot, turn)), number)
+                self._finish(rows, columns, out, sums, self._place("out", (slot, turn)), number)
 
     def _pass_made(
         self, pieces: Sequence[Tiling], inner: Tiling, at: tuple[Scalar, ...], base: dict[str, Scalar],
@@ -670,7 +695,8 @@ class _Tiled:
         def finish(number: int) -> None:
             rows, columns = (turns[number][0], inner) if first == "t" else (inner, turns[number][0])
             place = self._place("out", (slot, number % self.tiles.slots))
-            self._finish(rows, columns, *gathered[number], place, number)
+            out, acc = gathered[number]
+            self._finish(rows, columns, out, self._sums(acc, columns), place, number)
 
         gathered: list[tuple[tuple[Scalar, ...], Scalar]] = []
         make(0)
@@ -754,35 +780,75 @@ class _Tiled:
             for starts, slot in walk(self.emit, tiling.outer, slots):
                 yield tiling, starts, slot
 
-    def _over_k(self, rows: Tiling, columns: Tiling, address: dict[str, Scalar], acc: Scalar, parity: int) -> None:
-        """Tiles of k pass by, and their products are added up in the accumulators."""
+    def _over_k(
+        self, rows: Tiling, columns: Tiling, address: dict[str, Scalar], sums: Sums, parity: int
+    ) -> _LastSlab | None:
+        """Tiles of k pass by, and their products are added up in the accumulators; the last one is left over where it
+        comes in strips."""
         added: Scalar = 0
         done: Scalar = 0
         tiles, kept = {"t": rows, "s": columns}, self.tiles.kept
         whole = self._resident(kept, tiles[kept], address[kept], self._place(kept, parity)) if kept else None
-        for part in self.layer.parts:
-            for tiling in tilings(part, self.tiles.k, even=False):
-                turns = prod(a.count for a in tiling.outer.axes)
-                for turn, starts, slot in _counted(self.emit, tiling.outer, SLOTS):
-                    pair = []
-                    for i, (name, tile) in enumerate(tiles.items()):
-                        if whole is not None and name == kept:
-                            pair.append(replace(whole, address=whole.at(turn * tiling.elements + done)))
-                            continue
-                        start = address[name] + starts[i]
-                        held = self._place(name, (parity, min(slot, SLOTS)))
-                        pair.append(self._bring(name, tile, [tiling.tile], i, [start], held))
-                    self.blocks.multiply(
-                        pair[0],
-                        pair[1],
-                        rows.elements,
-                        columns.elements,
-                        tiling.elements,
-                        self._sums(acc, columns),
-                        added + turn,
-                    )
-                added = added + turns
-                done = done + turns * tiling.elements
+        slabs = [slab for part in self.layer.parts for slab in tilings(part, self.tiles.k, even=False)]
+        last = None
+        if self.tiles.strips is not None and len(slabs[-1].outer.axes) <= 1:
+            *slabs, final = slabs
+            before, last = _but_last(final)
+            slabs += before
+        for slab in slabs:
+            turns = _count(slab.outer.axes)
+            for turn, starts, slot in _counted(self.emit, slab.outer, SLOTS):
+                pair = []
+                for i, (name, tile) in enumerate(tiles.items()):
+                    if whole is not None and name == kept:
+                        pair.append(replace(whole, address=whole.at(turn * slab.elements + done)))
+                        continue
+                    start = address[name] + starts[i]
+                    held = self._place(name, (parity, min(slot, SLOTS)))
+                    pair.append(self._bring(name, tile, [slab.tile], i, [start], held))
+                t, s = pair
+                self.blocks.multiply(t, s, rows.elements, columns.elements, slab.elements, sums, added + turn)
+            added = added + turns
+            done = done + turns * slab.elements
+        if last is None:
+            return None
+        places = {name: self._place(name, (parity, SLOTS + 1)) for name in tiles if whole is None or name != kept}
+        return _LastSlab(last, address, places, whole and replace(whole, address=whole.at(done)), added)
+
+    def _in_strips(
+        self, last: _LastSlab, tiles: dict[str, Tiling], at: tuple[Scalar, ...], sums: Sums, out: int
+    ) -> None:
+        """The last slab: block after block of k, the last of them in strips whose results leave by themselves."""
+        strips, size, done = self.tiles.strips, self.dtype.bits // 8, 0
+        assert strips is not None
+        own, other = ("t", "s") if strips.operand == "t" else ("s", "t")
+        one, two = (0, 1) if own == "t" else (1, 0)
+        blocks = list(_in_turn(last.nest, self.blocks.high))
+        for number, (_, block, deep) in enumerate(blocks):
+            ends = number == len(blocks) - 1
+            if last.kept is not None:
+                fixed = replace(last.kept, address=last.kept.at(done))
+            else:
+                place = last.places[other] + done * tiles[other].elements * size
+                fixed = self._bring(other, tiles[other], [block.tile], two, [last.starts[other] + deep[two]], place)
+            whole = Nest((0,) * (1 + len(at)), tiles[own].tile)
+            for before, strip, moved in _in_turn(whole, strips.columns if ends else whole.elements):
+                place = last.places[own] + (done * whole.elements + before * block.elements) * size
+                start = last.starts[own] + deep[one] + moved[0]
+                matrix = self._bring(own, strip, [block.tile], one, [start], place)
+                t, s, rows, columns = (matrix, fixed, strip, tiles[other])
+                if own == "s":
+                    t, s, rows, columns = fixed, matrix, tiles[other], strip
+                part = replace(sums, address=sums.at(*((before, 0) if own == "t" else (0, before))))
+                loaded = own == "t" and before > 0 and columns.elements <= self.blocks.wide
+                added = last.added + done
+                self.blocks.multiply(
+                    t, s, rows.elements, columns.elements, block.elements, part, added, loaded=loaded
+                )  # fmt: skip
+                if ends:
+                    held = out + before * tiles[other].elements * self.out.element_bytes
+                    self._finish(rows, columns, _plus(at, moved[1:]), part, held, 0)
+            done += block.elements
 
     def _resident(
         self, name: str, tile: Tiling, start: Scalar, held: Scalar, *, moves: bool = True,
@@ -868,12 +934,12 @@ class _Tiled:
             done += _count(axes)
 
     def _finish(
-        self, rows: Tiling, columns: Tiling, starts: tuple[Scalar, ...], acc: Scalar, held: int, slot: int
+        self, rows: Tiling, columns: Tiling, starts: tuple[Scalar, ...], sums: Sums, held: int, slot: int
     ) -> None:
         """Accumulators to the result's place; starts: there, and in operands of the epilogue. Tiles that follow each
         other have different slots."""
         if self.epilogue is not None:
-            self._finish_with(self.epilogue, rows, columns, starts, acc, held, slot)
+            self._finish_with(self.epilogue, rows, columns, starts, sums, held, slot)
             return
         t, s, start = rows.tile, columns.tile, starts[0]
         direct = self.out.on_chip and len(t) <= 1 and len(s) <= 1
@@ -883,7 +949,6 @@ class _Tiled:
         else:
             by_row = not (t and t[-1].strides[1] == size)
             tile = Matrix(held, columns.elements * size, size) if by_row else Matrix(held, size, rows.elements * size)
-        sums = self._sums(acc, columns)
         drain = Drain(
             acc=sums.address, rows=rows.elements, columns=columns.elements, acc_row=sums.row, dst=tile.address,
             dst_type=self.out.dtype, dst_row=tile.row, dst_column=tile.column, scale=self.scale,
@@ -894,7 +959,7 @@ class _Tiled:
             take_home(self.emit, self.out, tile.address, start, (*t, *s), 1, inside)
 
     def _finish_with(
-        self, epilogue: TileOps, rows: Tiling, columns: Tiling, starts: tuple[Scalar, ...], acc: Scalar, held: int,
+        self, epilogue: TileOps, rows: Tiling, columns: Tiling, starts: tuple[Scalar, ...], sums: Sums, held: int,
         slot: int,
     ) -> None:  # fmt: skip
         """The same by way of an epilogue, which works on a dense tile that has the result's neighbours side by side."""
@@ -903,7 +968,7 @@ class _Tiled:
         axes = (*s, *t) if across else (*t, *s)
         region, working = Arena.within(held, self.sizes["out"]), Arena.within(self.working, self.working_size)
         lanes = Lanes(self.emit, NPU, working, [a.count for a in axes])
-        values, sums = [[lanes.temp() for _ in range(epilogue.given)] for _ in range(SLOTS)], self._sums(acc, columns)
+        values = [[lanes.temp() for _ in range(epilogue.given)] for _ in range(SLOTS)]
         row, column = (1, rows.elements) if across else (columns.elements, 1)
         for number, (value, own) in enumerate(zip(values[slot % SLOTS], (sums, sums.other), strict=False)):
             drain = Drain(
@@ -940,6 +1005,25 @@ def _plus(*moves: Sequence[Scalar]) -> tuple[Scalar, ...]:
     for more in others:
         total = tuple(a + b for a, b in zip(total, more, strict=True))
     return total
+
+
+def _in_turn(nest: Nest, most: int) -> Iterator[tuple[int, Tiling, tuple[Scalar, ...]]]:
+    """Pieces of at most so many elements one after the other: the elements before each, and where it begins."""
+    before = 0
+    for tiling in tilings(nest, most, even=False):
+        for starts in every_turn(tiling.outer):
+            yield before, tiling, starts
+            before += tiling.elements
+
+
+def _but_last(tiling: Tiling) -> tuple[list[Tiling], Nest]:
+    """The tiles of one loop before the last one, and that."""
+    if not tiling.outer.axes:
+        return [], replace(tiling.outer, axes=tiling.tile)
+    (axis,) = tiling.outer.axes
+    before = replace(tiling.outer, axes=(replace(axis, count=axis.count - 1),))
+    final = tiling.outer.moved([stride * (axis.count - 1) for stride in axis.strides])
+    return [replace(tiling, outer=before)], replace(final, axes=tiling.tile)
 
 
 def _merged(axes: Sequence[Axis]) -> int:

@@ -23,6 +23,7 @@ from pimc.backends.kernels.arena import padded
 from pimc.backends.kernels.nest import SLOTS, chunk_of
 from pimc.backends.npu.array import ArrayTime
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES
+from pimc.backends.npu.strips import Strips, runs_for, strips_of
 from pimc.ir.layout import Digit
 from pimc.record import record
 
@@ -58,6 +59,11 @@ class Machine:
     """accumulators of a row that leave in one pass"""
 
     @property
+    def strips(self) -> bool:
+        """Whether the last slab may come in strips."""
+        return self.tiling == "search" and not self.sums_stay and not self.array.serial
+
+    @property
     def turnaround(self) -> float:
         """Seconds from the last row that enters the array until its products are out and more operands can come."""
         return (self.array.first_load + self.array.skew) / self.clock + self.copies.latency
@@ -66,6 +72,12 @@ class Machine:
     def drain(self) -> float:
         """The same while the arrays are at work, when loads of blocks are hidden."""
         return self.array.skew / self.clock + self.copies.latency
+
+    def unseen(self, multiplied: float, came: float) -> float:
+        """Seconds of the turnaround that are not seen after the last operands came, which are multiplied in so many:
+        all of the first load where the arrays are still at work then, else what computing counts as the load."""
+        idle = multiplied + self.array.skew / self.clock < came
+        return (self.array.load if idle else self.array.first_load) / self.clock
 
     def block(self, down: int, across: int) -> tuple[int, int]:
         """Rows and columns of a block on a grid of arrays."""
@@ -205,6 +217,8 @@ class Tiles:
     compute: float = 0.0
     memory: float = 0.0
     """seconds of the arrays and of the transfers alone"""
+    strips: Strips | None = None
+    """slabs: how the last one comes; None: like all others"""
 
     @property
     def limit(self) -> str:
@@ -475,7 +489,12 @@ def _panel(
     outer_piece, inner_piece = search.moved(sides[0], piece, k), search.moved(sides[1], inner, k)
     out_piece = search.moved(RESULT, *micro)
     turns, begun = turns_outer * turns_inner, turns_outer * pieces
+    parts = machine.parts(k, grid[0])
     loading = layers * (begun * outer_piece[0] + turns * inner_piece[0])
+    if layers == begun == turns == 1 and parts > 1 and not (e.led or e.repeated):
+        each = ((search.moved(side, rows, k // parts)[0], came) for side, rows, came in
+                zip(sides, (piece, inner), (outer_piece[0], inner_piece[0]), strict=True))  # fmt: skip
+        loading = sum(parts * part if parts * part <= 2 * whole else whole for part, whole in each)
     storing = turns * pieces * out_piece[0]
     held_bus = layers * (begun * outer_piece[1] + turns * inner_piece[1]) + turns * pieces * out_piece[1]
     memory = max(loading, storing, held_bus)
@@ -489,7 +508,6 @@ def _panel(
     compute = layers * turns * turn
     if search.beaten(compute + ends + memory / 8):
         return None
-    parts = machine.parts(k, grid[0])
     first = (outer_piece[0] + inner_piece[0]) / parts
     if e.led:  # made as a whole, and the other comes in parts
         first = outer_piece[0] + inner_piece[0] / parts
@@ -505,12 +523,19 @@ def _panel(
     around = turn + inner_piece[0] + search.turnaround  # from loading a slot until it may be loaded again
     leaving = turn / pieces + search.drain + after  # from the first product in a slot until it is stored
     last = micros if turns_inner == 1 else turn
-    if pieces == 1 and turns_outer == 1 and layers == 1:
-        last /= parts
+    came = inner_piece[0] if turns_inner > 1 else outer_piece[0] + inner_piece[0] if pieces == 1 else outer_piece[0]
+    if pieces == 1 and turns_outer == 1 and layers == 1:  # the very last one comes in parts, the one before did not
+        last = max(last / parts, 2 * micros - came if turns_inner > 1 else 0.0)
+        came /= parts
+    last -= machine.unseen(last, came)
     steady = max(compute + (0 if e.repeated else first + filling), memory + (0 if e.repeated else last))
     steady = max(steady, layers * turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS) if turns > 1 else 0.0)
     if layers > 1:  # all results leave during the last layer
         steady = max(steady, first + filling + compute - turns * turn + micros + storing - out_piece[0])
+    if pieces > slots and held_bus > max(compute, 0.9 * loading):
+        # a store waits for the load that is under way, and for one that was asked for before it
+        waiting = turns * pieces - layers * (begun + turns) / 2
+        steady = max(steady, loading + waiting * max(micros, after))
     steady = max(steady, turns * pieces * leaving / slots, turns * pieces * drained if e.vector else 0.0)
     steady += turns_outer * made if e.repeated else 0.0
     t, s = (tile, inner) if t_outside else (inner, tile)
@@ -576,8 +601,24 @@ class _Slab:
     drained: float
     """seconds until one tile of the result is stored, and has left the accumulators"""
     memory: float
+    cut: str
+    """t or s: the operand whose part of the last slab may come in strips"""
     least: float
     """no grid gives a better score"""
+
+
+@record
+class _Ending:
+    """How the last slab comes, and seconds: for each of its strips, and by how much all are later than at once; for
+    products of the last one, and of all."""
+
+    strips: Strips | None
+    came: float
+    later: float
+    last: float
+    all: float
+    part: float
+    """of its columns that come last"""
 
 
 def _slabs(search: _Search, most: Limits, *, small: bool = False) -> None:
@@ -606,8 +647,10 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     turns_t, turns_s, turns_k = -(-e.t // t), -(-e.s // s), -(-e.k // k)
     outer = SLOTS if turns_k > 1 or (turns_t if t_outside else turns_s) > 1 else 1
     slots_t, slots_s = (outer, SLOTS) if t_outside else (SLOTS, outer)
+    alone = turns_t * turns_s == 1 and not e.repeated
+    cut = ("s" if s > t else "t") if alone and turns_k > 1 and search.machine.strips and _in_strips(e) else ""
     if turns_k > 1:
-        slots_t = slots_s = min(turns_k, SLOTS + 1) * (SLOTS if turns_t * turns_s > 1 or e.repeated else 1)
+        slots_t = slots_s = min(turns_k, SLOTS + 1 + bool(cut)) * (1 if alone else SLOTS)
     turns = turns_t * turns_s * turns_k
     if e.doubled and (turns_t if t_outside else turns_s) > 1:  # the next of two large tiles comes too late
         return None
@@ -636,10 +679,11 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     loading, storing = one_t * loads_t + one_s * loads_s, one_out * turns_t * turns_s
     memory = max(loading, storing, bus_t * loads_t + bus_s * loads_s + bus_out * turns_t * turns_s)
     drained = t * s * search.drained
-    least = (memory if e.repeated else memory + search.turnaround + drained + one_out) + memory / 8
+    ends = 0.0 if e.repeated else search.turnaround + (0.0 if cut else drained + one_out)
+    least = memory + ends + memory / 8
     return _Slab(
         t, s, k, t_outside, turns, turns_t * turns_s, outer, slots, kept, loading, one_t + one_s, one_out, drained,
-        memory, least,
+        memory, cut, least,
     )  # fmt: skip
 
 
@@ -650,15 +694,57 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
     if search.beaten(compute):
         return None
     around = (compute + slab.loading) / turns + search.turnaround  # from loading a slot until it may be loaded again
-    # the beginning and the end of one product overlap with its neighbours in a row of them
-    begin, end = (0.0, 0.0) if e.repeated else (slab.first, compute / turns)
-    steady = max(compute + begin, memory + end, turns * around / slab.slots)
+    steady = max(compute + (0.0 if e.repeated else slab.first), turns * around / slab.slots)
     steady = max(steady, slab.results * slab.drained if e.vector else 0.0)
-    seconds = steady if e.repeated else steady + search.turnaround + slab.drained + slab.out
+    # the beginning and the end of one product overlap with its neighbours in a row of them
+    end, after = (0.0, 0.0) if e.repeated else (compute / turns, search.turnaround + slab.drained + slab.out)
+    ending = _Ending(None, slab.first, 0.0, end, end, 1.0)
+    if slab.cut and not search.beaten(max(steady, memory) + search.drain + memory / 8):
+        ending = _strips(search, slab, grid, ending)
+        steady = max(steady, memory + (compute - slab.loading) / turns + ending.all)  # the slab before comes at once
+        memory += ending.later
+        end, after = ending.last, after - (1 - ending.part) * slab.drained
+    end -= 0.0 if e.repeated else machine.unseen(end, ending.came)
+    seconds = max(steady, memory + end) + after
     return Tiles(
         slab.t, slab.s, slab.k, slab.t_outside, slab.slots_outer, slab.slots, seconds, *grid,
-        kept=slab.kept, compute=compute, memory=memory,
+        kept=slab.kept, compute=compute, memory=slab.memory, strips=ending.strips,
     )  # fmt: skip
+
+
+def _in_strips(e: Extents) -> bool:
+    """Whether the result may be worked on in parts of a tile."""
+    return not (e.whole or e.led or e.doubled or e.out_bytes)
+
+
+def _strips(search: _Search, slab: _Slab, grid: tuple[int, int], best: _Ending) -> _Ending:
+    """How the last slab comes best, if not at once."""
+    machine, e = search.machine, search.product
+    high, wide = machine.block(*grid)
+    extent, block, side = slab.t, machine.array.columns, e.streamed
+    if slab.cut == "s":
+        extent, block, side = slab.s, wide, e.stationary
+    if side is None or machine.copies.reads is None:
+        return best
+    depth = min(slab.k, high)
+    whole = search.moved(S if slab.cut == "s" else T, extent, depth)[0]
+    pitch = side.columns[-1][1] if len(side.rows) == 1 and side.columns else 1
+    before = best.all * (1 - depth / slab.k)
+    for strips in strips_of(slab.cut, extent, block, runs_for(machine.copies.reads.memory, pitch)):
+        own = Side(strips.digits(side.rows), side.columns)
+        came = move_seconds(machine.copies, own, strips.columns, depth, e.element_bytes)[0]
+        if slab.cut == "s":
+            last = search.compute(slab.t, strips.columns, depth, grid)
+        elif slab.s <= wide:
+            last = machine.array.stream(strips.columns, depth, slab.s) / machine.clock
+        else:
+            last = search.compute(strips.columns, slab.s, depth, grid)
+        later = strips.count * came - whole
+        if later + last < best.later + best.last:
+            best = _Ending(strips, came, later, last, before + strips.count * last, strips.columns / extent)
+        if later < last:
+            break
+    return best
 
 
 @lru_cache(maxsize=65536)

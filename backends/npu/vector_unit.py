@@ -6,7 +6,7 @@ from math import prod
 
 from pimc.backends.dma.timing import CopyTime
 from pimc.backends.kernels.lanes import VectorMachine
-from pimc.backends.kernels.nest import chunk_of
+from pimc.backends.kernels.nest import SLOTS, chunk_of
 from pimc.backends.kernels.product_nest import ProductNest
 from pimc.backends.kernels.vector_product import MOST_DEPTH, MOST_ROWS, VectorShape, halves
 from pimc.backends.npu.isa import Vec, VectorReduce, VectorScan
@@ -31,13 +31,19 @@ class VectorWork:
     shape: VectorShape
     passes: float
     memory: float
-    """seconds"""
+    read: float
+    """seconds; of the passes those until the last row has been multiplied with each tile"""
     tiles: int
+    again: int = 0
+    """tiles that are asked for when all before them are done: the first ones of each stretch of columns"""
 
     def seconds(self, turns: int, latency: float) -> float:
-        """Of so many products: the first tile comes, and the last is multiplied, by itself."""
-        longer = max(self.passes, self.memory)
-        return latency + turns * longer + (self.memory + self.passes - longer) / self.tiles
+        """Of so many products: the first tile comes, and the last is multiplied, by itself. A tile is asked for when
+        the one before last has been multiplied."""
+        around = (self.read + self.memory + self.tiles * latency) / SLOTS
+        longer = max(self.passes, self.memory, around if turns * self.tiles > SLOTS else 0.0)
+        longer += self.again * (latency + self.passes / self.tiles)
+        return latency + turns * longer + max(0.0, self.memory + self.passes - longer) / self.tiles
 
 
 def vector_work(
@@ -60,13 +66,19 @@ def vector_work(
                 shape = VectorShape(tile, k, across, keeps)
                 tiles = -(-n // tile) * -(-nest.depth // k)
                 memory = tiles * moving(1, tile, k) + (rows if keeps else tiles * moving(0, m, k))
-                work = VectorWork(shape, m * tiles * _clocks(npu, shape) / npu.clock, memory, tiles)
+                multiplied, added = _clocks(npu, shape)
+                passes = m * (multiplied + added)
+                read = passes - (added if m == 1 else 0)  # rows are a loop, after which the tile is free
+                again = -(-n // tile) if k < nest.depth and tile < n else 0
+                work = VectorWork(
+                    shape, tiles * passes / npu.clock, memory, tiles * read / npu.clock, tiles, again
+                )  # fmt: skip
                 found.setdefault((work.seconds(1, copies.latency), tiles), work)
     return found[min(found)]
 
 
-def _clocks(npu: NpuSpec, shape: VectorShape) -> int:
-    """Of one row with one tile: products, their sums over k, and one addition."""
+def _clocks(npu: NpuSpec, shape: VectorShape) -> tuple[int, int]:
+    """Of one row with one tile: products; their sums over k, and one addition."""
     vector = npu.vector
     units = vector.units * npu.cores
 
@@ -78,6 +90,6 @@ def _clocks(npu: NpuSpec, shape: VectorShape) -> int:
 
     added = command(1, shape.n, "add")
     if shape.across:
-        return command(shape.k, shape.n, "mul") + sum(command(rows, shape.n, "add") for rows in halves(shape.k)) + added
+        return command(shape.k, shape.n, "mul"), sum(command(rows, shape.n, "add") for rows in halves(shape.k)) + added
     sums = -(-shape.n // units) * tree_levels(shape.k, vector.lanes) * vector.tree + vector.latency - 1
-    return command(shape.n, shape.k, "mul") + sums + added
+    return command(shape.n, shape.k, "mul"), sums + added
