@@ -462,11 +462,11 @@ def tile_of(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]
     return replace(largest, tiles=sum(t.tiles for t in found))
 
 
-def limit_of(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> str:
-    """What limits a node, found by lowering it for nothing; empty where nothing is known of it."""
+def limits_of(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> list[str]:
+    """What limits each contraction of a chain, found by lowering it for nothing. Two that are cut as one are one."""
     found: list[str] = []
-    _rehearse([node], spec, homes, limited=found.append)
-    return found[0] if found else ""
+    _rehearse(chain, spec, homes, limited=found.append)
+    return found
 
 
 def _rehearse(

@@ -173,24 +173,26 @@ class Machine:
                 n.with_fact(Epilogue(i, keeps)) if i else n
                 for i, (n, keeps) in enumerate(zip(chain, kept, strict=True))
             ]
-            less, more = (
-                self._in_a_row(self._emitted(nodes))
-                for nodes in ([*fused[: instead + 1], *chain[instead + 1 :]], fused)
-            )
-            self.estimates.gains[key] = more <= (less / _TIE if instead else _TIE * less)
+            less, more = (self._emitted(nodes) for nodes in ([*fused[: instead + 1], *chain[instead + 1 :]], fused))
+            part = 1 / _TIE if instead else _TIE
+            self.estimates.gains[key] = self._in_a_row(more) <= part * self._in_a_row(less)
         return self.estimates.gains[key]
 
     def gains_by_joining(self, joined: Sequence[Node], apart: Sequence[Node]) -> bool:
         facts = tuple(node.fact(Epilogue) for node in (*joined, *apart))
         key = "beside", facts, *self._told((*joined, *apart))
         if key not in self.estimates.gains:
-            beside, after = list[str](), list[str]()
-            more, less = self._emitted(joined, beside.append), self._emitted(apart, after.append)
-            is_cut_so = len(beside) < len(after)  # one product is told of, where both have the same tiles
-            moves_more = self._transferred(more) > self._transferred(less)
-            part = 1 / _WORTH if moves_more else _TIE
-            self.estimates.gains[key] = is_cut_so and self._in_a_row(more) <= part * self._in_a_row(less)
+            self.estimates.gains[key] = self._are_cut_as_one(joined) and self._is_joined_faster(joined, apart)
         return self.estimates.gains[key]
+
+    def _are_cut_as_one(self, joined: Sequence[Node]) -> bool:
+        """Whether there are tiles in which both products fit."""
+        return len(emission.limits_of(joined, self.spec, plan_nodes(joined, self.spec).homes)) == 1
+
+    def _is_joined_faster(self, joined: Sequence[Node], apart: Sequence[Node]) -> bool:
+        more, less = self._emitted(joined), self._emitted(apart)
+        part = 1 / _WORTH if self._transferred(more) > self._transferred(less) else _TIE
+        return self._in_a_row(more) <= part * self._in_a_row(less)
 
     def may_precede(self, node: Node, product: Node) -> bool:
         placement, npu = product.fact(Placement), self.spec.npu
@@ -225,9 +227,9 @@ class Machine:
         values = {v: n for n, v in enumerate(dict.fromkeys(v for node in nodes for v in node.inputs()))}
         return ((_key(node, engine), tuple(values[v] for v in node.inputs())) for node in nodes)
 
-    def _emitted(self, nodes: Sequence[Node], limited: Callable[[str], None] | None = None) -> Program:
+    def _emitted(self, nodes: Sequence[Node]) -> Program:
         """The commands of a few nodes, with a plan of their own."""
-        return emission.emit_nodes(nodes, self.spec, plan_nodes(nodes, self.spec), limited)
+        return emission.emit_nodes(nodes, self.spec, plan_nodes(nodes, self.spec))
 
     def tile(
         self, node: Node, engine: Engine, homes: Mapping[Value, Home], chain: Sequence[Node] = ()
@@ -250,7 +252,8 @@ class Machine:
         key = _key(node, engine)
         if key not in self.estimates.limits:
             placed = _placed_alone(node, engine)
-            self.estimates.limits[key] = emission.limit_of(placed, self.spec, plan_node(placed, self.spec).homes)
+            limits = emission.limits_of([placed], self.spec, plan_node(placed, self.spec).homes)
+            self.estimates.limits[key] = limits[0] if limits else ""
         return self.estimates.limits[key]
 
     def plans(self, graph: Graph) -> Mapping[int, Plan]:

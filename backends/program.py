@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import field
+from functools import cached_property
 from typing import Any, Literal
 
 from pimc.backends.isa import Command
@@ -271,6 +272,11 @@ class Program:
     """The passes that made it, in their order."""
     choice: Choice | None = None
     """How it was decided over which devices the model is spread, where nobody said it."""
+
+    @cached_property
+    def known(self) -> set[str]:
+        """What has been found out about it and need not be looked for again."""
+        return set()
 
     def entry(self, name: str) -> MapEntry | None:
         return next((e for e in self.memory if e.name == name), None)

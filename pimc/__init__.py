@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pimc.api import Run as Run
     from pimc.api import compile as compile
+    from pimc.api import load_program as load_program
     from pimc.api import simulate as simulate
     from pimc.backends import storage as _storage
     from pimc.backends.assembler import assemble as assemble
@@ -71,7 +72,6 @@ if TYPE_CHECKING:
     from pimc.sweeps.results import SweepResult as SweepResult
     from pimc.sweeps.run import sweep as sweep
 
-    load_program = _storage.load
     save_program = _storage.save
     interpret = _interp.run
     lookup_op = _op.lookup
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _PLACES = {
-    "api": ("compile", "simulate", "Run"),
+    "api": ("compile", "load_program", "simulate", "Run"),
     "phases": ("compile_phases", "Phases"),
     "disaggregated": ("serve",),
     "sweeps.run": ("sweep",),
@@ -90,7 +90,7 @@ _PLACES = {
     "backends.assembler": ("assemble",),
     "backends.assembly": ("disassemble",),
     "backends.program": ("Program",),
-    "backends.storage": ("load_program:load", "save_program:save"),
+    "backends.storage": ("save_program:save",),
     "backends.target": ("TargetSpec",),
     "backends.target_registry": ("load_target",),
     "ir.diagnostics": ("CompileError", "Diagnostic", "Kind", "fail"),

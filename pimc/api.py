@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pimc.backends.program import MapEntry, Objective, Program
 from pimc.backends.references import FileReference
-from pimc.backends.storage import load as load_program
 from pimc.backends.target import from_description
 from pimc.backends.verify import verify_program
 from pimc.driver import Options, Result, SimEngine, Values, compared, compile_model, given_inputs, time_program
@@ -19,6 +19,7 @@ from pimc.ir.graph import Graph
 from pimc.ir.op import Array
 from pimc.ir.requests import Request
 from pimc.ir.weights import Contents, Sharded, Sliced
+from pimc.loading import load_program as load_program
 from pimc.passes.manager import Observer
 from pimc.record import record
 from pimc.sim.report import Report, build_report
@@ -38,9 +39,14 @@ class Run:
 
     program: Program
     timing: Timing
-    report: Report
     comparison: Comparison | None = None
     outputs: Mapping[str, Array] | None = None
+    form: ValueForm = "wide"
+
+    @cached_property
+    def report(self) -> Report:
+        """What `pimc sim` prints; made when it is asked for."""
+        return build_report(self.program, self.timing, comparison=self.comparison, form=self.form)
 
 
 def compile(
@@ -138,7 +144,7 @@ def simulate(
         expected = {} if isinstance(values, str) else {n[4:]: a for n, a in values.items() if n.startswith("out:")}
         if expected:
             comparison = compared(outputs, expected, from_description(loaded.target), wide=is_wide(form))
-    return Run(loaded, timing, build_report(loaded, timing, comparison=comparison, form=form), comparison, outputs)
+    return Run(loaded, timing, comparison, outputs, form)
 
 
 def is_wide(form: str) -> bool:

@@ -79,6 +79,9 @@ def moving_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int) -> int:
 def _nest_ps(dram: Dram, whole: Nest) -> int:
     """The same of runs of bytes; many loop nests of elements come to the same."""
     memory, refresh = dram.memory, dram.in_turn
+    if not (whole.rest or refresh) and whole.run <= memory.row_bytes * memory.channels:  # a row of each channel at most
+        bursts = -(-min(whole.run, memory.row_bytes) // memory.access_bytes)
+        return dram.derated(bursts * dram.rows.burst * dram.clock_ps)
     part = cut(whole, memory, MOST)
     if part == whole:
         found = stretches(whole, memory)

@@ -25,6 +25,7 @@ from pimc.backends.tally import Counted, Tally
 from pimc.backends.target import DmaSpec, DramSpec, NewtonPim, TargetSpec
 from pimc.backends.timing import EngineDecl, Issued, Resource, Resources
 from pimc.backends.vector import plain
+from pimc.by_identity import by_identity
 from pimc.ir.diagnostics import InternalError
 from pimc.ir.layout import Digit
 from pimc.record import record
@@ -163,6 +164,13 @@ def memory_of(spec: TargetSpec) -> Memory:
     return Memory(spec.dram.channels, spec.dram.row_bytes, spec.dram.access_bytes, hashed, spec.dram.banks)
 
 
+@by_identity
+def costs_of(spec: TargetSpec) -> DmaCosts:
+    """Of a target that has DMA."""
+    assert spec.dma is not None
+    return DmaCosts(spec, spec.dma)
+
+
 @record
 class CopyTime:
     """What a search over tiles needs of `DmaCosts`: times in seconds, refresh included."""
@@ -187,11 +195,11 @@ class CopyTime:
         return max(moving / PS_PER_S, elements * element_bytes * self.port), held
 
 
+@by_identity
 def copy_time(spec: TargetSpec) -> CopyTime:
     """How long copies take on a target that has DMA."""
-    assert spec.dma is not None
-    costs = DmaCosts(spec, spec.dma)
-    if spec.dma.transfers == "free":
+    costs = costs_of(spec)
+    if costs.dma.transfers == "free":
         return CopyTime(None, None, 0.0, 0.0)
     return CopyTime(costs.reads, costs.writes, 1 / costs.port, costs.read_latency / PS_PER_S)
 
@@ -291,8 +299,7 @@ class DmaTimer:
 
 def make_timer(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> DmaTimer:
     """The timer of one queue."""
-    assert spec.dma is not None
-    issue = spec.dma.issue * spec.system.sharing * engine.clock_ps
-    costs = DmaCosts(spec, spec.dma)
+    costs = costs_of(spec)
+    issue = costs.dma.issue * spec.system.sharing * engine.clock_ps
     pim = resources[PIM_WORK] if costs.bus_percent else None
     return DmaTimer(engine.clock_ps, costs, resources[DATA_BUS], issue, pim, shares=bool(engine.queue))

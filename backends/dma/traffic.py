@@ -60,6 +60,8 @@ def accesses_of(memory: Memory, digits: tuple[Digit, ...], element_bytes: int) -
     """The accesses alone, for which only where in an access runs begin matters."""
     access = memory.access_bytes
     run, rest = split_run(digits, element_bytes, access)
+    if not rest:
+        return -(-run // access)
     unit = gcd(access, *(stride for _, stride in rest))
     starts = np.zeros(access // unit, np.int64)
     starts[0] = 1

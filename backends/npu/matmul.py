@@ -37,6 +37,8 @@ from pimc.backends.npu.tile_copy import bring, scaled, take_home
 from pimc.backends.npu.tile_ops import MOST_REGIONS, TileOps, columns_from, operand_tile
 from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles, best_tiles, move_seconds
 from pimc.backends.npu.vector_unit import NPU, VectorWork, vector_work
+from pimc.backends.target import TargetSpec
+from pimc.by_identity import by_identity
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Tile
 from pimc.record import record
@@ -95,13 +97,18 @@ def microseconds(seconds: float) -> str:
 
 def machine_of(at: Lowering) -> Machine:
     """What the tile search knows of a target."""
-    npu = at.spec.npu
+    return _machine(at.spec)
+
+
+@by_identity
+def _machine(spec: TargetSpec) -> Machine:
+    npu = spec.npu
     assert npu is not None
     vector = npu.vector
     drained = vector.width * npu.cores // vector.cycles("copy") if npu.drain == "vector" else 0
     return Machine(
         array_time(npu.array, npu.arrays), npu.array.dataflow == "os", npu.tiling, npu.clock,
-        npu.device_accumulator_bytes, drained, copy_time(at.spec), vector.lanes,
+        npu.device_accumulator_bytes, drained, copy_time(spec), vector.lanes,
     )  # fmt: skip
 
 
@@ -448,6 +455,7 @@ class _Tiled:
         self.panels = tiles.piece > 0
         self.layers = list(self._cut_in_layers(parts, extents))
         self.layer = self.layers[0]
+        self.depth = self.machine.depth(self.layer.k, tiles.down) if self.panels else tiles.k
         inner = tiles.s if tiles.t_outside else tiles.t
         micro = tiles.piece * inner if self.panels else tiles.t * tiles.s
         self.doubled, self.twin = extents.doubled, whole.twin or Twin(0, 0)
@@ -459,7 +467,7 @@ class _Tiled:
         self.acc_row = extents.s * ACCUMULATOR_BYTES if len(self.layers) > 1 else 0
         """bytes from row to row of accumulators that hold all of the result; 0: they hold a tile"""
         self.acc_twin = (self.acc_row * extents.t or micro * ACCUMULATOR_BYTES) if whole.twin else 0
-        self.piece_bytes = extents.times(self.order[0]) * padded(tiles.piece * self.layer.k * self.dtype.bits // 8)
+        self.piece_bytes = extents.times(self.order[0]) * padded(tiles.piece * self.depth * self.dtype.bits // 8)
         self.arena = arena
         self.working = 0
         if self.epilogue is not None:
@@ -492,10 +500,11 @@ class _Tiled:
         counts: dict[str, int] = dict.fromkeys(self.order, SLOTS)
         counts[self.order[0]] = tiles.slots_outer
         spare = 0 if self.epilogue is None else self.epilogue.spare
-        self.sizes = {"t": e.held("t", t, k), "s": e.held("s", s, k), "out": t * s * e.of_out + spare}
+        depth = self.depth
+        self.sizes = {"t": e.held("t", t, depth), "s": e.held("s", s, depth), "out": t * s * e.of_out + spare}
         if self.panels:
             outer, inner = (t, s) if tiles.t_outside else (s, t)
-            self.sizes[self.order[0]] = -(-outer // tiles.piece) * e.held(self.order[0], tiles.piece, k)
+            self.sizes[self.order[0]] = -(-outer // tiles.piece) * e.held(self.order[0], tiles.piece, depth)
             self.sizes["out"] = tiles.piece * inner * e.of_out + spare
             return {self.order[0]: [arena.take(self.sizes[self.order[0]]) for _ in range(tiles.slots_outer)]}
         if tiles.kept:
@@ -913,16 +922,15 @@ class _Tiled:
                 self._copy(name, tile, parts, operand, [start + self.twin.away for start in starts], matrix.other)
             return
         tensor, done = self.operands[name], 0
+        rows = [replace(a, strides=(a.strides[0],)) for a in tile.tile]
         for axes, start in zip(parts, starts, strict=True):
-            if matrix.block:
-                axes = _cut_in_blocks(axes, self.blocks.high)
-                blocks = [matrix.block * self.blocks.high] * (len(axes) - 1)
-                inside = [*scaled(tile.tile, matrix.row), *blocks, matrix.column]
-            else:
-                inside = [*scaled(tile.tile, matrix.row), *scaled(axes, matrix.column)]
-            nest = [*(replace(a, strides=(a.strides[0],)) for a in tile.tile),
-                    *(replace(a, strides=(a.strides[operand],)) for a in axes)]  # fmt: skip
-            bring(self.emit, tensor, start, matrix.at(done), nest, 0, inside)
+            depths = [replace(a, strides=(a.strides[operand],)) for a in axes]
+            for first, part in _in_blocks(depths, self.blocks.high) if matrix.block else [(0, depths)]:
+                steps = [matrix.block * self.blocks.high, matrix.column][-len(part) :]
+                inside = steps if matrix.block else scaled(part, matrix.column)
+                begin = start + (first * depths[0].strides[0] if first else 0)
+                place = matrix.at(done + first)
+                bring(self.emit, tensor, begin, place, [*rows, *part], 0, [*scaled(tile.tile, matrix.row), *inside])
             done += _count(axes)
 
     def _finish(
@@ -1027,11 +1035,14 @@ def _count(axes: Sequence[Axis]) -> int:
     return prod(a.count for a in axes)
 
 
-def _cut_in_blocks(axes: Sequence[Axis], size: int) -> list[Axis]:
-    """The one loop over k as blocks and what lies in them."""
+def _in_blocks(axes: Sequence[Axis], size: int) -> Iterator[tuple[int, list[Axis]]]:
+    """The one loop over k as whole blocks and what lies in them, and the rest as one block: its first k, its loops."""
     (axis,) = axes
-    whole = replace(axis, count=axis.count // size, strides=tuple(size * s for s in axis.strides))
-    return [whole, replace(axis, count=size)]
+    whole, rest = divmod(axis.count, size)
+    if whole:
+        yield 0, [replace(axis, count=whole, strides=tuple(size * s for s in axis.strides)), replace(axis, count=size)]
+    if rest:
+        yield whole * size, [replace(axis, count=rest)]
 
 
 def _counted(emit: Emitter, nest: Nest, slots: int) -> Iterator[tuple[Scalar, tuple[Scalar, ...], int]]:

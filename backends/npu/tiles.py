@@ -93,10 +93,14 @@ class Machine:
 
     def parts(self, k: int, down: int) -> int:
         """Into how many parts of k the very first and the very last pieces are cut."""
-        blocks, rest = divmod(k, self.array.rows * down)
-        if self.tiling not in ("search", "passes") or self.sums_stay or self.array.serial or rest:
+        if self.tiling not in ("search", "passes") or self.sums_stay or self.array.serial:
             return 1
-        return max(1, min(_FIRST_PARTS, blocks))
+        return min(_FIRST_PARTS, -(-k // (self.array.rows * down)))
+
+    def depth(self, k: int, down: int) -> int:
+        """So many k an operand of a panel takes on chip: whole blocks, one after the other, where it comes in parts."""
+        high = self.array.rows * down
+        return -(-k // high) * high if self.parts(k, down) > 1 else k
 
     def compute(self, t: int, s: int, k: int, down: int, across: int) -> int:
         """Clocks of the arrays for a product."""
@@ -377,14 +381,15 @@ def _run(search: _Search, limits: Limits) -> None:
         _slabs(search, limits, small=True)
 
 
-def _sizes(extent: int, block: int, most: int, *, small: bool = False) -> Iterator[int]:
+@lru_cache(maxsize=4096)
+def _sizes(extent: int, block: int, most: int, *, small: bool = False) -> tuple[int, ...]:
     """Sizes to try: the whole, and halves of it down to a block, if `small` then to one; none above `most`."""
-    size = extent
+    sizes, size = list[int](), extent
     while True:
         if size <= most:
-            yield size
+            sizes.append(size)
         if size == 1 or (size <= block and not small and size <= most):
-            return
+            return tuple(sizes)
         half = -(-size // 2)
         size = -(-half // block) * block if half > block else chunk_of(extent, half)
 
@@ -462,8 +467,9 @@ def _panel(
     pieces = -(-tile // piece)
     alone = turns_outer == 1 and turns_inner == 1 and pieces == 1
     first_name, second_name = ("t", "s") if t_outside else ("s", "t")
-    held_piece, held_inner = e.held(first_name, piece, k), e.held(second_name, inner, k)
-    one = e.held(first_name, tile, k) + held_inner + padded(piece * inner * e.of_out)
+    depth_held = machine.depth(k, grid[0])
+    held_piece, held_inner = e.held(first_name, piece, depth_held), e.held(second_name, inner, depth_held)
+    one = e.held(first_name, tile, depth_held) + held_inner + padded(piece * inner * e.of_out)
     slots = DEEP if (alone and e.repeated and room.holds(one * DEEP)) or pieces > SLOTS else SLOTS
     slots_outer = slots if e.repeated else SLOTS if turns_outer * layers > 1 else 1
     slots_inner = slots_outer * min(turns_inner, SLOTS + 2)  # those of a loop, and two before or one before and after

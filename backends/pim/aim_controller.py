@@ -169,19 +169,10 @@ class AimTimer:
             return None
         own = self.identity(command) if line.row == OWN else line.row
         step = dict(own.terms).get(variable, 0) if isinstance(own, Affine) else 0
-        loop = Repeated(
-            self.skipping, self.memory, self.clock_ps, line.mask, (line.command, line.bank, line.times),
+        return Repeated(
+            self.skipping, self.memory, self.trace, self.clock_ps, line.mask, (line.command, line.bank, line.times),
             evaluated(own), step, variables, variable, self._bound(command, line, variables),
-        )  # fmt: skip
-        trace = self.trace
-
-        def turns(number: int, count: int, ready: int, limit: int) -> Turns:
-            before = trace.lines
-            taken = loop.turns(number, count, ready, limit)
-            trace.lines = before + len(taken.turns)  # also of turns that were known
-            return taken
-
-        return turns
+        ).turns  # fmt: skip
 
     def _only_line(self, command: Command) -> Line | None:
         """The line of a command that is one line and nothing else, its row OWN where it is the command's."""

@@ -83,7 +83,14 @@ class AimRules:
                 f"a refresh every {rules.refresh} clocks leaves no time for work: tREFI is at least {least} clocks"
             )
             raise fail(Kind.TARGET_BAD, f"target '{spec.name}': {message}")
+        rules._fill_tables()
         return rules
+
+    def _fill_tables(self) -> None:
+        """Now, as all of them are wanted sooner or later."""
+        for name, member in vars(AimRules).items():
+            if isinstance(member, cached_property):
+                getattr(self, name)
 
     def least_interval(self) -> int:
         """Clocks between refreshes within which every command can be issued: closing, refreshing, opening again."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pimc.backends.pim.aim_channel import NEVER
 from pimc.backends.pim.aim_device import AimDevice, Lane
 from pimc.backends.pim.aim_states import Key, State
 from pimc.backends.pim.memory_share import MemoryShare
 from pimc.backends.timing import Issued, Turn, Turns
+
+if TYPE_CHECKING:
+    from pimc.backends.pim.aim_controller import Trace
 
 
 class Reached(NamedTuple):
@@ -56,6 +59,7 @@ class Repeated:
 
     device: AimDevice
     memory: MemoryShare
+    trace: Trace
     clock_ps: int
     mask: int
     shape: tuple[int, ...]
@@ -82,43 +86,51 @@ class Repeated:
         device, memory, numbers = self.device, self.memory, range(number, count)
         lane = device.of_channel[self.mask.bit_length() - 1]
         if lane.mask != self.mask:
-            return self.stepped(numbers, ready, limit)
+            return self._found(None, None, numbers, 0, ready, limit, ready)
+        asked, clock = ready, -(-ready // self.clock_ps) + 1
         if memory.is_disturbed:
-            return self.stepped(numbers[:1], ready, limit)
+            ready = memory.begin(ready)
+            clock = -(-ready // self.clock_ps) + 1
+            device.lose_rows(clock)
+        if clock > device.clock:
+            device.clock, device.decoded = clock, 0
         if device.clock < lane.opens:
-            device.tell_of_refresh(lane, max(device.clock, -(-ready // self.clock_ps) + 1), self.shape[0])
+            device.tell_of_refresh(lane, device.clock, self.shape[0])
         base, left = lane.base, lane.due - lane.base
         at = base * self.clock_ps
         self.variables[self.variable] = number
         row = self.row(self.variables)
         places = -1 if row < 0 else _places(lane.rows, row, self.step) if lane.rows else None
-        key = (lane.state.number, ready - at, device.clock - base, device.decoded, places)
+        key = (lane.state.number, device.clock - base, device.decoded, places)
         run = self.runs.get(key)
         if run is None or (not run.turns and run.left < left):
             run = self.runs[key] = Run(left)
-            return self._found(run, lane.copy(), numbers, row, ready, limit)
+            return self._found(run, lane.copy(), numbers, row, ready, limit, asked)
         known = len(run.turns)
-        taken = bisect_left(run.ready, limit - at, 0, min(known, count - number))
+        taken = bisect_left(run.ready, limit - at, 1, min(known, count - number)) if known else 0
         taken = min(taken, bisect_left(run.finished, left))
         if not taken:
-            return self.stepped(numbers[:1], ready, limit)
+            return self._found(None, None, numbers[:1], 0, ready, limit, asked)
         reached = run.reached[taken - 1]
         free, more = reached.free, taken == known < count - number and at + reached.free < limit
         before = lane.copy() if more else None
         _advance(device, lane, reached, run.log[:taken], row, self.step)
+        self.trace.lines += taken
         memory.end(at + reached.worked)
-        found = Turns(at, run.turns[:taken], free, reached.done, reached.worked)
+        turns = run.turns[:taken]
+        if turns[0].ready != asked - at:
+            turns[0] = turns[0]._replace(ready=asked - at)
+        found = Turns(at, turns, free, reached.done, reached.worked)
         if before is None:
             return found
-        return found.followed_by(self._found(run, before, numbers[taken:], row, at + free, limit))
+        return found.followed_by(self._found(run, before, numbers[taken:], row, at + free, limit, at + free))
 
-    def stepped(self, numbers: range, ready: int, limit: int) -> Turns:
-        """The same turn by turn."""
-        return self._found(None, None, numbers, 0, ready, limit)
-
-    def _found(self, run: Run | None, before: Lane | None, numbers: range, row: int, ready: int, limit: int) -> Turns:
+    def _found(
+        self, run: Run | None, before: Lane | None, numbers: range, row: int, ready: int, limit: int, asked: int
+    ) -> Turns:
         """Turns one by one. With a run, they are those after the ones it knows, are remembered in it, and end where a
-        refresh comes; before: the lane as it was before the first of all."""
+        refresh comes; before: the lane as it was before the first of all; asked: when the stream was ready for the
+        first, if that had to wait."""
         device, variables, variable = self.device, self.variables, self.variable
         lane, outlook = device.of_channel[self.mask.bit_length() - 1], device.states.outlook
         due, logged, remembers = lane.due, len(lane.log), before is not None
@@ -127,9 +139,9 @@ class Repeated:
         for number in numbers:
             variables[variable] = number
             start, free, done, busy, cause = self.issue(ready)
-            turn = Turn(ready, start, busy, done, cause)
+            turn = Turn(asked, start, busy, done, cause)
             turns.append(turn)
-            ready = free
+            asked = ready = free
             if done > last:
                 last = done
             if start + busy > worked:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pimc.backends.pim.memory_share import MemoryBeside, MemoryShare
 from pimc.backends.target import AimPim, NewtonPim, TargetSpec
 from pimc.backends.timing import EngineDecl, Resources, Timer
+from pimc.by_identity import by_identity
 from pimc.ir.diagnostics import Kind, did_you_mean, fail
 
 if TYPE_CHECKING:
@@ -26,21 +27,13 @@ def _aim(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Timer:
     return AimTimer(states_of(spec), engine, resources)
 
 
-MOST_MACHINES = 8
-_known: dict[int, tuple[TargetSpec, States]] = {}
-
-
+@by_identity
 def states_of(spec: TargetSpec) -> States:
     """What is known of the channels of a machine: the same for all its timers."""
     from pimc.backends.pim.aim_rules import AimRules
     from pimc.backends.pim.aim_states import States
 
-    found = _known.get(id(spec))
-    if found is None:
-        if len(_known) >= MOST_MACHINES:
-            _known.clear()
-        found = _known[id(spec)] = (spec, States(AimRules.of(spec)))
-    return found[1]
+    return States(AimRules.of(spec))
 
 
 def _newton(spec: TargetSpec, engine: EngineDecl, resources: Resources) -> Timer:

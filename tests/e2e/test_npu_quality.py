@@ -44,6 +44,38 @@ def test_gemms_reach_the_roofline(shape: tuple[int, int, int], cores: int) -> No
     assert sum(report.bytes_moved.values()) <= 1.2 * least
 
 
+RAGGED = [(300, 512, 500, 1), (384, 2048, 1000, 4), (128, 2503, 2660, 1), (305, 957, 1241, 1), (1678, 488, 2036, 4)]
+
+
+@pytest.mark.parametrize(("m", "n", "k", "cores"), RAGGED)
+def test_products_that_fill_no_whole_blocks_lose_what_the_blocks_lack(m: int, n: int, k: int, cores: int) -> None:
+    """Products begin while operands arrive, whatever their depth: 90 % of what all blocks take, the first one's load
+    and the last results' way out; and all is read once, but for what is left of accesses of 64 bytes."""
+    npu = load_target("npu-server").npu
+    assert npu is not None
+    array = array_time(npu.array, npu.arrays)
+    depth = -(-k // 128)
+    blocks = min(m * -(-n // 128), n * -(-m // 128)) * depth * 128 * 128  # either operand may stay
+    possible = blocks / (16384 * cores) + array.first_load + array.skew
+    report = gemm("npu-server", m, n, k, f"npu.cores={cores}")
+    assert report.cycles <= possible / 0.9
+    assert sum(report.bytes_moved.values()) <= 1.2 * 2 * (m * k + k * n + m * n)
+
+
+@pytest.mark.parametrize("dataflow", ["ws", "is", "os", "either"])
+@pytest.mark.parametrize("shape", [(300, 140, 500), (70, 400, 1001), (513, 130, 129)], ids=str)
+@pytest.mark.parametrize("cores", [1, 4])
+def test_products_that_fill_no_whole_blocks_compute(shape: tuple[int, int, int], cores: int, dataflow: str) -> None:
+    """The last block of a piece that comes block by block is smaller than the others."""
+    m, n, k = shape
+    settings = (f"array.dataflow={dataflow}", f"npu.cores={cores}")
+    options = Options(dims={"M": m, "N": n, "K": k}, overrides=settings)
+    result = compile_model(GEMM, "npu-server", options, values="random")
+    assert result.comparison is not None
+    assert result.comparison.ok, result.comparison.max_rel_err
+    assert time_program(result.program).time == time_program(result.program, "plain").time
+
+
 @pytest.mark.parametrize("dataflow", ["ws", "is", "either"])
 @pytest.mark.parametrize("shape", [(512, 512, 512), (500, 700, 1024)], ids=lambda s: "x".join(map(str, s)))
 def test_products_whose_depth_passes_in_layers_compute(shape: tuple[int, int, int], dataflow: str) -> None:

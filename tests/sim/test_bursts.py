@@ -13,7 +13,7 @@ import pytest
 
 from pimc.backends.dma.banks import pace
 from pimc.backends.dma.isa import Load, Store
-from pimc.backends.dma.moving import dram_of
+from pimc.backends.dma.moving import dram_of, moving_ps
 from pimc.backends.dma.stretches import Nest, stretches
 from pimc.backends.dma.timing import DmaCosts, memory_of
 from pimc.backends.dma.traffic import traffic
@@ -152,6 +152,19 @@ def test_rows_one_by_one_are_those_of_the_plain_engine(kind: type[Load | Store])
         assert paced.busy.max() == pytest.approx(exact, abs=0 if paced.starts is not None else 16)
         gaps += paced.starts is not None
     assert gaps > 12
+
+
+@pytest.mark.parametrize("kind", [Load, Store])
+@pytest.mark.parametrize("target", ["cent", "npu"])
+def test_one_row_of_each_channel_takes_its_bursts(target: str, kind: type[Load | Store]) -> None:
+    """That is told without a look at rows, and comes to what the look would tell."""
+    spec, random = load_target(target, ["dram.refresh=false"]), Random(4)
+    dram = dram_of(spec.dram, memory_of(spec), writes=kind is Store)
+    memory = dram.memory
+    for _ in range(50):
+        run = random.randint(memory.access_bytes + 1, random.choice([1, memory.channels]) * memory.row_bytes)
+        paced = pace(stretches(Nest(run, ()), memory), dram.rows)
+        assert moving_ps(dram, ((run, 1),), 1) == paced.busy.max() * dram.clock_ps
 
 
 @pytest.mark.slow
