@@ -11,9 +11,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 from pimc.backends.dma.banks import RowTimes, pace
+from pimc.backends.dma.block_traffic import busiest_of, nest_in_blocks, traffic_in_blocks
 from pimc.backends.dma.refresh import FOLLOWED, Losses, Refresh, losses, with_refresh
 from pimc.backends.dma.stretches import Nest, cut, stretches
-from pimc.backends.dma.traffic import Memory, Traffic, histogram, split_run, traffic
+from pimc.backends.dma.traffic import Memory, Traffic, split_run, traffic
 from pimc.backends.target import DramSpec
 from pimc.ir.layout import Digit
 from pimc.record import record
@@ -75,11 +76,19 @@ def moving_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int) -> int:
     return _nest_ps(dram, Nest(run, tuple(rest)))
 
 
+def in_blocks_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int, block: int) -> int:
+    """The same in a window whose blocks of so many bytes lie anywhere."""
+    nest = nest_in_blocks(dram.memory, digits, element_bytes, block)
+    if dram.memory.hashed:
+        return dram.derated(dram.plain_ps(traffic_in_blocks(dram.memory, digits, element_bytes, block)))
+    return _nest_ps(dram, nest) if nest.blocks > 1 else moving_ps(dram, digits, element_bytes)
+
+
 @lru_cache(maxsize=65536)
 def _nest_ps(dram: Dram, whole: Nest) -> int:
     """The same of runs of bytes; many loop nests of elements come to the same."""
     memory, refresh = dram.memory, dram.in_turn
-    if not (whole.rest or refresh) and whole.run <= memory.row_bytes * memory.channels:  # a row of each channel at most
+    if not (whole.rest or refresh) and whole.blocks == 1 and whole.run <= memory.row_bytes * memory.channels:  # a row of each channel at most
         bursts = -(-min(whole.run, memory.row_bytes) // memory.access_bytes)
         return dram.derated(bursts * dram.rows.burst * dram.clock_ps)
     part = cut(whole, memory, MOST)
@@ -92,8 +101,7 @@ def _nest_ps(dram: Dram, whole: Nest) -> int:
         lost = losses(found, paced, refresh) if refresh else None
     else:
         of_burst, lost = _part(dram, part)
-        accesses = histogram(memory, whole.run, whole.rest).reshape(memory.channels, -1)
-        clocks = int(accesses.sum(axis=1).max()) * of_burst
+        clocks = busiest_of(memory, whole) * of_burst
     if refresh and lost:
         return round(lost.of(clocks, refresh) * dram.clock_ps)
     return dram.derated(round(clocks * dram.clock_ps))

@@ -15,9 +15,9 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from pimc.backends.dma.block_traffic import blocks_of, traffic_in_blocks
+from pimc.backends.dma.block_traffic import accesses_in_blocks, blocks_of
 from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, LoadBlocks, MapBlocks, MapRows, Move, Store, StoreBlocks
-from pimc.backends.dma.moving import Dram, dram_of, moving_ps
+from pimc.backends.dma.moving import Dram, dram_of, in_blocks_ps, moving_ps
 from pimc.backends.dma.traffic import Memory, Traffic, accesses_of, slots, traffic
 from pimc.backends.isa import Command
 from pimc.backends.quantity import PS_PER_S, period_ps
@@ -113,9 +113,8 @@ class DmaCosts:
         reads = isinstance(command, LoadBlocks)
         far, near = (command.src_digits, command.dst_digits) if reads else (command.dst_digits, command.src_digits)
         size, block = command.dtype.bits // 8, plain(command.block)
-        found = traffic_in_blocks(self.memory, far, size, block)
-        issue, asked = blocks_of(far, size, block) * self._issue_ps, found.accesses
-        moving = self.derated(self.plain_ps(found))
+        issue, asked = blocks_of(far, size, block) * self._issue_ps, accesses_in_blocks(self.memory, far, size, block)
+        moving = in_blocks_ps(self.reads if reads else self.writes, far, size, block)
         time = self._transfer(asked, moving, max(self._slots(near, size), self._passes(asked)), reads)
         return TransferTime(time.latency, max(time.duration, issue), time.held), asked
 
