@@ -50,7 +50,9 @@ def traffic_in_blocks(memory: Memory, digits: tuple[Digit, ...], element_bytes: 
     starts = dealt(min(count, MOST_DEALT))
     run, rest = split_run(inside, element_bytes, memory.access_bytes)
     whole = int(histogram(memory, run, rest).sum()) * count
-    busiest = -(-whole // memory.channels) if memory.hashed else busiest_of(memory, Nest(run, tuple(rest), count, block))
+    busiest = -(-whole // memory.channels)
+    if not memory.hashed:
+        busiest = busiest_of(memory, Nest(run, tuple(rest), count, block))
     rows = count * row_stretches(run, rest, memory.row_bytes)
     banks = in_rows(run, rest, memory)
     one_bank = 0
@@ -64,7 +66,7 @@ def busiest_of(memory: Memory, nest: Nest) -> int:
     accesses = histogram(memory, nest.run, nest.rest)
     if nest.blocks == 1:
         return int(accesses.reshape(memory.channels, -1).sum(axis=1).max())
-    starts = dealt(min(nest.blocks, MOST_DEALT))
+    starts = dealt(min(nest.blocks, MOST_DEALT), nest.among, nest.deal)
     rolled = _rolled(accesses, starts, nest.block // memory.access_bytes)
     return -(-int(rolled.reshape(memory.channels, -1).sum(axis=1).max()) * nest.blocks // len(starts))
 

@@ -75,6 +75,10 @@ class Nest:
     """in which all loops go by, one after the other; they lie anywhere"""
     block: int = 0
     """bytes of one"""
+    among: int = 0
+    """places of which any may be taken, again and again; 0: each once, of twice as many as there are blocks"""
+    deal: int = 0
+    """of several shuffles"""
 
     @property
     def strides(self) -> list[int]:
@@ -82,10 +86,12 @@ class Nest:
         return [stride for _, stride in self.rest] + ([self.block] if self.blocks > 1 else [])
 
 
-@lru_cache(maxsize=64)
-def dealt(count: int) -> tuple[int, ...]:
-    """Where so many blocks lie in a pool of twice as many."""
-    return tuple(int(n) for n in np.random.Generator(np.random.PCG64(count)).permutation(2 * count)[:count])
+@lru_cache(maxsize=256)
+def dealt(count: int, among: int = 0, deal: int = 0) -> tuple[int, ...]:
+    """Where so many blocks lie."""
+    random = np.random.Generator(np.random.PCG64([count, deal] if deal else count))
+    places = random.integers(among, size=count) if among else random.permutation(2 * count)[:count]
+    return tuple(int(n) for n in places)
 
 
 def cut(whole: Nest, memory: Memory, most: int) -> Nest:
@@ -95,8 +101,7 @@ def cut(whole: Nest, memory: Memory, most: int) -> Nest:
         one = replace(whole, blocks=1)
         if cut(one, memory, most) != one:
             return cut(one, memory, most)
-        each = -(-row_stretches(whole.run, whole.rest, row) // _alike(whole, memory))
-        return replace(whole, blocks=min(whole.blocks, max(2, most // each)))
+        return replace(whole, blocks=min(whole.blocks, max(2, most // rows_of_block(whole, memory))))
     longest = row * (most if whole.rest else min(most, memory.channels * memory.banks))
     if whole.run > longest:
         return Nest(longest, ())
@@ -122,13 +127,19 @@ def cut(whole: Nest, memory: Memory, most: int) -> Nest:
     return whole
 
 
+def rows_of_block(nest: Nest, memory: Memory) -> int:
+    """Stretches that are looked at of each block."""
+    return -(-row_stretches(nest.run, nest.rest, memory.row_bytes) // _alike(nest, memory))
+
+
 def stretches(nest: Nest, memory: Memory) -> Stretches:
     """All stretches of a loop nest."""
     starts = np.zeros(1, np.int64)
     for count, stride in nest.rest:
         starts = np.add.outer(np.arange(count, dtype=np.int64) * stride, starts).ravel()
     if nest.blocks > 1:
-        starts = np.add.outer(np.asarray(dealt(nest.blocks), np.int64) * nest.block, starts).ravel()
+        places = np.asarray(dealt(nest.blocks, nest.among, nest.deal), np.int64)
+        starts = np.add.outer(places * nest.block, starts).ravel()
     rows, bursts, asked = _in_rows(starts, nest, memory)
     places = rows // memory.channels
     channels = rows - places * memory.channels
