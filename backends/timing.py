@@ -142,9 +142,11 @@ class Repeating(Protocol):
     """A timer that knows what comes of loops of one command."""
 
     def bind_turns(
-        self, command: Command, variables: dict[int, int], variable: int
+        self, command: Command, variables: dict[int, int], variable: int, time: Callable[[int], Issued]
     ) -> Callable[[int, int, int, int], Turns] | None:
         """What times turns of a loop as `issue` does, one after the other; None: there is nothing to prepare.
+
+        time: what times one turn, whatever `variable` is then.
 
         It is given the number of the next turn, how many there are in all, when the stream is ready, and a time: turns
         that the stream is ready for by then are left out; there is at least one before.

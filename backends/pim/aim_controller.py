@@ -135,10 +135,8 @@ class AimTimer:
     def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
         """A command of one line, prepared: what is known of the channels' states gives its time."""
         line = self._only_line(command)
-        return None if line is None else self._bound(command, line, variables)
-
-    def _bound(self, command: Command, line: Line, variables: Mapping[int, int]) -> Callable[[int], Issued]:
-        """What times a command that is this line."""
+        if line is None:
+            return None
         trace = self.trace
         mask, number, _, fixed, count = line
         at_row = evaluated(self.identity(command)) if fixed == OWN else None
@@ -161,7 +159,7 @@ class AimTimer:
         return issue
 
     def bind_turns(
-        self, command: Command, variables: dict[int, int], variable: int
+        self, command: Command, variables: dict[int, int], variable: int, time: Callable[[int], Issued]
     ) -> Callable[[int, int, int, int], Turns] | None:
         """A loop of one such command, whose turns come to the same from the same state."""
         line = self._only_line(command)
@@ -171,7 +169,7 @@ class AimTimer:
         step = dict(own.terms).get(variable, 0) if isinstance(own, Affine) else 0
         return Repeated(
             self.skipping, self.memory, self.trace, self.clock_ps, line.mask, (line.command, line.bank, line.times),
-            evaluated(own), step, variables, variable, self._bound(command, line, variables),
+            evaluated(own), step, variables, variable, time,
         ).turns  # fmt: skip
 
     def _only_line(self, command: Command) -> Line | None:
