@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pimc.backends.affine import Affine, Scalar, evaluated
 from pimc.backends.isa import Command
@@ -19,13 +20,15 @@ from pimc.backends.pim.aim_lines import OWN, LineMaker, shape_of
 from pimc.backends.pim.aim_passage import MANY_LINES, command_through
 from pimc.backends.pim.aim_runs import Repeated
 from pimc.backends.pim.aim_states import States
-from pimc.backends.pim.aim_steps import SteppedDevice
 from pimc.backends.pim.issues import IssueSink
 from pimc.backends.pim.memory_share import MemoryShare
 from pimc.backends.pim.tallies import LINES, OPEN_CLOCKS, trace_clocks
 from pimc.backends.timing import EngineDecl, Issued, Resources, Turns
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import Kind, fail
+
+if TYPE_CHECKING:
+    from pimc.backends.pim.aim_steps import SteppedDevice
 
 IDENTITY = "row"
 """The operand of which only matters whether it is that of an earlier command."""
@@ -197,6 +200,8 @@ class AimTimer:
 
     def step(self) -> None:
         """Go through every clock from here on."""
+        from pimc.backends.pim.aim_steps import SteppedDevice
+
         self.device = SteppedDevice(self.rules, self.device.issues)
 
     # -- steady states ------------------------------------------------------------------------------------------------

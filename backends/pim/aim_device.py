@@ -135,8 +135,7 @@ class AimDevice:
         if self.issues is not None:
             self._record(lane, found, row)
         if found.kept is not None:
-            known = (*rows, row)
-            lane.rows = tuple([known[i] for i in found.kept])
+            lane.rows = tuple(map((*rows, row).__getitem__, found.kept))
         state = lane.state = found.state
         if found.last >= 0:
             lane.last = base + found.last
