@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from pimc.backends.affine import Scalar
 from pimc.backends.isa import Command
@@ -247,3 +247,16 @@ class EngineDecl:
 
 
 Resources = Mapping[str, Resource]
+
+_has: dict[tuple[type, object], bool] = {}
+
+
+def having(timer: Timer, ability: Any) -> Any:
+    """The timer, if it is what a protocol of this module asks for, else None.
+
+    All timers of a class are alike in that: they are looked at once, as `isinstance` takes long to look at a protocol.
+    """
+    key = type(timer), ability
+    if key not in _has:
+        _has[key] = isinstance(timer, ability)
+    return timer if _has[key] else None

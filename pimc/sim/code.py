@@ -19,7 +19,7 @@ from pimc.backends.executors import Executor
 from pimc.backends.isa import SYNCHRONISING, Command, Signal, Wait, operands_of
 from pimc.backends.link.isa import Exchange
 from pimc.backends.program import Item, Loop, Step
-from pimc.backends.timing import Binding, Following, Issued, Repeating, Timer, Turns
+from pimc.backends.timing import Binding, Following, Issued, Repeating, Timer, Turns, having
 from pimc.record import record
 from pimc.sim.tokens import Semaphore, Semaphores
 
@@ -190,9 +190,9 @@ class Compiler:
         """the counters of loops as they are when the code is executed"""
         self._known = known
         self._plainly = plainly
-        self._binding = timer if isinstance(timer, Binding) else None
-        self._following = timer if isinstance(timer, Following) else None
-        self._repeating = timer if isinstance(timer, Repeating) else None
+        self._binding: Binding | None = having(timer, Binding)
+        self._following: Following | None = having(timer, Following)
+        self._repeating: Repeating | None = having(timer, Repeating)
         self._start = dict(variables)
         self._code: list[Instruction] = [Instruction(MORE)]
         self._begin = 0

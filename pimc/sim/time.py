@@ -22,7 +22,7 @@ from pimc.backends.isa import Command
 from pimc.backends.link.isa import Exchange
 from pimc.backends.pim.issues import TellsIssues
 from pimc.backends.program import Program, Stream, steps
-from pimc.backends.timing import Ending, Identifying, Issued, Refreshing, Resource, Serving, Stepping, Timer
+from pimc.backends.timing import Ending, Identifying, Issued, Refreshing, Resource, Serving, Stepping, Timer, having
 from pimc.ir.diagnostics import CompileError, Diagnostic, InternalError, Kind, fail
 from pimc.sim.accounts import HELD, Account, Run
 from pimc.sim.code import (
@@ -158,8 +158,8 @@ class Runner:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.timer)
-        self.identifying = self.timer if isinstance(self.timer, Identifying) else None
-        self.refreshing = self.timer if isinstance(self.timer, Refreshing) else None
+        self.identifying = having(self.timer, Identifying)
+        self.refreshing = having(self.timer, Refreshing)
 
     def semaphore(self, instruction: Instruction, tokens: Tokens) -> Semaphore:
         """The one that a SIGNAL or WAIT means in this turn."""
@@ -452,8 +452,9 @@ class Clockwork:
         self.unfinished[runner.executor.rank] -= 1
         if not self.unfinished[runner.executor.rank]:
             self.tokens.forget(runner.executor.rank)
-        if isinstance(runner.timer, Ending) and runner.account.has_worked:
-            runner.done = runner.timer.finish(runner.ready)
+        ending: Ending | None = having(runner.timer, Ending)
+        if ending is not None and runner.account.has_worked:
+            runner.done = ending.finish(runner.ready)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
