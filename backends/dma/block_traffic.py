@@ -1,9 +1,8 @@
 """How a transfer of blocks that lie anywhere falls on the channels and banks of a memory.
 
 Blocks of a paged cache are as good as thrown at random: neighbours in the order of tokens are none in the memory. What
-lies in a block is a loop nest like any other; where blocks begin is taken from a fixed shuffle, so that time does not
-depend on the addresses, nor on the table, and the busiest channel and bank are those of blocks that are dealt out so.
-Runs end with their block: no row stays open from one to the next.
+lies in a block is a loop nest like any other; the busiest channel and bank are those of blocks that are dealt out as
+`stretches.py` does. Runs end with their block: no row stays open from one to the next.
 """
 
 from __future__ import annotations
@@ -15,11 +14,30 @@ from math import gcd, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from pimc.backends.dma.traffic import Memory, Traffic, histogram, in_rows, row_stretches, split_run, traffic
+from pimc.backends.dma.stretches import Nest, dealt
+from pimc.backends.dma.traffic import (
+    Memory,
+    Traffic,
+    accesses_of,
+    histogram,
+    in_rows,
+    row_stretches,
+    split_run,
+    traffic,
+)
 from pimc.ir.layout import Digit
 
 MOST_DEALT = 1 << 12
 """Blocks that are dealt out one by one; of more, as many times as many."""
+
+
+@lru_cache(maxsize=65536)
+def nest_in_blocks(memory: Memory, digits: tuple[Digit, ...], element_bytes: int, block: int) -> Nest:
+    """The runs of a loop nest of elements in a window whose blocks have `block` bytes."""
+    count = blocks_of(digits, element_bytes, block)
+    inside = _split(digits, block)[0] if count > 1 else digits
+    run, rest = split_run(inside, element_bytes, memory.access_bytes)
+    return Nest(run, tuple(rest), count, block)
 
 
 @lru_cache(maxsize=65536)
@@ -29,21 +47,35 @@ def traffic_in_blocks(memory: Memory, digits: tuple[Digit, ...], element_bytes: 
     count = blocks_of(digits, element_bytes, block)
     if count == 1:
         return traffic(memory, digits, element_bytes)
-    starts = _dealt(min(count, MOST_DEALT))
+    starts = dealt(min(count, MOST_DEALT))
     run, rest = split_run(inside, element_bytes, memory.access_bytes)
-    accesses = histogram(memory, run, rest)
-    per_channel = accesses.reshape(memory.channels, -1)
-    whole = int(accesses.sum()) * count
+    whole = int(histogram(memory, run, rest).sum()) * count
     busiest = -(-whole // memory.channels)
     if not memory.hashed:
-        sums = _rolled(accesses, starts, block // memory.access_bytes).reshape(per_channel.shape).sum(axis=1)
-        busiest = -(-int(sums.max()) * count // len(starts))
+        busiest = busiest_of(memory, Nest(run, tuple(rest), count, block))
     rows = count * row_stretches(run, rest, memory.row_bytes)
     banks = in_rows(run, rest, memory)
     one_bank = 0
     if banks is not None and block % memory.row_bytes == 0:
         one_bank = -(-int(_rolled(banks, starts, block // memory.row_bytes).max()) * count // len(starts))
     return Traffic(whole, busiest, -(-rows * busiest // max(1, whole)), one_bank)
+
+
+def busiest_of(memory: Memory, nest: Nest) -> int:
+    """Accesses of the busiest channel."""
+    accesses = histogram(memory, nest.run, nest.rest)
+    if nest.blocks == 1:
+        return int(accesses.reshape(memory.channels, -1).sum(axis=1).max())
+    starts = dealt(min(nest.blocks, MOST_DEALT), nest.among, nest.deal)
+    rolled = _rolled(accesses, starts, nest.block // memory.access_bytes)
+    return -(-int(rolled.reshape(memory.channels, -1).sum(axis=1).max()) * nest.blocks // len(starts))
+
+
+@lru_cache(maxsize=65536)
+def accesses_in_blocks(memory: Memory, digits: tuple[Digit, ...], element_bytes: int, block: int) -> int:
+    """The accesses alone."""
+    count = blocks_of(digits, element_bytes, block)
+    return count * accesses_of(memory, _split(digits, block)[0] if count > 1 else digits, element_bytes)
 
 
 @lru_cache(maxsize=65536)
@@ -73,12 +105,6 @@ def _split(digits: Sequence[Digit], block: int) -> tuple[tuple[Digit, ...], tupl
             inside.append((each, step))
             outside.append((-(-count // each), block))
     return tuple(inside), tuple(outside)
-
-
-@lru_cache(maxsize=64)
-def _dealt(count: int) -> tuple[int, ...]:
-    """Where so many blocks lie in a pool of twice as many."""
-    return tuple(int(n) for n in np.random.Generator(np.random.PCG64(count)).permutation(2 * count)[:count])
 
 
 def _rolled(one: NDArray[np.int64], starts: Sequence[int], step: int) -> NDArray[np.int64]:

@@ -8,18 +8,24 @@ taken.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from pimc.backends.dma.banks import RowTimes, pace
+from pimc.backends.dma.block_traffic import busiest_of, nest_in_blocks, traffic_in_blocks
 from pimc.backends.dma.refresh import FOLLOWED, Losses, Refresh, losses, with_refresh
-from pimc.backends.dma.stretches import Nest, cut, stretches
-from pimc.backends.dma.traffic import Memory, Traffic, histogram, split_run, traffic
+from pimc.backends.dma.stretches import Nest, cut, rows_of_block, stretches
+from pimc.backends.dma.traffic import Memory, Traffic, accesses_of, split_run, traffic
 from pimc.backends.target import DramSpec
 from pimc.ir.layout import Digit
 from pimc.record import record
 
 MOST = 1 << 14
 """Stretches of rows that are looked at, of all channels together; of longer transfers as many."""
+
+
+FEW, DEALS = MOST, 4
+"""Stretches of blocks of which not one shuffle is looked at, but as many as that, up to so many."""
 
 
 @record
@@ -75,11 +81,38 @@ def moving_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int) -> int:
     return _nest_ps(dram, Nest(run, tuple(rest)))
 
 
+def in_blocks_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int, block: int) -> int:
+    """The same in a window whose blocks of so many bytes lie anywhere."""
+    nest = nest_in_blocks(dram.memory, digits, element_bytes, block)
+    if nest.blocks == 1:
+        return moving_ps(dram, digits, element_bytes)
+    if dram.memory.hashed:
+        return dram.derated(dram.plain_ps(traffic_in_blocks(dram.memory, digits, element_bytes, block)))
+    return _dealt_ps(dram, nest)
+
+
+def chosen_ps(dram: Dram, row: tuple[Digit, ...], element_bytes: int, count: int, table: Digit) -> int:
+    """The same of so many rows of elements that indices choose from a table's."""
+    memory = dram.memory
+    if memory.hashed:
+        accesses = count * accesses_of(memory, row, element_bytes)
+        return dram.derated(-(-accesses // memory.channels) * dram.rows.burst * dram.clock_ps)
+    run, rest = split_run(row, element_bytes, memory.access_bytes)
+    return _dealt_ps(dram, Nest(run, tuple(rest), count, table[1], table[0]))
+
+
+def _dealt_ps(dram: Dram, nest: Nest) -> int:
+    """The same of blocks that lie anywhere."""
+    deals = max(1, min(DEALS, FEW // (nest.blocks * rows_of_block(nest, dram.memory))))
+    return sum(_nest_ps(dram, replace(nest, deal=deal)) for deal in range(deals)) // deals
+
+
 @lru_cache(maxsize=65536)
 def _nest_ps(dram: Dram, whole: Nest) -> int:
     """The same of runs of bytes; many loop nests of elements come to the same."""
     memory, refresh = dram.memory, dram.in_turn
-    if not (whole.rest or refresh) and whole.run <= memory.row_bytes * memory.channels:  # a row of each channel at most
+    if not (whole.rest or refresh or whole.block) and whole.run <= memory.row_bytes * memory.channels:
+        # a row of each channel at most
         bursts = -(-min(whole.run, memory.row_bytes) // memory.access_bytes)
         return dram.derated(bursts * dram.rows.burst * dram.clock_ps)
     part = cut(whole, memory, MOST)
@@ -92,8 +125,7 @@ def _nest_ps(dram: Dram, whole: Nest) -> int:
         lost = losses(found, paced, refresh) if refresh else None
     else:
         of_burst, lost = _part(dram, part)
-        accesses = histogram(memory, whole.run, whole.rest).reshape(memory.channels, -1)
-        clocks = int(accesses.sum(axis=1).max()) * of_burst
+        clocks = busiest_of(memory, whole) * of_burst
     if refresh and lost:
         return round(lost.of(clocks, refresh) * dram.clock_ps)
     return dram.derated(round(clocks * dram.clock_ps))

@@ -1,12 +1,15 @@
-"""The stretches of rows that the channels of a memory read for a strided transfer, each channel one after the other.
+"""The stretches of rows that the channels of a memory read for a transfer, each channel one after the other.
 
 A transfer walks its loop nest in the order of its strides, outermost the largest, and begins at the start of a row of
-bank 0 of channel 0. Of a long one the beginning stands for all: loops are cut off from outside.
+bank 0 of channel 0. Blocks of a paged cache, and rows that indices choose, are as good as thrown at random: where they
+begin is taken from a fixed shuffle, so that time does not depend on addresses or tables. Of a long transfer the
+beginning stands for all: loops are cut off from outside.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, lru_cache
 from math import gcd
 
 import numpy as np
@@ -68,11 +71,37 @@ class Nest:
 
     run: int
     rest: tuple[Digit, ...]
+    blocks: int = 1
+    """in which all loops go by, one after the other; they lie anywhere"""
+    block: int = 0
+    """bytes of one"""
+    among: int = 0
+    """places of which any may be taken, again and again; 0: each once, of twice as many as there are blocks"""
+    deal: int = 0
+    """of several shuffles"""
+
+    @property
+    def strides(self) -> list[int]:
+        """Distances of runs."""
+        return [stride for _, stride in self.rest] + ([self.block] if self.blocks > 1 else [])
+
+
+@lru_cache(maxsize=256)
+def dealt(count: int, among: int = 0, deal: int = 0) -> tuple[int, ...]:
+    """Where so many blocks lie."""
+    random = np.random.Generator(np.random.PCG64([count, deal] if deal else count))
+    places = random.integers(among, size=count) if among else random.permutation(2 * count)[:count]
+    return tuple(int(n) for n in places)
 
 
 def cut(whole: Nest, memory: Memory, most: int) -> Nest:
     """The part of a loop nest that stands for it: about `most` stretches; of one run the rows of all banks."""
     row = memory.row_bytes
+    if whole.blocks > 1:
+        one = replace(whole, blocks=1)
+        if cut(one, memory, most) != one:
+            return cut(one, memory, most)
+        return replace(whole, blocks=min(whole.blocks, max(2, most // rows_of_block(whole, memory))))
     longest = row * (most if whole.rest else min(most, memory.channels * memory.banks))
     if whole.run > longest:
         return Nest(longest, ())
@@ -98,11 +127,19 @@ def cut(whole: Nest, memory: Memory, most: int) -> Nest:
     return whole
 
 
+def rows_of_block(nest: Nest, memory: Memory) -> int:
+    """Stretches that are looked at of each block."""
+    return -(-row_stretches(nest.run, nest.rest, memory.row_bytes) // _alike(nest, memory))
+
+
 def stretches(nest: Nest, memory: Memory) -> Stretches:
     """All stretches of a loop nest."""
     starts = np.zeros(1, np.int64)
     for count, stride in nest.rest:
         starts = np.add.outer(np.arange(count, dtype=np.int64) * stride, starts).ravel()
+    if nest.blocks > 1:
+        places = np.asarray(dealt(nest.blocks, nest.among, nest.deal), np.int64)
+        starts = np.add.outer(places * nest.block, starts).ravel()
     rows, bursts, asked = _in_rows(starts, nest, memory)
     places = rows // memory.channels
     channels = rows - places * memory.channels
@@ -124,16 +161,16 @@ def stretches(nest: Nest, memory: Memory) -> Stretches:
 def _alike(nest: Nest, memory: Memory) -> int:
     """Neighbouring channels that get the same rows of each run, if runs are whole rows."""
     row = memory.row_bytes
-    if nest.run % row or any(stride % row for _, stride in nest.rest):
+    if nest.run % row or any(stride % row for stride in nest.strides):
         return 1
-    return gcd(nest.run // row, memory.channels, *(stride // row for _, stride in nest.rest))
+    return gcd(nest.run // row, memory.channels, *(stride // row for stride in nest.strides))
 
 
 def _in_rows(starts: Ints, nest: Nest, memory: Memory) -> tuple[Ints, Ints, int]:
     """The rows of runs, cut where rows end, the bursts of each piece, and of all runs; of channels alike one."""
     row, access, run = memory.row_bytes, memory.access_bytes, nest.run
     first = starts // row
-    if all(stride % row == 0 for _, stride in nest.rest):
+    if all(stride % row == 0 for stride in nest.strides):
         pieces = np.arange(0, -(-run // row), _alike(nest, memory))
         bursts = np.full(len(pieces), row // access)
         bursts[-1] = -(-min(row, run - int(pieces[-1]) * row) // access)

@@ -14,11 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 
-from pimc.backends.dma.block_traffic import blocks_of, traffic_in_blocks
+from pimc.backends.dma.block_traffic import accesses_in_blocks, blocks_of
 from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, LoadBlocks, MapBlocks, MapRows, Move, Store, StoreBlocks
-from pimc.backends.dma.moving import Dram, dram_of, moving_ps
-from pimc.backends.dma.traffic import Memory, Traffic, accesses_of, slots, traffic
+from pimc.backends.dma.moving import Dram, chosen_ps, dram_of, in_blocks_ps, moving_ps
+from pimc.backends.dma.traffic import Memory, accesses_of, slots, traffic
 from pimc.backends.isa import Command
 from pimc.backends.quantity import PS_PER_S, period_ps
 from pimc.backends.tally import Counted, Tally
@@ -113,9 +114,8 @@ class DmaCosts:
         reads = isinstance(command, LoadBlocks)
         far, near = (command.src_digits, command.dst_digits) if reads else (command.dst_digits, command.src_digits)
         size, block = command.dtype.bits // 8, plain(command.block)
-        found = traffic_in_blocks(self.memory, far, size, block)
-        issue, asked = blocks_of(far, size, block) * self._issue_ps, found.accesses
-        moving = self.derated(self.plain_ps(found))
+        issue, asked = blocks_of(far, size, block) * self._issue_ps, accesses_in_blocks(self.memory, far, size, block)
+        moving = in_blocks_ps(self.reads if reads else self.writes, far, size, block)
         time = self._transfer(asked, moving, max(self._slots(near, size), self._passes(asked)), reads)
         return TransferTime(time.latency, max(time.duration, issue), time.held), asked
 
@@ -130,20 +130,17 @@ class DmaCosts:
         return TransferTime(latency, max(moving, self._on_chip(chip_slots)), held)
 
     def _indexed(self, command: Indexed) -> tuple[TransferTime, int | None]:
-        """Each index is a transfer of its own; rows are taken to fall on all channels and ranks alike."""
+        """Each index is a transfer of its own, and its row lies anywhere in the table."""
         count, size = plain(command.count), command.dtype.bits // 8
         issue = count * self._issue_ps
         chip_slots = count * self._slots(((command.row_elements, size),), size)
         if command.space != "dram":
             return TransferTime(0, max(issue, self._on_chip(2 * chip_slots)), 0), None
-        row = traffic(self.memory, command.row_digits, size)
-        accesses = row.accesses * count
-        busiest = max(row.busiest, -(-accesses // self.dram.channels))
-        rows = max(row.rows, -(-row.rows * row.accesses * count // max(1, row.busiest) // self.dram.channels))
-        # tRRD and tFAW hold within a rank
-        timed = Traffic(accesses, busiest, -(-rows // self.dram.ranks))
-        moving = self.derated(self.plain_ps(timed))
-        found = self._transfer(accesses, moving, chip_slots, isinstance(command, Gather))
+        reads = isinstance(command, Gather)
+        dram, row = self.reads if reads else self.writes, command.row_digits
+        accesses = count * accesses_of(self.memory, row, size)
+        moving = chosen_ps(dram, row, size, count, _table(command)) if count > 1 else moving_ps(dram, row, size)
+        found = self._transfer(accesses, moving, chip_slots, reads)
         return TransferTime(found.latency, max(found.duration, issue), found.held), accesses
 
     def _slots(self, digits: tuple[Digit, ...], element_bytes: int) -> int:
@@ -156,6 +153,12 @@ class DmaCosts:
     def _on_chip(self, count: int) -> int:
         """As long as the on-chip side of a transfer takes for so many slots."""
         return -(-count * self.slot * PS_PER_S // self.port)
+
+
+def _table(command: Indexed) -> Digit:
+    """How many rows the table has, and how far apart they lie: of several digits the innermost decides."""
+    strides = [stride for turns, stride in command.axis_digits if turns > 1]
+    return prod(turns for turns, _ in command.axis_digits), strides[-1] if strides else 0
 
 
 def memory_of(spec: TargetSpec) -> Memory:

@@ -37,7 +37,7 @@ _MADE_AT_ONCE = 1 << 17
 """Elements of an operand that a prologue makes at a time, if rows are not longer."""
 _LAYERS = (2, 4, 8)
 """Into how many layers k may be cut, one after the other over all of the result."""
-_WORTH_LAYERS = 1.05
+_WORTH_LAYERS = 1.04
 """They are tried where something else than arrays and transfers takes more than that part of the time."""
 
 
@@ -525,7 +525,7 @@ def _panel(
     last = micros if turns_inner == 1 else turn
     came = inner_piece[0] if turns_inner > 1 else outer_piece[0] + inner_piece[0] if pieces == 1 else outer_piece[0]
     if pieces == 1 and turns_outer == 1 and layers == 1:  # the very last one comes in parts, the one before did not
-        last = max(last / parts, 2 * micros - came if turns_inner > 1 else 0.0)
+        last = max(last / parts, 2 * micros - came if turns_inner > 2 else 0.0)
         came /= parts
     last -= machine.unseen(last, came)
     steady = max(compute + (0 if e.repeated else first + filling), memory + (0 if e.repeated else last))
@@ -700,10 +700,12 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
     end, after = (0.0, 0.0) if e.repeated else (compute / turns, search.turnaround + slab.drained + slab.out)
     ending = _Ending(None, slab.first, 0.0, end, end, 1.0)
     if slab.cut and not search.beaten(max(steady, memory) + search.drain + memory / 8):
-        ending = _strips(search, slab, grid, ending)
-        steady = max(steady, memory + (compute - slab.loading) / turns + ending.all)  # the slab before comes at once
-        memory += ending.later
-        end, after = ending.last, after - (1 - ending.part) * slab.drained
+        # arrays are at work all the time, or from when the slab before is there, which comes at once
+        busy = max(steady - end, memory + (compute - slab.loading) / turns)
+        ways = (ending, *_strips(search, slab, grid, ending))
+        ending = min(ways, key=lambda way: max(busy + way.all, memory + way.later + way.last))
+        steady, memory, end = busy + ending.all, memory + ending.later, ending.last
+        after -= (1 - ending.part) * slab.drained
     end -= 0.0 if e.repeated else machine.unseen(end, ending.came)
     seconds = max(steady, memory + end) + after
     return Tiles(
@@ -717,19 +719,19 @@ def _in_strips(e: Extents) -> bool:
     return not (e.whole or e.led or e.doubled or e.out_bytes)
 
 
-def _strips(search: _Search, slab: _Slab, grid: tuple[int, int], best: _Ending) -> _Ending:
-    """How the last slab comes best, if not at once."""
+def _strips(search: _Search, slab: _Slab, grid: tuple[int, int], whole: _Ending) -> Iterator[_Ending]:
+    """How the last slab may come rather than as a whole."""
     machine, e = search.machine, search.product
     high, wide = machine.block(*grid)
     extent, block, side = slab.t, machine.array.columns, e.streamed
     if slab.cut == "s":
         extent, block, side = slab.s, wide, e.stationary
     if side is None or machine.copies.reads is None:
-        return best
+        return
     depth = min(slab.k, high)
-    whole = search.moved(S if slab.cut == "s" else T, extent, depth)[0]
+    at_once = search.moved(S if slab.cut == "s" else T, extent, depth)[0]
     pitch = side.columns[-1][1] if len(side.rows) == 1 and side.columns else 1
-    before = best.all * (1 - depth / slab.k)
+    before = whole.all * (1 - depth / slab.k)
     for strips in strips_of(slab.cut, extent, block, runs_for(machine.copies.reads.memory, pitch)):
         own = Side(strips.digits(side.rows), side.columns)
         came = move_seconds(machine.copies, own, strips.columns, depth, e.element_bytes)[0]
@@ -739,12 +741,10 @@ def _strips(search: _Search, slab: _Slab, grid: tuple[int, int], best: _Ending) 
             last = machine.array.stream(strips.columns, depth, slab.s) / machine.clock
         else:
             last = search.compute(strips.columns, slab.s, depth, grid)
-        later = strips.count * came - whole
-        if later + last < best.later + best.last:
-            best = _Ending(strips, came, later, last, before + strips.count * last, strips.columns / extent)
+        later = strips.count * came - at_once
+        yield _Ending(strips, came, later, last, before + strips.count * last, strips.columns / extent)
         if later < last:
-            break
-    return best
+            return
 
 
 @lru_cache(maxsize=65536)

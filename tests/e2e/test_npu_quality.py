@@ -129,8 +129,7 @@ def test_decode_gemv_is_bound_by_memory(m: int, n: int, k: int) -> None:
     report = gemm("npu", m, n, k)
     assert moved / 1024 / 0.93 < streamed < moved / 1024 / 0.91
     assert report.cycles <= streamed / 0.97
-    # raw bytes too, but for 32 MiB of rows of 8 KiB, whose last 128 fill four blocks of each array
-    assert report.cycles <= moved / 1024 / (0.89 if (m, n, k) == (4, 4096, 4096) else 0.9)
+    assert report.cycles <= moved / 1024 / 0.9  # of raw bytes, too
     assert "bound by memory" in report.ops[0].reason
 
 
@@ -150,12 +149,11 @@ def test_a_few_rows_come_once_where_weights_pass_by(shape: tuple[int, int, int],
     assert time_program(result.program).time == time_program(result.program, "plain").time
 
 
-@pytest.mark.parametrize(("n", "k", "share"), [(1024, 4096, 0.96), (2048, 2048, 0.96), (4096, 1024, 0.89)])
+@pytest.mark.parametrize(("n", "k", "share"), [(1024, 4096, 0.96), (2048, 2048, 0.96), (4096, 1024, 0.95)])
 @pytest.mark.parametrize("m", [2, 4])
 def test_a_few_rows_of_small_weights_reach_what_refresh_and_skew_leave(m: int, n: int, k: int, share: float) -> None:
     """Refresh takes its part of the time in which 8 MiB come; before that is the memory's latency, after it the last
-    products cross the array and go home: 90 % of the bandwidth are just above that. Of rows of 8 KiB, the last 128
-    fill four blocks of the arrays."""
+    products cross the array and go home: 90 % of the bandwidth are just above that."""
     spec = load_target("npu")
     assert spec.npu is not None
     assert spec.dma is not None
@@ -185,6 +183,19 @@ def test_small_gemvs_reach_what_their_queue_lets_through(m: int, n: int, k: int,
     report = gemm(target, m, n, k)
     bandwidth = 1024 * (3900 - 260) / 3900 if target == "npu" else 512
     assert report.cycles <= 2 * (n * k + m * k + m * n) / bandwidth / 0.9
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+@pytest.mark.parametrize(("m", "n", "k"), [(4, 4096, 1024), (4, 11008, 512), (3, 2048, 1000), (16, 1024, 2048)])
+def test_last_slabs_come_in_strips(m: int, n: int, k: int, cores: int) -> None:
+    """Results in the order of columns, wherever strips are cut, which all channels bring."""
+    options = Options(dims={"M": m, "N": n, "K": k}, overrides=(f"npu.cores={cores}", "npu.products=array"))
+    result = compile_model(GEMM, "npu", options, values="random")
+    assert result.comparison is not None
+    assert result.comparison.ok, result.comparison.max_rel_err
+    (stores,) = (stream for stream in result.program.streams if stream.engine == "store")
+    assert len(list(steps(stores.items))) > 1
+    assert time_program(result.program).time == time_program(result.program, "plain").time
 
 
 def test_the_reason_says_which_bound_holds() -> None:

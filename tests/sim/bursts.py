@@ -98,14 +98,16 @@ def addresses(start: int, digits: Sequence[tuple[int, int]]) -> Iterator[int]:
         yield from addresses(start + i * stride, rest)
 
 
-def requests(dram: DramSpec, digits: Sequence[tuple[int, int]], run: int) -> set[tuple[Request, ...]]:
+def requests(
+    dram: DramSpec, digits: Sequence[tuple[int, int]], run: int, places: Iterable[int] = (0,)
+) -> set[tuple[Request, ...]]:
     """What channels are asked for by runs of bytes at the turns of a loop nest; those that are asked for the same once.
 
-    An access that the next run begins with, too, is asked for once.
+    An access that the next run begins with, too, is asked for once. places: where the nest begins, one after the other.
     """
     found: list[list[Request]] = [[] for _ in range(dram.channels)]
     before = -1
-    for start in addresses(0, digits):
+    for start in (address for place in places for address in addresses(place, digits)):
         first, last = start // dram.access_bytes, (start + run - 1) // dram.access_bytes
         for access in range(first + (first == before), last + 1):
             row_number = access * dram.access_bytes // dram.row_bytes
@@ -123,7 +125,8 @@ def clocks(
     phases: Sequence[int | None] = (None,),
     *,
     writes: bool = False,
+    places: Iterable[int] = (0,),
 ) -> float:
     """Clocks until the last burst of a transfer, on average over its begins in the refresh interval."""
-    asked = requests(dram, digits, run)
+    asked = requests(dram, digits, run, places)
     return mean(max(Channel(dram, phase, writes).serve(each) for each in asked) for phase in phases)

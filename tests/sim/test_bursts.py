@@ -8,11 +8,12 @@ refreshed in turn, channels are followed from refresh to refresh.
 from __future__ import annotations
 
 from random import Random
+from statistics import mean
 
 import pytest
 
 from pimc.backends.dma.banks import pace
-from pimc.backends.dma.isa import Load, Store
+from pimc.backends.dma.isa import Gather, Load, LoadBlocks, Store
 from pimc.backends.dma.moving import dram_of, moving_ps
 from pimc.backends.dma.stretches import Nest, stretches
 from pimc.backends.dma.timing import DmaCosts, memory_of
@@ -165,6 +166,46 @@ def test_one_row_of_each_channel_takes_its_bursts(target: str, kind: type[Load |
         run = random.randint(memory.access_bytes + 1, random.choice([1, memory.channels]) * memory.row_bytes)
         paced = pace(stretches(Nest(run, ()), memory), dram.rows)
         assert moving_ps(dram, ((run, 1),), 1) == paced.busy.max() * dram.clock_ps
+
+
+BLOCKS: dict[str, tuple[int, int, Digits, int]] = {
+    "32 tokens of 8 heads": (243, 64 * KIB, (), 64 * KIB),
+    "one head of 32 tokens of 8": (800, 64 * KIB, ((32, 2 * KIB),), 256),
+    "one head of 16 tokens of 32": (500, 128 * KIB, ((16, 8 * KIB),), 256),
+    "8 tokens of a head": (3000, 2 * KIB, (), 2 * KIB),
+    "256 tokens of 8 heads": (30, 512 * KIB, (), 512 * KIB),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_that_lie_anywhere(name: str) -> None:
+    """In a pool of twice as many; on average over tables and begins, which differ by 2 % and more among each other."""
+    count, block, digits, run = BLOCKS[name]
+    spec, random, interval = load_target("npu"), Random(5), load_target("npu").dram.cycles["nREFI"]
+    assert spec.dma is not None
+    counts, strides = zip((count, block), *digits, (run // 2, 2), strict=True)
+    command = LoadBlocks(0, 0, DType.F16, counts, strides, strides, block)
+    found = DmaCosts(spec, spec.dma).of(command)[0].duration / spec.dram.clock_ps + spec.dram.cycles["nRCDRD"]
+    tables = [[place * block for place in random.sample(range(2 * count), count)] for _ in range(4)]
+    exact = [
+        clocks(spec.dram, digits, run, [interval * part // 8], places=table)
+        for part, table in zip((1, 3, 5, 7), tables, strict=True)
+    ]
+    assert found == pytest.approx(mean(exact), rel=0.03)
+
+
+@pytest.mark.parametrize(("row", "count"), [(1536, 1000), (8192, 500), (10240, 256)])
+def test_rows_that_indices_choose(row: int, count: int) -> None:
+    """Of a table of 50,000; some channels have more of them than others."""
+    spec, random, interval = load_target("npu"), Random(6), load_target("npu").dram.cycles["nREFI"]
+    assert spec.dma is not None
+    command = Gather("dram", 0, DType.F16, (50000,), (row,), (row // 2,), (2,), 0, DType.I64, 8, count, 0, row, 50000)
+    found = DmaCosts(spec, spec.dma).of(command)[0].duration / spec.dram.clock_ps + spec.dram.cycles["nRCDRD"]
+    tables = [[random.randrange(50000) * row for _ in range(count)] for _ in range(8)]
+    exact = [
+        clocks(spec.dram, (), row, [interval * (2 * part + 1) // 16], places=table) for part, table in enumerate(tables)
+    ]
+    assert found == pytest.approx(mean(exact), rel=0.05)
 
 
 @pytest.mark.slow
