@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pimc.backends.arena import Bump, FreeList
+from pimc.backends.kernels.groups import group_of
 from pimc.backends.paging import Pager, Table, parts_of
 from pimc.backends.pim import layouts as pim_layouts
 from pimc.backends.pim.mapping import mapping_of
@@ -866,9 +867,11 @@ def _cache_kinds(nodes: Iterable[Node]) -> dict[Value, str]:
 
 def _inside_chains(nodes: Sequence[Node]) -> dict[Value, Value]:
     """Results that exist in tiles alone, each with the one that its chain ends in. If an op of the chain does need all
-    of it at once, it may lie where that does."""
+    of it at once, it may lie where that does, unless ops read elements that they have overwritten."""
     found: dict[Value, Value] = {}
     for chain in chains_in(nodes):
+        if any(group_of(nodes[i]) is not None for i in chain.after):
+            continue
         found.update({nodes[i].result: nodes[chain.product - 1].result for i in chain.before[:-1]})
         waits = waiting(nodes, chain)
         for i in (chain.product, *chain.after)[:-1]:

@@ -102,6 +102,7 @@ def machine_of(at: Lowering) -> Machine:
     return Machine(
         array_time(npu.array, npu.arrays), npu.array.dataflow == "os", npu.tiling, npu.clock,
         npu.device_accumulator_bytes, drained, copy_time(at.spec), vector.lanes,
+        vector.waiting,
     )  # fmt: skip
 
 
@@ -168,12 +169,22 @@ class Contraction:
 
     @property
     def _has_whole_rows(self) -> bool:
-        """Whether columns are one axis with all of the result's, where the epilogue goes by rows."""
-        if self.epilogue is None or not self.epilogue.by_row:
+        """Whether columns are one axis with all of the result's, where the epilogue goes by rows, and whole groups,
+        where it goes by these."""
+        if self.epilogue is None or not (self.epilogue.by_row or self.epilogue.group > 1):
             return True
         columns = [axis for axis in self.nest.columns if axis.count > 1]
-        whole = len(columns) == 1 and columns[0].count == self.tensors[OUT].shape[-1]
-        return whole and columns[0].strides[OUT] == self.tensors[OUT].element_bytes
+        if _count(columns) != self.tensors[OUT].shape[-1]:
+            return False
+        one_axis = len(columns) == 1 and columns[0].strides[OUT] == self.tensors[OUT].element_bytes
+        return one_axis or not self.epilogue.by_row
+
+    @property
+    def _together(self) -> int:
+        """Columns, of so many next to each other, that a tile of the result must have together."""
+        if self.epilogue is None:
+            return 1
+        return self.tensors[OUT].shape[-1] if self.epilogue.by_row else self.epilogue.group
 
     @property
     def _has_one_depth(self) -> bool:
@@ -285,7 +296,8 @@ class Contraction:
             _count(t_axes), _count(s_axes), self.nest.depth, self.tensors[A].element_bytes,
             self._side(streamed, batch, t_axes), self._side(stationary, batch, s_axes),
             self._side(OUT, batch, t_axes, s_axes), _count(batch),
-            *self._of_epilogue(), ("t" if swap else "s") if self.epilogue is not None and self.epilogue.by_row else "",
+            *self._of_epilogue(), *((self._together, 1) if swap else (1, self._together)),
+            0 if self.epilogue is None else self.epilogue.calls,
             self._stays(streamed, stationary, t_axes, s_axes), self._cuts_of_k, *self._of_prologue(swap),
             ("t" if swap else "s") if self.twin else "",
         )  # fmt: skip

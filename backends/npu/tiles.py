@@ -56,6 +56,8 @@ class Machine:
     copies: CopyTime
     lanes: int = 128
     """accumulators of a row that leave in one pass"""
+    waiting: int = 1
+    """commands that the vector unit holds, beyond which what comes behind them for the arrays waits, too"""
 
     @property
     def turnaround(self) -> float:
@@ -137,8 +139,11 @@ class Extents:
     """for each of its elements, but for one tile alone (an epilogue)"""
     vector: float = 0.0
     """seconds of the vector unit for each element of the result (an epilogue)"""
-    whole: str = ""
-    """t or s: a tile of the result has all of it (an epilogue that goes by rows)"""
+    t_group: int = 1
+    s_group: int = 1
+    """of how much of t and s a tile of the result has all, or nothing (an epilogue that goes by rows, or by groups)"""
+    calls: int = 0
+    """commands of the vector unit for each such group of a tile, one for all of its rows"""
     stays: str = ""
     """t, s or ts: operands that lie on chip where commands can address them, and need no other place there"""
     cuts_k: int = 0
@@ -171,6 +176,10 @@ class Extents:
     @property
     def products(self) -> int:
         return 2 if self.doubled else 1
+
+    def calls_of(self, t: int, s: int) -> int:
+        """Commands of the vector unit for a tile of the result, those for each of its groups alone."""
+        return self.calls * (t // self.t_group if self.t_group > 1 else s // self.s_group)
 
     def accumulators(self, t: int, s: int) -> int:
         """Bytes of those of a tile."""
@@ -294,6 +303,11 @@ class _Search:
     def compute(self, t: int, s: int, k: int, grid: tuple[int, int]) -> float:
         """Seconds of the arrays, for both products where there are two."""
         return self.product.products * self.machine.compute(t, s, k, *grid) / self.machine.clock
+
+    def held_up(self, t: int, s: int) -> float:
+        """Seconds for which arrays wait until the vector unit has taken all commands for a tile of the result."""
+        calls = self.product.calls_of(t, s)
+        return t * s * self.drained * max(0.0, 1 - self.machine.waiting / calls) if calls else 0.0
 
     def hopeless(self, grid: tuple[int, int]) -> bool:
         """Whether computing alone takes longer on a grid than the best tiles do."""
@@ -460,6 +474,8 @@ def _panel(
         return None
     if e.accumulators(piece, inner) > machine.accumulator_bytes or _cuts_rows(e, *micro):
         return None
+    if tile % (e.t_group if t_outside else e.s_group):
+        return None
 
     def clocks(outer: int, inner: int) -> float:
         t, s = (outer, inner) if t_outside else (inner, outer)
@@ -498,6 +514,7 @@ def _panel(
     filling += turns_outer * (made + (pieces - 1) * max(0.0, made - micros))
     around = turn + inner_piece[0] + search.turnaround  # from loading a slot until it may be loaded again
     leaving = turn / pieces + search.drain + after  # from the first product in a slot until it is stored
+    filling += turns * pieces * search.held_up(*micro)
     last = micros if turns_inner == 1 else turn
     if pieces == 1 and turns_outer == 1 and layers == 1:
         last /= parts
@@ -519,8 +536,8 @@ def made_at_once(rows: int, k: int) -> int:
 
 
 def _cuts_rows(e: Extents, t: int, s: int) -> bool:
-    """Whether tiles [t, s] of the result lack a part of what they must have whole."""
-    return (e.whole == "t" and t < e.t) or (e.whole == "s" and s < e.s)
+    """Whether tiles [t, s] of the result have a part of what they must have whole."""
+    return bool(t % e.t_group or s % e.s_group)
 
 
 def _late(
@@ -646,6 +663,7 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
     around = (compute + slab.loading) / turns + search.turnaround  # from loading a slot until it may be loaded again
     # the beginning and the end of one product overlap with its neighbours in a row of them
     begin, end = (0.0, 0.0) if e.repeated else (slab.first, compute / turns)
+    begin += slab.results * search.held_up(slab.t, slab.s)
     steady = max(compute + begin, memory + end, turns * around / slab.slots)
     steady = max(steady, slab.results * slab.drained if e.vector else 0.0)
     seconds = steady if e.repeated else steady + search.turnaround + slab.drained + slab.out
