@@ -187,7 +187,8 @@ def _behind_views(
             return []
         found += users
         if not is_view_op(users[0]):
-            return found if len(found) > 1 and _follows(users[0], last, product, place, target) else []
+            first = users[0].operands[0] is last.result
+            return found if len(found) > 1 and first and _follows(users[0], last, product, place, target) else []
         last = users[0]
 
 

@@ -1,4 +1,4 @@
-"""Ops whose value at an element needs others of its group, a stretch of the columns of a matrix product as wide as a head.
+"""Ops whose value at an element needs others of its group, a stretch of a product's columns that is as wide as a head.
 
 Such an op may read the product through views, as that of its columns in heads, transposed. On a tile of whole groups it
 is computed like an element-wise op that has one more operand, which says which member of its pair an element is.
@@ -42,11 +42,11 @@ def group_of(node: Node) -> Group | None:
     return find(node) if find is not None else None
 
 
-def views_above(node: Node, product: Node) -> list[Node]:
-    """The views through which a node reads the result of a product, or of what follows it element by element."""
+def _views_above(node: Node) -> list[Node]:
+    """The views through which a node reads what is computed."""
     found: list[Node] = []
     value = given(node, 0)
-    while value.type != product.result.type and value.owner is not None and is_view_op(value.owner):
+    while value.owner is not None and is_view_op(value.owner):
         found.append(value.owner)
         value = given(value.owner, 0)
     return found[::-1]
@@ -65,7 +65,7 @@ def goes_by_groups(node: Node, product: Node) -> bool:
     group = group_of(node)
     if group is None:
         return False
-    views = views_above(node, product)
+    views = _views_above(node)
     origin = given(views[0] if views else node, 0)
     if origin.type != product.result.type or node.result.type.dtype is not origin.type.dtype:
         return False

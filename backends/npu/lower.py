@@ -51,7 +51,8 @@ def lower_with_ops(before: Sequence[Node], node: Node, followers: Sequence[Node]
             twin = _twin(at, b, followers[second], 1 + second)
             if twin is None:
                 return
-        ends = [i for i in range(1, len(followers)) if _asks_for_more(followers[i]) and not is_view_op(followers[i - 1])]
+        pairs = zip(followers, followers[1:], strict=False)
+        ends = [i for i, (a, b) in enumerate(pairs, 1) if _asks_for_more(b) and not is_view_op(a)]
         prologue = TileOps.of((), before, at, row - len(before)) if before else None
         for count in (len(followers), *reversed(ends)):
             after = TileOps.of(products, chain[: 1 + count], at, row) if count else None

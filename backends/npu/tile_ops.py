@@ -24,7 +24,7 @@ from pimc.backends.kernels.elementwise import recipe_of, source_of
 from pimc.backends.kernels.groups import Group, group_of, seen_before, width_of
 from pimc.backends.kernels.lanes import Lanes, Ref, Rehearsal, Source
 from pimc.backends.kernels.levels import LEVELS, level_parameters, level_recipe
-from pimc.backends.kernels.nest import SLOTS, Axis, nests
+from pimc.backends.kernels.nest import SLOTS, Axis, dense_strides, nests
 from pimc.backends.kernels.normalization import NORMS, norm_recipe
 from pimc.backends.kernels.places import given
 from pimc.backends.kernels.pointwise import Recipe, packed
@@ -188,6 +188,11 @@ class TileOps:
         ]
         return [*operands, *(t.layout for t in self.kept)]
 
+    @cached_property
+    def shared(self) -> tuple[int, ...]:
+        """Operands that groups, and both members of pairs, have together; and last, which of its pair an element is."""
+        return tuple(s for stage in self.stages if stage.group > 1 for s in stage.sources if isinstance(s, int))
+
     @property
     def staged_bytes(self) -> int:
         """For the small operands."""
@@ -209,7 +214,9 @@ class TileOps:
     @property
     def moving_bytes(self) -> int:
         """For each element of a tile: what comes from memory or goes there while the next tile is computed."""
-        return self.brought_bytes + sum(t.element_bytes for t in (*self.kept, self.out) if not t.on_chip)
+        shared = -(-sum(self.tensors[i].element_bytes for i in self.shared[:-1]) // _PAIR)
+        leaving = [t for t in (*self.kept, self.out) if not t.on_chip or self.group > 1]
+        return self.brought_bytes + shared + sum(t.element_bytes for t in leaving)
 
     @property
     def working_bytes(self) -> int:
@@ -243,7 +250,7 @@ class TileOps:
 
     @cached_property
     def calls(self) -> int:
-        """Commands of the vector units for each group of columns of a tile; those for all of a tile not counted."""
+        """Commands of the vector units for each group of columns of a tile, but for those over all of it."""
         return sum(part < 1 for _, part in self._passes)
 
     @cached_property
@@ -338,6 +345,19 @@ def _along(parameter: Tensor, axis: int, rank: int) -> Tensor:
     own = layout.dims[0] if layout.dims and layout.shape != (1,) else ((1, 0),)
     dims = tuple(own if i == axis else ((1, 0),) for i in range(rank))
     return replace(parameter, layout=Layout(layout.offset, dims))
+
+
+def for_all(emit: Emitter, ref: Ref, counts: Sequence[int], member: Ref, region: Arena) -> Ref:
+    """What several groups share, on chip once for each, so that commands over all of them go by it as by the product.
+
+    member: of its pair, which each element is; both share what there is.
+    """
+    own = [1 if step else count for step, count in zip(member.strides, counts, strict=True)]
+    size = max(1, ref.dtype.bits // 8)
+    strides = [0 if step else n for step, n in zip(member.strides, dense_strides(own, size), strict=True)]
+    held = region.take(prod(own) * size)
+    issue_copy(emit, ("buffer", "buffer"), ref.address, held, ref.dtype, own, ref.strides, strides)
+    return Ref(held, ref.dtype, tuple(strides))
 
 
 def operand_tile(

@@ -20,7 +20,7 @@ from functools import lru_cache
 
 from pimc.backends.dma.timing import CopyTime
 from pimc.backends.kernels.arena import padded
-from pimc.backends.kernels.nest import SLOTS, chunk_of
+from pimc.backends.kernels.nest import SLOTS, chunk_of, tile_of
 from pimc.backends.npu.array import ArrayTime
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES
 from pimc.ir.layout import Digit
@@ -56,8 +56,6 @@ class Machine:
     copies: CopyTime
     lanes: int = 128
     """accumulators of a row that leave in one pass"""
-    waiting: int = 1
-    """commands that the vector unit holds, beyond which what comes behind them for the arrays waits, too"""
 
     @property
     def turnaround(self) -> float:
@@ -142,8 +140,6 @@ class Extents:
     t_group: int = 1
     s_group: int = 1
     """of how much of t and s a tile of the result has all, or nothing (an epilogue that goes by rows, or by groups)"""
-    calls: int = 0
-    """commands of the vector unit for each such group of a tile, one for all of its rows"""
     stays: str = ""
     """t, s or ts: operands that lie on chip where commands can address them, and need no other place there"""
     cuts_k: int = 0
@@ -156,6 +152,17 @@ class Extents:
     """seconds of the vector unit for each of its elements"""
     doubled: str = ""
     """t or s: the operand of which there are two, whose products with the other one go on together"""
+    t_loops: tuple[int, ...] = ()
+    s_loops: tuple[int, ...] = ()
+    """counts of the loops over t and over s, outermost first, where there are several: tiles end where these do"""
+
+    def cut(self, name: str, tile: int, piece: int) -> tuple[int, int]:
+        """How many tiles there are of t or s, and of how many pieces the first of them consists."""
+        whole, loops = (self.t, self.t_loops) if name == "t" else (self.s, self.s_loops)
+        if not loops:
+            return -(-whole // tile), -(-tile // piece)
+        first, count = tile_of(loops, tile)
+        return count, tile_of(first, piece)[1]
 
     @property
     def of_out(self) -> int:
@@ -176,10 +183,6 @@ class Extents:
     @property
     def products(self) -> int:
         return 2 if self.doubled else 1
-
-    def calls_of(self, t: int, s: int) -> int:
-        """Commands of the vector unit for a tile of the result, those for each of its groups alone."""
-        return self.calls * (t // self.t_group if self.t_group > 1 else s // self.s_group)
 
     def accumulators(self, t: int, s: int) -> int:
         """Bytes of those of a tile."""
@@ -303,11 +306,6 @@ class _Search:
     def compute(self, t: int, s: int, k: int, grid: tuple[int, int]) -> float:
         """Seconds of the arrays, for both products where there are two."""
         return self.product.products * self.machine.compute(t, s, k, *grid) / self.machine.clock
-
-    def held_up(self, t: int, s: int) -> float:
-        """Seconds for which arrays wait until the vector unit has taken all commands for a tile of the result."""
-        calls = self.product.calls_of(t, s)
-        return t * s * self.drained * max(0.0, 1 - self.machine.waiting / calls) if calls else 0.0
 
     def hopeless(self, grid: tuple[int, int]) -> bool:
         """Whether computing alone takes longer on a grid than the best tiles do."""
@@ -456,12 +454,11 @@ def _panel(
         return None
     layers = e.k // depth if depth else 1
     k = depth or e.k
-    whole_outer, whole_inner = (e.t, e.s) if t_outside else (e.s, e.t)
     micro = (piece, inner) if t_outside else (inner, piece)
-    turns_outer, turns_inner = -(-whole_outer // tile), -(-whole_inner // inner)
-    pieces = -(-tile // piece)
-    alone = turns_outer == 1 and turns_inner == 1 and pieces == 1
     first_name, second_name = ("t", "s") if t_outside else ("s", "t")
+    turns_outer, pieces = e.cut(first_name, tile, piece)
+    turns_inner, _ = e.cut(second_name, inner, inner)
+    alone = turns_outer == 1 and turns_inner == 1 and pieces == 1
     held_piece, held_inner = e.held(first_name, piece, k), e.held(second_name, inner, k)
     one = e.held(first_name, tile, k) + held_inner + padded(piece * inner * e.of_out)
     slots = DEEP if (alone and e.repeated and room.holds(one * DEEP)) or pieces > SLOTS else SLOTS
@@ -514,7 +511,6 @@ def _panel(
     filling += turns_outer * (made + (pieces - 1) * max(0.0, made - micros))
     around = turn + inner_piece[0] + search.turnaround  # from loading a slot until it may be loaded again
     leaving = turn / pieces + search.drain + after  # from the first product in a slot until it is stored
-    filling += turns * pieces * search.held_up(*micro)
     last = micros if turns_inner == 1 else turn
     if pieces == 1 and turns_outer == 1 and layers == 1:
         last /= parts
@@ -663,7 +659,6 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
     around = (compute + slab.loading) / turns + search.turnaround  # from loading a slot until it may be loaded again
     # the beginning and the end of one product overlap with its neighbours in a row of them
     begin, end = (0.0, 0.0) if e.repeated else (slab.first, compute / turns)
-    begin += slab.results * search.held_up(slab.t, slab.s)
     steady = max(compute + begin, memory + end, turns * around / slab.slots)
     steady = max(steady, slab.results * slab.drained if e.vector else 0.0)
     seconds = steady if e.repeated else steady + search.turnaround + slab.drained + slab.out
