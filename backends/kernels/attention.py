@@ -208,18 +208,16 @@ def lower_rotary(node: Node, at: Lowering, machine: VectorMachine) -> None:
     interleaved = bool(node.attribute("interleaved"))
     tables = [_per_head(place(at, given(node, i))) for i in (1, 2)]
 
+    def write(v: Lanes, sources: Sequence[Source], results: Sequence[Ref]) -> None:
+        first, second, cos, sin = sources
+        v("sub", v("mul", first, cos), v("mul", second, sin), out=results[0])
+        v("add", v("mul", second, cos), v("mul", first, sin), out=results[1])
+
     sources, results = _halves(x, half, interleaved), _halves(out, half, interleaved)
-    pointwise_many(at, machine, [*sources, *tables], results, (*shape[:3], half), rotate)
+    pointwise_many(at, machine, [*sources, *tables], results, (*shape[:3], half), write)
     if 2 * half < shape[3]:
         rest = [*whole(shape[:3]), (2 * half, shape[3] - 2 * half, 1)]
         copy_cut(at, x, out, rest, rest)
-
-
-def rotate(v: Lanes, sources: Sequence[Source], results: Sequence[Ref]) -> None:
-    """Sources: both elements of pairs, cosine and sine."""
-    first, second, cos, sin = sources
-    v("sub", v("mul", first, cos), v("mul", second, sin), out=results[0])
-    v("add", v("mul", second, cos), v("mul", first, sin), out=results[1])
 
 
 def _per_head(table: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 
-from pimc.backends.kernels.attention import rotate
 from pimc.backends.kernels.lanes import Lanes, Ref, Source
 from pimc.backends.kernels.places import given
 from pimc.backends.kernels.pointwise import Recipe
@@ -99,8 +98,12 @@ def _rotation(v: Lanes, sources: Sequence[Source], out: Ref) -> None:
     refs = [source for source in (*sources, out) if isinstance(source, Ref)]
     pair = next(axis for axis, stride in enumerate(refs[-2].strides) if stride)
     (x, second), (cos, _), (sin, _), _, results = (_members(ref, pair) for ref in refs)
-    counts = [count for axis, count in enumerate(v.counts) if axis != pair]
-    rotate(v.over(counts), (x, second, cos, sin), results)
+    half = v.over([count for axis, count in enumerate(v.counts) if axis != pair])
+    left, right = half.temp(), half.temp()
+    for function, (a, b), result in zip(("sub", "add"), ((x, second), (second, x)), results, strict=True):
+        half("mul", a, cos, out=left)
+        half("mul", b, sin, out=right)
+        half(function, left, right, out=result)
 
 
 def _members(ref: Ref, pair: int) -> tuple[Ref, Ref]:

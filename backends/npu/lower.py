@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from pimc.backends.affine import Scalar
 from pimc.backends.kernels import library  # noqa: F401  (declares the kernels)
@@ -51,7 +52,7 @@ def lower_with_ops(before: Sequence[Node], node: Node, followers: Sequence[Node]
             twin = _twin(at, b, followers[second], 1 + second)
             if twin is None:
                 return
-        pairs = zip(followers, followers[1:], strict=False)
+        pairs = pairwise(followers)
         ends = [i for i, (a, b) in enumerate(pairs, 1) if _asks_for_more(b) and not is_view_op(a)]
         prologue = TileOps.of((), before, at, row - len(before)) if before else None
         for count in (len(followers), *reversed(ends)):

@@ -177,7 +177,11 @@ class TileOps:
     @property
     def brought_bytes(self) -> int:
         """For each element of a tile."""
-        return sum(self.tensors[i].element_bytes for i in self.brought)
+        return sum(self._bytes(i) for i in self.brought)
+
+    def _bytes(self, operand: int) -> int:
+        """For each element of a tile: of what both members of pairs have, half."""
+        return -(-self.tensors[operand].element_bytes // (_PAIR if operand in self.shared else 1))
 
     def layouts(self) -> list[Layout]:
         """Where operands lie when tiles are computed on, and what is kept; small operands begin at 0 of their place on
@@ -214,7 +218,7 @@ class TileOps:
     @property
     def moving_bytes(self) -> int:
         """For each element of a tile: what comes from memory or goes there while the next tile is computed."""
-        shared = -(-sum(self.tensors[i].element_bytes for i in self.shared[:-1]) // _PAIR)
+        shared = sum(self._bytes(i) for i in self.shared[:-1])
         leaving = [t for t in (*self.kept, self.out) if not t.on_chip or self.group > 1]
         return self.brought_bytes + shared + sum(t.element_bytes for t in leaving)
 

@@ -68,7 +68,7 @@ def test_tiles_have_whole_heads(tmp_path: Path, setting: str) -> None:
 @pytest.mark.parametrize("target", ["npu", "tpuv3"])
 def test_a_rotation_beside_the_arrays_takes_less_time_and_spares_memory(tmp_path: Path, target: str) -> None:
     text = heads(half=64).replace("k = 260", "k = 4096").replace("h = 6", "h = 32")
-    apart, beside = (run(tmp_path, text, target, use, rows=1024) for use in ("off", "auto"))
+    apart, beside = (run(tmp_path, text, target, use, rows=512) for use in ("off", "auto"))
     assert on_tiles(apart) == []
     assert "rotary" in on_tiles(beside)
     assert beside.report is not None
