@@ -180,16 +180,17 @@ def _behind_views(
     graph: Graph, last: Node, product: Node, place: dict[Node, int], target: Target
 ) -> Sequence[Node]:
     """Views of the last result of a chain, and the op which goes on with what they show; none where others read it."""
-    found: list[Node] = []
+    views: list[Node] = []
     while True:
         users = graph.users(last.result)
-        if len(users) != 1 or graph.is_output(last.result) or not agree(users[0], product):
+        if len(users) != 1 or graph.is_output(last.result):
             return []
-        found += users
         if not is_view_op(users[0]):
-            first = users[0].operands[0] is last.result
-            return found if len(found) > 1 and first and _follows(users[0], last, product, place, target) else []
+            break
+        views += users
         last = users[0]
+    reads = views and users[0].operands[0] is last.result and _follows(users[0], last, product, place, target)
+    return [*views, *users] if reads and all(agree(view, product) for view in views) else []
 
 
 def _follows(node: Node, last: Node, product: Node, place: dict[Node, int], target: Target) -> bool:

@@ -970,8 +970,10 @@ def _merged(axes: Sequence[Axis]) -> int:
 
 def _loops(axes: Sequence[Axis], operand: int) -> tuple[int, ...]:
     """Counts of the loops over rows of an operand, where there are several."""
+    if len(axes) < 2:
+        return ()
     own = tuple(Axis(x.count, (x.strides[operand], *x.strides[OUT:])) for x in axes)
-    counts = Nest((0,) * (len(axes[0].strides) - OUT + 1), own).merged().counts() if axes else ()
+    counts = Nest((0,) * (len(axes[0].strides) - OUT + 1), own).merged().counts()
     return counts if len(counts) > 1 else ()
 
 

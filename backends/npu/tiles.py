@@ -455,9 +455,11 @@ def _panel(
     layers = e.k // depth if depth else 1
     k = depth or e.k
     micro = (piece, inner) if t_outside else (inner, piece)
+    whole_outer, whole_inner = (e.t, e.s) if t_outside else (e.s, e.t)
+    turns_outer, turns_inner, pieces = -(-whole_outer // tile), -(-whole_inner // inner), -(-tile // piece)
     first_name, second_name = ("t", "s") if t_outside else ("s", "t")
-    turns_outer, pieces = e.cut(first_name, tile, piece)
-    turns_inner, _ = e.cut(second_name, inner, inner)
+    if e.t_loops or e.s_loops:
+        (turns_outer, pieces), (turns_inner, _) = e.cut(first_name, tile, piece), e.cut(second_name, inner, inner)
     alone = turns_outer == 1 and turns_inner == 1 and pieces == 1
     held_piece, held_inner = e.held(first_name, piece, k), e.held(second_name, inner, k)
     one = e.held(first_name, tile, k) + held_inner + padded(piece * inner * e.of_out)
@@ -470,8 +472,6 @@ def _panel(
     if not room.holds(held + padded(piece * inner * e.of_out) * slots_out):
         return None
     if e.accumulators(piece, inner) > machine.accumulator_bytes or _cuts_rows(e, *micro):
-        return None
-    if tile % (e.t_group if t_outside else e.s_group):
         return None
 
     def clocks(outer: int, inner: int) -> float:
