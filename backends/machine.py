@@ -182,7 +182,9 @@ class Machine:
                 self._in_a_row(self._emitted(nodes))
                 for nodes in ([*fused[: instead + 1], *chain[instead + 1 :]], fused)
             )
-            self.estimates.gains[key] = more <= (less / _TIE if instead else _TIE * less)
+            # what has a place of its own where it is not on tiles after all
+            aside = any(node.result.type != chain[-1].result.type for node in chain)
+            self.estimates.gains[key] = more <= (less / _TIE if instead or aside else _TIE * less)
         return self.estimates.gains[key]
 
     def gains_by_joining(self, joined: Sequence[Node], apart: Sequence[Node]) -> bool:
