@@ -736,14 +736,14 @@ def _strips(search: _Search, slab: _Slab, grid: tuple[int, int], whole: _Ending)
     """How the last slab may come rather than as a whole."""
     machine, e = search.machine, search.product
     high, wide = machine.block(*grid)
-    extent, block, side = slab.t, machine.array.columns, e.streamed
+    extent, block, side, loops = slab.t, machine.array.columns, e.streamed, e.t_loops
     if slab.cut == "s":
-        extent, block, side = slab.s, wide, e.stationary
+        extent, block, side, loops = slab.s, wide, e.stationary, e.s_loops
     if side is None or machine.copies.reads is None:
         return
     depth = min(slab.k, high)
     at_once = search.moved(S if slab.cut == "s" else T, extent, depth)[0]
-    pitch = side.columns[-1][1] if len(side.rows) == 1 and side.columns else 1
+    pitch = side.columns[-1][1] if len(side.rows) == 1 and side.columns and not loops else 1
     before = whole.all * (1 - depth / slab.k)
     for strips in strips_of(slab.cut, extent, block, runs_for(machine.copies.reads.memory, pitch)):
         own = Side(strips.digits(side.rows), side.columns)
