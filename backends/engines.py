@@ -69,7 +69,7 @@ class Platform:
 
 def platform_of(program: Program) -> Platform:
     """The machine that a program carries in its description. Raises CompileError where that is damaged."""
-    return _platform(json.dumps(program.target))
+    return _platform(program.target_text)
 
 
 @lru_cache(maxsize=16)

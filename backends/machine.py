@@ -11,6 +11,7 @@ from typing import Any
 from pimc.backends import emission
 from pimc.backends.dma.copy import transferred
 from pimc.backends.kernels.elementwise import is_follower, is_leader, is_twin
+from pimc.backends.kernels.groups import goes_by_groups
 from pimc.backends.legality import why_not
 from pimc.backends.lowering import CHAIN_RULES, RULES
 from pimc.backends.lowering_memory import LoweringMemory
@@ -149,7 +150,11 @@ class Machine:
         placement = product.fact(Placement)
         if placement is None or (placement.engine, product.op.name) not in CHAIN_RULES or Ragged in product.facts:
             return False
-        return is_twin(node, product) if node.op is product.op else is_follower(node, product)
+        if node.op is product.op:
+            return is_twin(node, product)
+        if product.op.name == "matmul" and goes_by_groups(node, product):
+            return self._comes_in_pieces(product)
+        return is_follower(node, product)
 
     def _in_a_row(self, program: Program) -> float:
         """Seconds of a program among others: the mean of what it takes on an idle machine, and where operands are there
@@ -174,7 +179,9 @@ class Machine:
                 for i, (n, keeps) in enumerate(zip(chain, kept, strict=True))
             ]
             less, more = (self._emitted(nodes) for nodes in ([*fused[: instead + 1], *chain[instead + 1 :]], fused))
-            part = 1 / _TIE if instead else _TIE
+            # what has a place of its own where it is not on tiles after all
+            aside = any(node.result.type != chain[-1].result.type for node in chain)
+            part = 1 / _TIE if instead or aside else _TIE
             self.estimates.gains[key] = self._in_a_row(more) <= part * self._in_a_row(less)
         return self.estimates.gains[key]
 
@@ -195,12 +202,16 @@ class Machine:
         return self._in_a_row(more) <= part * self._in_a_row(less)
 
     def may_precede(self, node: Node, product: Node) -> bool:
-        placement, npu = product.fact(Placement), self.spec.npu
-        if placement is None or npu is None or (placement.engine, product.op.name) not in CHAIN_RULES:
+        placement = product.fact(Placement)
+        if placement is None or (placement.engine, product.op.name) not in CHAIN_RULES:
             return False
-        rows = node.result.type.elements // node.result.type.static_shape[-1]
-        in_pieces = rows > npu.array.rows  # else all of it is there before the product begins
-        return in_pieces and Ragged not in product.facts and is_leader(node, product)
+        # else all of it is there before the product begins
+        return self._comes_in_pieces(node) and Ragged not in product.facts and is_leader(node, product)
+
+    def _comes_in_pieces(self, node: Node) -> bool:
+        """Whether the rows of a result are more than the arrays have."""
+        rows, npu = node.result.type.elements // node.result.type.static_shape[-1], self.spec.npu
+        return npu is not None and rows > npu.array.rows
 
     def gains_by_preceding(self, before: Sequence[Node], chain: Sequence[Node], keeps: bool) -> bool:
         followers = tuple(node.fact(Epilogue) for node in chain)

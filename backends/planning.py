@@ -9,10 +9,11 @@ they are small enough, else in DRAM. Results that are views of their operand (a 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pimc.backends.arena import Bump, FreeList
+from pimc.backends.kernels.groups import group_of
 from pimc.backends.paging import Pager, Table, parts_of
 from pimc.backends.pim import layouts as pim_layouts
 from pimc.backends.pim.mapping import mapping_of
@@ -410,7 +411,7 @@ class _Planner:
         geometry = self.spec.dram.geometry
         start = rows.next * geometry.stride_row
         dram = FreeList(start, max(0, geometry.bytes - start), self.spec.dram.access_bytes)
-        ends = _last_uses(self.outputs, self.nodes)
+        ends = _last_uses(self.outputs, self.nodes, self.bank)
         inside = _inside_chains(self.nodes)
         aside = _set_aside(self.nodes, inside)
         chained: dict[Value, list[Value]] = defaultdict(list)
@@ -866,9 +867,11 @@ def _cache_kinds(nodes: Iterable[Node]) -> dict[Value, str]:
 
 def _inside_chains(nodes: Sequence[Node]) -> dict[Value, Value]:
     """Results that exist in tiles alone, each with the one that its chain ends in. If an op of the chain does need all
-    of it at once, it may lie where that does."""
+    of it at once, it may lie where that does, unless ops read elements that they have overwritten."""
     found: dict[Value, Value] = {}
     for chain in chains_in(nodes):
+        if any(group_of(nodes[i]) is not None for i in chain.after):
+            continue
         found.update({nodes[i].result: nodes[chain.product - 1].result for i in chain.before[:-1]})
         waits = waiting(nodes, chain)
         for i in (chain.product, *chain.after)[:-1]:
@@ -889,10 +892,13 @@ def _set_aside(nodes: Sequence[Node], inside: Mapping[Value, Value]) -> set[Valu
     return found
 
 
-def _last_uses(outputs: Sequence[Value], nodes: Sequence[Node]) -> dict[Value, int]:
+def _last_uses(
+    outputs: Sequence[Value], nodes: Sequence[Node], banked: Container[Value] = frozenset()
+) -> dict[Value, int]:
     """The position of the last node that reads each result or a view of it; outputs are read after the last one.
 
-    What a queue of its own takes to a cache counts as read until the cache is: others go on meanwhile.
+    What a queue of its own takes to a cache, or is spread over banks, counts as read until the cache is: others go on
+    meanwhile.
     """
     ends: dict[Value, int] = {}
     leaving = set(outputs)
@@ -908,7 +914,7 @@ def _last_uses(outputs: Sequence[Value], nodes: Sequence[Node]) -> dict[Value, i
         reach = chains.get(position, position)  # tiles of a chain come and go until the last is done
         if is_view_op(node):
             reach = max([position, *mine, *(ends[r] for r in node.results)])
-        elif node.op.name in IN_PLACE and node.fact(Queue) is not None:
+        elif node.op.name in IN_PLACE and (node.fact(Queue) is not None or node.result in banked):
             reach = max([position, *mine])
         for value in node.inputs():
             ends[value] = max(ends.get(value, -1), reach)

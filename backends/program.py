@@ -7,6 +7,7 @@ unrolled stream is the meaning of the loop. Streams synchronise by SIGNAL and WA
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from functools import cached_property
@@ -272,6 +273,11 @@ class Program:
     """The passes that made it, in their order."""
     choice: Choice | None = None
     """How it was decided over which devices the model is spread, where nobody said it."""
+
+    @cached_property
+    def target_text(self) -> str:
+        """The description as JSON, the same for the same machine."""
+        return json.dumps(self.target)
 
     @cached_property
     def known(self) -> set[str]:

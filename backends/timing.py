@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from pimc.backends.affine import Scalar
 from pimc.backends.isa import Command
@@ -142,9 +142,11 @@ class Repeating(Protocol):
     """A timer that knows what comes of loops of one command."""
 
     def bind_turns(
-        self, command: Command, variables: dict[int, int], variable: int
+        self, command: Command, variables: dict[int, int], variable: int, time: Callable[[int], Issued]
     ) -> Callable[[int, int, int, int], Turns] | None:
         """What times turns of a loop as `issue` does, one after the other; None: there is nothing to prepare.
+
+        time: what times one turn, whatever `variable` is then.
 
         It is given the number of the next turn, how many there are in all, when the stream is ready, and a time: turns
         that the stream is ready for by then are left out; there is at least one before.
@@ -245,3 +247,16 @@ class EngineDecl:
 
 
 Resources = Mapping[str, Resource]
+
+_has: dict[tuple[type, object], bool] = {}
+
+
+def having(timer: Timer, ability: Any) -> Any:
+    """The timer, if it is what a protocol of this module asks for, else None.
+
+    All timers of a class are alike in that: they are looked at once, as `isinstance` takes long to look at a protocol.
+    """
+    key = type(timer), ability
+    if key not in _has:
+        _has[key] = isinstance(timer, ability)
+    return timer if _has[key] else None

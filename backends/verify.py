@@ -44,7 +44,7 @@ LASTING = ("weight", "constant", "cache", "table")
 def verify_program(program: Program, platform: Platform | None = None, *, timed: bool = False) -> None:
     """Raise CompileError with all that is wrong: PROGRAM_BAD, DEADLOCK.
 
-    platform: the machine, if it is not the program's own, on which it is looked at once.
+    On its own machine a sound program is looked at once; platform: another machine.
     timed: the simulator executes the program next, and finds deadlocks that signals and waits lead to which pair up.
     """
     if platform is None and SOUND in program.known:

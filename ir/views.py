@@ -29,6 +29,22 @@ def views(node: Node, layout: Layout) -> tuple[Layout | None, ...]:
     return rule(node, layout)
 
 
+def unviewed(node: Node, layout: Layout) -> Layout | None:
+    """The other way: where the operand's elements lie, given the layout of a result that has all of them and no others;
+    None where that is no layout."""
+    operand = node.operands[0]
+    assert operand is not None
+    if _VIEWS.get(node.op.name) is _transpose:
+        places = Layout(0, tuple(((1, i),) for i in range(len(layout.dims))))
+        (moved,) = _transpose(node, places)
+        assert moved is not None
+        order = [digits[0][1] for digits in moved.dims]
+        return layout.permuted([order.index(i) for i in range(len(order))])
+    if _VIEWS.get(node.op.name) in (_same, _reshape):
+        return layout.reshaped(operand.type.static_shape)
+    return None
+
+
 def is_view_op(node: Node) -> bool:
     """Whether the op can be a view at all."""
     return node.op.name in _VIEWS

@@ -11,6 +11,7 @@ from pimc.ir.graph import Graph, Node, Rewriter
 from pimc.ir.op import OpClass
 from pimc.ir.stage import GraphStage
 from pimc.ir.target import Target
+from pimc.ir.views import is_view_op
 from pimc.passes.manager import Pass, PassContext
 from pimc.record import record
 
@@ -163,14 +164,33 @@ def _marked(product: Node, chain: Mapping[Node, bool], also: Iterable[Node] = ()
 
 def _chain(graph: Graph, product: Node, place: dict[Node, int], target: Target) -> Iterator[tuple[Node, bool]]:
     """What can follow a product on its tiles, in order, and whether it goes on with a value that others read, too."""
-    last: Node | None = product
-    while last is not None and len(last.results) == 1:
+    last = product
+    while len(last.results) == 1:
         users = sorted(graph.users(last.result), key=lambda user: place[user])
         found = (user for user in users if _follows(user, last, product, place, target))
         follower = next(found, None)
-        if follower is not None:
-            yield follower, len(users) > 1 or graph.is_output(last.result)
+        if follower is None:
+            yield from ((node, False) for node in _behind_views(graph, last, product, place, target))
+            return
+        yield follower, len(users) > 1 or graph.is_output(last.result)
         last = follower
+
+
+def _behind_views(
+    graph: Graph, last: Node, product: Node, place: dict[Node, int], target: Target
+) -> Sequence[Node]:
+    """Views of the last result of a chain, and the op which goes on with what they show; none where others read it."""
+    views: list[Node] = []
+    while True:
+        users = graph.users(last.result)
+        if len(users) != 1 or graph.is_output(last.result):
+            return []
+        if not is_view_op(users[0]):
+            break
+        views += users
+        last = users[0]
+    reads = views and users[0].operands[0] is last.result and _follows(users[0], last, product, place, target)
+    return [*views, *users] if reads and all(agree(view, product) for view in views) else []
 
 
 def _follows(node: Node, last: Node, product: Node, place: dict[Node, int], target: Target) -> bool:
@@ -190,10 +210,13 @@ def _gains(product: Node, chain: Sequence[Node], kept: Mapping[Node, bool], targ
 
 
 def _shorter(chain: list[Node], kept: Mapping[Node, bool]) -> list[Node]:
-    """Without the last op that is no element-wise one or keeps a value, and those behind it; nothing where there is
-    none."""
+    """Without the last op that is no element-wise one or keeps a value, those behind it and views before it; nothing
+    where there is none."""
     ends = [i for i, node in enumerate(chain) if kept[node] or node.op.cls is not OpClass.ELEMENTWISE]
-    return chain[: ends[-1]] if ends else []
+    less = chain[: ends[-1]] if ends else []
+    while less and is_view_op(less[-1]):
+        less.pop()
+    return less
 
 
 def agree(follower: Node, product: Node) -> bool:

@@ -7,6 +7,7 @@ float32 grids unless said otherwise. A grid of more than two axes becomes a loop
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -75,6 +76,12 @@ class Lanes:
     def of_rows(self) -> Lanes:
         """Lanes with one element for each row: all axes but the last."""
         return Lanes(self.emit, self.machine, self.arena, self.counts[:-1])
+
+    def over(self, counts: Sequence[int]) -> Lanes:
+        """Lanes with other axes."""
+        other = copy(self)
+        other.counts = tuple(counts)
+        return other
 
     def number(self, value: float) -> Ref:
         """One float32 in the buffer, repeated over the grid."""
@@ -166,8 +173,8 @@ class Lanes:
 class Rehearsal(Lanes):
     """A grid that writes no commands: it counts what a recipe takes, in bytes per element and single numbers."""
 
-    def __init__(self, machine: VectorMachine, axes: int) -> None:
-        super().__init__(Emitter(), machine, None, (1,) * axes)
+    def __init__(self, machine: VectorMachine, counts: Sequence[int]) -> None:
+        super().__init__(Emitter(), machine, None, counts)
         self.grids: list[int] = []
 
     def take(self, size: int) -> int:
@@ -176,11 +183,11 @@ class Rehearsal(Lanes):
 
     def of_rows(self) -> Lanes:
         """What rows take is nothing beside their elements."""
-        return Rehearsal(self.machine, len(self.counts) - 1)
+        return Rehearsal(self.machine, self.counts[:-1])
 
     @property
     def per_element(self) -> int:
-        return sum(self.grids)
+        return -(-sum(self.grids) // prod(self.counts))
 
     @property
     def extra(self) -> int:

@@ -263,6 +263,18 @@ def tilings(nest: Nest, limit: int, align: int = 1, *, even: bool = True) -> lis
     return [Tiling(replace(nest, axes=()), nest.axes)]
 
 
+def tile_of(counts: Sequence[int], limit: int) -> tuple[tuple[int, ...], int]:
+    """Loops of the first tile that `tilings` (not `even`) gives of loops with such counts, and how many there are."""
+    inside = 1
+    for position in range(len(counts) - 1, -1, -1):
+        count = counts[position]
+        if inside * count > limit:
+            size = max(1, limit // inside)
+            return (size, *counts[position + 1 :]), prod(counts[:position]) * -(-count // size)
+        inside *= count
+    return tuple(counts), 1
+
+
 def _cut(nest: Nest, position: int, size: int) -> list[Tiling]:
     axis = nest.axes[position]
     whole, rest = divmod(axis.count, size)

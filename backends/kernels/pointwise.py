@@ -64,7 +64,7 @@ class _Pointwise:
     arena: Arena | None
 
     def run(self) -> None:
-        rehearsal = Rehearsal(self.machine, 1)
+        rehearsal = Rehearsal(self.machine, (1,))
         views = [Ref(0, t.dtype, (0,)) for t in (*self.tensors, *self.results)]
         self.recipe(rehearsal, self._refs(views[: len(self.tensors)]), views[len(self.tensors) :])
         moved = [t.element_bytes for t in (*self.tensors, *self.results) if not t.on_chip]

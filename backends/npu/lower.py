@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from pimc.backends.affine import Scalar
 from pimc.backends.kernels import library  # noqa: F401  (declares the kernels)
@@ -20,6 +21,7 @@ from pimc.backends.npu.tile_ops import TileOps
 from pimc.backends.npu.vector_unit import NPU
 from pimc.ir.chains import twin_in
 from pimc.ir.graph import Node
+from pimc.ir.views import is_view_op
 
 
 def _product(at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[int], m: int, n: int, k: int,
@@ -32,7 +34,7 @@ def _product(at: Lowering, a: Tensor, b: Tensor, out: Tensor, batch: Sequence[in
 
 
 def lower_with_ops(before: Sequence[Node], node: Node, followers: Sequence[Node], at: Lowering) -> int | None:
-    """A product of floats and ops on its tiles: all followers, or those before a norm, which asks for more room.
+    """A product of floats and ops on its tiles: all followers, or those before one that asks for larger tiles.
 
     One of the followers may be a second product with the same left operand.
     """
@@ -50,9 +52,10 @@ def lower_with_ops(before: Sequence[Node], node: Node, followers: Sequence[Node]
             twin = _twin(at, b, followers[second], 1 + second)
             if twin is None:
                 return
-        before_norms = [i for i, follower in enumerate(followers) if i and follower.op.name in NORMS]
+        pairs = pairwise(followers)
+        ends = [i for i, (a, b) in enumerate(pairs, 1) if _asks_for_more(b) and not is_view_op(a)]
         prologue = TileOps.of((), before, at, row - len(before)) if before else None
-        for count in (len(followers), *reversed(before_norms)):
+        for count in (len(followers), *reversed(ends)):
             after = TileOps.of(products, chain[: 1 + count], at, row) if count else None
             last = out if after is None else after.out
             if contract_with(prologue, after, at, a, b, last, batch, m, n, k, scale, moved, twin):
@@ -63,6 +66,11 @@ def lower_with_ops(before: Sequence[Node], node: Node, followers: Sequence[Node]
         with at.emit.on_op(row):
             matmul(node, at, NPU, product)
     return fused
+
+
+def _asks_for_more(node: Node) -> bool:
+    """Whether the tiles that a node, or the one behind it, is computed on must be larger than others."""
+    return node.op.name in NORMS or is_view_op(node)
 
 
 def lower_quantized_with_ops(

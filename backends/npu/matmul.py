@@ -34,7 +34,7 @@ from pimc.backends.npu.grouped import Group, Groups, best_group
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain, Fence
 from pimc.backends.npu.prologue import Prologue
 from pimc.backends.npu.tile_copy import bring, scaled, take_home
-from pimc.backends.npu.tile_ops import MOST_REGIONS, TileOps, columns_from, operand_tile
+from pimc.backends.npu.tile_ops import MOST_REGIONS, TileOps, columns_from, for_all, operand_tile
 from pimc.backends.npu.tiles import DEEP, Extents, Limits, Machine, Side, Tiles, best_tiles, move_seconds
 from pimc.backends.npu.vector_unit import NPU, VectorWork, vector_work
 from pimc.backends.target import TargetSpec
@@ -175,12 +175,22 @@ class Contraction:
 
     @property
     def _has_whole_rows(self) -> bool:
-        """Whether columns are one axis with all of the result's, where the epilogue goes by rows."""
-        if self.epilogue is None or not self.epilogue.by_row:
+        """Whether columns are one axis with all of the result's, where the epilogue goes by rows, and whole groups,
+        where it goes by these."""
+        if self.epilogue is None or not (self.epilogue.by_row or self.epilogue.group > 1):
             return True
         columns = [axis for axis in self.nest.columns if axis.count > 1]
-        whole = len(columns) == 1 and columns[0].count == self.tensors[OUT].shape[-1]
-        return whole and columns[0].strides[OUT] == self.tensors[OUT].element_bytes
+        if _count(columns) != self.tensors[OUT].shape[-1]:
+            return False
+        one_axis = len(columns) == 1 and columns[0].strides[OUT] == self.tensors[OUT].element_bytes
+        return one_axis or not self.epilogue.by_row
+
+    @property
+    def _together(self) -> int:
+        """Columns, of so many next to each other, that a tile of the result must have together."""
+        if self.epilogue is None:
+            return 1
+        return self.tensors[OUT].shape[-1] if self.epilogue.by_row else self.epilogue.group
 
     @property
     def _has_one_depth(self) -> bool:
@@ -292,9 +302,9 @@ class Contraction:
             _count(t_axes), _count(s_axes), self.nest.depth, self.tensors[A].element_bytes,
             self._side(streamed, batch, t_axes), self._side(stationary, batch, s_axes),
             self._side(OUT, batch, t_axes, s_axes), _count(batch),
-            *self._of_epilogue(), ("t" if swap else "s") if self.epilogue is not None and self.epilogue.by_row else "",
+            *self._of_epilogue(), self._together if swap else 1, 1 if swap else self._together,
             self._stays(streamed, stationary, t_axes, s_axes), self._cuts_of_k, *self._of_prologue(swap),
-            ("t" if swap else "s") if self.twin else "",
+            ("t" if swap else "s") if self.twin else "", _loops(t_axes, streamed), _loops(s_axes, stationary),
         )  # fmt: skip
 
     def _of_prologue(self, swap: bool) -> tuple[str, int, float]:
@@ -504,7 +514,8 @@ class _Tiled:
         self.sizes = {"t": e.held("t", t, depth), "s": e.held("s", s, depth), "out": t * s * e.of_out + spare}
         if self.panels:
             outer, inner = (t, s) if tiles.t_outside else (s, t)
-            self.sizes[self.order[0]] = -(-outer // tiles.piece) * e.held(self.order[0], tiles.piece, depth)
+            _, pieces = e.cut(self.order[0], outer, tiles.piece)
+            self.sizes[self.order[0]] = pieces * e.held(self.order[0], tiles.piece, depth)
             self.sizes["out"] = tiles.piece * inner * e.of_out + spare
             return {self.order[0]: [arena.take(self.sizes[self.order[0]]) for _ in range(tiles.slots_outer)]}
         if tiles.kept:
@@ -983,17 +994,35 @@ class _Tiled:
             operand_tile(self.emit, tensor, start, axes, 2 + i, region, resident=tensor.on_chip or epilogue.is_small(i))
             for i, (tensor, start) in enumerate(zip(epilogue.tensors, starts[1:], strict=False))
         ]
+        at_once = self._takes_groups_at_once(epilogue, rows, columns)
+        if at_once:
+            *shared, member = epilogue.shared
+            for i in shared:
+                operands[i] = for_all(self.emit, operands[i], lanes.counts, operands[member], region)
         leaving = [(self.out, starts[0], 1)]
         leaving += [(tensor, starts[i], 1 + i) for i, tensor in enumerate(epilogue.kept, 1 + count)]
-        results = [self._result(tensor, start, axes, index, region) for tensor, start, index in leaving]
+        results = [
+            self._result(tensor, start, axes, index, region, direct=tensor.on_chip and not at_once)
+            for tensor, start, index in leaving
+        ]
         epilogue.write(lanes, working, values[slot % SLOTS], operands, results[1:], results[0])
         for (tensor, start, index), result in zip(leaving, results, strict=True):
-            if not tensor.on_chip:
+            if at_once or not tensor.on_chip:
                 take_home(self.emit, tensor, result.address, start, axes, index, result.strides)
 
-    def _result(self, tensor: Tensor, start: Scalar, axes: Sequence[Axis], index: int, region: Arena) -> Ref:
+    def _takes_groups_at_once(self, epilogue: TileOps, rows: Tiling, columns: Tiling) -> bool:
+        """Whether commands for one group after the other would be more than the vector unit holds, so that the arrays
+        would wait until it has them."""
+        npu = self.at.spec.npu
+        assert npu is not None
+        width = rows.elements if self.streamed == B else columns.elements
+        return epilogue.group > 1 and epilogue.calls * (width // epilogue.group) > npu.vector.waiting
+
+    def _result(
+        self, tensor: Tensor, start: Scalar, axes: Sequence[Axis], index: int, region: Arena, *, direct: bool
+    ) -> Ref:
         """Where a tile of a result is computed: its place, or on chip on the way there."""
-        if tensor.on_chip:
+        if direct:
             return Ref(start, tensor.dtype, tuple(a.strides[index] for a in axes))
         return Lanes(self.emit, NPU, region, [a.count for a in axes]).temp(tensor.dtype)
 
@@ -1029,6 +1058,15 @@ def _but_last(tiling: Tiling) -> tuple[list[Tiling], Nest]:
 def _merged(axes: Sequence[Axis]) -> int:
     """How many loops they are."""
     return len(Nest((0,) * len(axes[0].strides), tuple(axes)).merged().axes) if axes else 0
+
+
+def _loops(axes: Sequence[Axis], operand: int) -> tuple[int, ...]:
+    """Counts of the loops over rows of an operand, where there are several."""
+    if len(axes) < 2:
+        return ()
+    own = tuple(Axis(x.count, (x.strides[operand], *x.strides[OUT:])) for x in axes)
+    counts = Nest((0,) * (len(axes[0].strides) - OUT + 1), own).merged().counts()
+    return counts if len(counts) > 1 else ()
 
 
 def _count(axes: Sequence[Axis]) -> int:

@@ -5,24 +5,28 @@ The accumulators of a tile are drained as float32 into a part of the buffer in w
 after the other; what comes out goes to the last op's result, and what others read of what lies between to its own
 place. An epilogue may go on with the tiles of two products of the same left operand, as that of a gate does. A prologue
 begins with its operands, and its last result is what the arrays read. Operands of few bytes are brought once, others
-tile by tile. Ops are element-wise, or norms of rows, for which tiles have whole rows.
+tile by tile. Ops are element-wise, or norms of rows, for which tiles have whole rows, or go by groups of columns, of
+which tiles have all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from math import lcm, prod
 
 from pimc.backends.affine import Scalar
 from pimc.backends.dma.copy import issue_copy
 from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.elementwise import recipe_of, source_of
+from pimc.backends.kernels.groups import Group, group_of, seen_before, width_of
 from pimc.backends.kernels.lanes import Lanes, Ref, Rehearsal, Source
 from pimc.backends.kernels.levels import LEVELS, level_parameters, level_recipe
-from pimc.backends.kernels.nest import SLOTS, Axis, nests
+from pimc.backends.kernels.nest import SLOTS, Axis, dense_strides, nests
 from pimc.backends.kernels.normalization import NORMS, norm_recipe
+from pimc.backends.kernels.places import given
 from pimc.backends.kernels.pointwise import Recipe, packed
 from pimc.backends.kernels.rows import ROW_TEMPS
 from pimc.backends.lowering import Lowering, Tensor
@@ -35,6 +39,7 @@ from pimc.ir.chains import keeps
 from pimc.ir.graph import Node, Value
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
+from pimc.ir.views import is_view_op
 from pimc.record import record
 
 SMALL = 1 << 16
@@ -42,6 +47,8 @@ SMALL = 1 << 16
 MOST_REGIONS = 64
 """Tiles of a result on chip at a time, at most (`tiles.py`), each of which loses some bytes to alignment."""
 _SUMS = DType.F32.bits // 8
+_PAIR = 2
+"""Elements for which what goes by groups has one command of each kind."""
 
 
 @record
@@ -61,6 +68,8 @@ class Stage:
     """number among what is kept of the value that it goes on with, if others read that, too"""
     by_row: bool = False
     """whether a tile must have all columns of its rows"""
+    group: int = 1
+    """columns, of so many next to each other, that a tile must have together"""
     op: int = -1
     """the row of the op table"""
 
@@ -74,13 +83,19 @@ class Stage:
         return found
 
 
+Look = Callable[[Layout], Layout]
+"""Where elements lie as they broadcast to the product, given where an operand lies."""
+
+
 @record
 class TileOps:
     """Ops one after another, and the operands that they have beside values made on the tile."""
 
     stages: tuple[Stage, ...]
     tensors: tuple[Tensor, ...]
-    """as they lie in memory; they broadcast to the product"""
+    """as they lie in memory"""
+    looks: tuple[Look, ...]
+    """how each broadcasts to the product"""
     kept: tuple[Tensor, ...]
     """where values between ops go that others read"""
     out: Tensor
@@ -92,15 +107,20 @@ class TileOps:
     @staticmethod
     def of(products: Sequence[Node], nodes: Sequence[Node], at: Lowering, op: int) -> TileOps:
         """Of nodes that read each other's results and those of products, which are among them. op: the row of the first
-        in the op table."""
+        in the op table. Views may come before a last op, which goes by groups."""
         stages: list[Stage] = []
         tensors: list[Tensor] = []
+        looks: list[Look] = []
+        views = [node for node in nodes if products and is_view_op(node)]
         kept: list[Tensor] = []
         made = {product.result: Made(i) for i, product in enumerate(products)}
         value: Value | None = None
         for row, node in enumerate(nodes, op):
             if node in products:
                 value = node.result
+                continue
+            if node in views:
+                made[node.result] = made[given(node, 0)]
                 continue
             going = value is not None and keeps(node)
             if going and value is not None:
@@ -116,20 +136,34 @@ class TileOps:
                     sources.append(len(tensors) - 1)
                 else:
                     sources.append(source)
+            group, width = group_of(node), 1
+            looks += [_plain if group is None else _look(views, group.spread)] * (len(tensors) - len(looks))
+            if group is not None:
+                member = Tensor("buffer", group.places(node.result.type.static_shape), DType.U8)
+                sources.append(len(tensors))
+                tensors.append(member)
+                looks.append(_look(views))
+                width = width_of(looks[-1](member.layout))
             number = len(kept) - 1 if going else None
             by_row = node.op.name in NORMS
-            recipe = norm_recipe(node) if by_row else level_recipe(node) if node.op.name in LEVELS else recipe_of(node)
-            stages.append(Stage(recipe, tuple(sources), number, by_row, row))
+            stages.append(Stage(_recipe(node, group), tuple(sources), number, by_row, width, row))
             made[node.result] = Made(len(made))
             value = node.result if products else None
         stored = bool(products) or keeps(nodes[-1])
         out = at.tensor(nodes[-1].result)
-        return TileOps(tuple(stages), tuple(tensors), tuple(kept), out, len(products), stored)
+        if views:
+            out = replace(out, layout=_look(views)(out.layout))
+        return TileOps(tuple(stages), tuple(tensors), tuple(looks), tuple(kept), out, len(products), stored)
 
     @property
     def by_row(self) -> bool:
         """Whether tiles must have whole rows."""
         return any(stage.by_row for stage in self.stages)
+
+    @cached_property
+    def group(self) -> int:
+        """Columns, of so many next to each other, that tiles must have together."""
+        return lcm(*(stage.group for stage in self.stages))
 
     def is_small(self, operand: int) -> bool:
         tensor = self.tensors[operand]
@@ -143,16 +177,25 @@ class TileOps:
     @property
     def brought_bytes(self) -> int:
         """For each element of a tile."""
-        return sum(self.tensors[i].element_bytes for i in self.brought)
+        return sum(self._bytes(i) for i in self.brought)
+
+    def _bytes(self, operand: int) -> int:
+        """For each element of a tile: of what both members of pairs have, half."""
+        return -(-self.tensors[operand].element_bytes // (_PAIR if operand in self.shared else 1))
 
     def layouts(self) -> list[Layout]:
         """Where operands lie when tiles are computed on, and what is kept; small operands begin at 0 of their place on
         chip."""
         operands = [
-            Layout.dense(t.layout.shape, t.element_bytes) if self.is_small(i) else t.layout
-            for i, t in enumerate(self.tensors)
+            look(Layout.dense(t.layout.shape, t.element_bytes) if self.is_small(i) else t.layout)
+            for i, (t, look) in enumerate(zip(self.tensors, self.looks, strict=True))
         ]
         return [*operands, *(t.layout for t in self.kept)]
+
+    @cached_property
+    def shared(self) -> tuple[int, ...]:
+        """Operands that groups, and both members of pairs, have together; and last, which of its pair an element is."""
+        return tuple(s for stage in self.stages if stage.group > 1 for s in stage.sources if isinstance(s, int))
 
     @property
     def staged_bytes(self) -> int:
@@ -162,20 +205,22 @@ class TileOps:
     @cached_property
     def _takes(self) -> list[Rehearsal]:
         found: list[Rehearsal] = []
-        values = dict.fromkeys(range(self.given + len(self.stages)), Ref(0, DType.F32, (0, 0)))
+        values = dict.fromkeys(range(self.given + len(self.stages)), Ref(0, DType.F32, (0, 1)))
         for stage in self.stages:
-            found.append(Rehearsal(NPU, 2))
+            found.append(Rehearsal(NPU, (1, 1 if stage.group == 1 else _PAIR)))
             stage.write(found[-1], stage.refs(values, self._views), self._views[-1])
         return found
 
     @property
     def _views(self) -> list[Ref]:
-        return [Ref(0, t.dtype, (0, 0)) for t in (*self.tensors, self.out)]
+        return [Ref(0, t.dtype, (0, 1)) for t in (*self.tensors, self.out)]
 
     @property
     def moving_bytes(self) -> int:
         """For each element of a tile: what comes from memory or goes there while the next tile is computed."""
-        return self.brought_bytes + sum(t.element_bytes for t in (*self.kept, self.out) if not t.on_chip)
+        shared = sum(self._bytes(i) for i in self.shared[:-1])
+        leaving = [t for t in (*self.kept, self.out) if not t.on_chip or self.group > 1]
+        return self.brought_bytes + shared + sum(t.element_bytes for t in leaving)
 
     @property
     def working_bytes(self) -> int:
@@ -204,13 +249,24 @@ class TileOps:
 
     def clocks(self, npu: NpuSpec) -> float:
         """Of the vector units, for each element."""
-        return sum(npu.vector.cycles(f) for f in self._functions) / (npu.vector.width * npu.cores)
+        clocks = sum(npu.vector.cycles(function) * part for function, part in self._passes)
+        return clocks / (npu.vector.width * npu.cores)
 
     @cached_property
-    def _functions(self) -> list[str]:
-        steps = [s.command for r in self._takes for s in r.emit.take() if isinstance(s, Step)]
-        passes = [c.function for c in steps if isinstance(c, Elementwise)]
-        return [*passes, *("add" for c in steps if isinstance(c, Reduce))]
+    def calls(self) -> int:
+        """Commands of the vector units for each group of columns of a tile, but for those over all of it."""
+        return sum(part < 1 for _, part in self._passes)
+
+    @cached_property
+    def _passes(self) -> list[tuple[str, float]]:
+        """Functions, each with the part of the elements that it passes over."""
+        found: list[tuple[str, float]] = []
+        for rehearsal in self._takes:
+            commands = [step.command for step in rehearsal.emit.take() if isinstance(step, Step)]
+            functions = [c.function for c in commands if isinstance(c, Elementwise)]
+            functions += ["add" for c in commands if isinstance(c, Reduce)]
+            found += [(function, 1 / prod(rehearsal.counts)) for function in functions]
+        return found
 
     @property
     def spare(self) -> int:
@@ -254,6 +310,29 @@ class TileOps:
             working.reset(mark)
 
 
+def _recipe(node: Node, group: Group | None) -> Recipe:
+    if group is not None:
+        return group.recipe
+    if node.op.name in NORMS:
+        return norm_recipe(node)
+    return level_recipe(node) if node.op.name in LEVELS else recipe_of(node)
+
+
+def _plain(layout: Layout) -> Layout:
+    return layout
+
+
+def _look(views: Sequence[Node], spread: Look = _plain) -> Look:
+    """What the last of some views shows, in the shape of what they begin with."""
+
+    def look(layout: Layout) -> Layout:
+        found = seen_before(views, spread(layout))
+        assert found is not None, "views of whole groups can be taken back"
+        return found
+
+    return look
+
+
 def columns_from(layout: Layout, first: Scalar, count: int) -> tuple[Layout, Scalar]:
     """So many columns of an operand, where it has more than one, and bytes to the first that is meant."""
     if not layout.dims or layout.shape[-1] in (1, count):
@@ -270,6 +349,19 @@ def _along(parameter: Tensor, axis: int, rank: int) -> Tensor:
     own = layout.dims[0] if layout.dims and layout.shape != (1,) else ((1, 0),)
     dims = tuple(own if i == axis else ((1, 0),) for i in range(rank))
     return replace(parameter, layout=Layout(layout.offset, dims))
+
+
+def for_all(emit: Emitter, ref: Ref, counts: Sequence[int], member: Ref, region: Arena) -> Ref:
+    """What several groups share, on chip once for each, so that commands over all of them go by it as by the product.
+
+    member: of its pair, which each element is; both share what there is.
+    """
+    own = [1 if step else count for step, count in zip(member.strides, counts, strict=True)]
+    size = max(1, ref.dtype.bits // 8)
+    strides = [0 if step else n for step, n in zip(member.strides, dense_strides(own, size), strict=True)]
+    held = region.take(prod(own) * size)
+    issue_copy(emit, ("buffer", "buffer"), ref.address, held, ref.dtype, own, ref.strides, strides)
+    return Ref(held, ref.dtype, tuple(strides))
 
 
 def operand_tile(

@@ -20,7 +20,7 @@ from functools import lru_cache
 
 from pimc.backends.dma.timing import CopyTime
 from pimc.backends.kernels.arena import padded
-from pimc.backends.kernels.nest import SLOTS, chunk_of
+from pimc.backends.kernels.nest import SLOTS, chunk_of, tile_of
 from pimc.backends.npu.array import ArrayTime
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES
 from pimc.backends.npu.strips import Strips, runs_for, strips_of
@@ -153,8 +153,9 @@ class Extents:
     """for each of its elements, but for one tile alone (an epilogue)"""
     vector: float = 0.0
     """seconds of the vector unit for each element of the result (an epilogue)"""
-    whole: str = ""
-    """t or s: a tile of the result has all of it (an epilogue that goes by rows)"""
+    t_group: int = 1
+    s_group: int = 1
+    """of how much of t and s a tile of the result has all, or nothing (an epilogue that goes by rows, or by groups)"""
     stays: str = ""
     """t, s or ts: operands that lie on chip where commands can address them, and need no other place there"""
     cuts_k: int = 0
@@ -167,6 +168,17 @@ class Extents:
     """seconds of the vector unit for each of its elements"""
     doubled: str = ""
     """t or s: the operand of which there are two, whose products with the other one go on together"""
+    t_loops: tuple[int, ...] = ()
+    s_loops: tuple[int, ...] = ()
+    """counts of the loops over t and over s, outermost first, where there are several: tiles end where these do"""
+
+    def cut(self, name: str, tile: int, piece: int) -> tuple[int, int]:
+        """How many tiles there are of t or s, and of how many pieces the first of them consists."""
+        whole, loops = (self.t, self.t_loops) if name == "t" else (self.s, self.s_loops)
+        if not loops:
+            return -(-whole // tile), -(-tile // piece)
+        first, count = tile_of(loops, tile)
+        return count, tile_of(first, piece)[1]
 
     @property
     def of_out(self) -> int:
@@ -461,12 +473,13 @@ def _panel(
         return None
     layers = e.k // depth if depth else 1
     k = depth or e.k
-    whole_outer, whole_inner = (e.t, e.s) if t_outside else (e.s, e.t)
     micro = (piece, inner) if t_outside else (inner, piece)
-    turns_outer, turns_inner = -(-whole_outer // tile), -(-whole_inner // inner)
-    pieces = -(-tile // piece)
-    alone = turns_outer == 1 and turns_inner == 1 and pieces == 1
+    whole_outer, whole_inner = (e.t, e.s) if t_outside else (e.s, e.t)
+    turns_outer, turns_inner, pieces = -(-whole_outer // tile), -(-whole_inner // inner), -(-tile // piece)
     first_name, second_name = ("t", "s") if t_outside else ("s", "t")
+    if e.t_loops or e.s_loops:
+        (turns_outer, pieces), (turns_inner, _) = e.cut(first_name, tile, piece), e.cut(second_name, inner, inner)
+    alone = turns_outer == 1 and turns_inner == 1 and pieces == 1
     depth_held = machine.depth(k, grid[0])
     held_piece, held_inner = e.held(first_name, piece, depth_held), e.held(second_name, inner, depth_held)
     one = e.held(first_name, tile, depth_held) + held_inner + padded(piece * inner * e.of_out)
@@ -550,8 +563,8 @@ def made_at_once(rows: int, k: int) -> int:
 
 
 def _cuts_rows(e: Extents, t: int, s: int) -> bool:
-    """Whether tiles [t, s] of the result lack a part of what they must have whole."""
-    return (e.whole == "t" and t < e.t) or (e.whole == "s" and s < e.s)
+    """Whether tiles [t, s] of the result have a part of what they must have whole."""
+    return bool(t % e.t_group or s % e.s_group)
 
 
 def _late(
@@ -716,21 +729,21 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
 
 def _in_strips(e: Extents) -> bool:
     """Whether the result may be worked on in parts of a tile."""
-    return not (e.whole or e.led or e.doubled or e.out_bytes)
+    return e.t_group == e.s_group == 1 and not (e.led or e.doubled or e.out_bytes)
 
 
 def _strips(search: _Search, slab: _Slab, grid: tuple[int, int], whole: _Ending) -> Iterator[_Ending]:
     """How the last slab may come rather than as a whole."""
     machine, e = search.machine, search.product
     high, wide = machine.block(*grid)
-    extent, block, side = slab.t, machine.array.columns, e.streamed
+    extent, block, side, loops = slab.t, machine.array.columns, e.streamed, e.t_loops
     if slab.cut == "s":
-        extent, block, side = slab.s, wide, e.stationary
+        extent, block, side, loops = slab.s, wide, e.stationary, e.s_loops
     if side is None or machine.copies.reads is None:
         return
     depth = min(slab.k, high)
     at_once = search.moved(S if slab.cut == "s" else T, extent, depth)[0]
-    pitch = side.columns[-1][1] if len(side.rows) == 1 and side.columns else 1
+    pitch = side.columns[-1][1] if len(side.rows) == 1 and side.columns and not loops else 1
     before = whole.all * (1 - depth / slab.k)
     for strips in strips_of(slab.cut, extent, block, runs_for(machine.copies.reads.memory, pitch)):
         own = Side(strips.digits(side.rows), side.columns)

@@ -195,7 +195,8 @@ class AimChannel:
             self.now = min(self._clock(self.now, until), until)
             if self.refused is not None:
                 self._retry(*self.refused)
-        self._complete(until - 1)
+        if self.answers:
+            self._complete(until - 1)
 
     def accept(self) -> None:
         """Go on until nothing is refused."""
@@ -235,7 +236,8 @@ class AimChannel:
 
     def _clock(self, t: int, until: int, *, accepting: bool = False) -> int:
         """Choose and issue at clock `t`; returns the next clock at which something may happen."""
-        self._complete(t)
+        if self.answers:
+            self._complete(t)
         wake = NEVER
         if self.activated:
             wake, best, command = self._best(self.activated, t)

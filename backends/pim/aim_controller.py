@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pimc.backends.affine import Affine, Scalar, evaluated
 from pimc.backends.isa import Command
@@ -19,13 +20,15 @@ from pimc.backends.pim.aim_lines import OWN, LineMaker, shape_of
 from pimc.backends.pim.aim_passage import MANY_LINES, command_through
 from pimc.backends.pim.aim_runs import Repeated
 from pimc.backends.pim.aim_states import States
-from pimc.backends.pim.aim_steps import SteppedDevice
 from pimc.backends.pim.issues import IssueSink
 from pimc.backends.pim.memory_share import MemoryShare
 from pimc.backends.pim.tallies import LINES, OPEN_CLOCKS, trace_clocks
 from pimc.backends.timing import EngineDecl, Issued, Resources, Turns
 from pimc.backends.vector import plain
 from pimc.ir.diagnostics import Kind, fail
+
+if TYPE_CHECKING:
+    from pimc.backends.pim.aim_steps import SteppedDevice
 
 IDENTITY = "row"
 """The operand of which only matters whether it is that of an earlier command."""
@@ -135,10 +138,8 @@ class AimTimer:
     def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued] | None:
         """A command of one line, prepared: what is known of the channels' states gives its time."""
         line = self._only_line(command)
-        return None if line is None else self._bound(command, line, variables)
-
-    def _bound(self, command: Command, line: Line, variables: Mapping[int, int]) -> Callable[[int], Issued]:
-        """What times a command that is this line."""
+        if line is None:
+            return None
         trace = self.trace
         mask, number, _, fixed, count = line
         at_row = evaluated(self.identity(command)) if fixed == OWN else None
@@ -161,7 +162,7 @@ class AimTimer:
         return issue
 
     def bind_turns(
-        self, command: Command, variables: dict[int, int], variable: int
+        self, command: Command, variables: dict[int, int], variable: int, time: Callable[[int], Issued]
     ) -> Callable[[int, int, int, int], Turns] | None:
         """A loop of one such command, whose turns come to the same from the same state."""
         line = self._only_line(command)
@@ -171,7 +172,7 @@ class AimTimer:
         step = dict(own.terms).get(variable, 0) if isinstance(own, Affine) else 0
         return Repeated(
             self.skipping, self.memory, self.trace, self.clock_ps, line.mask, (line.command, line.bank, line.times),
-            evaluated(own), step, variables, variable, self._bound(command, line, variables),
+            evaluated(own), step, variables, variable, time,
         ).turns  # fmt: skip
 
     def _only_line(self, command: Command) -> Line | None:
@@ -199,6 +200,8 @@ class AimTimer:
 
     def step(self) -> None:
         """Go through every clock from here on."""
+        from pimc.backends.pim.aim_steps import SteppedDevice
+
         self.device = SteppedDevice(self.rules, self.device.issues)
 
     # -- steady states ------------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ class AimDevice:
             state = self._offer(lane, t, line, line.row)
             if state.is_full or state.is_held:
                 outlook = self.states.outlook(state, lane.due - t)
-                lane.blocked = t + max(outlook.accepted, outlook.released)
+                lane.blocked = t + outlook.blocked
                 if lane.blocked > blocked:
                     blocked = lane.blocked
         if len(lanes) > 1:
@@ -135,11 +135,10 @@ class AimDevice:
         if self.issues is not None:
             self._record(lane, found, row)
         if found.kept is not None:
-            known = (*rows, row)
-            lane.rows = tuple([known[i] for i in found.kept])
+            lane.rows = tuple(map((*rows, row).__getitem__, found.kept))
         state = lane.state = found.state
-        if found.issues:
-            lane.last = base + found.issues[-1].last
+        if found.last >= 0:
+            lane.last = base + found.last
         if found.refreshed:
             refresh = max([issue.last for issue in found.issues if issue.command == REFAB])
             lane.due, lane.opens = due + found.refreshed, base + refresh + self.states.refreshing
@@ -271,8 +270,9 @@ class AimDevice:
         decoded = self.decoded + 1
         self.clock, self.decoded = (t, decoded) if decoded < self.lines_per_clock else (t + 1, 0)
         if state.is_full or state.is_held:
-            lane.blocked = t + max(outlook.accepted, outlook.released)
-            self._wait(lane.blocked + 1)
+            lane.blocked = t + outlook.blocked
+            if lane.blocked >= self.clock:
+                self.clock, self.decoded = lane.blocked + 1, 0
         return Reply(t + outlook.issued, t + outlook.done, outlook.cause)
 
     def lose_rows(self, t: int) -> None:

@@ -50,6 +50,9 @@ class Line(NamedTuple):
     times: int = 1
 
 
+NO_REQUEST = Line(0)
+TABLE_ROW = 1 << 29
+"""The row of the first activation table; the configuration register 2 (afm) is added to it."""
 FIRST_CLOCK = 1
 
 

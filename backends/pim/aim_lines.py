@@ -10,9 +10,8 @@ from typing import Any
 
 from pimc.backends.isa import Command, operand_names
 from pimc.backends.pim import aim_isa
-from pimc.backends.pim.aim_line import NONE, Line
+from pimc.backends.pim.aim_line import NO_REQUEST, NONE, TABLE_ROW, Line
 from pimc.backends.pim.aim_rules import NUMBER
-from pimc.backends.pim.aim_trace import NO_REQUEST, TABLE_ROW
 from pimc.backends.pim.cells import channels_of
 from pimc.backends.vector import plain
 from pimc.record import record

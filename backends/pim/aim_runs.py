@@ -48,7 +48,7 @@ class Run:
     log: list[int] = field(default_factory=list)
     """the transition of each"""
     ready: list[int] = field(default_factory=list)
-    """when the stream was ready for each"""
+    """when the stream was ready for each; of the first it only matters when it was decoded"""
     finished: list[int] = field(default_factory=list)
     """the clock at which everything is completed after each; no refresh may be due by then"""
 

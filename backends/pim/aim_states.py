@@ -9,7 +9,7 @@ kept by the clocks that were left until then, for all at which the refresh comes
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,15 +44,15 @@ class Transition(NamedTuple):
     """clocks of the step in which a row was open"""
     issues: tuple[Issue, ...]
     """DRAM commands, their clocks counted from the offer before, rows by number"""
+    last: int
+    """the clock of the last of them; -1: there is none"""
 
 
 class Outlook(NamedTuple):
     """What happens to a state when nothing more comes; clocks count from the last offer. -1: it has happened before."""
 
-    accepted: int
-    """the last refused request was accepted"""
-    released: int
-    """the last blocking request was completed"""
+    blocked: int
+    """the last refused request was accepted, and the last blocking request completed"""
     issued: int
     """the last command was issued"""
     done: int
@@ -181,7 +181,8 @@ class States:
     def _made(
         self, state: State, kept: Rows | None, refreshed: int, open_clocks: int, issues: tuple[Issue, ...]
     ) -> Transition:
-        made = Transition(len(self.transitions), state, kept, refreshed, open_clocks, issues)
+        last = issues[-1].last if issues else -1
+        made = Transition(len(self.transitions), state, kept, refreshed, open_clocks, issues, last)
         self.transitions.append(made)
         return made
 
@@ -234,7 +235,10 @@ class States:
             channel = channel.copy()
         channel.finish()
         found = outlook_of(channel)
-        state.outlooks.update(dict.fromkeys(self._alike(channel, left, found.settled), found))
+        if channel.alike is None:
+            state.outlooks[left] = found
+        else:
+            state.outlooks.update(dict.fromkeys(self._alike(channel, left, found.settled), found))
         stops.append((found.done + 1, channel))
         if len(self.ahead) >= MOST_AHEAD:
             del self.ahead[next(iter(self.ahead))]
@@ -261,8 +265,10 @@ class States:
         return None
 
 
-def _open_clocks(rows: Rows, issues: Iterable[Issue], clocks: int) -> int:
+def _open_clocks(rows: Rows, issues: Sequence[Issue], clocks: int) -> int:
     """Clocks of a step in which a bank of the channel had a row open."""
+    if CHANGING_ROWS.isdisjoint([issue.command for issue in issues]):
+        return clocks if max(rows) >= 0 else 0
     total = since = 0
     banks = range(len(rows))
     now_open: set[int] = set()
@@ -308,7 +314,8 @@ def frozen(channel: AimChannel) -> tuple[Key, Rows]:
         return old if old < 0 else numbers.setdefault(old, len(numbers))
 
     def request(old: Request) -> Request:
-        return old if old.row < 0 else old._replace(row=row(old.row))
+        number = row(old.row)
+        return old if number == old.row else Request(old.command, old.bank, number)
 
     def plain(entries: list[Plain]) -> tuple[Plain, ...]:
         return tuple([Plain(ranks[p.arrival], request(p.request)) for p in entries])
@@ -368,7 +375,7 @@ def outlook_of(channel: AimChannel) -> Outlook:
     issued, cause = _last_asked(channel.issued)
     done = max(channel.written, channel.answered, channel.accepted, issued, 0)
     settled = max(done + 1, channel.issued[-1].last + 1 if channel.issued else 0, channel.free_at())
-    return Outlook(channel.accepted, channel.released, issued, done, settled, cause, tuple(channel.issued))
+    return Outlook(max(channel.accepted, channel.released), issued, done, settled, cause, tuple(channel.issued))
 
 
 def _last_asked(issues: list[Issue]) -> tuple[int, str]:

@@ -9,15 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from pimc.backends.pim.aim_line import MARKER, NONE, Line
+from pimc.backends.pim.aim_line import MARKER, NO_REQUEST, NONE, TABLE_ROW, Line
 from pimc.backends.pim.aim_rules import COMMANDS, NUMBER
 from pimc.backends.pim.cells import channels_of
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean
 from pimc.ir.source import TextSpan
 from pimc.record import record
-
-TABLE_ROW = 1 << 29
-"""The row of the first activation table; the configuration register 2 (afm) is added to it."""
 
 
 @record
@@ -59,7 +56,6 @@ DIRECT = {
 }
 FIRST = {"AiM": "a command", "W": "MEM, GPR or CFR", "R": "MEM, GPR or CFR"}
 """How lines begin, and what comes next."""
-NO_REQUEST = Line(0)
 ACTIVATION_REGISTER = 2
 MOST_REQUESTS = 1 << 20
 """Of one line. The format has no limit; this one is that of a bank's columns, not of a row's 64."""

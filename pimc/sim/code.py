@@ -19,7 +19,7 @@ from pimc.backends.executors import Executor
 from pimc.backends.isa import SYNCHRONISING, Command, Signal, Wait, operands_of
 from pimc.backends.link.isa import Exchange
 from pimc.backends.program import Item, Loop, Step
-from pimc.backends.timing import Binding, Following, Issued, Repeating, Timer, Turns
+from pimc.backends.timing import Binding, Following, Issued, Repeating, Timer, Turns, having
 from pimc.record import record
 from pimc.sim.tokens import Semaphore, Semaphores
 
@@ -190,9 +190,9 @@ class Compiler:
         """the counters of loops as they are when the code is executed"""
         self._known = known
         self._plainly = plainly
-        self._binding = timer if isinstance(timer, Binding) else None
-        self._following = timer if isinstance(timer, Following) else None
-        self._repeating = timer if isinstance(timer, Repeating) else None
+        self._binding: Binding | None = having(timer, Binding)
+        self._following: Following | None = having(timer, Following)
+        self._repeating: Repeating | None = having(timer, Repeating)
         self._start = dict(variables)
         self._code: list[Instruction] = [Instruction(MORE)]
         self._begin = 0
@@ -235,7 +235,7 @@ class Compiler:
         if len(loop.body) == 1 and self._code[-1].what == COMMAND and not skips:
             only = self._code.pop()
             head.what, head.op, head.command, head.time = RUN, only.op, only.command, only.time
-            head.turns = self._turns(only.command, loop.variable)
+            head.turns = self._turns(only, loop.variable)
             return body
         self._code.append(
             Instruction(END, variable=loop.variable, count=loop.count, target=start, alone=body.alone, meets=body.meets,
@@ -275,11 +275,12 @@ class Compiler:
             bound = self._following.follow(command, self._variables)
         return bound or _resolving(prepared or command, self._timer, self._variables)
 
-    def _turns(self, command: Command | None, variable: int) -> LoopTime | None:
-        if command is None or self._repeating is None or self._plainly is not None:
+    def _turns(self, only: Instruction, variable: int) -> LoopTime | None:
+        command, time = only.command, only.time
+        if command is None or time is None or self._repeating is None or self._plainly is not None:
             return None
         prepared = self._prepared(command, self._known.of(command, self._timer))
-        return self._repeating.bind_turns(prepared, self._variables, variable) if prepared else None
+        return self._repeating.bind_turns(prepared, self._variables, variable, time) if prepared else None
 
     def _prepared(self, command: Command, facts: Facts) -> Command | None:
         """A command whose time does not depend on loops: with plain operands, unless its identity moves."""

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TypeVar
 
-from pimc.backends.timing import Tallying, Timer
+from pimc.backends.timing import Tallying, Timer, having
 
 K = TypeVar("K", int, str)
 
@@ -28,7 +28,7 @@ class Ledger:
         self.op = -1
         self.by_op: Counts = {}
         self._timer = timer
-        self._tallies = timer if isinstance(timer, Tallying) else None
+        self._tallies: Tallying | None = having(timer, Tallying)
         self._settled: Counter[str] = Counter()
 
     def turn(self, op: int) -> None:

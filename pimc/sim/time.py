@@ -22,7 +22,7 @@ from pimc.backends.isa import Command
 from pimc.backends.link.isa import Exchange
 from pimc.backends.pim.issues import TellsIssues
 from pimc.backends.program import Program, Stream, steps
-from pimc.backends.timing import Ending, Identifying, Issued, Refreshing, Resource, Serving, Stepping, Timer
+from pimc.backends.timing import Ending, Identifying, Issued, Refreshing, Resource, Serving, Stepping, Timer, having
 from pimc.ir.diagnostics import CompileError, Diagnostic, InternalError, Kind, fail
 from pimc.sim.accounts import HELD, Account, Run
 from pimc.sim.code import (
@@ -158,8 +158,8 @@ class Runner:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.timer)
-        self.identifying = self.timer if isinstance(self.timer, Identifying) else None
-        self.refreshing = self.timer if isinstance(self.timer, Refreshing) else None
+        self.identifying = having(self.timer, Identifying)
+        self.refreshing = having(self.timer, Refreshing)
 
     def semaphore(self, instruction: Instruction, tokens: Tokens) -> Semaphore:
         """The one that a SIGNAL or WAIT means in this turn."""
@@ -309,7 +309,8 @@ class Clockwork:
                 self._issue(runner, instruction.op, instruction.time)
             elif what == SIGNAL:
                 semaphore = instruction.semaphore or runner.semaphore(instruction, self.tokens)
-                for freed in semaphore.post(index, max(runner.done, runner.ready)):
+                done, ready = runner.done, runner.ready
+                for freed in semaphore.post(index, done if done > ready else ready):
                     self._offer(self.runners[freed])
             elif what == WAIT:
                 semaphore = instruction.semaphore or runner.semaphore(instruction, self.tokens)
@@ -331,7 +332,8 @@ class Clockwork:
                     self.steady.left(runner, frame)
                 runner.account.settle()
             elif what == RUN:
-                if not self._run(runner, instruction):
+                turns = instruction.turns
+                if not (self._run(runner, instruction) if turns is None else self._run_on(runner, instruction, turns)):
                     return
             elif what == LOOP:
                 variables[instruction.variable] = 0
@@ -359,8 +361,6 @@ class Clockwork:
 
     def _run(self, runner: Runner, instruction: Instruction) -> bool:
         """All turns of a loop of one command. False: somebody else's turn comes first."""
-        if instruction.turns is not None:
-            return self._run_on(runner, instruction, instruction.turns)
         time, op, variable = instruction.time, instruction.op, instruction.variable
         assert time is not None
         while runner.turns < instruction.count:
@@ -378,24 +378,26 @@ class Clockwork:
         op = self.work.op = instruction.op
         if runner.ledger.op != op:
             runner.ledger.turn(op)
-        number, limit = runner.turns, FOREVER
+        number, limit, ready = runner.turns, FOREVER, runner.ready
         while number < count:
             if heap:
-                if self._is_early(runner):
-                    runner.turns = number
-                    return False
                 limit, index = heap[0]
                 limit += runner.index < index
-            at, turns, free, done, worked = time(number, count, runner.ready, limit)
+                if ready >= limit:  # somebody else's turn comes first
+                    runner.turns, runner.ready = number, ready
+                    self._offer(runner)
+                    return False
+            at, turns, free, done, worked = time(number, count, ready, limit)
             account.entries.append(Run(op, at, turns))
             if worked + at > account.frontier:
                 account.frontier = worked + at
-            runner.ready = free + at
+            ready = free + at
             if done + at > runner.done:
                 runner.done = done + at
-            account.turns += len(turns)
-            number += len(turns)
-        runner.turns = 0
+            taken = len(turns)
+            account.turns += taken
+            number += taken
+        runner.turns, runner.ready = 0, ready
         return True
 
     def _issue(self, runner: Runner, op: int, time: Time) -> None:
@@ -450,8 +452,9 @@ class Clockwork:
         self.unfinished[runner.executor.rank] -= 1
         if not self.unfinished[runner.executor.rank]:
             self.tokens.forget(runner.executor.rank)
-        if isinstance(runner.timer, Ending) and runner.account.has_worked:
-            runner.done = runner.timer.finish(runner.ready)
+        ending: Ending | None = having(runner.timer, Ending)
+        if ending is not None and runner.account.has_worked:
+            runner.done = ending.finish(runner.ready)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

@@ -95,7 +95,7 @@ def _random_product(rng: random.Random) -> Extents:
         rng.choice([None, Side(((rows, 2 * columns),), ((columns, 2),)), Side(((rows, 2),), ((columns, 2 * rows),))])
         for rows, columns in ((t, k), (s, k), (t, s))
     )
-    epilogue = rng.choice([(0, 0, 0.0, ""), (4, 8, 1e-12, ""), (0, 21, 5e-12, "s")])
+    epilogue = rng.choice([(0, 0, 0.0, 1, 1), (4, 8, 1e-12, 1, 4), (0, 21, 5e-12, 1, s)])
     led, led_bytes, before = rng.choice([("", 0, 0.0), ("", 0, 0.0), ("t", 4, 3e-12)])
     return Extents(
         t, s, k, 2, streamed, stationary, out, rng.choice([1, 1, 3]), *epilogue,
