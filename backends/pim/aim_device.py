@@ -322,11 +322,13 @@ class AimDevice:
             at += size
 
     def relative(self, clock: int) -> Hashable:
-        """The state as seen from a clock, rows as their numbers, without what refresh will do."""
+        """The state as seen from a clock, rows as their numbers, without what refresh will do; but it has closed the
+        rows of lanes that were at rest meanwhile."""
         lanes = tuple(
-            (lane.mask, lane.state.number, self._age(lane), max(0, lane.blocked - clock), max(0, lane.opens - clock))
+            (lane.mask, lane.state.number, self._age(lane), max(0, lane.blocked - clock), max(0, lane.opens - clock),
+             self.clock > lane.due and not lane.state.is_idle)
             for lane in self.lanes()
-        )
+        )  # fmt: skip
         return self.clock - clock, self.decoded, lanes
 
     def _age(self, lane: Lane) -> int:

@@ -219,3 +219,12 @@ def test_work_that_is_taken_up_before_what_came_first_is_over_is_one_stretch_of_
     program = program_of((Loop(0, 9, (copy, inner)),), machine("aim-head"))
     fast, plain = (simulate(program, engine=engine) for engine in ("fast", "plain"))
     assert fast.ops == plain.ops
+
+
+def test_refresh_closes_rows_of_channels_at_rest_before_periods_that_are_known() -> None:
+    """A row of channel 1 is open up to the first refresh, while channel 0 does what it does after it, too."""
+    opened = Step("pim", aim.CopyBankToBuffer(1, 2, 0, 0), 0)
+    copies = Loop(0, 20, (Loop(1, 5, (Step("pim", aim.CopyBankToBuffer(16, 1, 0, variable(0)), 0),)),))
+    program = program_of((opened, copies), machine("cent"))
+    fast, plain = (simulate(program, engine=engine) for engine in ("fast", "plain"))
+    assert fast.engines == plain.engines
