@@ -44,6 +44,13 @@ class FuseEpiloguesPass(Pass):
         %n = rms_norm(%r, %scale)       %n = rms_norm(%r, %scale)  #epilogue=2{keeps=true}
         %z = add(%r, ..)                %z = add(%r, ..)
 
+    What goes by groups of columns, as the rotation of heads does, may come behind views, and is last.
+
+        %y = matmul(%x, %w)             %y = matmul(%x, %w)
+        %h = reshape(%y, ..)      ->    %h = reshape(%y, ..)  #epilogue=1
+        %t = transpose(%h)              %t = transpose(%h)  #epilogue=2
+        %q = rotary(%t, %c, %s)         %q = rotary(%t, %c, %s)  #epilogue=3
+
     Two products with the same left operand whose chains meet, as those of a gate, are computed side by side: the left
     operand is loaded once, and neither result needs memory.
 

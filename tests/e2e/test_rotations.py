@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pimc.backends.dma.copy import transferred
+from pimc.backends.races import check_races
 from pimc.driver import Result
 from pimc.ir.facts import Epilogue, Tile
 from tests.e2e import chains
@@ -49,6 +50,7 @@ BOTH = ["add", "reshape", "transpose", "rotary", "reshape", "transpose", "rotary
 def test_values_are_right(tmp_path: Path, target: str, overrides: list[str], shape: tuple[int, int, int]) -> None:
     found = run(tmp_path, heads(*shape), target, "on", overrides, 200, "wide")
     assert on_tiles(found) == BOTH
+    check_races(found.program)
     chains.check_values(found)
 
 
