@@ -33,9 +33,10 @@ from pimc.backends.npu.attention_tiles import (
     Sizes,
     best_attention,
 )
+from pimc.backends.npu.contraction import SWAPS, microseconds
+from pimc.backends.npu.extents import Side
 from pimc.backends.npu.isa import Fence
-from pimc.backends.npu.matmul import SWAPS, machine_of, microseconds
-from pimc.backends.npu.tiles import Side
+from pimc.backends.npu.machine import machine_of
 from pimc.backends.npu.vector_unit import NPU
 from pimc.backends.target import TargetSpec
 from pimc.ir.diagnostics import Kind, fail

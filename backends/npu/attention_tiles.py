@@ -12,9 +12,11 @@ from functools import lru_cache
 
 from pimc.backends.kernels.arena import padded
 from pimc.backends.kernels.nest import SLOTS
+from pimc.backends.npu.extents import Side
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES
+from pimc.backends.npu.machine import Machine
 from pimc.backends.npu.packs import Pack, best_pack
-from pimc.backends.npu.tiles import Machine, Side, move_seconds
+from pimc.backends.npu.tiles import move_seconds
 from pimc.backends.npu.timing import tree_levels
 from pimc.ir.types import DType
 from pimc.record import record

@@ -8,7 +8,7 @@ from pimc.backends.affine import Scalar
 from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.nest import chunks
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Matmul, MatmulOs, Preload
-from pimc.backends.npu.tiles import Machine
+from pimc.backends.npu.machine import Machine
 from pimc.ir.types import DType
 from pimc.record import record
 

@@ -13,9 +13,11 @@ from pimc.backends.kernels.nest import SLOTS, Axis, Nest, tilings, walk
 from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.npu.blocks import Blocks, Matrix
+from pimc.backends.npu.extents import Extents, Side
+from pimc.backends.npu.machine import Machine
 from pimc.backends.npu.packs import Pack, best_pack
 from pimc.backends.npu.tile_copy import bring, scaled, take_home
-from pimc.backends.npu.tiles import Extents, Machine, Moved, Side, bound_of, move_seconds
+from pimc.backends.npu.tiles import Moved, bound_of, move_seconds
 from pimc.ir.layout import Digit
 from pimc.record import record
 

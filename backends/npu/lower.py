@@ -73,9 +73,7 @@ def _asks_for_more(node: Node) -> bool:
     return node.op.name in NORMS or is_view_op(node)
 
 
-def lower_quantized_with_ops(
-    before: Sequence[Node], node: Node, followers: Sequence[Node], at: Lowering
-) -> int | None:
+def lower_quantized_with_ops(before: Sequence[Node], node: Node, followers: Sequence[Node], at: Lowering) -> int | None:
     """A product with a quantized weight, and ops on its tiles up to a norm: chunks of columns have no whole rows."""
     count = next((i for i, follower in enumerate(followers) if follower.op.name in NORMS), len(followers))
     if before or not count or 0 in node.result.type.static_shape:

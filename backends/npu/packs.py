@@ -15,7 +15,7 @@ from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.nest import SLOTS, chunks
 from pimc.backends.npu.blocks import Blocks, Matrix, Sums
 from pimc.backends.npu.isa import ACCUMULATOR_BYTES, Drain
-from pimc.backends.npu.tiles import Machine
+from pimc.backends.npu.machine import Machine
 from pimc.ir.types import DType
 from pimc.record import record
 

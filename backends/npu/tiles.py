@@ -20,9 +20,9 @@ from functools import lru_cache
 
 from pimc.backends.dma.timing import CopyTime
 from pimc.backends.kernels.arena import padded
-from pimc.backends.kernels.nest import SLOTS, chunk_of, tile_of
-from pimc.backends.npu.array import ArrayTime
-from pimc.backends.npu.isa import ACCUMULATOR_BYTES
+from pimc.backends.kernels.nest import SLOTS, chunk_of
+from pimc.backends.npu.extents import Extents, Side
+from pimc.backends.npu.machine import Machine
 from pimc.backends.npu.strips import Strips, runs_for, strips_of
 from pimc.ir.layout import Digit
 from pimc.record import record
@@ -31,178 +31,12 @@ DEEP = 4
 """Tiles on chip of small products that follow each other, which the latencies of memory and array would hold up."""
 
 
-_FIRST_PARTS = 32
-"""Into how many parts the very first and the very last pieces may be cut."""
 _MADE_AT_ONCE = 1 << 17
 """Elements of an operand that a prologue makes at a time, if rows are not longer."""
 _LAYERS = (2, 4, 8)
 """Into how many layers k may be cut, one after the other over all of the result."""
 _WORTH_LAYERS = 1.04
 """They are tried where something else than arrays and transfers takes more than that part of the time."""
-
-
-@record
-class Machine:
-    """What the search knows of the machine."""
-
-    array: ArrayTime
-    sums_stay: bool
-    tiling: str
-    """whole: all of a product at once where that fits; passes: all of t past one array's width of s after the other;
-    panels: slabs only where no panel fits; search: the fastest"""
-    clock: int
-    accumulator_bytes: int
-    drained: int
-    """accumulators that the vector unit brings away in a clock; 0: they have a port of their own"""
-    copies: CopyTime
-    lanes: int = 128
-    """accumulators of a row that leave in one pass"""
-
-    @property
-    def strips(self) -> bool:
-        """Whether the last slab may come in strips."""
-        return self.tiling == "search" and not self.sums_stay and not self.array.serial
-
-    @property
-    def turnaround(self) -> float:
-        """Seconds from the last row that enters the array until its products are out and more operands can come."""
-        return (self.array.first_load + self.array.skew) / self.clock + self.copies.latency
-
-    @property
-    def drain(self) -> float:
-        """The same while the arrays are at work, when loads of blocks are hidden."""
-        return self.array.skew / self.clock + self.copies.latency
-
-    def unseen(self, multiplied: float, came: float) -> float:
-        """Seconds of the turnaround that are not seen after the last operands came, which are multiplied in so many:
-        all of the first load where the arrays are still at work then, else what computing counts as the load."""
-        idle = multiplied + self.array.skew / self.clock < came
-        return (self.array.load if idle else self.array.first_load) / self.clock
-
-    def block(self, down: int, across: int) -> tuple[int, int]:
-        """Rows and columns of a block on a grid of arrays."""
-        return self.array.rows * down, self.array.columns * across
-
-    def piece(self, down: int, across: int) -> int:
-        """Rows of the streamed operand that hide the loading of the next block; 0: all of them, where nothing does."""
-        array = self.array
-        if array.serial:
-            return 0
-        sharing = array.arrays // (down * across)
-        return min(array.load, array.longest or array.load) * sharing
-
-    def parts(self, k: int, down: int) -> int:
-        """Into how many parts of k the very first and the very last pieces are cut."""
-        if self.tiling not in ("search", "passes") or self.sums_stay or self.array.serial:
-            return 1
-        return min(_FIRST_PARTS, -(-k // (self.array.rows * down)))
-
-    def depth(self, k: int, down: int) -> int:
-        """So many k an operand of a panel takes on chip: whole blocks, one after the other, where it comes in parts."""
-        high = self.array.rows * down
-        return -(-k // high) * high if self.parts(k, down) > 1 else k
-
-    def compute(self, t: int, s: int, k: int, down: int, across: int) -> int:
-        """Clocks of the arrays for a product."""
-        high, wide = self.block(down, across)
-        if self.sums_stay:
-            return -(-t // high) * -(-s // wide) * self.array.round(k, min(t, high), min(s, wide))
-        blocks = -(-s // wide) * -(-k // high)
-        return blocks * self._streams(t, min(k, high), min(s, wide))
-
-    def _streams(self, t: int, high: int, wide: int) -> int:
-        """A stream past a block, cut where it is too long for one command."""
-        array = self.array
-        most = array.longest * max(1, array.arrays // array.side_by_side(high, wide)) or t
-        whole, rest = divmod(t, most)
-        streams = whole * array.stream(most, high, wide) + (array.stream(rest, high, wide) if rest else 0)
-        if whole + bool(rest) == 1:
-            return array.visit(t, high, wide)
-        return array.load + streams if array.alternating else max(array.load, streams)
-
-
-@record
-class Side:
-    """A matrix in memory: the digits of its rows and of its columns, outermost first."""
-
-    rows: tuple[Digit, ...]
-    columns: tuple[Digit, ...]
-    batch: tuple[Digit, ...] = ()
-    """of products that follow each other"""
-
-
-@record
-class Extents:
-    """A product [t, k] x [k, s]; operands and result that must move say how they lie in memory (None: on chip)."""
-
-    t: int
-    s: int
-    k: int
-    element_bytes: int
-    streamed: Side | None
-    """[t, k]"""
-    stationary: Side | None
-    """[s, k]"""
-    out: Side | None
-    """[t, s]"""
-    turns: int = 1
-    """such products, one after the other"""
-    out_bytes: int = 0
-    """on chip for each element of a tile of the result; 0: as for operands"""
-    working_bytes: int = 0
-    """for each of its elements, but for one tile alone (an epilogue)"""
-    vector: float = 0.0
-    """seconds of the vector unit for each element of the result (an epilogue)"""
-    t_group: int = 1
-    s_group: int = 1
-    """of how much of t and s a tile of the result has all, or nothing (an epilogue that goes by rows, or by groups)"""
-    stays: str = ""
-    """t, s or ts: operands that lie on chip where commands can address them, and need no other place there"""
-    cuts_k: int = 0
-    """turns of the outermost loop over k, where both operands have one nest of them: it may be cut there"""
-    led: str = ""
-    """t or s: the operand that is computed tile by tile (a prologue)"""
-    led_bytes: int = 0
-    """on chip for each element of such a tile, beside its own place"""
-    before: float = 0.0
-    """seconds of the vector unit for each of its elements"""
-    doubled: str = ""
-    """t or s: the operand of which there are two, whose products with the other one go on together"""
-    t_loops: tuple[int, ...] = ()
-    s_loops: tuple[int, ...] = ()
-    """counts of the loops over t and over s, outermost first, where there are several: tiles end where these do"""
-
-    def cut(self, name: str, tile: int, piece: int) -> tuple[int, int]:
-        """How many tiles there are of t or s, and of how many pieces the first of them consists."""
-        whole, loops = (self.t, self.t_loops) if name == "t" else (self.s, self.s_loops)
-        if not loops:
-            return -(-whole // tile), -(-tile // piece)
-        first, count = tile_of(loops, tile)
-        return count, tile_of(first, piece)[1]
-
-    @property
-    def of_out(self) -> int:
-        return self.out_bytes or self.element_bytes
-
-    @property
-    def repeated(self) -> bool:
-        return self.turns > 1
-
-    def held(self, name: str, rows: int, k: int) -> int:
-        """Bytes of one place for a tile of an operand (t or s), or of both."""
-        return 0 if name in self.stays else self.times(name) * padded(rows * k * self.element_bytes)
-
-    def times(self, name: str) -> int:
-        """How many operands there are in the place of one."""
-        return 2 if name == self.doubled else 1
-
-    @property
-    def products(self) -> int:
-        return 2 if self.doubled else 1
-
-    def accumulators(self, t: int, s: int) -> int:
-        """Bytes of those of a tile."""
-        return self.products * t * s * ACCUMULATOR_BYTES
 
 
 @record

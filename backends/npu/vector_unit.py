@@ -9,8 +9,9 @@ from pimc.backends.kernels.lanes import VectorMachine
 from pimc.backends.kernels.nest import SLOTS, chunk_of
 from pimc.backends.kernels.product_nest import ProductNest
 from pimc.backends.kernels.vector_product import MOST_DEPTH, MOST_ROWS, VectorShape, halves
+from pimc.backends.npu.extents import Side
 from pimc.backends.npu.isa import Vec, VectorReduce, VectorScan
-from pimc.backends.npu.tiles import Side, move_seconds
+from pimc.backends.npu.tiles import move_seconds
 from pimc.backends.npu.timing import tree_levels
 from pimc.backends.target import NpuSpec
 from pimc.record import record

@@ -13,8 +13,10 @@ from pimc.backends.dma.moving import Dram
 from pimc.backends.dma.timing import CopyTime
 from pimc.backends.dma.traffic import Memory
 from pimc.backends.npu.array import ArrayTime
+from pimc.backends.npu.extents import Extents, Side
 from pimc.backends.npu.isa import Drain, Fence, Matmul, Preload, Vec
-from pimc.backends.npu.tiles import Extents, Machine, Side, _run, _Search, best_tiles
+from pimc.backends.npu.machine import Machine
+from pimc.backends.npu.tiles import _run, _Search, best_tiles
 from pimc.backends.npu.timing import NpuTimer, make_timer, tree_levels
 from pimc.backends.program import steps
 from pimc.backends.target_registry import load_target
