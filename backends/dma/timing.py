@@ -11,15 +11,14 @@ transfer that begins beside PIM work in banks with two row buffers gets a share 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from math import prod
 
 from pimc.backends.dma.block_traffic import accesses_in_blocks, blocks_of
 from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, LoadBlocks, MapBlocks, MapRows, Move, Store, StoreBlocks
 from pimc.backends.dma.moving import Dram, chosen_ps, dram_of, in_blocks_ps, moving_ps
-from pimc.backends.dma.traffic import Memory, accesses_of, slots, traffic
+from pimc.backends.dma.traffic import Memory, Traffic, accesses_of, slots, traffic
 from pimc.backends.isa import Command
 from pimc.backends.quantity import PS_PER_S, period_ps
 from pimc.backends.tally import Counted, Tally
@@ -130,7 +129,8 @@ class DmaCosts:
         return TransferTime(latency, max(moving, self._on_chip(chip_slots)), held)
 
     def _indexed(self, command: Indexed) -> tuple[TransferTime, int | None]:
-        """Each index is a transfer of its own, and its row lies anywhere in the table."""
+        """Each index is a transfer of its own, and its row lies anywhere in a table whose rows follow each other. Rows of
+        other tables, as of keys in banks, lie as the compiler spreads them: on all channels and ranks alike."""
         count, size = plain(command.count), command.dtype.bits // 8
         issue = count * self._issue_ps
         chip_slots = count * self._slots(((command.row_elements, size),), size)
@@ -138,10 +138,23 @@ class DmaCosts:
             return TransferTime(0, max(issue, self._on_chip(2 * chip_slots)), 0), None
         reads = isinstance(command, Gather)
         dram, row = self.reads if reads else self.writes, command.row_digits
-        accesses = count * accesses_of(self.memory, row, size)
-        moving = chosen_ps(dram, row, size, count, _table(command)) if count > 1 else moving_ps(dram, row, size)
+        accesses, table = count * accesses_of(self.memory, row, size), _one_by_one(command.axis_digits, row, size)
+        if count == 1:
+            moving = moving_ps(dram, row, size)
+        elif table is not None:
+            moving = chosen_ps(dram, row, size, count, table)
+        else:
+            moving = dram.derated(dram.plain_ps(self._spread(row, size, count)))
         found = self._transfer(accesses, moving, chip_slots, reads)
         return TransferTime(found.latency, max(found.duration, issue), found.held), accesses
+
+    def _spread(self, row: tuple[Digit, ...], size: int, count: int) -> Traffic:
+        """Of so many rows that fall on all channels and ranks alike."""
+        one = traffic(self.memory, row, size)
+        accesses = one.accesses * count
+        busiest = max(one.busiest, -(-accesses // self.dram.channels))
+        rows = max(one.rows, -(-one.rows * accesses // max(1, one.busiest) // self.dram.channels))
+        return Traffic(accesses, busiest, -(-rows // self.dram.ranks))  # tRRD and tFAW hold within a rank
 
     def _slots(self, digits: tuple[Digit, ...], element_bytes: int) -> int:
         return slots(digits, element_bytes, self.slot)
@@ -155,10 +168,15 @@ class DmaCosts:
         return -(-count * self.slot * PS_PER_S // self.port)
 
 
-def _table(command: Indexed) -> Digit:
-    """How many rows the table has, and how far apart they lie: of several digits the innermost decides."""
-    strides = [stride for turns, stride in command.axis_digits if turns > 1]
-    return prod(turns for turns, _ in command.axis_digits), strides[-1] if strides else 0
+def _one_by_one(table: Sequence[Digit], row: Sequence[Digit], element_bytes: int) -> Digit | None:
+    """How many rows a table has, and how far apart they lie; None where distances differ or rows are interleaved."""
+    (count, stride), *outer = [digit for digit in reversed(table) if digit[0] > 1] or [(1, 0)]
+    for turns, step in outer:
+        if step != count * stride:
+            return None
+        count *= turns
+    extent = sum((turns - 1) * step for turns, step in row) + element_bytes
+    return (count, stride) if extent <= stride else None
 
 
 def memory_of(spec: TargetSpec) -> Memory:
