@@ -129,8 +129,8 @@ class DmaCosts:
         return TransferTime(latency, max(moving, self._on_chip(chip_slots)), held)
 
     def _indexed(self, command: Indexed) -> tuple[TransferTime, int | None]:
-        """Each index is a transfer of its own, and its row lies anywhere in a table whose rows follow each other. Rows of
-        other tables, as of keys in banks, lie as the compiler spreads them: on all channels and ranks alike."""
+        """Each index is a transfer of its own, and its row lies anywhere in a table whose rows follow each other. Those
+        of other tables, as of keys in banks, lie as the compiler spreads them: on all channels and ranks alike."""
         count, size = plain(command.count), command.dtype.bits // 8
         issue = count * self._issue_ps
         chip_slots = count * self._slots(((command.row_elements, size),), size)

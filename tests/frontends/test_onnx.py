@@ -32,8 +32,8 @@ from pimc.passes.manager import Pass, PassContext
 
 DATA = Path(__file__).parent.parent / "data" / "onnx"
 SAMPLES = sorted(p.name.removesuffix(".npz") for p in DATA.glob("*.npz"))
-OF_SCALE = 2e-6
-"""Largest difference from ONNX Runtime, as a share of the largest output."""
+OF_SCALE = 5e-6
+"""Largest difference from ONNX Runtime, as a share of the largest output: both sum as suits the processor."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
