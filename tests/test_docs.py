@@ -71,7 +71,7 @@ def run_scripts(scripts: list[docs.Block], folder: Path) -> list[str]:
 
 def comparable(output: str) -> str:
     """Without what differs between machines: rounding errors, and wall-clock times of the compiler itself."""
-    output = re.sub(r"\d(\.\d+)?e-\d+", "#", output)
+    output = re.sub(r" *\d(\.\d+)?e-\d+", " #", output)
     return "\n".join(line.rstrip() for line in output.strip("\n").split("\n"))
 
 
