@@ -338,10 +338,6 @@ def _panel(
     turns, begun = turns_outer * turns_inner, turns_outer * pieces
     parts = machine.parts(k, grid[0])
     loading = layers * (begun * outer_piece[0] + turns * inner_piece[0])
-    if layers == begun == turns == 1 and parts > 1 and not (e.led or e.repeated):
-        each = ((search.moved(side, rows, k // parts)[0], came) for side, rows, came in
-                zip(sides, (piece, inner), (outer_piece[0], inner_piece[0]), strict=True))  # fmt: skip
-        loading = sum(parts * part if parts * part <= 2 * whole else whole for part, whole in each)
     storing = turns * pieces * out_piece[0]
     held_bus = layers * (begun * outer_piece[1] + turns * inner_piece[1]) + turns * pieces * out_piece[1]
     memory = max(loading, storing, held_bus)
