@@ -369,8 +369,6 @@ def _panel(
     came = inner_piece[0] if turns_inner > 1 else outer_piece[0] + inner_piece[0] if pieces == 1 else outer_piece[0]
     if pieces == 1 and turns_outer == 1 and layers == 1:  # the very last one comes in parts, the one before did not
         last = max(last / parts, 2 * micros - came if turns_inner > 2 else 0.0)
-        came /= parts
-    last -= machine.unseen(last, came)
     steady = max(compute + (0 if e.repeated else first + filling), memory + (0 if e.repeated else last))
     steady = max(steady, layers * turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS) if turns > 1 else 0.0)
     if layers > 1:  # all results leave during the last layer
@@ -559,7 +557,7 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
 
 def _in_strips(e: Extents) -> bool:
     """Whether the result may be worked on in parts of a tile."""
-    return e.t_group == e.s_group == 1 and not (e.led or e.doubled or e.out_bytes)
+    return e.t_group == e.s_group == 1 and not (e.led or e.doubled or e.out_bytes or e.vector)
 
 
 def _strips(search: _Search, slab: _Slab, grid: tuple[int, int], whole: _Ending) -> Iterator[_Ending]:

@@ -198,6 +198,18 @@ def test_last_slabs_come_in_strips(m: int, n: int, k: int, cores: int) -> None:
     assert time_program(result.program).time == time_program(result.program, "plain").time
 
 
+def test_an_encoder_is_no_slower_than_with_ops_by_themselves() -> None:
+    """BERT-base, 128 tokens: bias and GELU go on beside the arrays, by tiles that are estimated as they are emitted."""
+    model = GEMM.parents[1] / "bert-base.pimc"
+    fused, apart = (
+        compile_model(model, "npu", Options(dims={"seq": 128}, pass_options=(f"fuse-epilogues.use={use}",))).report
+        for use in ("auto", "off")
+    )
+    assert fused is not None
+    assert apart is not None
+    assert fused.cycles < 0.98 * apart.cycles
+
+
 def test_the_reason_says_which_bound_holds() -> None:
     assert "bound by arrays" in gemm("npu", 2048, 2048, 2048).ops[0].reason
     assert "bound by latency" in gemm("npu-onnxim", 1, 16, 64).ops[0].reason
