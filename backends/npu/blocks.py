@@ -93,10 +93,10 @@ class Blocks:
 
         loaded: s is one block, which the arrays have from the product before.
         """
-        block = self._sums_of_block if self.machine.sums_stay else self._stream_past
         if loaded:
             self._stream(t, rows, k, columns, sums, added)
             return
+        block = self._sums_of_block if self.machine.sums_stay else self._stream_past
         for first, width, _ in chunks(self.emit, columns, self.wide):
             block(t, s.rows_from(first), rows, width, k, replace(sums, address=sums.at(0, first)), added)
         if sums.twin:

@@ -336,7 +336,6 @@ def _panel(
     outer_piece, inner_piece = search.moved(sides[0], piece, k), search.moved(sides[1], inner, k)
     out_piece = search.moved(RESULT, *micro)
     turns, begun = turns_outer * turns_inner, turns_outer * pieces
-    parts = machine.parts(k, grid[0])
     loading = layers * (begun * outer_piece[0] + turns * inner_piece[0])
     storing = turns * pieces * out_piece[0]
     held_bus = layers * (begun * outer_piece[1] + turns * inner_piece[1]) + turns * pieces * out_piece[1]
@@ -351,6 +350,7 @@ def _panel(
     compute = layers * turns * turn
     if search.beaten(compute + ends + memory / 8):
         return None
+    parts = machine.parts(k, grid[0])
     first = (outer_piece[0] + inner_piece[0]) / parts
     if e.led:  # made as a whole, and the other comes in parts
         first = outer_piece[0] + inner_piece[0] / parts
