@@ -109,9 +109,7 @@ class AimChannel:
     held: int = 0
     """blocking requests that are not completed"""
     arrivals: int = 0
-    """number of the last clock with arrivals of plain requests; those of one clock have the same"""
-    arrived: int = -1
-    """that clock"""
+    """number of the last arrival of plain requests; equal ones of one line have the same"""
     accepted: int = -1
     """clock at which the last refused request was accepted"""
     released: int = -1
@@ -176,8 +174,7 @@ class AimChannel:
         elif any(p.request[1:] == request[1:] and p.request != request for p in (*others, *self.activated)):
             return count
         taken = min(self.rules.queue - len(own), count)
-        if self.arrived != self.now:
-            self.arrived, self.arrivals = self.now, self.arrivals + 1
+        self.arrivals += 1
         own.extend([Plain(self.arrivals, request)] * taken)
         return count - taken
 

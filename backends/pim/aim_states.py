@@ -296,7 +296,7 @@ CHANGING_ROWS = frozenset({ACT, ACT16, PRE, PREA, WRA16, REFAB})
 # -- what a state is ---------------------------------------------------------------------------------------------------
 
 ROWS, REGISTERS, QUEUE, REFUSED, READS, WRITES, ACTIVATED = range(7)
-WRITE_MODE, ANSWERS, WRITTEN, HELD, CONSTRAINTS, FRESH = range(7, 13)
+WRITE_MODE, ANSWERS, WRITTEN, HELD, CONSTRAINTS = range(7, 12)
 """Places in a key."""
 WORK = (QUEUE, READS, WRITES, ACTIVATED, ANSWERS)
 
@@ -338,14 +338,13 @@ def frozen(channel: AimChannel) -> tuple[Key, Rows]:
         max(-1, channel.written - now),
         channel.held,
         channel.constraints(),
-        channel.arrived == now and channel.arrivals in ranks,
     )
     return key, tuple(numbers)
 
 
 def thawed(key: Key, rules: AimRules) -> AimChannel:
     """A channel in a state, at clock 0."""
-    rows, registers, queue, refused, reads, writes, activated, write_mode, answers, written, held, kept, is_fresh = key
+    rows, registers, queue, refused, reads, writes, activated, write_mode, answers, written, held, kept = key
     channel = AimChannel.__new__(AimChannel)
     channel.__dict__.update(  # many are made: its constructor takes longer
         STARTING,
@@ -364,7 +363,6 @@ def thawed(key: Key, rules: AimRules) -> AimChannel:
         recent=dict(kept[0]),
         earliest=dict(kept[1]),
         arrivals=max([p.arrival for p in (*reads, *writes, *activated)]) if reads or writes or activated else 0,
-        arrived=0 if is_fresh else -1,
         issued=[],
     )
     return channel

@@ -16,7 +16,7 @@ from pimc.backends.pim.aim_states import States
 from pimc.backends.pim.aim_steps import SteppedDevice
 from pimc.backends.pim.aim_trace import TraceReader
 from pimc.backends.pim.issues import IssueSink
-from pimc.backends.target import AimPim
+from pimc.backends.target import AimPim, AimSwitches
 from pimc.backends.target_registry import load_target
 from tests.sim.aim_traces import Controller, controllers, traces
 
@@ -110,6 +110,15 @@ def test_a_refresh_may_be_due_at_any_clock() -> None:
     for wait in range(0, rules.refresh, 9):
         plain = run(lambda sink: SteppedDevice(rules, sink), lines, [wait], asks=True)
         assert run(lambda sink: AimDevice(states, sink), lines, [wait], asks=True) == plain, wait
+
+
+def test_of_writes_that_come_in_one_clock_the_first_is_served_first() -> None:
+    """Also where their rows are opened in another order: the first one's bank was in use when they came."""
+    switches = AimSwitches(
+        source="a test", lines_per_clock=2, stall="device", forwards_any_address=False, drains_activated=False
+    )
+    texts = [*(f"W MEM 0 {bank} 0" for bank in (0, 0, 1, 4)), "AiM WR_ABK 0 1 0", "AiM EOC"]
+    check(Controller("aim-pinned", 1, switches, refresh=0).rules, texts, [], asks=False)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
