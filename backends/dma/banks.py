@@ -1,9 +1,7 @@
-"""How long channels take for their stretches of rows without refresh.
+"""Timing of a channel's rows, and whether they hold up its bursts.
 
-As a rule bursts follow each other without gaps: rows are opened ahead. Where rows come faster than a channel may open
-them (tRRD, tFAW), or rows of one bank too soon after each other (tRC, and bursts of the row before), channels are gone
-through row by row: a row is opened when one of its bursts is among the requests that a channel knows ahead and its
-bank, tRRD and tFAW allow it, and bursts follow in order. That is what a plain DRAM engine does, burst by burst.
+As a rule bursts follow each other without gaps: rows are opened ahead. There are gaps where rows come faster than a
+channel may open them (tRRD, tFAW), or rows of one bank too soon after each other (tRC, and bursts of the row before).
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pimc.backends.dma.stretches import Stretches
+from pimc.backends.dma.stretches import Ints, Stretches
 from pimc.record import record
 
 Floats = NDArray[np.float64]
@@ -19,11 +17,10 @@ Floats = NDArray[np.float64]
 AHEAD = 64
 """Bursts that a channel knows ahead, and opens rows for; with ranks that are refreshed in turn, what it chooses from.
 An assumption: the depth of a controller's queue of requests."""
-LONG_AGO = -(10**9)
 NEAR = 16
 """Rows over which their opening and their bursts even out."""
 SLIGHT = 0.003
-"""The part of a transfer's time from which on what holds up its rows is looked at row by row."""
+"""The part of a transfer's time from which on what holds up its rows is not left out."""
 
 
 @record
@@ -51,22 +48,30 @@ class RowTimes:
 
 
 @record
-class Pace:
-    """How channels go on without refresh."""
+class Refresh:
+    """Refresh of one rank after the other, in clocks."""
 
-    busy: Floats
-    """clocks of each channel until its last burst"""
-    starts: Floats | None
-    """clocks until the first burst of each stretch; none: bursts follow each other without gaps"""
+    ranks: int
+    rank_banks: int
+    """banks of one rank"""
+    interval: int
+    """from one of a rank to its next one"""
+    lasts: int
+
+    @property
+    def apart(self) -> int:
+        """From one rank's to the next one's."""
+        return self.interval // self.ranks
+
+    def ranks_of(self, rows: Ints) -> NDArray[np.int8]:
+        """Where rows of a channel lie."""
+        return (rows // self.rank_banks % self.ranks).astype(np.int8)
 
 
-def pace(found: Stretches, times: RowTimes) -> Pace:
-    """Clocks of each channel without refresh."""
-    bus = (found.totals * times.burst).astype(np.float64)
-    if (_openings(found, times) > SLIGHT * bus).any() or (_conflicts(found, times) > SLIGHT * bus).any():
-        starts = _row_by_row(found, times)
-        return Pace(starts[found.lanes - 1] + found.bursts[found.lanes - 1] * times.burst, starts)
-    return Pace(bus, None)
+def delays(found: Stretches, times: RowTimes) -> Floats | None:
+    """About how many clocks bursts of each channel wait for their rows; none: as good as none."""
+    clocks = _openings(found, times) + _conflicts(found, times)
+    return clocks if (clocks > SLIGHT * times.burst * found.totals).any() else None
 
 
 def _openings(found: Stretches, times: RowTimes) -> Floats:
@@ -100,44 +105,3 @@ def _conflicts(found: Stretches, times: RowTimes) -> Floats:
             early &= channel[apart:] == channel[:-apart]
             np.maximum(lost[:-apart], early * ((again[:-apart] - since * times.burst) / apart), out=lost[:-apart])
     return np.zeros(len(found.lanes)) if lost is None else found.of_channels(lost)
-
-
-def _row_by_row(found: Stretches, times: RowTimes) -> Floats:
-    """When the first burst of each stretch comes, in its channel's own clocks."""
-    begins = found.ends - found.bursts
-    before = np.repeat(begins[found.lanes - found.counts], found.counts)
-    wanted = begins - AHEAD
-    known_with = found.ends.searchsorted(wanted, "right")
-    known_with[wanted < before] = -1
-    into = (wanted - begins[known_with]) * times.burst
-    firsts = np.zeros(len(begins), bool)
-    firsts[found.lanes - found.counts] = True
-    starts: list[int] = []
-    add = starts.append
-    burst, opening, closing, least = times.burst, times.opening, times.closing, times.open
-    apart, four, after = times.apart, times.four, times.after_burst - times.burst
-    row_in, opened, ready = [-1], [LONG_AGO], [LONG_AGO]
-    bus = first = second = third = fourth = 0
-    columns = (rows.tolist() for rows in (found.rows, found.rows % times.banks, found.bursts, known_with, into, firsts))
-    for row, bank, count, knows, since, begun in zip(*columns, strict=True):
-        if begun:
-            row_in, opened, ready = [-1] * times.banks, [LONG_AGO] * times.banks, [LONG_AGO] * times.banks
-            bus, first, second, third, fourth = 0, LONG_AGO, LONG_AGO, LONG_AGO, LONG_AGO
-        there = row_in[bank]
-        if there == row:
-            at = opened[bank]
-        else:
-            at = starts[knows] + since if knows >= 0 else 0
-            if there >= 0:
-                at += closing
-            at = max(at, ready[bank], fourth + apart, first + four)
-            first, second, third, fourth = second, third, fourth, at
-            row_in[bank], opened[bank] = row, at
-        start = at + opening
-        if start < bus:
-            start = bus
-        add(start)
-        bus = start + count * burst
-        ready[bank] = max(at + least, bus + after) + closing
-    # what the first row takes belongs to the latency
-    return np.asarray(starts, np.float64) - opening

@@ -1,8 +1,8 @@
 """How a transfer of blocks that lie anywhere falls on the channels and banks of a memory.
 
 Blocks of a paged cache are as good as thrown at random: neighbours in the order of tokens are none in the memory. What
-lies in a block is a loop nest like any other; the busiest channel and bank are those of blocks that are dealt out as
-`stretches.py` does. Runs end with their block: no row stays open from one to the next.
+lies in a block is a loop nest like any other; how busy the busiest channel is, is an expectation. Runs end with their
+block: no row stays open from one to the next.
 """
 
 from __future__ import annotations
@@ -12,23 +12,21 @@ from functools import lru_cache
 from math import gcd, prod
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pimc.backends.dma.stretches import Nest, dealt
+from pimc.backends.dma.stretches import Nest
 from pimc.backends.dma.traffic import (
     Memory,
     Traffic,
     accesses_of,
     histogram,
-    in_rows,
     row_stretches,
     split_run,
     traffic,
 )
 from pimc.ir.layout import Digit
 
-MOST_DEALT = 1 << 12
-"""Blocks that are dealt out one by one; of more, as many times as many."""
+DRAWS, FEWEST = 1 << 15, 64
+"""Places that are drawn to tell how unevenly blocks fall on channels, and the fewest draws."""
 
 
 @lru_cache(maxsize=65536)
@@ -42,33 +40,33 @@ def nest_in_blocks(memory: Memory, digits: tuple[Digit, ...], element_bytes: int
 
 @lru_cache(maxsize=65536)
 def traffic_in_blocks(memory: Memory, digits: tuple[Digit, ...], element_bytes: int, block: int) -> Traffic:
-    """The accesses of a loop nest of elements in a window whose blocks have `block` bytes."""
-    inside, _ = _split(digits, block)
-    count = blocks_of(digits, element_bytes, block)
-    if count == 1:
+    """What is known of a loop nest in such a window where a hash spreads its accesses over the channels."""
+    nest = nest_in_blocks(memory, digits, element_bytes, block)
+    if nest.blocks == 1:
         return traffic(memory, digits, element_bytes)
-    starts = dealt(min(count, MOST_DEALT))
-    run, rest = split_run(inside, element_bytes, memory.access_bytes)
-    whole = int(histogram(memory, run, rest).sum()) * count
+    whole = nest.blocks * int(histogram(memory, nest.run, nest.rest).sum())
     busiest = -(-whole // memory.channels)
-    if not memory.hashed:
-        busiest = busiest_of(memory, Nest(run, tuple(rest), count, block))
-    rows = count * row_stretches(run, rest, memory.row_bytes)
-    banks = in_rows(run, rest, memory)
-    one_bank = 0
-    if banks is not None and block % memory.row_bytes == 0:
-        one_bank = -(-int(_rolled(banks, starts, block // memory.row_bytes).max()) * count // len(starts))
-    return Traffic(whole, busiest, -(-rows * busiest // max(1, whole)), one_bank)
+    rows = nest.blocks * row_stretches(nest.run, nest.rest, memory.row_bytes)
+    return Traffic(whole, busiest, -(-rows * busiest // max(1, whole)))
 
 
-def busiest_of(memory: Memory, nest: Nest) -> int:
-    """Accesses of the busiest channel."""
+def busiest_of(memory: Memory, nest: Nest) -> float:
+    """Accesses of the busiest channel; where blocks lie anywhere, on average over where they do."""
     accesses = histogram(memory, nest.run, nest.rest)
     if nest.blocks == 1:
         return int(accesses.reshape(memory.channels, -1).sum(axis=1).max())
-    starts = dealt(min(nest.blocks, MOST_DEALT), nest.among, nest.deal)
-    rolled = _rolled(accesses, starts, nest.block // memory.access_bytes)
-    return -(-int(rolled.reshape(memory.channels, -1).sum(axis=1).max()) * nest.blocks // len(starts))
+    step = nest.block // memory.access_bytes
+    classes = len(accesses) // gcd(step, len(accesses))  # of places, whose blocks fall on channels alike
+    before = np.arange(len(accesses)) - np.arange(classes)[:, None] * step
+    by_class = accesses.take(before, mode="wrap").reshape(classes, memory.channels, -1).sum(axis=2, dtype=np.float64)
+    random, draws = np.random.Generator(np.random.PCG64(nest.blocks)), max(FEWEST, DRAWS // nest.blocks)
+    if nest.among:
+        drawn = random.integers(nest.among, size=(draws, nest.blocks))
+    else:
+        drawn = random.permuted(np.tile(np.arange(2 * nest.blocks), (draws, 1)), axis=1)[:, : nest.blocks]
+    each = np.arange(draws)[:, None] * classes + drawn % classes
+    of_class = np.bincount(each.ravel(), minlength=draws * classes).reshape(draws, classes)
+    return float((of_class @ by_class).max(axis=1).mean())
 
 
 @lru_cache(maxsize=65536)
@@ -105,14 +103,3 @@ def _split(digits: Sequence[Digit], block: int) -> tuple[tuple[Digit, ...], tupl
             inside.append((each, step))
             outside.append((-(-count // each), block))
     return tuple(inside), tuple(outside)
-
-
-def _rolled(one: NDArray[np.int64], starts: Sequence[int], step: int) -> NDArray[np.int64]:
-    """The sum of a periodic histogram for blocks at multiples of `step`."""
-    period = len(one)
-    classes = period // gcd(step, period) if step else 1
-    counts = np.bincount(np.asarray(starts) % classes, minlength=classes)
-    total = np.zeros_like(one)
-    for position in np.flatnonzero(counts):
-        total += counts[position] * np.roll(one, int(position) * step % period)
-    return total

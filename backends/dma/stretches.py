@@ -8,8 +8,10 @@ beginning stands for all: loops are cut off from outside.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from math import gcd
 
 import numpy as np
@@ -20,9 +22,6 @@ from pimc.ir.layout import Digit
 from pimc.record import record
 
 Ints = NDArray[np.int64]
-
-BLOCKS = 16
-"""Turns that are looked at of a loop whose turns are too long to look at many."""
 
 
 @record
@@ -57,12 +56,27 @@ class Stretches:
         """The sums of each channel's stretches' values."""
         return np.add.reduceat(values, self.lanes - self.counts)
 
-    def beginnings(self, channels: int, most: int) -> Stretches:
-        """At most so many of the first stretches of the channels that read most."""
-        chosen = np.argsort(-self.totals, kind="stable")[:channels]
-        begins, counts = (self.lanes - self.counts)[chosen], np.minimum(self.counts[chosen], most)
-        at = np.concatenate([np.arange(begin, begin + count) for begin, count in zip(begins, counts, strict=True)])
-        return Stretches(self.rows.take(at), self.bursts.take(at), counts)
+    def split(self, parts: NDArray[np.int8], channels: int) -> Stretches:
+        """Of the first channels, as if each part of one were a channel of its own."""
+        counts = self.counts[:channels]
+        end = int(counts.sum())
+        lanes = np.repeat(np.arange(len(counts), dtype=np.int16) * (int(parts.max()) + 1), counts) + parts[:end]
+        order, counts = np.argsort(lanes, kind="stable"), np.bincount(lanes)
+        return Stretches(self.rows.take(order), self.bursts.take(order), counts[counts > 0])
+
+    def of(self, channels: Sequence[int]) -> Stretches:
+        """Some channels only."""
+        begins, counts = self.lanes - self.counts, self.counts[channels]
+        at = np.concatenate([np.arange(begins[c], self.lanes[c]) for c in channels])
+        return Stretches(self.rows.take(at), self.bursts.take(at), counts, self.once)
+
+    @property
+    def unlike(self) -> list[int]:
+        """One of those channels that read alike, of each kind."""
+        parts = np.stack([self.rows, self.bursts], axis=1)
+        ends = self.lanes.tolist()
+        kinds = {parts[begin:end].tobytes(): c for c, (begin, end) in enumerate(pairwise([0, *ends]))}
+        return list(kinds.values())
 
 
 @record
@@ -107,23 +121,11 @@ def cut(whole: Nest, memory: Memory, most: int) -> Nest:
         return Nest(longest, ())
     kept: list[Digit] = []
     alike = _alike(whole, memory)
-    found = -(-whole.run // row) // alike
     for count, stride in whole.rest:
         more = row_stretches(whole.run, (*kept, (count, stride)), row) // alike
-        if more <= most:
-            kept.append((count, stride))
-            found = more
-            continue
-        each = max(1, more // count)
-        fit = max(1, most // each)
-        apart = 1
-        if found >= most // BLOCKS and stride % row:
-            # runs begin at other parts of rows in each turn: rather a few turns of less than one of all
-            inner, inner_stride = kept.pop() if kept else (1, 0)
-            fit = min(count, BLOCKS)
-            kept.append((max(1, inner * most // (found * fit)), inner_stride))
-            apart = (count // fit - 1) | 1
-        return Nest(whole.run, (*kept, (fit, stride * apart)))
+        if more > most:
+            return Nest(whole.run, (*kept, (max(1, most // max(1, more // count)), stride)))
+        kept.append((count, stride))
     return whole
 
 
