@@ -46,7 +46,6 @@ from pimc.ir.graph import Node
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
 
-
 MASK_PART = 8
 """One part in so many of the room may be a mask that stays on chip."""
 
@@ -171,7 +170,8 @@ class _Attention:
         """For all scores; where it is repeated over them and takes little room, it comes as a whole, and once."""
         shape = (self.batch, self.heads, self.queries, self.keys)
         whole = replace(mask, layout=spread(mask.layout, shape))
-        own = [1 if all(stride == 0 for _, stride in dim) else n for n, dim in zip(shape, whole.layout.dims, strict=True)]
+        dims = zip(shape, whole.layout.dims, strict=True)
+        own = [1 if all(stride == 0 for _, stride in dim) else extent for extent, dim in dims]
         size = prod(own) * mask.element_bytes
         if mask.on_chip or 2 * prod(own) > prod(shape) or size > self.arena.left // MASK_PART:
             return whole
