@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from pimc.backends.affine import Scalar
 from pimc.backends.kernels.arena import Arena
-from pimc.backends.kernels.nest import SLOTS, Nest, Tiling, every_turn, tilings, walk
+from pimc.backends.kernels.nest import SLOTS, Nest, Tiling, every_turn, rotating, tilings, walk
 from pimc.backends.kernels.product_nest import OUT
 from pimc.backends.npu.blocks import Matrix
 from pimc.backends.npu.extents import Extents
 from pimc.backends.npu.isa import Fence
-from pimc.backends.npu.tiled import Layer, Tiled, count_of, counted, plus, rotating
+from pimc.backends.npu.tiled import Layer, Tiled, count_of, counted, plus
 from pimc.backends.npu.tiles import move_seconds
 
 

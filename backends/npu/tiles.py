@@ -65,6 +65,8 @@ class Tiles:
     """seconds of the arrays and of the transfers alone"""
     strips: Strips | None = None
     """slabs: how the last one comes; None: like all others"""
+    deep: int = SLOTS
+    """slabs: those of one product that are on chip at a time"""
 
     @property
     def limit(self) -> str:
@@ -434,6 +436,8 @@ class _Slab:
     """tiles of the result"""
     slots_outer: int
     slots: int
+    deep: int
+    """slabs that may be on chip at a time"""
     kept: str
     loading: float
     first: float
@@ -510,6 +514,10 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     held = held_t * slots_t + held_s * slots_s + padded(t * s * e.working_bytes)
     if not room.holds(held + padded(t * s * e.of_out) * slots):
         return None
+    deep = slots
+    if alone and turns_k >= 2 * DEEP:
+        more = sum((2 * DEEP - n) * size for n, size in ((slots_t, held_t), (slots_s, held_s)) if n > 1)
+        deep = DEEP if room.holds(held + more + padded(t * s * e.of_out) * slots) else slots
     one_t, bus_t = search.moved(T, t, e.k if kept == "t" else k)
     one_s, bus_s = search.moved(S, s, e.k if kept == "s" else k)
     one_out, bus_out = search.moved(RESULT, t, s)
@@ -523,7 +531,7 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     ends = 0.0 if e.repeated else search.turnaround + (0.0 if cut else drained + one_out)
     least = memory + ends + memory / 8
     return _Slab(
-        t, s, k, t_outside, turns, turns_t * turns_s, outer, slots, kept, loading, one_t + one_s, one_out, drained,
+        t, s, k, t_outside, turns, turns_t * turns_s, outer, slots, deep, kept, loading, one_t + one_s, one_out, drained,
         memory, cut, least,
     )  # fmt: skip
 
@@ -535,7 +543,9 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
     if search.beaten(compute):
         return None
     around = (compute + slab.loading) / turns + search.turnaround  # from loading a slot until it may be loaded again
-    steady = max(compute + (0.0 if e.repeated else slab.first), turns * around / slab.slots)
+    steady = compute + (0.0 if e.repeated else slab.first)
+    deep = slab.deep if turns * around / slab.slots > max(steady, memory) else slab.slots
+    steady = max(steady, turns * around / deep)
     steady = max(steady, slab.results * slab.drained if e.vector else 0.0)
     # the beginning and the end of one product overlap with its neighbours in a row of them
     end, after = (0.0, 0.0) if e.repeated else (compute / turns, search.turnaround + slab.drained + slab.out)
@@ -551,7 +561,7 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
     seconds = max(steady, memory + end) + after
     return Tiles(
         slab.t, slab.s, slab.k, slab.t_outside, slab.slots_outer, slab.slots, seconds, *grid,
-        kept=slab.kept, compute=compute, memory=slab.memory, strips=ending.strips,
+        kept=slab.kept, compute=compute, memory=slab.memory, strips=ending.strips, deep=deep,
     )  # fmt: skip
 
 
