@@ -69,6 +69,11 @@ class Machine:
             return 1
         return min(_FIRST_PARTS, -(-k // (self.array.rows * down)))
 
+    def part(self, k: int, down: int) -> int:
+        """So many k are a part: whole blocks."""
+        high = self.array.rows * down
+        return -(-k // (self.parts(k, down) * high)) * high
+
     def depth(self, k: int, down: int) -> int:
         """So many k an operand of a panel takes on chip: whole blocks, one after the other, where it comes in parts."""
         high = self.array.rows * down

@@ -352,26 +352,30 @@ def _panel(
     compute = layers * turns * turn
     if search.beaten(compute + ends + memory / 8):
         return None
-    parts = machine.parts(k, grid[0])
-    first = (outer_piece[0] + inner_piece[0]) / parts
+    parts, stationary = machine.parts(k, grid[0]), 1 if t_outside else 0
+    came = [_comes(search, *side, k, parts, grid[0]) for side in ((sides[0], piece), (sides[1], inner))]
     if e.led:  # made as a whole, and the other comes in parts
-        first = outer_piece[0] + inner_piece[0] / parts
-    elif parts > 1 or t_outside:  # the stationary one comes first, and is loaded while the other arrives
-        stationary = (inner_piece if t_outside else outer_piece)[0] / parts
-        first = max(stationary, first - machine.array.first_load / machine.clock)
+        came[0] = _Comes(outer_piece[0], 0.0, 0.0)
+    whole_ones = came[0].whole + came[1].whole
+    first = whole_ones + came[0].part + came[1].part
+    if not e.led and (parts > 1 or t_outside):  # the stationary one comes first, and is loaded while the other arrives
+        first = max(whole_ones + came[stationary].part, first - machine.array.first_load / machine.clock)
+    slower = came[0].slower + came[1].slower
     micros = turn / pieces
     late = {n: _late(outer_piece[0], inner_piece[0], pieces, turns_inner, micros, parts, n, layers) for n in (1, 2)}
     early = 2 if parts > 1 and late[2] < late[1] else 1
-    filling = max(0.0, inner_piece[0] - first + late[early])
+    filling = max(0.0, inner_piece[0] + slower - first + late[early])
     made = piece * k * e.before  # the first of a tile before all products, the others during those of the one before
     filling += turns_outer * (made + (pieces - 1) * max(0.0, made - micros))
     around = turn + inner_piece[0] + search.turnaround  # from loading a slot until it may be loaded again
     leaving = turn / pieces + search.drain + after  # from the first product in a slot until it is stored
     last = micros if turns_inner == 1 else turn
-    came = inner_piece[0] if turns_inner > 1 else outer_piece[0] + inner_piece[0] if pieces == 1 else outer_piece[0]
-    if pieces == 1 and turns_outer == 1 and layers == 1:  # the very last one comes in parts, the one before did not
-        last = max(last / parts, 2 * micros - came if turns_inner > 2 else 0.0)
-    steady = max(compute + (0 if e.repeated else first + filling), memory + (0 if e.repeated else last))
+    moves = inner_piece[0] if turns_inner > 1 else outer_piece[0] + inner_piece[0] if pieces == 1 else outer_piece[0]
+    in_parts = came[1].part or (turns_inner == 1 and came[0].part)
+    if in_parts and pieces == 1 and turns_outer == 1 and layers == 1:
+        # the very last one comes in parts, the one before did not
+        last = max(last / parts, 2 * micros - moves if turns_inner > 2 else 0.0)
+    steady = max(compute + (0 if e.repeated else first + filling), memory + (0 if e.repeated else slower + last))
     steady = max(steady, layers * turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS) if turns > 1 else 0.0)
     if layers > 1:  # all results leave during the last layer
         steady = max(steady, first + filling + compute - turns * turn + micros + storing - out_piece[0])
@@ -385,6 +389,31 @@ def _panel(
     return Tiles(
         t, s, k, t_outside, slots_outer, slots, steady + ends, *grid, piece, "", early, compute, memory
     )  # fmt: skip
+
+
+@record
+class _Comes:
+    """Seconds in which the first piece of an operand comes: as a whole, or each part of it, and by how much all parts
+    are later than the whole."""
+
+    whole: float
+    part: float
+    slower: float
+
+
+def _comes(search: _Search, operand: int, rows: int, k: int, parts: int, down: int) -> _Comes:
+    whole, depth = search.moved(operand, rows, k)[0], search.machine.part(k, down)
+    if parts == 1:
+        return _Comes(whole, 0.0, 0.0)
+    part = search.moved(operand, rows, depth)[0]
+    if rather_whole(k // depth, part, whole):
+        return _Comes(whole, 0.0, 0.0)
+    return _Comes(0.0, part, max(0.0, k / depth * part - whole))
+
+
+def rather_whole(parts: int, part: float, whole: float) -> bool:
+    """Whether the parts of a piece fall on so few channels each that they would take twice as long as all of it."""
+    return parts * part > 2 * whole
 
 
 def made_at_once(rows: int, k: int) -> int:
