@@ -341,11 +341,13 @@ def _panel(
     loading = layers * (begun * outer_piece[0] + turns * inner_piece[0])
     storing = turns * pieces * out_piece[0]
     held_bus = layers * (begun * outer_piece[1] + turns * inner_piece[1]) + turns * pieces * out_piece[1]
-    memory = max(loading, storing, held_bus)
+    memory = moving = max(loading, storing, held_bus)
+    if not e.repeated:  # before the last piece of the result is there
+        moving = max(loading, storing - out_piece[0], held_bus - out_piece[1])
     drained = micro[0] * micro[1] * search.drained
     after = out_piece[0] + drained
     ends = 0.0 if e.repeated else search.turnaround + after
-    if search.beaten(memory + ends + memory / 8):
+    if search.beaten(moving + ends + memory / 8):
         return None
     whole, rest = divmod(tile, piece)
     turn = whole * clocks(piece, inner) + (clocks(rest, inner) if rest else 0)
@@ -375,7 +377,7 @@ def _panel(
     if in_parts and pieces == 1 and turns_outer == 1 and layers == 1:
         # the very last one comes in parts, the one before did not
         last = max(last / parts, 2 * micros - moves if turns_inner > 2 else 0.0)
-    steady = max(compute + (0 if e.repeated else first + filling), memory + (0 if e.repeated else slower + last))
+    steady = max(compute + (0 if e.repeated else first + filling), moving + (0 if e.repeated else slower + last))
     steady = max(steady, layers * turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS) if turns > 1 else 0.0)
     if layers > 1:  # all results leave during the last layer
         steady = max(steady, first + filling + compute - turns * turn + micros + storing - out_piece[0])
@@ -475,6 +477,8 @@ class _Slab:
     drained: float
     """seconds until one tile of the result is stored, and has left the accumulators"""
     memory: float
+    moving: float
+    """seconds of all transfers, and of those before the last result is there"""
     cut: str
     """t or s: the operand whose part of the last slab may come in strips"""
     least: float
@@ -555,19 +559,22 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     if kept:
         loads_t, loads_s = (turns_t * turns_s if kept == name else turns for name in ("t", "s"))
     loading, storing = one_t * loads_t + one_s * loads_s, one_out * turns_t * turns_s
-    memory = max(loading, storing, bus_t * loads_t + bus_s * loads_s + bus_out * turns_t * turns_s)
+    held_bus = bus_t * loads_t + bus_s * loads_s + bus_out * turns_t * turns_s
+    memory = moving = max(loading, storing, held_bus)
+    if not e.repeated:
+        moving = max(loading, storing - one_out, held_bus - bus_out)
     drained = t * s * search.drained
     ends = 0.0 if e.repeated else search.turnaround + (0.0 if cut else drained + one_out)
-    least = memory + ends + memory / 8
+    least = moving + ends + memory / 8
     return _Slab(
-        t, s, k, t_outside, turns, turns_t * turns_s, outer, slots, deep, kept, loading, one_t + one_s, one_out, drained,
-        memory, cut, least,
+        t, s, k, t_outside, turns, turns_t * turns_s, outer, slots, deep, kept, loading, one_t + one_s, one_out,
+        drained, memory, moving, cut, least,
     )  # fmt: skip
 
 
 def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | None:
     """With the time of the arrays; None where that alone is longer than the best tiles take."""
-    e, machine, memory, turns = search.product, search.machine, slab.memory, slab.turns
+    e, machine, memory, turns = search.product, search.machine, slab.moving, slab.turns
     compute = e.products * turns * machine.compute(slab.t, slab.s, slab.k, *grid) / machine.clock
     if search.beaten(compute):
         return None
@@ -579,7 +586,7 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
     # the beginning and the end of one product overlap with its neighbours in a row of them
     end, after = (0.0, 0.0) if e.repeated else (compute / turns, search.turnaround + slab.drained + slab.out)
     ending = _Ending(None, slab.first, 0.0, end, end, 1.0)
-    if slab.cut and not search.beaten(max(steady, memory) + search.drain + memory / 8):
+    if slab.cut and not search.beaten(max(steady, memory) + search.drain + slab.memory / 8):
         # arrays are at work all the time, or from when the slab before is there, which comes at once
         busy = max(steady - end, memory + (compute - slab.loading) / turns)
         ways = (ending, *_strips(search, slab, grid, ending))
