@@ -584,7 +584,9 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
     steady = compute + (0.0 if e.repeated else slab.first)
     deep = slab.deep if turns * around / slab.slots > max(steady, memory) else slab.slots
     steady = max(steady, turns * around / deep)
-    steady = max(steady, slab.results * slab.drained if e.vector else 0.0)
+    # from the first product of a tile of the result until it is stored
+    leaving = compute / slab.results + search.drain + slab.drained + slab.out
+    steady = max(steady, slab.results * max(leaving / slab.slots, slab.drained if e.vector else 0.0))
     # the beginning and the end of one product overlap with its neighbours in a row of them
     end, after = (0.0, 0.0) if e.repeated else (compute / turns, search.turnaround + slab.drained + slab.out)
     ending = _Ending(None, slab.first, 0.0, end, end, 1.0)
