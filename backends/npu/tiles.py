@@ -475,6 +475,8 @@ class _Slab:
     loading: float
     first: float
     """seconds for the operands of one turn"""
+    once: float
+    """for those that come before all turns"""
     out: float
     drained: float
     """seconds until one tile of the result is stored, and has left the accumulators"""
@@ -561,6 +563,7 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     if kept:
         loads_t, loads_s = (turns_t * turns_s if kept == name else turns for name in ("t", "s"))
     loading, storing = one_t * loads_t + one_s * loads_s, one_out * turns_t * turns_s
+    once = (one_t if loads_t == 1 else 0.0) + (one_s if loads_s == 1 else 0.0) if turns > 1 else 0.0
     held_bus = bus_t * loads_t + bus_s * loads_s + bus_out * turns_t * turns_s
     memory = moving = max(loading, storing, held_bus)
     if not e.repeated:
@@ -569,8 +572,8 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     ends = 0.0 if e.repeated else search.turnaround + (0.0 if cut else drained + one_out)
     least = moving + ends + memory / 8
     return _Slab(
-        t, s, k, t_outside, turns, turns_t * turns_s, outer, slots, deep, kept, loading, one_t + one_s, one_out,
-        drained, memory, moving, cut, least,
+        t, s, k, t_outside, turns, turns_t * turns_s, outer, slots, deep, kept, loading, one_t + one_s, once,
+        one_out, drained, memory, moving, cut, least,
     )  # fmt: skip
 
 
@@ -580,10 +583,12 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
     compute = e.products * turns * machine.compute(slab.t, slab.s, slab.k, *grid) / machine.clock
     if search.beaten(compute):
         return None
-    around = (compute + slab.loading) / turns + search.turnaround  # from loading a slot until it may be loaded again
+    once = 0.0 if e.repeated else slab.once
+    # from loading a slot until it may be loaded again
+    around = (compute + slab.loading - once) / turns + search.turnaround
     steady = compute + (0.0 if e.repeated else slab.first)
-    deep = slab.deep if turns * around / slab.slots > max(steady, memory) else slab.slots
-    steady = max(steady, turns * around / deep)
+    deep = slab.deep if once + turns * around / slab.slots > max(steady, memory) else slab.slots
+    steady = max(steady, once + turns * around / deep)
     # from the first product of a tile of the result until it is stored
     leaving = compute / slab.results + search.drain + slab.drained + slab.out
     steady = max(steady, slab.results * max(leaving / slab.slots, slab.drained if e.vector else 0.0))
