@@ -342,12 +342,14 @@ def _panel(
     storing = turns * pieces * out_piece[0]
     held_bus = layers * (begun * outer_piece[1] + turns * inner_piece[1]) + turns * pieces * out_piece[1]
     memory = moving = max(loading, storing, held_bus)
-    if not e.repeated:  # before the last piece of the result is there
-        moving = max(loading, storing - out_piece[0], held_bus - out_piece[1])
     drained = micro[0] * micro[1] * search.drained
     after = out_piece[0] + drained
-    ends = 0.0 if e.repeated else search.turnaround + after
-    if search.beaten(moving + ends + memory / 8):
+    ends = beside = 0.0
+    if not e.repeated:  # before the last piece of the result is there
+        ends = search.turnaround + after
+        moving = max(loading, storing - out_piece[0], held_bus - out_piece[1])
+        beside = (turns * pieces - 1) * out_piece[1] / held_bus if held_bus else 0.0
+    if search.beaten(_until_stored(loading, moving, ends, beside, out_piece[0]) + memory / 8):
         return None
     whole, rest = divmod(tile, piece)
     turn = whole * clocks(piece, inner) + (clocks(rest, inner) if rest else 0)
@@ -378,7 +380,10 @@ def _panel(
     if in_parts and pieces == 1 and turns_outer == 1 and layers == 1:
         # the very last one comes in parts, the one before did not
         last = max(last / parts, 2 * micros - moves if turns_inner > 2 else 0.0)
-    steady = max(compute + (0 if e.repeated else first + filling), moving + (0 if e.repeated else slower + last))
+    steady = max(
+        compute + (0 if e.repeated else first + filling),
+        _until_stored(loading, moving, 0.0 if e.repeated else slower + last + ends, beside, out_piece[0]) - ends,
+    )
     if layers * turns > 1:
         steady = max(steady, layers * turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS))
     if layers > 1:  # all results leave during the last layer
@@ -418,6 +423,15 @@ def _comes(search: _Search, operand: int, rows: int, k: int, parts: int, down: i
 def rather_whole(parts: int, part: float, whole: float) -> bool:
     """Whether the parts of a piece fall on so few channels each that they would take twice as long as all of it."""
     return parts * part > 2 * whole
+
+
+def _until_stored(loading: float, moving: float, after: float, beside: float, out: float) -> float:
+    """Seconds until all transfers are over, if nothing but them holds anything up.
+
+    moving: all but that of the last piece of the result, which takes `out` and is over `after` seconds after the last
+    load. Meanwhile those of pieces before it go on, which are a part `beside` of all.
+    """
+    return max(loading + after, moving + after - beside * max(0.0, after - out))
 
 
 def made_at_once(rows: int, k: int) -> int:
@@ -483,6 +497,8 @@ class _Slab:
     memory: float
     moving: float
     """seconds of all transfers, and of those before the last result is there"""
+    beside: float
+    """the part of them that stores tiles of the result before the last one"""
     cut: str
     """t or s: the operand whose part of the last slab may come in strips"""
     least: float
@@ -566,14 +582,16 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     once = (one_t if loads_t == 1 else 0.0) + (one_s if loads_s == 1 else 0.0) if turns > 1 else 0.0
     held_bus = bus_t * loads_t + bus_s * loads_s + bus_out * turns_t * turns_s
     memory = moving = max(loading, storing, held_bus)
-    if not e.repeated:
-        moving = max(loading, storing - one_out, held_bus - bus_out)
     drained = t * s * search.drained
-    ends = 0.0 if e.repeated else search.turnaround + (0.0 if cut else drained + one_out)
-    least = moving + ends + memory / 8
+    ends = beside = 0.0
+    if not e.repeated:
+        ends = search.turnaround + (0.0 if cut else drained + one_out)
+        moving = max(loading, storing - one_out, held_bus - bus_out)
+        beside = (turns_t * turns_s - 1) * bus_out / held_bus if held_bus else 0.0
+    least = _until_stored(loading, moving, ends, beside, one_out) + memory / 8
     return _Slab(
         t, s, k, t_outside, turns, turns_t * turns_s, outer, slots, deep, kept, loading, one_t + one_s, once,
-        one_out, drained, memory, moving, cut, least,
+        one_out, drained, memory, moving, beside, cut, least,
     )  # fmt: skip
 
 
@@ -603,7 +621,8 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
         steady, memory, end = busy + ending.all, memory + ending.later, ending.last
         after -= (1 - ending.part) * slab.drained
     end -= 0.0 if e.repeated else machine.unseen(end, ending.came)
-    seconds = max(steady, memory + end) + after
+    moved = _until_stored(slab.loading, memory, end + after, slab.beside, slab.out)
+    seconds = max(steady + after, moved)
     return Tiles(
         slab.t, slab.s, slab.k, slab.t_outside, slab.slots_outer, slab.slots, seconds, *grid,
         kept=slab.kept, compute=compute, memory=slab.memory, strips=ending.strips, deep=deep,
