@@ -366,14 +366,17 @@ def _panel(
         first = max(whole_ones + came[stationary].part, first - machine.array.first_load / machine.clock)
     slower = came[0].slower + came[1].slower
     micros = turn / pieces
-    late = {n: _late(outer_piece[0], inner_piece[0], pieces, turns_inner, micros, parts, n, layers) for n in (1, 2)}
+    leaving = turn / pieces + search.drain + after  # from the first product in a slot until it is stored
+    stored = (out_piece[1] if layers == 1 else 0.0), leaving / max(outer_piece[0], micros)
+    late = {
+        n: _late(outer_piece[0], inner_piece[0], stored, pieces, turns_inner, micros, parts, n, layers) for n in (1, 2)
+    }
     early = 2 if parts > 1 and late[2] < late[1] else 1
     filling = max(0.0, inner_piece[0] + slower - first + late[early])
     made = piece * k * e.before  # the first of a tile before all products, the others during those of the one before
     filling += turns_outer * (made + (pieces - 1) * max(0.0, made - micros))
     # from loading a slot until it may be loaded again
     around = turn + inner_piece[0] + (pieces * outer_piece[0] if layers > 1 else 0.0) + search.turnaround
-    leaving = turn / pieces + search.drain + after  # from the first product in a slot until it is stored
     last = micros if turns_inner == 1 else turn
     moves = inner_piece[0] if turns_inner > 1 else outer_piece[0] + inner_piece[0] if pieces == 1 else outer_piece[0]
     in_parts = came[1].part or (turns_inner == 1 and came[0].part)
@@ -445,21 +448,26 @@ def _cuts_rows(e: Extents, t: int, s: int) -> bool:
 
 
 def _late(
-    outer: float, inner: float, pieces: int, turns: int, product: float, parts: int, early: int, layers: int
-) -> float:
+    outer: float, inner: float, stored: tuple[float, float], pieces: int, turns: int, product: float, parts: int,
+    early: int, layers: int,
+) -> float:  # fmt: skip
     """Seconds by which operands come later, after the first inner piece, than the arrays have got to them.
 
-    outer, inner: seconds for a piece of both; product: for one of each; early: products whose operands come in parts,
-    so that arrays wait for the last part alone.
+    outer, inner: seconds for a piece of both; stored: those for which a piece of the result holds up loads, and so many
+    pieces later; product: for one of each; early: products whose operands come in parts, so that arrays wait for the
+    last part alone.
     """
+    out, behind = stored
     waiting = product - product / parts
     found = [outer - waiting] if parts > 1 and (pieces == 1 or early > 1) else []
     for j in {min(1, pieces - 1), min(2, pieces - 1), pieces - 1}:
         if j or not found:
-            found.append((j + 1) * outer - j * product - (waiting if 0 < j < early else 0.0))
+            held_up = max(0.0, j - behind) * out
+            found.append((j + 1) * outer + held_up - j * product - (waiting if 0 < j < early else 0.0))
     for i in (1, 2):
         if turns > i:
-            found.append(pieces * outer + i * inner - i * pieces * product)
+            held_up = max(0.0, i * pieces - behind) * out
+            found.append(pieces * outer + i * inner + held_up - i * pieces * product)
             found[-1] -= waiting if pieces == 1 and (i < early or i == turns - 1) else 0.0
     if layers > 1:  # the pieces of the second layer
         for j in {0, pieces - 1}:
