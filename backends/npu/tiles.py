@@ -371,7 +371,7 @@ def _panel(
     late = {
         n: _late(outer_piece[0], inner_piece[0], stored, pieces, turns_inner, micros, parts, n, layers) for n in (1, 2)
     }
-    early = 2 if parts > 1 and late[2] < late[1] else 1
+    early = 2 if came[0].part and late[2] < late[1] else 1
     filling = max(0.0, inner_piece[0] + slower - first + late[early])
     made = piece * k * e.before  # the first of a tile before all products, the others during those of the one before
     filling += turns_outer * (made + (pieces - 1) * max(0.0, made - micros))
