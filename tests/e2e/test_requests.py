@@ -84,6 +84,26 @@ def test_random_batches(seed: int) -> None:
     assert result.comparison.ok
 
 
+LAST = {
+    "the last token": "slice(x, [-1], [9223372036854775807], [1])",
+    "the last two": "slice(x, [-2], [9223372036854775807], [-2])",
+    "an index": "gather(x, -1, axis = 1)",
+    "of flat ones": "slice(reshape(abs(reshape(x, [batch * seq, hidden])), [batch, seq, hidden]), [-1], [seq], [1])",
+}
+
+
+@pytest.mark.parametrize("last", LAST.values(), ids=LAST)
+@pytest.mark.parametrize("target", ["npu", "cent"])
+def test_the_last_tokens_are_those_of_each_request(target: str, last: str, tmp_path: Path) -> None:
+    text = LLAMA.read_text().replace('"tiny-llama.onnx"', f'"{LLAMA.with_suffix(".onnx")}"')
+    text = text.replace("let layers = 2", "let layers = 1").replace("rms_norm(x, final", f"rms_norm({last}, final")
+    model = tmp_path / "last.pimc"
+    model.write_text(text)
+    result = compiled(model, target, requests((5, 0, 12), new=(2, 6, 3)))
+    assert result.comparison is not None
+    assert result.comparison.ok, result.comparison.outputs
+
+
 @pytest.mark.parametrize(
     "name", ["llamagqa-decode-dynamo", "llamagqa-decode-hf-ortcpu", "gptj-decode-ts", "llama-decode-optimum"]
 )
