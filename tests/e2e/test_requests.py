@@ -113,6 +113,14 @@ def test_decoders_of_exporters(name: str) -> None:
     assert result.comparison.ok
 
 
+@pytest.mark.parametrize(("target", "past"), [("newton", (129, 60, 129)), ("neupims", (129, 60, 129, 1, 60))])
+def test_waves_that_share_their_room_take_turns_in_it(target: str, past: tuple[int, ...]) -> None:
+    """A wave works before the one before it is collected; this buffer has room for the results of one."""
+    result = compiled(LLAMA, target, requests(past), overrides=("dram.channels=2", "buffer.bytes=256KiB"))
+    assert result.comparison is not None
+    assert result.comparison.ok, result.comparison.outputs
+
+
 def test_hundreds_of_lengths_share_groups() -> None:
     past = [(i * 37) % 211 for i in range(100)]
     result = compiled(LLAMA, "npu", requests(past))
