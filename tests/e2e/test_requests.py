@@ -113,6 +113,14 @@ def test_decoders_of_exporters(name: str) -> None:
     assert result.comparison.ok
 
 
+@pytest.mark.parametrize("target", ["npu", "cent"])
+def test_masks_of_several_new_tokens_end_where_each_request_does(target: str) -> None:
+    """The graph computes its causal mask from the one number of cached tokens."""
+    result = compiled(DATA / "llama-decode-optimum.onnx", target, requests((3, 5, 0), new=(2, 2, 2)))
+    assert result.comparison is not None
+    assert result.comparison.ok, result.comparison.outputs
+
+
 @pytest.mark.parametrize(("target", "past"), [("newton", (129, 60, 129)), ("neupims", (129, 60, 129, 1, 60))])
 def test_waves_that_share_their_room_take_turns_in_it(target: str, past: tuple[int, ...]) -> None:
     """A wave works before the one before it is collected; this buffer has room for the results of one."""
