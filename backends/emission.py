@@ -11,7 +11,7 @@ from itertools import groupby
 from math import prod
 
 from pimc.backends.dma.isa import MapBlocks
-from pimc.backends.emitter import Emitter, Scratch
+from pimc.backends.emitter import Emitter, MissingEngineError, Scratch
 from pimc.backends.engines import packages
 from pimc.backends.lowering import CHAIN_RULES, RULES, Lowering
 from pimc.backends.lowering_memory import LoweringMemory, seen_by_rules
@@ -452,7 +452,16 @@ def _kind(node: Node, spec: TargetSpec) -> str:
 
 
 def lower(node: Node, at: Lowering) -> None:
-    """Emit one node by the rule of its engine's kind."""
+    """Emit one node by the rule of its engine's kind. Raises CompileError where the machine lacks what that needs."""
+    try:
+        _lower(node, at)
+    except MissingEngineError as missing:
+        said = f"%{node.name} ({node.op.name}) runs on '{_engine(node)}', but what it works on lies so that an engine "
+        said += f"'{missing}' has to bring it, which '{at.spec.name}' does not have"
+        raise fail(Kind.ILLEGAL, said, node.source) from None
+
+
+def _lower(node: Node, at: Lowering) -> None:
     kind = _kind(node, at.spec)
     rule = RULES.get((kind, node.op.name))
     if rule is None:
