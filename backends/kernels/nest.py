@@ -221,6 +221,19 @@ def walk(emit: Emitter, nest: Nest, slots: int = 1) -> Iterator[tuple[tuple[Scal
         yield from walk(emit, inner, slots)
 
 
+def rotating(emit: Emitter, nest: Nest, slots: int) -> Iterator[tuple[tuple[Scalar, ...], int]]:
+    """`walk`, but turns that are left over after a loop have slots of their own."""
+    if len(nest.axes) != 1:
+        yield from walk(emit, nest, slots)
+        return
+    count, strides = nest.axes[0].count, nest.axes[0].strides
+    looped = count // slots * slots if count // slots > 1 else 0
+    for turn, slot in emit.tiles(count, slots):
+        left_over = looped and isinstance(turn, int)
+        own = slots + slot if left_over else slot
+        yield tuple(start + turn * stride for start, stride in zip(nest.starts, strides, strict=True)), own
+
+
 def every_turn(nest: Nest) -> Iterator[tuple[Scalar, ...]]:
     """The operands' addresses in each turn, without a loop."""
     for turns in product(*(range(axis.count) for axis in nest.axes)):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import prod
 
 from pimc.backends.affine import Scalar
 from pimc.backends.dma.copy import issue_copy
 from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.lanes import Lanes, Ref, VectorMachine
-from pimc.backends.kernels.nest import SLOTS, Axis, Nest, Tiling, chunk_of, dense_strides, tilings, walk
+from pimc.backends.kernels.nest import SLOTS, Axis, Nest, Tiling, chunk_of, dense_strides, rotating, tilings, walk
 from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest, product_nests
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.ir.diagnostics import Kind, fail
@@ -36,6 +37,14 @@ class VectorShape:
     across: bool = False
     keeps: bool = False
     """whether the rows of `a` come once, with all of k"""
+    slots: int = SLOTS
+    """tiles that are on chip at a time"""
+    apart: bool = False
+    """whether tiles that are left over after a loop over slots have others: they need not wait until it is over"""
+
+    @property
+    def places(self) -> int:
+        return self.slots * (2 if self.apart else 1)
 
 
 def halves(rows: int) -> Iterator[int]:
@@ -61,8 +70,14 @@ class RowProducts:
     scale: float
     shape: VectorShape | None = None
 
+    @property
+    def fits(self) -> bool:
+        """Whether tiles of the shape do."""
+        assert self.shape is not None
+        m = chunk_of(prod(x.count for x in self.nest.rows), MOST_ROWS)
+        return self._bytes(m, self.shape.n, self.shape.k) <= Arena.room(self.at)
+
     def run(self) -> None:
-        self.work = DType.F32 if self.tensors[A].dtype.is_float else DType.I64
         self.arena = Arena(self.at)
         self.m, self.n, self.k = self._extents()
         self._take()
@@ -86,15 +101,28 @@ class RowProducts:
                 raise fail(Kind.CAPACITY, f"not even single products fit {self.arena.size} bytes of on-chip scratch")
         return m, n, k
 
+    @property
+    def work(self) -> DType:
+        """The type of products and sums."""
+        return DType.F32 if self.tensors[A].dtype.is_float else DType.I64
+
     def _sizes(self, m: int, n: int, k: int) -> list[int]:
         size, wide = self.tensors[A].element_bytes, self.work.bits // 8
         out = self.tensors[OUT].element_bytes
         return (
-            [m * (self.nest.depth if self._keeps(m) else k) * size] * SLOTS
-            + [n * k * size] * SLOTS
+            ([m * self.nest.depth * size] * SLOTS if self._keeps(m) else [m * k * size] * self._places)
+            + [n * k * size] * self._places
             + [m * n * out] * SLOTS
             + [n * k * wide, m * n * wide, n * wide]
         )
+
+    @property
+    def _slots(self) -> int:
+        return SLOTS if self.shape is None else self.shape.slots
+
+    @property
+    def _places(self) -> int:
+        return SLOTS if self.shape is None else self.shape.places
 
     def _keeps(self, m: int) -> bool:
         """Whether tiles of so many rows are all rows, which come once."""
@@ -105,9 +133,10 @@ class RowProducts:
         return sum(padded(size) for size in self._sizes(m, n, k))
 
     def _take(self) -> None:
-        taken = [self.arena.take(size) for size in self._sizes(self.m, self.n, self.k)]
-        self.slots = {A: taken[:SLOTS], B: taken[SLOTS : 2 * SLOTS], OUT: taken[2 * SLOTS : 3 * SLOTS]}
-        self.grid, self.sums, self.part = taken[3 * SLOTS :]
+        taken = iter([self.arena.take(size) for size in self._sizes(self.m, self.n, self.k)])
+        counts = {A: SLOTS if self._keeps(self.m) else self._places, B: self._places, OUT: SLOTS}
+        self.slots = {operand: list(islice(taken, count)) for operand, count in counts.items()}
+        self.grid, self.sums, self.part = taken
 
     def _batch(self, starts: Sequence[Scalar], turn: int) -> None:
         """One product; `turn` alternates, as tiles do, so that neighbours use different slots."""
@@ -155,16 +184,24 @@ class RowProducts:
             own = [replace(x, strides=moved) for x, moved in zip(axes, strides, strict=True)]
             part = Nest((moves[A], moves[B], done), tuple(own)).merged()
             done += prod(x.count for x in axes) * size
-            for tiling in tilings(part, self.k):
-                for at, number in walk(self.at.emit, tiling.outer, SLOTS):
-                    slot = (turn + number) % SLOTS
-                    if kept is None:
-                        a = self._bring(A, rows, tiling, starts[A] + at[A], slot)
-                    else:
-                        a = Ref(kept + at[OUT], self.tensors[A].dtype, (self.nest.depth * size, size))
-                    b = self._bring(B, columns, tiling, starts[B] + at[B], slot)
-                    self._accumulate(a, b, m, n, tiling.elements)
+            for tiling, at, slot in self._depths(part, turn):
+                if kept is None:
+                    a = self._bring(A, rows, tiling, starts[A] + at[A], slot)
+                else:
+                    a = Ref(kept + at[OUT], self.tensors[A].dtype, (self.nest.depth * size, size))
+                b = self._bring(B, columns, tiling, starts[B] + at[B], slot)
+                self._accumulate(a, b, m, n, tiling.elements)
         self._finish(rows, columns, starts[OUT], sums, turn)
+
+    def _depths(self, part: Nest, turn: int) -> Iterator[tuple[Tiling, tuple[Scalar, ...], int]]:
+        """Tiles of a nest of k: each with where it begins, and its slot."""
+        own = self._places > self._slots
+        turns = rotating if own else walk
+        for number, tiling in enumerate(tilings(part, self.k)):
+            for at, slot in turns(self.at.emit, tiling.outer, self._slots):
+                if own and number:  # the rest
+                    slot = self._places - 1
+                yield tiling, at, slot if slot >= self._slots else (turn + slot) % self._slots
 
     def _accumulate(self, a: Ref, b: Ref, m: int, n: int, k: int) -> None:
         if self.shape is not None and self.shape.across:

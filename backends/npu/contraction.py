@@ -9,7 +9,7 @@ from pimc.backends.dma.timing import copy_time
 from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.nest import SLOTS, Axis, Nest, walk
 from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest
-from pimc.backends.kernels.vector_product import RowProducts
+from pimc.backends.kernels.vector_product import RowProducts, VectorShape
 from pimc.backends.lowering import Lowering, Tensor
 from pimc.backends.npu.blocks import Twin
 from pimc.backends.npu.extents import Extents, Side
@@ -26,8 +26,8 @@ from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Tile
 from pimc.record import record
 
-CLEARLY = 0.995
-"""The vector unit is taken where it needs no more than this part of the arrays' time."""
+CLEARLY = 0.25
+"""The vector unit is taken where it saves at least this part of the arrays' turnaround."""
 ABOUT = 1.02
 """Two products are cut side by side where that is estimated to need up to this part of the time apart: who asks for it
 has compared the commands."""
@@ -137,7 +137,7 @@ class Contraction:
         on_vector_unit = self._vector_work(choice)
         if on_vector_unit is not None:
             self._report_vector(choice, on_vector_unit)
-            RowProducts(NPU, self.at, self.tensors, self.nest, self.scale, on_vector_unit.shape).run()
+            self._on_vector_unit(on_vector_unit.shape).run()
             return
         if isinstance(choice.cut, Tiles):
             self.run_tiles(choice, choice.cut)
@@ -171,11 +171,19 @@ class Contraction:
         sides = (
             self._side(A, self.nest.batch, self.nest.rows),
             self._side(B, self.nest.batch, self.nest.columns),
+            self._side(OUT, self.nest.batch, self.nest.rows, self.nest.columns),
         )
-        work = vector_work(npu, self.nest, sides, self.tensors[B].element_bytes, copies)
-        arrays = choice.seconds(machine_of(self.at))
+        work = vector_work(
+            npu, self.nest, sides, self.tensors[B].element_bytes, copies, lambda shape: self._on_vector_unit(shape).fits
+        )
+        if work is None:
+            return None
+        machine = machine_of(self.at)
         seconds = choice.extents.products * work.seconds(turns, copies.latency)
-        return work if seconds < CLEARLY * arrays else None
+        return work if seconds + CLEARLY * machine.turnaround < choice.seconds(machine) else None
+
+    def _on_vector_unit(self, shape: VectorShape) -> RowProducts:
+        return RowProducts(NPU, self.at, self.tensors, self.nest, self.scale, shape)
 
     def _report_vector(self, choice: Choice, work: VectorWork) -> None:
         turns, copies = choice.extents.turns, copy_time(self.at.spec)

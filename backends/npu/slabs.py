@@ -92,14 +92,14 @@ class Slabs(Tiled):
             slabs += before
         for slab in slabs:
             turns = count_of(slab.outer.axes)
-            for turn, starts, slot in counted(self.emit, slab.outer, SLOTS):
+            for turn, starts, slot in counted(self.emit, slab.outer, self.tiles.deep):
                 pair = []
                 for i, (name, tile) in enumerate(tiles.items()):
                     if whole is not None and name == kept:
                         pair.append(replace(whole, address=whole.at(turn * slab.elements + done)))
                         continue
                     start = address[name] + starts[i]
-                    held = self._place(name, (parity, min(slot, SLOTS)))
+                    held = self._place(name, (parity, slot))
                     pair.append(self._bring(name, tile, [slab.tile], i, [start], held))
                 t, s = pair
                 self.blocks.multiply(t, s, rows.elements, columns.elements, slab.elements, sums, added + turn)
@@ -107,7 +107,7 @@ class Slabs(Tiled):
             done = done + turns * slab.elements
         if last is None:
             return None
-        places = {name: self._place(name, (parity, SLOTS + 1)) for name in tiles if whole is None or name != kept}
+        places = {name: self._place(name, (parity, "last")) for name in tiles if whole is None or name != kept}
         return _LastSlab(last, address, places, whole and replace(whole, address=whole.at(done)), added)
 
     def _in_strips(

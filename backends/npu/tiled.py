@@ -12,7 +12,7 @@ from pimc.backends.affine import Scalar
 from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.lanes import Lanes, Ref
-from pimc.backends.kernels.nest import SLOTS, Axis, Nest, Tiling, dense_strides, tilings, walk
+from pimc.backends.kernels.nest import SLOTS, Axis, Nest, Tiling, dense_strides, rotating, tilings, walk
 from pimc.backends.kernels.product_nest import OUT, A, B
 from pimc.backends.lowering import Tensor
 from pimc.backends.npu.blocks import Blocks, Matrix, Sums, Twin
@@ -347,16 +347,3 @@ def counted(emit: Emitter, nest: Nest, slots: int) -> Iterator[tuple[Scalar, tup
     axes = tuple(replace(a, strides=(*a.strides, n)) for a, n in zip(nest.axes, strides, strict=True))
     for starts, slot in rotating(emit, Nest((*nest.starts, 0), axes), slots):
         yield starts[-1], starts[:-1], slot
-
-
-def rotating(emit: Emitter, nest: Nest, slots: int) -> Iterator[tuple[tuple[Scalar, ...], int]]:
-    """`walk`, but turns that are left over after a loop have slots of their own."""
-    if len(nest.axes) != 1:
-        yield from walk(emit, nest, slots)
-        return
-    count, strides = nest.axes[0].count, nest.axes[0].strides
-    looped = count // slots * slots if count // slots > 1 else 0
-    for turn, slot in emit.tiles(count, slots):
-        left_over = looped and isinstance(turn, int)
-        own = slots + slot if left_over else slot
-        yield tuple(start + turn * stride for start, stride in zip(nest.starts, strides, strict=True)), own

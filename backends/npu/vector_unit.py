@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
 from pimc.backends.dma.timing import CopyTime
 from pimc.backends.kernels.lanes import VectorMachine
 from pimc.backends.kernels.nest import SLOTS, chunk_of
-from pimc.backends.kernels.product_nest import ProductNest
+from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest
 from pimc.backends.kernels.vector_product import MOST_DEPTH, MOST_ROWS, VectorShape, halves
 from pimc.backends.npu.extents import Side
 from pimc.backends.npu.isa import Vec, VectorReduce, VectorScan
@@ -19,8 +20,10 @@ from pimc.record import record
 NPU = VectorMachine("npu", "npu", lambda _: Vec, lambda _: VectorReduce, VectorScan)
 
 
-MOST_CELLS = (1 << 17, 1 << 16)
-"""Elements of a tile that memory needs longer for than its latency."""
+MOST_CELLS = (1 << 18, 1 << 17, 1 << 16, 1 << 15, 1 << 14)
+"""Elements of a tile; memory needs longer for it than its latency."""
+DEEP, FEW = 4, 64
+"""So many tiles are on chip at a time where no more than so many come, of which the last one takes a visible part."""
 KEPT = 1 << 16
 """Bytes of rows that come as a whole rather than with each tile."""
 
@@ -34,48 +37,66 @@ class VectorWork:
     memory: float
     read: float
     """seconds; of the passes those until the last row has been multiplied with each tile"""
+    leaving: float
+    """seconds until the result is stored"""
     tiles: int
     again: int = 0
     """tiles that are asked for when all before them are done: the first ones of each stretch of columns"""
 
     def seconds(self, turns: int, latency: float) -> float:
         """Of so many products: the first tile comes, and the last is multiplied, by itself. A tile is asked for when
-        the one before last has been multiplied."""
-        around = (self.read + self.memory + self.tiles * latency) / SLOTS
-        longer = max(self.passes, self.memory, around if turns * self.tiles > SLOTS else 0.0)
+        the one before in its slot has been multiplied."""
+        slots = self.shape.slots
+        around = (self.read + self.memory + self.tiles * latency) / slots
+        longer = max(self.passes, self.memory, around if turns * self.tiles > slots else 0.0)
         longer += self.again * (latency + self.passes / self.tiles)
-        return latency + turns * longer + max(0.0, self.memory + self.passes - longer) / self.tiles
+        return latency + turns * longer + max(0.0, self.memory + self.passes - longer) / self.tiles + self.leaving
 
 
 def vector_work(
-    npu: NpuSpec, nest: ProductNest, sides: tuple[Side | None, Side | None], element_bytes: int, copies: CopyTime
-) -> VectorWork:
-    """The fastest of the ways of `kernels/vector_product.py`. sides: how a and b lie in memory (None: on chip)."""
+    npu: NpuSpec, nest: ProductNest, sides: Sequence[Side | None], element_bytes: int, copies: CopyTime,
+    fits: Callable[[VectorShape], bool],
+) -> VectorWork | None:  # fmt: skip
+    """The fastest of the ways of `kernels/vector_product.py` that fit. sides: how a, b and the result lie in memory
+    (None: on chip)."""
     m, n = (prod(x.count for x in axes) for axes in (nest.rows, nest.columns))
-    depth = max(MOST_DEPTH, npu.vector.lanes)
-    found: dict[tuple[float, int], VectorWork] = {}
+    best: tuple[float, int] | None = None
+    found: VectorWork | None = None
 
     def moving(operand: int, rows: int, k: int) -> float:
-        return move_seconds(copies, sides[operand], rows, k, element_bytes)[0]
+        return move_seconds(copies, sides[operand], rows, k, element_bytes, writes=operand == OUT)[0]
 
     keeps = m <= MOST_ROWS and m * nest.depth * element_bytes <= KEPT
-    rows = moving(0, m, nest.depth) if keeps else 0.0
-    depths = (MOST_DEPTH, depth, *(max(1, cells // n) for cells in MOST_CELLS))
-    for k in dict.fromkeys(chunk_of(nest.depth, most) for most in depths):
-        for tile in dict.fromkeys((n, *(chunk_of(n, max(1, cells // k)) for cells in MOST_CELLS))):
-            for across in (False, True):
-                shape = VectorShape(tile, k, across, keeps)
-                tiles = -(-n // tile) * -(-nest.depth // k)
-                memory = tiles * moving(1, tile, k) + (rows if keeps else tiles * moving(0, m, k))
-                multiplied, added = _clocks(npu, shape)
-                passes = m * (multiplied + added)
-                read = passes - (added if m == 1 else 0)  # rows are a loop, after which the tile is free
-                again = -(-n // tile) if k < nest.depth and tile < n else 0
-                work = VectorWork(
-                    shape, tiles * passes / npu.clock, memory, tiles * read / npu.clock, tiles, again
-                )  # fmt: skip
-                found.setdefault((work.seconds(1, copies.latency), tiles), work)
-    return found[min(found)]
+    rows, leaving = moving(A, m, nest.depth) if keeps else 0.0, moving(OUT, m, n)
+    for tile, k in _tiles(n, nest.depth, max(MOST_DEPTH, npu.vector.lanes)):
+        tiles = -(-n // tile) * -(-nest.depth // k)
+        slots = DEEP if tiles <= FEW else SLOTS
+        again = -(-n // tile) if k < nest.depth and tile < n else 0
+        memory = 0.0
+        for across in (False, True):
+            shape = VectorShape(tile, k, across, keeps, slots, nest.depth % (k * slots) > 0)
+            multiplied, added = _clocks(npu, shape)
+            passes = m * (multiplied + added) / npu.clock
+            if best is not None and (tiles + again) * passes >= best[0]:
+                continue
+            read = passes - (added / npu.clock if m == 1 else 0.0)  # rows are a loop, after which the tile is free
+            memory = memory or tiles * moving(B, tile, k) + (rows if keeps else tiles * moving(A, m, k))
+            work = VectorWork(shape, tiles * passes, memory, tiles * read, leaving, tiles, again)
+            score = work.seconds(1, copies.latency), tiles
+            if (best is None or score < best) and fits(shape):
+                best, found = score, work
+    return found
+
+
+def _tiles(n: int, depth: int, lanes: int) -> Iterator[tuple[int, int]]:
+    """Extents of tiles to try: all columns and any k, or a part of them and enough k for the lanes."""
+    deep = dict.fromkeys(chunk_of(depth, most) for most in (MOST_DEPTH, lanes))
+    for k in deep | dict.fromkeys(chunk_of(depth, max(1, cells // n)) for cells in MOST_CELLS):
+        yield n, k
+    for k in deep:
+        for tile in dict.fromkeys(chunk_of(n, max(1, cells // k)) for cells in MOST_CELLS):
+            if tile < n:
+                yield tile, k
 
 
 def _clocks(npu: NpuSpec, shape: VectorShape) -> tuple[int, int]:
@@ -91,6 +112,7 @@ def _clocks(npu: NpuSpec, shape: VectorShape) -> tuple[int, int]:
 
     added = command(1, shape.n, "add")
     if shape.across:
-        return command(shape.k, shape.n, "mul"), sum(command(rows, shape.n, "add") for rows in halves(shape.k)) + added
+        summed = sum(command(1, rows * shape.n, "add") for rows in halves(shape.k))  # they lie side by side
+        return command(shape.k, shape.n, "mul"), summed + added
     sums = -(-shape.n // units) * tree_levels(shape.k, vector.lanes) * vector.tree + vector.latency - 1
     return command(shape.n, shape.k, "mul"), sums + added

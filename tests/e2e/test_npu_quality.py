@@ -138,13 +138,13 @@ def test_decode_gemv_is_bound_by_memory(m: int, n: int, k: int) -> None:
 def test_a_few_rows_come_once_where_weights_pass_by(shape: tuple[int, int, int], dataflow: str) -> None:
     """Their tiles of 128 columns would use four channels each; brought at once they compute the same."""
     m, n, k = shape
-    overrides = ("buffer.bytes=256KiB", f"npu.array.dataflow={dataflow}")
+    overrides = ("buffer.bytes=256KiB", f"npu.array.dataflow={dataflow}", "npu.products=array")
     result = compile_model(GEMM, "npu", Options(dims={"M": m, "N": n, "K": k}, overrides=overrides), values="random")
     assert result.comparison is not None
     assert result.comparison.ok
     (loads,) = (stream for stream in result.program.streams if stream.engine == "load")
     copies = [prod(step.command.counts) for step in steps(loads.items) if isinstance(step.command, Load)]
-    assert min(copies) == min(m, n) * k
+    assert copies.count(min(m, n) * k) == 1
     assert max(copies) < max(m, n) * k
     assert time_program(result.program).time == time_program(result.program, "plain").time
 
