@@ -531,8 +531,8 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     ends = 0.0 if e.repeated else search.turnaround + (0.0 if cut else drained + one_out)
     least = memory + ends + memory / 8
     return _Slab(
-        t, s, k, t_outside, turns, turns_t * turns_s, outer, slots, deep, kept, loading, one_t + one_s, one_out, drained,
-        memory, cut, least,
+        t, s, k, t_outside, turns, turns_t * turns_s, outer, slots, deep, kept, loading, one_t + one_s, one_out,
+        drained, memory, cut, least,
     )  # fmt: skip
 
 
