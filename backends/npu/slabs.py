@@ -14,6 +14,9 @@ from pimc.backends.npu.extents import Extents
 from pimc.backends.npu.tiled import Tiled, count_of, counted, plus
 from pimc.record import record
 
+_DRAINS = 4
+"""Parts of the last strip, if its rows are streamed, that leave the accumulators one by one."""
+
 
 @record
 class _LastSlab:
@@ -102,13 +105,23 @@ class Slabs(Tiled):
                     held = self._place(name, (parity, slot))
                     pair.append(self._bring(name, tile, [slab.tile], i, [start], held))
                 t, s = pair
-                self.blocks.multiply(t, s, rows.elements, columns.elements, slab.elements, sums, added + turn)
+                self._multiply(t, s, rows.elements, columns.elements, slab.elements, sums, added + turn)
             added = added + turns
             done = done + turns * slab.elements
         if last is None:
             return None
         places = {name: self._place(name, (parity, "last")) for name in tiles if whole is None or name != kept}
         return _LastSlab(last, address, places, whole and replace(whole, address=whole.at(done)), added)
+
+    def _multiply(self, t: Matrix, s: Matrix, rows: int, columns: int, k: int, sums: Sums, added: Scalar) -> None:
+        """The products of one slab. If its first block is on chip before the slab is, it is outside of the loop over
+        blocks, which waits for the slab: so it is loaded before."""
+        first = self.blocks.high if self.tiles.kept == "s" and columns <= self.blocks.wide else 0
+        if 0 < first < k:
+            self.blocks.multiply(t, s, rows, columns, first, sums, added)
+            t, s, added = replace(t, address=t.at(first)), replace(s, address=s.at(first)), 1
+            k -= first
+        self.blocks.multiply(t, s, rows, columns, k, sums, added)
 
     def _in_strips(
         self, last: _LastSlab, tiles: dict[str, Tiling], at: tuple[Scalar, ...], sums: Sums, out: int
@@ -135,15 +148,35 @@ class Slabs(Tiled):
                 if own == "s":
                     t, s, rows, columns = fixed, matrix, tiles[other], strip
                 part = replace(sums, address=sums.at(*((before, 0) if own == "t" else (0, before))))
-                loaded = own == "t" and before > 0 and columns.elements <= self.blocks.wide
-                added = last.added + done
-                self.blocks.multiply(
-                    t, s, rows.elements, columns.elements, block.elements, part, added, loaded=loaded
-                )  # fmt: skip
+                alike = own == "t" and columns.elements <= self.blocks.wide  # all past the same block
+                pair, added, loaded = (t, s), last.added + done, alike and before > 0
                 if ends:
                     held = out + before * tiles[other].elements * self.out.element_bytes
-                    self._finish(rows, columns, plus(at, moved[1:]), part, held, 0)
+                    drains = _DRAINS if alike and before + strip.elements == whole.elements else 1
+                    start = plus(at, moved[1:])[0]
+                    self._strip(pair, rows, columns, block.elements, part, added, start, held, drains, loaded=loaded)
+                else:
+                    self.blocks.multiply(
+                        *pair, rows.elements, columns.elements, block.elements, part, added, loaded=loaded
+                    )  # fmt: skip
             done += block.elements
+
+    def _strip(
+        self, pair: tuple[Matrix, Matrix], rows: Tiling, columns: Tiling, k: int, sums: Sums, added: Scalar,
+        start: Scalar, held: int, drains: int, *, loaded: bool,
+    ) -> None:  # fmt: skip
+        """The products of a strip, which leave in so many drains: while the last rows cross the array, those before
+        are drained."""
+        t, s = pair
+        leaving = self._leaving(rows, columns, start, held)
+        size = -(-rows.elements // drains)
+        for first in range(0, rows.elements, size):
+            count, part = min(size, rows.elements - first), replace(sums, address=sums.at(first, 0))
+            self.blocks.multiply(
+                t.rows_from(first), s, count, columns.elements, k, part, added, loaded=loaded or first > 0
+            )  # fmt: skip
+            self._drain(count, columns.elements, part, leaving.rows_from(first))
+        self._take_home(rows, columns, start, leaving)
 
 
 def _in_turn(nest: Nest, most: int) -> Iterator[tuple[int, Tiling, tuple[Scalar, ...]]]:

@@ -243,22 +243,33 @@ class Tiled(ABC):
         if self.epilogue is not None:
             self._finish_with(self.epilogue, rows, columns, starts, sums, held, slot)
             return
-        t, s, start = rows.tile, columns.tile, starts[0]
-        direct = self.out.on_chip and len(t) <= 1 and len(s) <= 1
-        size = self.out.element_bytes
-        if direct:
-            tile = Matrix(start, t[0].strides[1] if t else 0, s[0].strides[1] if s else 0)
-        else:
-            by_row = not (t and t[-1].strides[1] == size)
-            tile = Matrix(held, columns.elements * size, size) if by_row else Matrix(held, size, rows.elements * size)
+        tile = self._leaving(rows, columns, starts[0], held)
+        self._drain(rows.elements, columns.elements, sums, tile)
+        self._take_home(rows, columns, starts[0], tile)
+
+    def _leaves_at_once(self, rows: Tiling, columns: Tiling) -> bool:
+        """Whether commands can address a tile of the result at its place."""
+        return self.out.on_chip and len(rows.tile) <= 1 and len(columns.tile) <= 1
+
+    def _leaving(self, rows: Tiling, columns: Tiling, start: Scalar, held: int) -> Matrix:
+        """Where a tile of the result goes from the accumulators: its place, or `held`, on the way there."""
+        t, s, size = rows.tile, columns.tile, self.out.element_bytes
+        if self._leaves_at_once(rows, columns):
+            return Matrix(start, t[0].strides[1] if t else 0, s[0].strides[1] if s else 0)
+        by_row = not (t and t[-1].strides[1] == size)
+        return Matrix(held, columns.elements * size, size) if by_row else Matrix(held, size, rows.elements * size)
+
+    def _drain(self, rows: int, columns: int, sums: Sums, to: Matrix) -> None:
         drain = Drain(
-            acc=sums.address, rows=rows.elements, columns=columns.elements, acc_row=sums.row, dst=tile.address,
-            dst_type=self.out.dtype, dst_row=tile.row, dst_column=tile.column, scale=self.scale,
+            acc=sums.address, rows=rows, columns=columns, acc_row=sums.row, dst=to.address, dst_type=self.out.dtype,
+            dst_row=to.row, dst_column=to.column, scale=self.scale,
         )  # fmt: skip
         self.emit.issue("npu", drain)
-        if not direct:
-            inside = [*scaled(t, tile.row), *scaled(s, tile.column)]
-            take_home(self.emit, self.out, tile.address, start, (*t, *s), 1, inside)
+
+    def _take_home(self, rows: Tiling, columns: Tiling, start: Scalar, tile: Matrix) -> None:
+        if not self._leaves_at_once(rows, columns):
+            inside = [*scaled(rows.tile, tile.row), *scaled(columns.tile, tile.column)]
+            take_home(self.emit, self.out, tile.address, start, (*rows.tile, *columns.tile), 1, inside)
 
     def _finish_with(
         self, epilogue: TileOps, rows: Tiling, columns: Tiling, starts: tuple[Scalar, ...], sums: Sums, held: int,

@@ -375,8 +375,8 @@ def _panel(
     filling = max(0.0, inner_piece[0] + slower - first + late[early])
     made = piece * k * e.before  # the first of a tile before all products, the others during those of the one before
     filling += turns_outer * (made + (pieces - 1) * max(0.0, made - micros))
-    # from loading a slot until it may be loaded again
-    around = turn + inner_piece[0] + (pieces * outer_piece[0] if layers > 1 else 0.0) + search.turnaround
+    around = turn + inner_piece[0] + search.turnaround  # from loading a slot until it may be loaded again
+    layer = turns_inner * (turn + inner_piece[0]) + pieces * outer_piece[0] + search.turnaround
     last = micros if turns_inner == 1 else turn
     moves = inner_piece[0] if turns_inner > 1 else outer_piece[0] + inner_piece[0] if pieces == 1 else outer_piece[0]
     in_parts = came[1].part or (turns_inner == 1 and came[0].part)
@@ -387,8 +387,10 @@ def _panel(
         compute + (0 if e.repeated else first + filling),
         _until_stored(loading, moving, 0.0 if e.repeated else slower + last + ends, beside, out_piece[0]) - ends,
     )
-    if layers * turns > 1:
+    if turns > 1:
         steady = max(steady, layers * turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS))
+    if layers > 1:
+        steady = max(steady, layers * layer / SLOTS)
     if layers > 1:  # all results leave during the last layer
         steady = max(steady, first + filling + compute - turns * turn + micros + storing - out_piece[0])
     if pieces > slots and held_bus > max(compute, 0.9 * loading):

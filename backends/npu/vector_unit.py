@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from math import prod
 
 from pimc.backends.dma.timing import CopyTime
@@ -22,8 +23,9 @@ NPU = VectorMachine("npu", "npu", lambda _: Vec, lambda _: VectorReduce, VectorS
 
 MOST_CELLS = (1 << 18, 1 << 17, 1 << 16, 1 << 15, 1 << 14)
 """Elements of a tile; memory needs longer for it than its latency."""
-DEEP, FEW = 4, 64
-"""So many tiles are on chip at a time where no more than so many come, of which the last one takes a visible part."""
+DEEP, FEW = 4, 128
+"""So many tiles are on chip at a time where two would hold up the memory, and no more than so many come: of many,
+larger ones take about the same time."""
 KEPT = 1 << 16
 """Bytes of rows that come as a whole rather than with each tile."""
 
@@ -41,16 +43,20 @@ class VectorWork:
     """seconds until the result is stored"""
     tiles: int
     again: int = 0
-    """tiles that are asked for when all before them are done: the first ones of each stretch of columns"""
+    """tiles that are asked for when all before them are done: the first of each further stretch of columns"""
 
     def seconds(self, turns: int, latency: float) -> float:
         """Of so many products: the first tile comes, and the last is multiplied, by itself. A tile is asked for when
         the one before in its slot has been multiplied."""
-        slots = self.shape.slots
-        around = (self.read + self.memory + self.tiles * latency) / slots
-        longer = max(self.passes, self.memory, around if turns * self.tiles > slots else 0.0)
+        longer = max(self.passes, self.memory)
+        if turns * self.tiles > self.shape.slots:
+            longer = max(longer, self.around(latency))
         longer += self.again * (latency + self.passes / self.tiles)
         return latency + turns * longer + max(0.0, self.memory + self.passes - longer) / self.tiles + self.leaving
+
+    def around(self, latency: float) -> float:
+        """Seconds of all tiles if each waits until its slot is free."""
+        return (self.read + self.memory + self.tiles * latency) / self.shape.slots
 
 
 def vector_work(
@@ -70,11 +76,10 @@ def vector_work(
     rows, leaving = moving(A, m, nest.depth) if keeps else 0.0, moving(OUT, m, n)
     for tile, k in _tiles(n, nest.depth, max(MOST_DEPTH, npu.vector.lanes)):
         tiles = -(-n // tile) * -(-nest.depth // k)
-        slots = DEEP if tiles <= FEW else SLOTS
-        again = -(-n // tile) if k < nest.depth and tile < n else 0
+        again = -(-n // tile) - 1 if k < nest.depth else 0
         memory = 0.0
         for across in (False, True):
-            shape = VectorShape(tile, k, across, keeps, slots, nest.depth % (k * slots) > 0)
+            shape = VectorShape(tile, k, across, keeps, SLOTS, nest.depth % (k * SLOTS) > 0)
             multiplied, added = _clocks(npu, shape)
             passes = m * (multiplied + added) / npu.clock
             if best is not None and (tiles + again) * passes >= best[0]:
@@ -82,8 +87,10 @@ def vector_work(
             read = passes - (added / npu.clock if m == 1 else 0.0)  # rows are a loop, after which the tile is free
             memory = memory or tiles * moving(B, tile, k) + (rows if keeps else tiles * moving(A, m, k))
             work = VectorWork(shape, tiles * passes, memory, tiles * read, leaving, tiles, again)
+            if tiles <= FEW and work.around(copies.latency) > max(work.passes, memory):
+                work = replace(work, shape=replace(shape, slots=DEEP, apart=nest.depth % (k * DEEP) > 0))
             score = work.seconds(1, copies.latency), tiles
-            if (best is None or score < best) and fits(shape):
+            if (best is None or score < best) and fits(work.shape):
                 best, found = score, work
     return found
 
@@ -94,7 +101,9 @@ def _tiles(n: int, depth: int, lanes: int) -> Iterator[tuple[int, int]]:
     for k in deep | dict.fromkeys(chunk_of(depth, max(1, cells // n)) for cells in MOST_CELLS):
         yield n, k
     for k in deep:
-        for tile in dict.fromkeys(chunk_of(n, max(1, cells // k)) for cells in MOST_CELLS):
+        for tile in dict.fromkeys(
+            chunk_of(n, max(1, most)) for most in (n // 2, *(cells // k for cells in MOST_CELLS))
+        ):
             if tile < n:
                 yield tile, k
 
