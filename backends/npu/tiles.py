@@ -418,7 +418,7 @@ class _Comes:
 def _comes(search: _Search, operand: int, rows: int, k: int, parts: int, down: int) -> _Comes:
     whole, depth = search.moved(operand, rows, k)[0], search.machine.part(k, down)
     if parts == 1:
-        return _Comes(whole, 0.0, 0.0)
+        return _Comes(0.0, whole, 0.0)
     part = search.moved(operand, rows, depth)[0]
     if rather_whole(k // depth, part, whole):
         return _Comes(whole, 0.0, 0.0)
@@ -537,6 +537,8 @@ def _slabs(search: _Search, most: Limits, *, small: bool = False) -> None:
             return
         high, wide = machine.block(*grid)
         for k in _sizes(product.k, machine.array.rows if machine.sums_stay else high, most[2], small=small):
+            if not machine.sums_stay and k <= high - machine.array.rows:
+                continue  # a row of arrays would be left without work
             for s in _sizes(product.s, wide, most[1], small=small):
                 for t in _sizes(product.t, machine.array.columns, most[0], small=small):
                     if machine.sums_stay and k < product.k and (t > high or s > wide):
