@@ -44,6 +44,20 @@ def test_gemms_reach_the_roofline(shape: tuple[int, int, int], cores: int) -> No
     assert sum(report.bytes_moved.values()) <= 1.2 * least
 
 
+ON_CHIP = [
+    (1024, 256, 3072, 0.77), (2048, 512, 4096, 0.84), (256, 2048, 1024, 0.83), (300, 1280, 1280, 0.74),
+    (2048, 1000, 500, 0.8), (512, 4096, 4096, 0.87), (1280, 256, 1280, 0.85), (768, 5120, 128, 0.78),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("m", "n", "k", "share"), ON_CHIP)
+def test_products_that_would_fit_on_chip_begin_before_all_is_there(m: int, n: int, k: int, share: float) -> None:
+    """131072 products and 1024 bytes a clock, 93.3 % of them beside refresh: the last results leave by themselves, and
+    what would come in parts over few channels comes as a whole."""
+    report = gemm("npu", m, n, k)
+    assert report.cycles <= max(m * n * k / 131072, 2 * (m * k + k * n + m * n) / 1024) / share
+
+
 RAGGED = [(300, 512, 500, 1), (384, 2048, 1000, 4), (128, 2503, 2660, 1), (305, 957, 1241, 1), (1678, 488, 2036, 4)]
 
 
