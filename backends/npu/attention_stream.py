@@ -79,7 +79,7 @@ class Stream:
         self.guarded = bool(e.limits or e.mask_bytes)
         sizes, take = Sizes.of(e, tiles.pairs, tiles.queries, tiles.keys), arena.take
         self.q, self.k, self.v, self.mask, self.weights, self.out, self.largest, self.total, self.shrink = (
-            [take(max(1, size)) for _ in range(SLOTS)] for size in sizes.doubled
+            [take(size) for _ in range(SLOTS)] for size in sizes.doubled
         )
         self.scores, self.sums, self.part, self.inverse = (take(size) for size in sizes.single)
         self.dtype = operands["v"].tensor.dtype
