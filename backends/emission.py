@@ -11,10 +11,11 @@ from itertools import groupby
 from math import prod
 
 from pimc.backends.dma.isa import MapBlocks
-from pimc.backends.emitter import Emitter, Scratch
+from pimc.backends.emitter import Emitter, MissingEngineError, Scratch
 from pimc.backends.engines import packages
 from pimc.backends.lowering import CHAIN_RULES, RULES, Lowering
 from pimc.backends.lowering_memory import LoweringMemory, seen_by_rules
+from pimc.backends.npu.fences import spare_fences
 from pimc.backends.pim.mapping import mapping_of, why_no_values
 from pimc.backends.planning import BufferSplit, Plan, nodes_by_stage
 from pimc.backends.program import Cost, Item, Loop, MapEntry, OpRow, Program, Step, Stream
@@ -123,7 +124,7 @@ def sequential(
             twins = range(len(part.nodes))
             shared |= {part.first_op + i: shared.get(first.first_op + i, first.first_op + i) for i in twins}
         else:
-            folded_items, folded, orders = _folded(list(_lowered(part, spec, part.first_op, memory=memory)))
+            folded_items, folded, orders = _folded(_stretches(part, spec, part.first_op, memory=memory))
             own = tuple(folded_items)
             shared |= folded
             if key is not None:
@@ -207,7 +208,7 @@ def emit_nodes(
     group = nodes[0].attributes.get("group")
     part = Part(tuple(nodes), tuple(range(group if isinstance(group, int) else 1)), plan)
     rows = tuple(OpRow(node.name, node.op.name, "", (), "", "", _engine(node), "", 0, 0) for node in nodes)
-    items, _, _ = _folded(list(_lowered(part, spec, 0, limited)))
+    items, _, _ = _folded(_stretches(part, spec, 0, limited))
     return Program(
         graph=nodes[0].name, dims={}, phase="", target=describe(spec), target_name=spec.name, target_hash="",
         devices=len(part.devices), streams=tuple(streams_of(items, part.devices, spec)), memory=(), ops=rows,
@@ -270,8 +271,8 @@ def streams_of(
             yield Stream(engine, devices, group, own)
 
 
-_BEATS = -2
-"""The group of stretches that are beats."""
+_BEATS, _ALONE = -2, -1
+"""The groups of stretches that are beats, and of nodes outside of layers."""
 
 
 @record
@@ -319,7 +320,7 @@ def _lowered(
         if node in done:
             continue
         layer, beat = node.fact(Layer), node.fact(Beat)
-        key = (layer.group, layer.index) if layer is not None else (-1, offset)
+        key = (layer.group, layer.index) if layer is not None else (_ALONE, offset)
         key = (_BEATS, beat.index) if beat is not None else key
         if current is not None and key != current:
             yield _Stretch(*current, emitter.take(), range(begin, first_op + offset), tuple(fences))
@@ -344,6 +345,37 @@ def _lowered(
             memory.lower(nodes, there, lower_chain)
     if current is not None:
         yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences))
+
+
+def _stretches(
+    part: Part,
+    spec: TargetSpec,
+    first_op: int,
+    limited: Callable[[str], None] | None = None,
+    memory: LoweringMemory | None = None,
+) -> list[_Stretch]:
+    """What is lowered, without the fences that nothing needs; equal layers stay equal."""
+    found: list[_Stretch] = []
+    lowered = _lowered(part, spec, first_op, limited, memory)
+    for _, run in groupby(enumerate(lowered), lambda each: -1 if each[1].group == _ALONE else each[0]):
+        found += _without_spare_fences([stretch for _, stretch in run])
+    return found
+
+
+def _without_spare_fences(run: Sequence[_Stretch]) -> Iterator[_Stretch]:
+    """Stretches that follow each other."""
+    spare = spare_fences([item for stretch in run for item in stretch.items])
+    begin = 0
+    for stretch in run:
+        end = begin + len(stretch.items)
+        gone = [number - begin for number in spare if begin <= number < end]
+        begin = end
+        if not gone:
+            yield stretch
+            continue
+        items = tuple(item for number, item in enumerate(stretch.items) if number not in gone)
+        fences = tuple(number - sum(n < number for n in gone) for number in stretch.fences)
+        yield replace(stretch, items=items, fences=fences)
 
 
 def _emitter(spec: TargetSpec, homes: Mapping[Value, Home]) -> Emitter:
@@ -420,7 +452,16 @@ def _kind(node: Node, spec: TargetSpec) -> str:
 
 
 def lower(node: Node, at: Lowering) -> None:
-    """Emit one node by the rule of its engine's kind."""
+    """Emit one node by the rule of its engine's kind. Raises CompileError where the machine lacks what that needs."""
+    try:
+        _lower(node, at)
+    except MissingEngineError as missing:
+        said = f"%{node.name} ({node.op.name}) runs on '{_engine(node)}', but what it works on lies so that an engine "
+        said += f"'{missing}' has to bring it, which '{at.spec.name}' does not have"
+        raise fail(Kind.ILLEGAL, said, node.source) from None
+
+
+def _lower(node: Node, at: Lowering) -> None:
     kind = _kind(node, at.spec)
     rule = RULES.get((kind, node.op.name))
     if rule is None:

@@ -18,6 +18,10 @@ from pimc.backends.vector import Elementwise, Reduce, Scan
 from pimc.ir.blocks import Window
 
 
+class MissingEngineError(Exception):
+    """A command for an engine that the machine does not have; its argument is the engine's name."""
+
+
 class Emitter:
     """Collects steps and loops in program order. `op` is the row of the op table that new commands belong to."""
 
@@ -31,12 +35,16 @@ class Emitter:
         self.op = -1
         self.queue = ""
         """what copies and vector work are for, if that has queues of its own"""
+        engines = list(engines)
+        self._engines = {e.name for e in engines}
         self._queues = {(e.of, e.queue): e for e in engines if e.queue}
         self._next_variable = 0
         self._stack: list[list[Item]] = [[]]
 
     def issue(self, engine: str, command: Command, instances: tuple[int, ...] | None = None) -> None:
-        """Append one command for an engine, or for some of its instances (channels)."""
+        """Append one command for an engine, or for some of its instances (channels). Raises MissingEngineError."""
+        if engine not in self._engines and self._engines:
+            raise MissingEngineError(engine)
         other = self._queues.get((engine, self.queue))
         if other is not None and (other.kind != "npu" or _is_vector(command)):
             engine = other.name

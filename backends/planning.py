@@ -498,8 +498,7 @@ class _Planner:
             self._place_groups(value, self.ragged[value], lambda size, _: dram.take(size) or 0)
             return size
         if self.spec.dma is None:
-            self._place_on_chip(value, shape, dtype)
-            return self.homes[value].bytes
+            return self._place_on_chip(value, shape, dtype)
         if self.mapping.results_on_chip and value.owner is not None and _is_on_pim(value.owner):
             size = self._place_returned(value, chip, dtype)
             if size:
@@ -560,11 +559,16 @@ class _Planner:
         self.homes[value] = Home("buffer", Layout(address, (*outer, ((shape[-1], step),))), dtype)
         return size
 
-    def _place_on_chip(self, value: Value, shape: tuple[int, ...], dtype: DType) -> None:
-        """Where there is no other way to reach it, with room for whole columns. Raises CompileError: CAPACITY."""
+    def _place_on_chip(self, value: Value, shape: tuple[int, ...], dtype: DType) -> int:
+        """Where there is no other way to reach it, with room for whole columns; the bytes that it takes.
+
+        Raises CompileError: CAPACITY.
+        """
         cell = max(1, dtype.bits // 8)
         whole = self.spec.dram.channels * self.spec.dram.access_bytes
-        address = self.chip.take(-(-cell * _product(shape) // whole) * whole)
+        row = self._row_from_banks(value) * cell
+        size = -(-(_product(shape[:-1]) * row or _product(shape) * cell) // whole) * whole
+        address = self.chip.take(size)
         if address is None:
             raise fail(
                 Kind.CAPACITY,
@@ -572,7 +576,17 @@ class _Planner:
                 f"({self.split.resident} bytes for them), and it has no way to other memory",
                 help="a larger buffer: --set buffer.bytes=64MiB",
             )
-        self.homes[value] = Home("buffer", Layout.dense(shape, cell, address), dtype)
+        self.homes[value] = Home("buffer", Layout.dense(shape, cell, address, row or 1), dtype)
+        return size
+
+    def _row_from_banks(self, value: Value) -> int:
+        """Elements of a row of a product's result as its banks bring it, in whole columns; 0: it comes from elsewhere
+        (where a node is planned alone, also from another product)."""
+        node = value.owner
+        for kind, operand in _multiplied(node) if node is not None and _is_on_pim(node) else ():
+            home = self.homes.get(operand)
+            return pim_layouts.padded_extent(home.layout, _OUTPUTS[kind]) if home is not None else 0
+        return 0
 
     # -- capacity -------------------------------------------------------------------------------------------------
 
@@ -770,6 +784,8 @@ _PIM_OPERANDS: Mapping[str, Mapping[int, str]] = {
     "attention": {1: "key", 2: "value"},
 }
 """By op: the operands that banks multiply with, and as which kind."""
+_OUTPUTS = {"weight": 1, "experts": 1, "key": 2, "value": 3}
+"""By kind: the axis that the last one of a result comes from."""
 
 
 def _bank_operands(nodes: Iterable[Node], banked: frozenset[str], spec: TargetSpec) -> dict[Value, Demand]:

@@ -21,11 +21,11 @@ def run(
 ) -> dict[str, Array]:
     """The outputs by name. `inputs` holds an array for every input, caches included.
 
-    wide: every float of 16 bits is computed with and kept as a float32, never rounded. Values are dropped after their
-    last use. `observe` sees every node with its results. Raises CompileError (INPUT_BAD, with all mistakes) where the
-    arrays do not fit, WEIGHT_MISSING where a weight has no data.
+    wide: every float of 16 bits is computed with and kept as a float32, never rounded, and may be given as one. Values
+    are dropped after their last use. `observe` sees every node with its results. Raises CompileError (INPUT_BAD, with
+    all mistakes) where the arrays do not fit, WEIGHT_MISSING where a weight has no data.
     """
-    bind_inputs(graph, inputs)
+    bind_inputs(graph, inputs, wide=wide)
     keep = _widened if wide else np.asarray
     live: dict[Value, Array] = {value: keep(inputs[value.name]) for value in graph.inputs}
     for weight in graph.weights:
@@ -89,8 +89,11 @@ def _keeps_width(node: Node) -> bool:
     )
 
 
-def bind_inputs(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
-    """The values of symbolic dimensions that the arrays imply. Raises INPUT_BAD with every mistake there is."""
+def bind_inputs(graph: Graph, inputs: Mapping[str, Array], *, wide: bool = False) -> dict[str, int]:
+    """The values of symbolic dimensions that the arrays imply. Raises INPUT_BAD with every mistake there is.
+
+    wide: floats of 16 bits may be float32.
+    """
     found: list[Diagnostic] = []
     bound: dict[str, tuple[int, str]] = {}
     names = [value.name for value in graph.inputs]
@@ -100,12 +103,12 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
     present = [value for value in graph.inputs if value.name in inputs]
     found += [_bad(f"no array for input '{n}'", help="give every input an array") for n in names if n not in inputs]
     for value in present:
-        found += _bind_named(value, np.asarray(inputs[value.name]), bound)
+        found += _bind_named(value, np.asarray(inputs[value.name]), bound, wide=wide)
     dims = {name: extent for name, (extent, _) in bound.items()}
     for value in present:
         expected = value.type.bind(dims)
         array = np.asarray(inputs[value.name])
-        if not found and not _fits(expected, array):
+        if not found and not any(_fits(expected, array, wide=w) for w in (False, wide)):
             found.append(_bad(f"input '{value.name}' has shape {list(array.shape)}, but should be {expected}"))
         settled = value.type.array
         if not found and settled is not None and not np.array_equal(array, settled):
@@ -115,9 +118,10 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
     return dims
 
 
-def _bind_named(value: Value, array: Array, bound: dict[str, tuple[int, str]]) -> list[Diagnostic]:
+def _bind_named(value: Value, array: Array, bound: dict[str, tuple[int, str]], *, wide: bool) -> list[Diagnostic]:
     """Bind the dimensions of one input that are a single name; the mistakes that are seen on the way."""
-    if array.dtype != value.type.dtype.numpy:
+    declared = value.type.dtype
+    if array.dtype != declared.numpy and not (wide and array.dtype == _wide_type(declared)):
         given = array.dtype.name
         return [_bad(f"input '{value.name}' has elements of type {given}, but should be {value.type.dtype.text}")]
     if array.ndim != value.type.rank:

@@ -15,6 +15,7 @@ from pimc.ir.stage import GraphStage
 from pimc.passes.building import content_name
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.match import operand
+from pimc.passes.ragged_tokens import take_own_tokens
 from pimc.record import record
 
 KEYS = 2
@@ -37,7 +38,12 @@ class RaggedAttentionPass(Pass):
         %y = attention(%q, %k, %v) {causal}    ->    %y = attention(%q, %k, %v, lengths=[..])                   #ragged
 
     The caches are as long as those of the longest request; what lies behind a request's own tokens is never looked at.
-    Refuses models that use the axis of cached tokens for anything else. Does nothing without `--requests`.
+    Where requests add different numbers of tokens, what takes the last ones takes each request's own:
+
+        %l = slice(%x, [-1], [end], [1])       ->    %l = gather_nd(%x, [[[last token of request 0]], ..])
+
+    Refuses models that use the axis of cached tokens, or that of new ones, for anything else. Does nothing without
+    `--requests`.
     """
 
     name: ClassVar[str] = "ragged-attention"
@@ -47,7 +53,10 @@ class RaggedAttentionPass(Pass):
         batch = graph.batch
         if batch is None:
             return
-        wrong = list(_misuses(graph, batch))
+        said = "mixes new tokens, of which requests have different numbers"
+        hint = "give all requests the same number in the column 'new'"
+        mixing = [_refused(graph, node, said, hint) for node in take_own_tokens(graph, rewriter, batch)]
+        wrong = [*_misuses(graph, batch), *mixing]
         if wrong:
             raise CompileError(wrong)
         fact = _fact(batch)

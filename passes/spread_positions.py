@@ -25,9 +25,10 @@ class SpreadPositionsPass(Pass):
         %p = range(%past, %past + 1)       ->   %p: constant i64[requests, 1]
         %e = gather(%table, %p)  : [1, D]       %e = gather(%table, %p)  : [requests, 1, D]
 
-    Values as long as the cached tokens themselves (masks of constants) stay those of the longest request: the others
-    use as much of them as they have keys. Where a request's own number reaches an op that cannot take one per request,
-    the pass refuses. Does nothing without `--requests`.
+    Values as long as the cached tokens themselves (masks of constants) stay those of the longest request where the
+    others find theirs in the first part of them; of a mask that differs there (of several new tokens), each request
+    gets its own. Where a request's own number reaches an op that cannot take one per request, the pass refuses. Does
+    nothing without `--requests`.
     """
 
     name: ClassVar[str] = "spread-positions"
@@ -45,7 +46,7 @@ class SpreadPositionsPass(Pass):
 
 
 def _differing(graph: Graph, batch: Batch, whole: _Evaluation) -> Iterator[tuple[Value, Array]]:
-    """Values that follow from dimensions, and differ between requests in contents but not in shape: one row for each.
+    """Values that follow from dimensions, and differ between requests in contents: one row for each.
 
     Only those that nodes read which do not follow from dimensions themselves.
     """
@@ -61,10 +62,26 @@ def _differing(graph: Graph, batch: Batch, whole: _Evaluation) -> Iterator[tuple
         if request.past not in rows:
             rows[request.past] = _Evaluation(graph, dims, nodes).arrays
     for value in edge:
-        each = [rows[r.past].get(value) for r in batch.requests]
-        same_shape = all(a is not None and a.shape == whole.arrays[value].shape for a in each)
-        if same_shape and any(not np.array_equal(a, whole.arrays[value]) for a in each if a is not None):
-            yield value, np.stack([a for a in each if a is not None])
+        longest = whole.arrays[value]
+        each = [_as_long(rows[r.past].get(value), longest) for r in batch.requests]
+        found = [a for a in each if a is not None]
+        if len(found) == len(each) and any(not np.array_equal(a, longest) for a in found):
+            yield value, np.stack(found)
+
+
+def _as_long(array: Array | None, longest: Array) -> Array | None:
+    """A value of a request as long as that of the longest one, whose elements come behind: nobody looks at them.
+
+    None where it has another shape and is no mask.
+    """
+    if array is None or array.shape == longest.shape:
+        return array
+    shapes = zip(array.shape, longest.shape, strict=False)
+    if array.dtype.kind not in "bf" or array.ndim != longest.ndim or any(a > b for a, b in shapes):
+        return None
+    whole = longest.copy()
+    whole[tuple(slice(0, extent) for extent in array.shape)] = array
+    return whole
 
 
 def _needed(values: Sequence[Value]) -> list[Node]:

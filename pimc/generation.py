@@ -296,7 +296,7 @@ class _Run:
         reference = lowered.reference
         run_passes(reference, Options(dims=lowered.dims, until="fold"), None)
         caches = caches or {n: _empty(_input(reference, n)) for n in roles.caches}
-        expected = interp.run(reference, {**inputs, **caches})
+        expected = interp.run(reference, {**inputs, **caches}, wide=self.wide)
         carried = self.state is not None and self._same_place(program, roles)
         if not carried:
             own = [self.outputs[name] for name in self._presents] if self.outputs else list(caches.values())

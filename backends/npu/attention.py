@@ -22,7 +22,8 @@ from pimc.backends.kernels.attention import position_limits
 from pimc.backends.kernels.lanes import Ref
 from pimc.backends.kernels.movement import index_tensor
 from pimc.backends.kernels.nest import Axis, Nest, nests, spread, tilings
-from pimc.backends.kernels.places import copy_tensor, dense_at, given, operand, place
+from pimc.backends.kernels.normalization import with_rank
+from pimc.backends.kernels.places import copy_tensor, dense_at, given, on_chip, operand, place
 from pimc.backends.lowering import Lowering, Tensor, lowers
 from pimc.backends.npu.attention_stream import Operand, Stream
 from pimc.backends.npu.attention_tiles import (
@@ -44,6 +45,9 @@ from pimc.ir.facts import Ragged
 from pimc.ir.graph import Node
 from pimc.ir.layout import Layout
 from pimc.ir.types import DType
+
+MASK_PART = 8
+"""One part in so many of the room may be a mask that stays on chip."""
 
 
 def why_not(node: Node, spec: TargetSpec, room: int) -> str:
@@ -75,11 +79,11 @@ def _attended(node: Node, spec: TargetSpec, k: Side | None, v: Side | None) -> A
     mask_bytes = (
         0 if mask is None else max(1, (spec.storage_dtype if mask.type.dtype.is_float else DType.BOOL).bits // 8)
     )
-    limits = int(causal or lengths is not None) + int(window > 0)
+    masks = int(causal or lengths is not None) + int(window > 0) + int(mask is not None)
     told = lengths is None
     return Attended(
         batch * kv, heads // kv, queries, keys, depth, width, spec.element_bytes, mask_bytes, causal and told,
-        window if told else 0, limits, not told, bool(node.attribute("softcap")), k, v,
+        window if told else 0, masks, not told, bool(node.attribute("softcap")), k, v,
     )  # fmt: skip
 
 
@@ -119,7 +123,7 @@ class _Attention:
             assert tiles is not None
             mark = self.arena.mark()
             numbers = None
-            if e.limits:
+            if "last" in tensors or "first" in tensors:
                 held = index_tensor(self.at, NPU, self.arena, self.keys)
                 numbers = Ref(held.layout.offset, DType.I32, (F32_BYTES,))
             stream = Stream(self.emit, self.arena, self.core, e, tiles, operands, numbers, self.scale, self.softcap)
@@ -149,9 +153,7 @@ class _Attention:
         found = {"q": q, "k": k, "v": v, "out": self.out}
         mask, lengths = operand(node, 3), operand(node, 4)
         if mask is not None:
-            placed = place(at, mask)
-            shape = (self.batch, self.heads, self.queries, self.keys)
-            found["mask"] = replace(placed, layout=spread(placed.layout, shape))
+            found["mask"] = self._mask(place(at, mask))
         window = node.attribute("window")
         assert isinstance(window, int)
         limits = position_limits(
@@ -163,6 +165,18 @@ class _Attention:
                 layout = spread(limit.layout, (self.batch, 1, self.queries, 1))
                 found[name] = replace(limit, layout=layout)
         return found
+
+    def _mask(self, mask: Tensor) -> Tensor:
+        """For all scores; where it is repeated over them and takes little room, it comes as a whole, and once."""
+        shape = (self.batch, self.heads, self.queries, self.keys)
+        whole = replace(mask, layout=spread(mask.layout, shape))
+        dims = zip(shape, whole.layout.dims, strict=True)
+        own = [1 if all(stride == 0 for _, stride in dim) else extent for extent, dim in dims]
+        size = prod(own) * mask.element_bytes
+        if mask.on_chip or 2 * prod(own) > prod(shape) or size > self.arena.left // MASK_PART:
+            return whole
+        held = on_chip(self.at, self.arena, with_rank(mask, len(shape)), own)
+        return replace(held, layout=spread(held.layout, shape))
 
     def _split_heads(self, tensor: Tensor, *, moves: bool) -> Tensor:
         """The tensor, or a dense copy on chip where its heads are no regular groups of neighbours."""
@@ -206,6 +220,8 @@ class _Attention:
                 digits = tuple((a.count, a.strides[operand_.index]) for a in batch)
                 sides.append(None if operand_.tensor.on_chip else Side(rows, columns, digits))
             e = replace(_attended(self.node, self.at.spec, *sides), pairs=prod(a.count for a in batch))
+            if "mask" in operands and operands["mask"].is_at_hand:
+                e = replace(e, mask_bytes=0)
             tiles = best_attention(self.core, e, self.arena.left)
             if tiles is not None and (best is None or tiles.seconds < best[0]):
                 best = tiles.seconds, e, batch

@@ -40,6 +40,11 @@ class Operand:
     index: int
     inner: Layout
 
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether vector commands can address it where it is."""
+        return self.tensor.on_chip and all(len(dim) <= 1 for dim in self.inner.dims)
+
     def digits(self, batch: Sequence[Axis]) -> tuple[Axis, ...]:
         return tuple(Axis(a.count, (a.strides[self.index],)) for a in batch)
 
@@ -76,7 +81,7 @@ class Stream:
         self.emit, self.core, self.e, self.tiles = emit, core, e, tiles
         self.scale, self.softcap = scale, softcap
         self.operands, self.numbers = operands, numbers
-        self.guarded = bool(e.limits or e.mask_bytes)
+        self.guarded = bool(e.masks)
         sizes, take = Sizes.of(e, tiles.pairs, tiles.queries, tiles.keys), arena.take
         self.q, self.k, self.v, self.mask, self.weights, self.out, self.largest, self.total, self.shrink = (
             [take(max(1, size)) for _ in range(SLOTS)] for size in sizes.doubled
@@ -133,7 +138,7 @@ class Stream:
         self.matrices["v", turn.slot] = rows_on_chip(
             self.emit, v.tensor, address, rows, columns, self.v[turn.slot], stays=False
         )
-        if "mask" in self.operands:
+        if "mask" in self.operands and not self.operands["mask"].is_at_hand:
             self._bring_mask(block, turn)
 
     def _bring_mask(self, block: _Block, turn: Turn) -> None:
@@ -283,9 +288,8 @@ class Stream:
             yield lambda: lanes("tanh", x, out=x)
             yield lambda: lanes("mul", x, self.softcap, out=x)
         if "mask" in self.operands:
-            dtype = self.operands["mask"].tensor.dtype
-            mask = Ref(self.mask[turn.slot], dtype, self._mask_strides(block, turn))
-            if dtype is DType.BOOL:
+            mask = self._mask(block, turn)
+            if mask.dtype is DType.BOOL:
                 yield lambda: lanes("select", mask, x, -inf, out=x)
             else:
                 yield lambda: lanes("add", x, mask, out=x)
@@ -299,6 +303,16 @@ class Stream:
                 number = replace(self.numbers, address=self.numbers.address + moved).spread(before=len(counts) - 1)
                 ordered = (number, limit) if name == "last" else (limit, number)
                 yield partial(self._keep, lanes, x, ordered)
+
+    def _mask(self, block: _Block, turn: Turn) -> Ref:
+        """The mask of a tile of scores."""
+        op, tile = self.operands["mask"], block.tiles[turn.step]
+        if not op.is_at_hand:
+            return Ref(self.mask[turn.slot], op.tensor.dtype, self._mask_strides(block, turn))
+        inside = [dim[0][1] if dim else 0 for dim in op.inner.dims]
+        first = block.start * inside[-2] + tile.first * inside[-1]
+        strides = (*(a.strides[op.index] for a in block.batch), *inside)
+        return Ref(block.at(turn)[op.index] + first, op.tensor.dtype, strides)
 
     @staticmethod
     def _keep(lanes: Lanes, x: Ref, ordered: tuple[Ref, Ref]) -> None:

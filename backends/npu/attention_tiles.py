@@ -31,8 +31,8 @@ LEAST_QUERIES = 32
 class Attended:
     """Attention of `pairs` (request, key head), each with `group` query heads.
 
-    causal, window: as the op has them, where they can be told without looking at lengths; limits: passes of the vector
-    unit that mask scores by positions.
+    causal, window: as the op has them, where they can be told without looking at lengths; masks: passes of the vector
+    unit that mask scores, by positions or by an operand, of which `mask_bytes` for each come with a tile.
     """
 
     pairs: int
@@ -45,7 +45,7 @@ class Attended:
     mask_bytes: int
     causal: bool
     window: int
-    limits: int
+    masks: int
     lengths: bool
     softcap: bool
     k: Side | None
@@ -223,7 +223,7 @@ def _timed(core: Core, e: Attended, pairs: int, queries: int, keys: int) -> Atte
         compute += pack.clocks(machine, pairs)
         drain += pack.drain_clocks(machine, pairs)
     cell, row = core.passes(rows, keys), core.passes(rows, e.width)
-    steps = 1 + e.limits + (1 if e.mask_bytes else 0) + (3 if e.softcap else 0)
+    steps = 1 + e.masks + (3 if e.softcap else 0)
     vector = drain + (steps * core.step + core.exp) * cell + 2 * core.reduction(rows, keys) + 2 * core.step * row
     side_k = move_seconds(machine.copies, e.k, keys, e.depth, size, pairs)
     side_v = move_seconds(machine.copies, e.v, keys, e.width, size, pairs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pimc.backends.dma.timing import CopyTime, copy_time
 from pimc.backends.lowering import Lowering
 from pimc.backends.npu.array import ArrayTime, array_time
@@ -69,6 +71,11 @@ class Machine:
             return 1
         return min(_FIRST_PARTS, -(-k // (self.array.rows * down)))
 
+    def part(self, k: int, down: int) -> int:
+        """So many k are a part: whole blocks."""
+        high = self.array.rows * down
+        return -(-k // (self.parts(k, down) * high)) * high
+
     def depth(self, k: int, down: int) -> int:
         """So many k an operand of a panel takes on chip: whole blocks, one after the other, where it comes in parts."""
         high = self.array.rows * down
@@ -79,8 +86,13 @@ class Machine:
         high, wide = self.block(down, across)
         if self.sums_stay:
             return -(-t // high) * -(-s // wide) * self.array.round(k, min(t, high), min(s, wide))
-        blocks = -(-s // wide) * -(-k // high)
-        return blocks * self._streams(t, min(k, high), min(s, wide))
+        return sum(
+            [
+                count * times * self._streams(t, depth, width)
+                for depth, count in _blocks(k, high)
+                for width, times in _blocks(s, wide)
+            ]
+        )
 
     def _streams(self, t: int, high: int, wide: int) -> int:
         """A stream past a block, cut where it is too long for one command."""
@@ -91,6 +103,15 @@ class Machine:
         if whole + bool(rest) == 1:
             return array.visit(t, high, wide)
         return array.load + streams if array.alternating else max(array.load, streams)
+
+
+def _blocks(extent: int, size: int) -> Iterator[tuple[int, int]]:
+    """Sizes of blocks, and how many of each: what is left over leaves arrays that share its streams."""
+    whole, rest = divmod(extent, size)
+    if whole:
+        yield size, whole
+    if rest:
+        yield rest, 1
 
 
 def machine_of(at: Lowering) -> Machine:

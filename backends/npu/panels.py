@@ -13,7 +13,7 @@ from pimc.backends.npu.blocks import Matrix
 from pimc.backends.npu.extents import Extents
 from pimc.backends.npu.isa import Fence
 from pimc.backends.npu.tiled import Layer, Tiled, count_of, counted, plus
-from pimc.backends.npu.tiles import move_seconds
+from pimc.backends.npu.tiles import move_seconds, rather_whole
 
 
 class Panels(Tiled):
@@ -243,9 +243,8 @@ class Panels(Tiled):
             done += count_of(cut.outer.axes) * cut.elements
 
     def _rather_whole(self, name: str, tile: Tiling, depth: int) -> bool:
-        """Whether the parts of a piece fall on so few channels each that they would take twice as long as all of it."""
         side, size = self.sides[name], self.dtype.bits // 8
         part, whole = (
             move_seconds(self.machine.copies, side, tile.elements, k, size)[0] for k in (depth, self.layer.k)
         )
-        return self.layer.k // depth * part > 2 * whole
+        return rather_whole(self.layer.k // depth, part, whole)

@@ -341,38 +341,54 @@ def _panel(
     loading = layers * (begun * outer_piece[0] + turns * inner_piece[0])
     storing = turns * pieces * out_piece[0]
     held_bus = layers * (begun * outer_piece[1] + turns * inner_piece[1]) + turns * pieces * out_piece[1]
-    memory = max(loading, storing, held_bus)
+    memory = moving = max(loading, storing, held_bus)
     drained = micro[0] * micro[1] * search.drained
     after = out_piece[0] + drained
-    ends = 0.0 if e.repeated else search.turnaround + after
-    if search.beaten(memory + ends + memory / 8):
+    ends = beside = 0.0
+    if not e.repeated:  # before the last piece of the result is there
+        ends = search.turnaround + after
+        moving = max(loading, storing - out_piece[0], held_bus - out_piece[1])
+        beside = (turns * pieces - 1) * out_piece[1] / held_bus if held_bus else 0.0
+    if search.beaten(_until_stored(loading, moving, ends, beside, out_piece[0]) + memory / 8):
         return None
     whole, rest = divmod(tile, piece)
     turn = whole * clocks(piece, inner) + (clocks(rest, inner) if rest else 0)
     compute = layers * turns * turn
     if search.beaten(compute + ends + memory / 8):
         return None
-    parts = machine.parts(k, grid[0])
-    first = (outer_piece[0] + inner_piece[0]) / parts
+    parts, stationary = machine.parts(k, grid[0]), 1 if t_outside else 0
+    came = [_comes(search, *side, k, parts, grid[0]) for side in ((sides[0], piece), (sides[1], inner))]
     if e.led:  # made as a whole, and the other comes in parts
-        first = outer_piece[0] + inner_piece[0] / parts
-    elif parts > 1 or t_outside:  # the stationary one comes first, and is loaded while the other arrives
-        stationary = (inner_piece if t_outside else outer_piece)[0] / parts
-        first = max(stationary, first - machine.array.first_load / machine.clock)
+        came[0] = _Comes(outer_piece[0], 0.0, 0.0)
+    whole_ones = came[0].whole + came[1].whole
+    first = whole_ones + came[0].part + came[1].part
+    if not e.led and (parts > 1 or t_outside):  # the stationary one comes first, and is loaded while the other arrives
+        first = max(whole_ones + came[stationary].part, first - machine.array.first_load / machine.clock)
+    slower = came[0].slower + came[1].slower
     micros = turn / pieces
-    late = {n: _late(outer_piece[0], inner_piece[0], pieces, turns_inner, micros, parts, n, layers) for n in (1, 2)}
-    early = 2 if parts > 1 and late[2] < late[1] else 1
-    filling = max(0.0, inner_piece[0] - first + late[early])
+    leaving = turn / pieces + search.drain + after  # from the first product in a slot until it is stored
+    stored = (out_piece[1] if layers == 1 else 0.0), leaving / max(outer_piece[0], micros)
+    late = {
+        n: _late(outer_piece[0], inner_piece[0], stored, pieces, turns_inner, micros, parts, n, layers) for n in (1, 2)
+    }
+    early = 2 if came[0].part and late[2] < late[1] else 1
+    filling = max(0.0, inner_piece[0] + slower - first + late[early])
     made = piece * k * e.before  # the first of a tile before all products, the others during those of the one before
     filling += turns_outer * (made + (pieces - 1) * max(0.0, made - micros))
-    around = turn + inner_piece[0] + search.turnaround  # from loading a slot until it may be loaded again
-    leaving = turn / pieces + search.drain + after  # from the first product in a slot until it is stored
+    # from loading a slot until it may be loaded again
+    around = turn + inner_piece[0] + (pieces * outer_piece[0] if layers > 1 else 0.0) + search.turnaround
     last = micros if turns_inner == 1 else turn
-    came = inner_piece[0] if turns_inner > 1 else outer_piece[0] + inner_piece[0] if pieces == 1 else outer_piece[0]
-    if pieces == 1 and turns_outer == 1 and layers == 1:  # the very last one comes in parts, the one before did not
-        last = max(last / parts, 2 * micros - came if turns_inner > 2 else 0.0)
-    steady = max(compute + (0 if e.repeated else first + filling), memory + (0 if e.repeated else last))
-    steady = max(steady, layers * turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS) if turns > 1 else 0.0)
+    moves = inner_piece[0] if turns_inner > 1 else outer_piece[0] + inner_piece[0] if pieces == 1 else outer_piece[0]
+    in_parts = came[1].part or (turns_inner == 1 and came[0].part)
+    if in_parts and pieces == 1 and turns_outer == 1 and layers == 1:
+        # the very last one comes in parts, the one before did not
+        last = max(last / parts, 2 * micros - moves if turns_inner > 2 else 0.0)
+    steady = max(
+        compute + (0 if e.repeated else first + filling),
+        _until_stored(loading, moving, 0.0 if e.repeated else slower + last + ends, beside, out_piece[0]) - ends,
+    )
+    if layers * turns > 1:
+        steady = max(steady, layers * turns * around / (2 * SLOTS if turns_outer > 1 else SLOTS))
     if layers > 1:  # all results leave during the last layer
         steady = max(steady, first + filling + compute - turns * turn + micros + storing - out_piece[0])
     if pieces > slots and held_bus > max(compute, 0.9 * loading):
@@ -387,6 +403,40 @@ def _panel(
     )  # fmt: skip
 
 
+@record
+class _Comes:
+    """Seconds in which the first piece of an operand comes: as a whole, or each part of it, and by how much all parts
+    are later than the whole."""
+
+    whole: float
+    part: float
+    slower: float
+
+
+def _comes(search: _Search, operand: int, rows: int, k: int, parts: int, down: int) -> _Comes:
+    whole, depth = search.moved(operand, rows, k)[0], search.machine.part(k, down)
+    if parts == 1:
+        return _Comes(whole, 0.0, 0.0)
+    part = search.moved(operand, rows, depth)[0]
+    if rather_whole(k // depth, part, whole):
+        return _Comes(whole, 0.0, 0.0)
+    return _Comes(0.0, part, max(0.0, k / depth * part - whole))
+
+
+def rather_whole(parts: int, part: float, whole: float) -> bool:
+    """Whether the parts of a piece fall on so few channels each that they would take twice as long as all of it."""
+    return parts * part > 2 * whole
+
+
+def _until_stored(loading: float, moving: float, after: float, beside: float, out: float) -> float:
+    """Seconds until all transfers are over, if nothing but them holds anything up.
+
+    moving: all but that of the last piece of the result, which takes `out` and is over `after` seconds after the last
+    load. Meanwhile those of pieces before it go on, which are a part `beside` of all.
+    """
+    return max(loading + after, moving + after - beside * max(0.0, after - out))
+
+
 def made_at_once(rows: int, k: int) -> int:
     """How many of a tile's rows a prologue makes at a time."""
     return chunk_of(rows, max(1, _MADE_AT_ONCE // k))
@@ -398,21 +448,26 @@ def _cuts_rows(e: Extents, t: int, s: int) -> bool:
 
 
 def _late(
-    outer: float, inner: float, pieces: int, turns: int, product: float, parts: int, early: int, layers: int
-) -> float:
+    outer: float, inner: float, stored: tuple[float, float], pieces: int, turns: int, product: float, parts: int,
+    early: int, layers: int,
+) -> float:  # fmt: skip
     """Seconds by which operands come later, after the first inner piece, than the arrays have got to them.
 
-    outer, inner: seconds for a piece of both; product: for one of each; early: products whose operands come in parts,
-    so that arrays wait for the last part alone.
+    outer, inner: seconds for a piece of both; stored: those for which a piece of the result holds up loads, and so many
+    pieces later; product: for one of each; early: products whose operands come in parts, so that arrays wait for the
+    last part alone.
     """
+    out, behind = stored
     waiting = product - product / parts
     found = [outer - waiting] if parts > 1 and (pieces == 1 or early > 1) else []
     for j in {min(1, pieces - 1), min(2, pieces - 1), pieces - 1}:
         if j or not found:
-            found.append((j + 1) * outer - j * product - (waiting if 0 < j < early else 0.0))
+            held_up = max(0.0, j - behind) * out
+            found.append((j + 1) * outer + held_up - j * product - (waiting if 0 < j < early else 0.0))
     for i in (1, 2):
         if turns > i:
-            found.append(pieces * outer + i * inner - i * pieces * product)
+            held_up = max(0.0, i * pieces - behind) * out
+            found.append(pieces * outer + i * inner + held_up - i * pieces * product)
             found[-1] -= waiting if pieces == 1 and (i < early or i == turns - 1) else 0.0
     if layers > 1:  # the pieces of the second layer
         for j in {0, pieces - 1}:
@@ -444,10 +499,16 @@ class _Slab:
     loading: float
     first: float
     """seconds for the operands of one turn"""
+    once: float
+    """for those that come before all turns"""
     out: float
     drained: float
     """seconds until one tile of the result is stored, and has left the accumulators"""
     memory: float
+    moving: float
+    """seconds of all transfers, and of those before the last result is there"""
+    beside: float
+    """the part of them that stores tiles of the result before the last one"""
     cut: str
     """t or s: the operand whose part of the last slab may come in strips"""
     least: float
@@ -529,31 +590,41 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     else:
         loads_t, loads_s = (turns_t, results) if t_outside else (results, turns_s)
     loading, storing = one_t * loads_t + one_s * loads_s, one_out * results
-    memory = max(loading, storing, bus_t * loads_t + bus_s * loads_s + bus_out * results)
+    once = (one_t if loads_t == 1 else 0.0) + (one_s if loads_s == 1 else 0.0) if turns > 1 else 0.0
+    held_bus = bus_t * loads_t + bus_s * loads_s + bus_out * results
+    memory = moving = max(loading, storing, held_bus)
     drained = t * s * search.drained
-    ends = 0.0 if e.repeated else search.turnaround + (0.0 if cut else drained + one_out)
-    least = memory + ends + memory / 8
+    ends = beside = 0.0
+    if not e.repeated:
+        ends = search.turnaround + (0.0 if cut else drained + one_out)
+        moving = max(loading, storing - one_out, held_bus - bus_out)
+        beside = (results - 1) * bus_out / held_bus if held_bus else 0.0
+    least = _until_stored(loading, moving, ends, beside, one_out) + memory / 8
     return _Slab(
-        t, s, k, t_outside, turns, results, outer, slots, deep, (e.k - 1) % k + 1, kept, loading,
-        one_t + one_s, one_out, drained, memory, cut, least,
+        t, s, k, t_outside, turns, results, outer, slots, deep, (e.k - 1) % k + 1, kept, loading, one_t + one_s, once,
+        one_out, drained, memory, moving, beside, cut, least,
     )  # fmt: skip
 
 
 def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | None:
     """With the time of the arrays; None where that alone is longer than the best tiles take."""
-    e, machine, memory, turns = search.product, search.machine, slab.memory, slab.turns
+    e, machine, memory, turns = search.product, search.machine, slab.moving, slab.turns
     compute = e.products * turns * machine.compute(slab.t, slab.s, slab.k, *grid) / machine.clock
     if search.beaten(compute):
         return None
-    around = (compute + slab.loading) / turns + search.turnaround  # from loading a slot until it may be loaded again
+    once = 0.0 if e.repeated else slab.once
+    # from loading a slot until it may be loaded again
+    around = (compute + slab.loading - once) / turns + search.turnaround
     steady = compute + (0.0 if e.repeated else slab.first)
-    deep = slab.deep if turns * around / slab.slots > max(steady, memory) else slab.slots
-    steady = max(steady, turns * around / deep)
-    steady = max(steady, slab.results * slab.drained if e.vector else 0.0)
+    deep = slab.deep if once + turns * around / slab.slots > max(steady, memory) else slab.slots
+    steady = max(steady, once + turns * around / deep)
+    # from the first product of a tile of the result until it is stored
+    leaving = compute / slab.results + search.drain + slab.drained + slab.out
+    steady = max(steady, slab.results * max(leaving / slab.slots, slab.drained if e.vector else 0.0))
     # the beginning and the end of one product overlap with its neighbours in a row of them
     end, after = (0.0, 0.0) if e.repeated else (compute / turns, search.turnaround + slab.drained + slab.out)
     ending = _Ending(None, slab.first, 0.0, end, end, 1.0)
-    if slab.cut and not search.beaten(max(steady, memory) + search.drain + memory / 8):
+    if slab.cut and not search.beaten(max(steady, memory) + search.drain + slab.memory / 8):
         # arrays are at work all the time, or from when the slab before is there, which comes at once
         busy = max(steady - end, memory - slab.loading * slab.rest / e.k + compute / turns)
         ways = (ending, *_strips(search, slab, grid, ending))
@@ -561,7 +632,8 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
         steady, memory, end = busy + ending.all, memory + ending.later, ending.last
         after -= (1 - ending.part) * slab.drained
     end -= 0.0 if e.repeated else machine.unseen(end, ending.came)
-    seconds = max(steady, memory + end) + after
+    moved = _until_stored(slab.loading, memory, end + after, slab.beside, slab.out)
+    seconds = max(steady + after, moved)
     return Tiles(
         slab.t, slab.s, slab.k, slab.t_outside, slab.slots_outer, slab.slots, seconds, *grid,
         kept=slab.kept, compute=compute, memory=slab.memory, strips=ending.strips, deep=deep,

@@ -170,7 +170,7 @@ class Shapes:
     def first_bytes(self, part: Part) -> int:
         rows = self.pairs * part.heads
         scores = 2 * padded(rows * self.chunk(part) * CELL_BYTES)
-        return padded(self.pairs * self.group * F32_BYTES) + scores + 2 * padded(rows * F32_BYTES) + self._feeding
+        return padded(self.pairs * self.group * F32_BYTES) + scores + 2 * padded(rows * F32_BYTES) + self.feeding
 
     def second_bytes(self, part: Part) -> int:
         rows = self.pairs * part.heads
@@ -179,7 +179,7 @@ class Shapes:
         return self.first_bytes(part) + results + biases + padded(rows * F32_BYTES) + padded(self.pairs * COLUMN_BYTES)
 
     @property
-    def _feeding(self) -> int:
+    def feeding(self) -> int:
         """Room for queries in passing, at least."""
         return 3 * padded(self.pairs * COLUMN_BYTES)
 
@@ -335,6 +335,7 @@ class _Heads:
         self.largest = largest
         self._next = largest + padded(pairs * shapes.group * F32_BYTES)
         self.scores = [self._take(pairs * heads * self.chunk * CELL_BYTES) for _ in range(2)]
+        self._next = max(self._next, self.scores[0] + shapes.feeding)  # queries pass here before there are scores
         self.found = [self._take(pairs * heads * F32_BYTES) for _ in range(2)]
         self.mask = kernel.wave.channels.mask
 

@@ -22,6 +22,8 @@ def why_not(node: Node, spec: TargetSpec) -> str:
             f"its commands bring {LANES} values of a channel, one for each bank; this part has {spec.dram.banks} banks"
         )
     if node.op.name == "attention_scores":
+        if node.attribute("scale") != 1.0 and spec.npu is None and spec.pnm is None:
+            return "its queries are scaled by vector commands, which no unit has here (scale = 1.0 needs none)"
         depth = next(node.inputs()).type.shape[-1]
         room = min(spec.dram.row_bytes, spec.pim.global_buffer_bytes) // CELL_BYTES
         if isinstance(depth, int) and depth > room:

@@ -360,14 +360,19 @@ def _turn(kernel: K, source: Scalar, target: Scalar, row: Scalar) -> _Turn[K]:
 
 
 def allot(arena: Arena, waves: Sequence[Sequence[_Kernel]]) -> None:
-    """Room for results in both slots, for as many waves of its own as fit a quarter of the arena."""
+    """Room for results in both slots, for as many waves of its own as fit a quarter of the arena.
+
+    A wave works before the one before it is collected: where they share the room, they take turns in its slots.
+    """
     most = max(sum(padded(k.near_bytes) for k in wave) for wave in waves)
     sets = max(1, min(len(waves), arena.left // 4 // max(1, most * STAGING_SLOTS)))
     places = [[arena.take(most) for _ in range(STAGING_SLOTS)] for _ in range(sets)]
     for number, wave in enumerate(waves):
-        offset = 0
+        offset, own = 0, places[number % sets]
+        if sets == 1:
+            own = [own[(slot + number) % STAGING_SLOTS] for slot in range(STAGING_SLOTS)]
         for kernel in wave:
-            kernel.allot([slot + offset for slot in places[number % sets]])
+            kernel.allot([slot + offset for slot in own])
             offset += padded(kernel.near_bytes)
 
 

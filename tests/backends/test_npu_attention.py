@@ -124,6 +124,20 @@ def test_scores_stay_on_chip_and_maxima_run() -> None:
     assert sum(c.elements for c in stored) == 8 * 16  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("mask", ["row", "shared", "bool"])
+def test_a_mask_that_is_repeated_comes_once(mask: str) -> None:
+    """Before all tiles; one that is not, with the tiles that it masks."""
+    sizes = (2, 8, 8, 64, 256, 16, 16)
+    given = masks(2, 8, 64, 256)[mask]
+    assert given is not None
+    outcome = run(machine("npu", 1 << 18), "attention", [*heads(*sizes), given], {"scale": 0.3})
+    check(outcome)
+    loads = [s.command for s in unrolled(outcome.items) if isinstance(s.command, Load)]
+    of_mask = [number for number, load in enumerate(loads) if load.dtype is DType.BOOL]
+    assert sum(loads[number].elements for number in of_mask) == given.size
+    assert (of_mask == [0]) == (mask != "bool")
+
+
 def test_the_array_waits_for_the_vector_unit_alone() -> None:
     outcome = run(machine("npu", 1 << 16), "attention", heads(1, 8, 8, 1, 64, 16, 16), {"scale": 0.3})
     fences = {s.command.of for s in steps(outcome.items) if isinstance(s.command, Fence)}

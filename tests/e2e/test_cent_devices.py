@@ -93,6 +93,18 @@ def test_attention_of_both_mappings(mapping: str, past: int) -> None:
     check_races(built.program)
 
 
+def test_whole_attention_whose_scores_take_less_room_than_its_queries(tmp_path: Path) -> None:
+    model = tmp_path / "attention.pimc"
+    model.write_text(
+        "model attention(keys = 32)\ninput q: f16[1, 1, 3, 31]\ninput k: f16[1, 1, keys, 31]\n"
+        "input v: f16[1, 1, keys, 31]\noutput y = attention(q, k, v, scale = 1.0)\n"
+    )
+    options = Options(overrides=("dram.channels=1",), pass_options=("split-attention.whole=always",))
+    built = build(model, "cent", options)
+    assert [row.op for row in built.program.ops] == ["attention"]
+    assert built.compare(built.run()).ok
+
+
 @pytest.mark.parametrize("kv", [4, 2, 1])
 @pytest.mark.parametrize("past", [0, 131])
 def test_whole_attention_of_several_positions(kv: int, past: int, tmp_path: Path) -> None:

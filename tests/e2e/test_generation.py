@@ -55,6 +55,14 @@ def test_the_prompt_is_as_long_as_asked() -> None:
     _check(run, prompt=3, steps=1)
 
 
+@pytest.mark.parametrize("wide", [True, False])
+def test_caches_of_16_bits_are_as_wide_as_everything_else(wide: bool, tmp_path: Path) -> None:
+    model = tmp_path / "half.pimc"
+    text = (MODELS / "tiny-gpt2.pimc").read_text().replace("f32", "f16").replace("let layers = 2", "let layers = 1")
+    model.write_text(text)
+    _check(generate([model], "npu", Options(dims={"seq": 3}), 2, values=True, wide=wide), prompt=3, steps=2)
+
+
 def test_times_do_not_depend_on_values() -> None:
     with_values, without = (generate(MERGED["tiny-llama"], "neupims", Options(), 1, values=v) for v in (True, False))
     assert [s.timing for s in with_values.steps] == [s.timing for s in without.steps]

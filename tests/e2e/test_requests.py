@@ -84,6 +84,26 @@ def test_random_batches(seed: int) -> None:
     assert result.comparison.ok
 
 
+LAST = {
+    "the last token": "slice(x, [-1], [9223372036854775807], [1])",
+    "the last two": "slice(x, [-2], [9223372036854775807], [-2])",
+    "an index": "gather(x, -1, axis = 1)",
+    "of flat ones": "slice(reshape(abs(reshape(x, [batch * seq, hidden])), [batch, seq, hidden]), [-1], [seq], [1])",
+}
+
+
+@pytest.mark.parametrize("last", LAST.values(), ids=LAST)
+@pytest.mark.parametrize("target", ["npu", "cent"])
+def test_the_last_tokens_are_those_of_each_request(target: str, last: str, tmp_path: Path) -> None:
+    text = LLAMA.read_text().replace('"tiny-llama.onnx"', f'"{LLAMA.with_suffix(".onnx")}"')
+    text = text.replace("let layers = 2", "let layers = 1").replace("rms_norm(x, final", f"rms_norm({last}, final")
+    model = tmp_path / "last.pimc"
+    model.write_text(text)
+    result = compiled(model, target, requests((5, 0, 12), new=(2, 6, 3)))
+    assert result.comparison is not None
+    assert result.comparison.ok, result.comparison.outputs
+
+
 @pytest.mark.parametrize(
     "name", ["llamagqa-decode-dynamo", "llamagqa-decode-hf-ortcpu", "gptj-decode-ts", "llama-decode-optimum"]
 )
@@ -91,6 +111,22 @@ def test_decoders_of_exporters(name: str) -> None:
     result = compiled(DATA / f"{name}.onnx", "neupims", requests(RAGGED))
     assert result.comparison is not None
     assert result.comparison.ok
+
+
+@pytest.mark.parametrize("target", ["npu", "cent"])
+def test_masks_of_several_new_tokens_end_where_each_request_does(target: str) -> None:
+    """The graph computes its causal mask from the one number of cached tokens."""
+    result = compiled(DATA / "llama-decode-optimum.onnx", target, requests((3, 5, 0), new=(2, 2, 2)))
+    assert result.comparison is not None
+    assert result.comparison.ok, result.comparison.outputs
+
+
+@pytest.mark.parametrize(("target", "past"), [("newton", (129, 60, 129)), ("neupims", (129, 60, 129, 1, 60))])
+def test_waves_that_share_their_room_take_turns_in_it(target: str, past: tuple[int, ...]) -> None:
+    """A wave works before the one before it is collected; this buffer has room for the results of one."""
+    result = compiled(LLAMA, target, requests(past), overrides=("dram.channels=2", "buffer.bytes=256KiB"))
+    assert result.comparison is not None
+    assert result.comparison.ok, result.comparison.outputs
 
 
 def test_hundreds_of_lengths_share_groups() -> None:

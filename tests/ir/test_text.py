@@ -111,6 +111,8 @@ MISTAKES = {
     "the end": ("graph g() {", Kind.SYNTAX, 1, 12, "the text ends"),
     "token": ("graph g(%x: f32[2]) {\n  %y = add(%x %x) return %y }", Kind.SYNTAX, 2, 15, "'%x' is not expected"),
     "character": ("graph g(%x: f32[2]) { return ? }", Kind.SYNTAX, 1, 30, "'?' is not expected"),
+    "string": ('graph g(%x: f32[2]) { return "a\tb" = %x }', Kind.SYNTAX, 1, 30, "is not expected"),
+    "escape": (r'graph g(%"x\q": f32[2]) { return %x }', Kind.SYNTAX, 1, 9, "is not expected"),
     "op": ("graph g(%x: f32[2]) { %y = ad(%x, %x) return %y }", Kind.NAME_UNKNOWN, 1, 28, "no such op: 'ad'"),
     "value": ("graph g(%x: f32[2]) { %y = neg(%xx) return %y }", Kind.NAME_UNKNOWN, 1, 32, "%xx is not defined"),
     "twice": ("graph g(%x: f32[2], %x: f32[2]) { return %x }", Kind.NAME_TWICE, 1, 21, "%x is defined twice"),

@@ -154,6 +154,10 @@ BAD_MODELS = {
     "attends to all keys": """\
         let keys = cache_append(past_key, k)
         output y = attention(k, keys, keys, scale = 1.0)""",
+    "mixes new tokens": """\
+        let keys = cache_append(past_key, k)
+        output y = attention(k, keys, keys, scale = 1.0, causal = true)
+        output z = reduce_mean(k, [2], keepdims = 1)""",
     "works with the one number of cached tokens": """\
         let keys = cache_append(past_key, k)
         output y = attention(k, keys, keys, scale = 1.0, causal = true)
