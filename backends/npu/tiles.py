@@ -585,8 +585,11 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     one_s, bus_s = search.moved(S, s, e.k if kept == "s" else k)
     one_out, bus_out = search.moved(RESULT, t, s)
     results = turns_t * turns_s
-    if turns_k > 1:  # the last slab may be smaller
-        loads_t, loads_s = (results if kept == name else results * e.k / k for name in ("t", "s"))
+    rest = (e.k - 1) % k + 1
+    if turns_k > 1:
+        # a last slab of more than half is counted as what it is. Less is not gained: it waits for the one before
+        slabs = e.k / k if 2 * rest > k else turns_k
+        loads_t, loads_s = (results if kept == name else results * slabs for name in ("t", "s"))
     else:
         loads_t, loads_s = (turns_t, results) if t_outside else (results, turns_s)
     loading, storing = one_t * loads_t + one_s * loads_s, one_out * results
@@ -601,7 +604,7 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
         beside = (results - 1) * bus_out / held_bus if held_bus else 0.0
     least = _until_stored(loading, moving, ends, beside, one_out) + memory / 8
     return _Slab(
-        t, s, k, t_outside, turns, results, outer, slots, deep, (e.k - 1) % k + 1, kept, loading, one_t + one_s, once,
+        t, s, k, t_outside, turns, results, outer, slots, deep, rest, kept, loading, one_t + one_s, once,
         one_out, drained, memory, moving, beside, cut, least,
     )  # fmt: skip
 
