@@ -84,7 +84,7 @@ class Stream:
         self.guarded = bool(e.masks)
         sizes, take = Sizes.of(e, tiles.pairs, tiles.queries, tiles.keys), arena.take
         self.q, self.k, self.v, self.mask, self.weights, self.out, self.largest, self.total, self.shrink = (
-            [take(max(1, size)) for _ in range(SLOTS)] for size in sizes.doubled
+            [take(size) for _ in range(SLOTS)] for size in sizes.doubled
         )
         self.scores, self.sums, self.part, self.inverse = (take(size) for size in sizes.single)
         self.dtype = operands["v"].tensor.dtype
@@ -127,17 +127,20 @@ class Stream:
 
     def _bring_values(self, block: _Block, turn: Turn) -> None:
         """[keys, width] of each pair: rows of the product's right operand are its columns."""
-        tile, v = block.tiles[turn.step], self.operands["v"]
-        address = block.at(turn)[v.index]
-        cuts = cut_layouts(v.inner, ((tile.first, tile.count, 1), (0, self.e.width, 1)))
-        parts = [piece for _, piece in cuts]
-        rows = walk_of((*v.digits(block.batch), *_axes(parts[0], 1)), 0)
-        columns = [(p.offset, _axes(p, 0)) for p in parts]
-        same = all(p.dims[1] == parts[0].dims[1] for p in parts)
-        assert same, "a cache's elements of a token are one loop"
-        self.matrices["v", turn.slot] = rows_on_chip(
-            self.emit, v.tensor, address, rows, columns, self.v[turn.slot], stays=False
-        )
+        tile, v, held = block.tiles[turn.step], self.operands["v"], self.v[turn.slot]
+        batch = v.digits(block.batch)
+        pieces = list(cut_layouts(v.inner, ((tile.first, tile.count, 1), (0, self.e.width, 1))))
+        parts = [piece for _, piece in pieces]
+        if all(p.dims[1] == parts[0].dims[1] for p in parts):
+            rows, columns = walk_of((*batch, *_axes(parts[0], 1)), 0), [(p.offset, _axes(p, 0)) for p in parts]
+            address = block.at(turn)[v.index]
+            matrix = rows_on_chip(self.emit, v.tensor, address, rows, columns, held, stays=False)
+        else:  # a token's elements fill banks, and a part of them
+            counts = (*(a.count for a in batch), self.e.width, tile.count)
+            *lead, row, column = dense_strides(counts, v.tensor.element_bytes)
+            self._bring_pieces(v, block, turn, pieces, (lead, (column, row)), held)
+            matrix = Matrix(held, row, column)
+        self.matrices["v", turn.slot] = matrix
         if "mask" in self.operands and not self.operands["mask"].is_at_hand:
             self._bring_mask(block, turn)
 
@@ -197,12 +200,22 @@ class Stream:
         counts = [*(a.count for a in batch), *(r[1] for r in ranges)]
         strides = dense_strides(counts, op.tensor.element_bytes)
         lead, inside = strides[: len(batch)], strides[len(batch) :]
-        for first, piece in pieces:
-            near = [*lead, *(s for d, stride in enumerate(inside) for s in _digit_strides(piece, d, stride))]
-            start = held + sum(f * s for f, s in zip(first, inside, strict=True))
-            axes = [*batch, *(a for d in range(len(ranges)) for a in _axes(piece, d))]
-            bring(self.emit, op.tensor, address + piece.offset, start, axes, 0, near)
+        self._bring_pieces(op, block, turn, pieces, (lead, inside), held)
         return Matrix(held, inside[-2], inside[-1])
+
+    def _bring_pieces(
+        self, op: Operand, block: _Block, turn: Turn, pieces: Sequence[tuple[Sequence[int], Layout]],
+        near: tuple[Sequence[int], Sequence[int]], held: int,
+    ) -> None:  # fmt: skip
+        """Parts of what belongs to some pairs, each to its place. near: strides on chip of the pairs' axes, and of the
+        dimensions of what belongs to one."""
+        address, batch = block.at(turn)[op.index], op.digits(block.batch)
+        lead, inside = near
+        for first, piece in pieces:
+            steps = [*lead, *(s for d, stride in enumerate(inside) for s in _digit_strides(piece, d, stride))]
+            start = held + sum(f * s for f, s in zip(first, inside, strict=True))
+            axes = [*batch, *(a for d in range(len(inside)) for a in _axes(piece, d))]
+            bring(self.emit, op.tensor, address + piece.offset, start, axes, 0, steps)
 
     # -- arrays ---------------------------------------------------------------------------------------------------
 

@@ -128,8 +128,8 @@ class Sizes:
 
     @property
     def doubled(self) -> tuple[int, ...]:
-        """Those of which two slots are held."""
-        return self.q, self.k, self.v, self.mask, self.weights, self.out, self.row, self.row, self.row
+        """Those of which two slots are held; a mask has places even where there is none."""
+        return self.q, self.k, self.v, max(1, self.mask), self.weights, self.out, self.row, self.row, self.row
 
     @property
     def single(self) -> tuple[int, ...]:

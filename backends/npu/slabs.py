@@ -93,7 +93,7 @@ class Slabs(Tiled):
             *slabs, final = slabs
             before, last = _but_last(final)
             slabs += before
-        for slab in slabs:
+        for number, slab in enumerate(slabs):
             turns = count_of(slab.outer.axes)
             for turn, starts, slot in counted(self.emit, slab.outer, self.tiles.deep):
                 pair = []
@@ -102,7 +102,7 @@ class Slabs(Tiled):
                         pair.append(replace(whole, address=whole.at(turn * slab.elements + done)))
                         continue
                     start = address[name] + starts[i]
-                    held = self._place(name, (parity, slot))
+                    held = self._place(name, (parity, "last" if number and slab is slabs[-1] else slot))
                     pair.append(self._bring(name, tile, [slab.tile], i, [start], held))
                 t, s = pair
                 self._multiply(t, s, rows.elements, columns.elements, slab.elements, sums, added + turn)

@@ -418,7 +418,7 @@ class _Comes:
 def _comes(search: _Search, operand: int, rows: int, k: int, parts: int, down: int) -> _Comes:
     whole, depth = search.moved(operand, rows, k)[0], search.machine.part(k, down)
     if parts == 1:
-        return _Comes(whole, 0.0, 0.0)
+        return _Comes(0.0, whole, 0.0)
     part = search.moved(operand, rows, depth)[0]
     if rather_whole(k // depth, part, whole):
         return _Comes(whole, 0.0, 0.0)
@@ -495,6 +495,8 @@ class _Slab:
     slots: int
     deep: int
     """slabs that may be on chip at a time"""
+    rest: int
+    """k of the last slab"""
     kept: str
     loading: float
     first: float
@@ -537,6 +539,8 @@ def _slabs(search: _Search, most: Limits, *, small: bool = False) -> None:
             return
         high, wide = machine.block(*grid)
         for k in _sizes(product.k, machine.array.rows if machine.sums_stay else high, most[2], small=small):
+            if not machine.sums_stay and k <= high - machine.array.rows:
+                continue  # a row of arrays would be left without work
             for s in _sizes(product.s, wide, most[1], small=small):
                 for t in _sizes(product.t, machine.array.columns, most[0], small=small):
                     if machine.sums_stay and k < product.k and (t > high or s > wide):
@@ -558,7 +562,7 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     alone = turns_t * turns_s == 1 and not e.repeated
     cut = ("s" if s > t else "t") if alone and turns_k > 1 and search.machine.strips and _in_strips(e) else ""
     if turns_k > 1:
-        slots_t = slots_s = min(turns_k, SLOTS + 1 + bool(cut)) * (1 if alone else SLOTS)
+        slots_t = slots_s = min(turns_k, SLOTS + 1 + bool(cut or e.k % k)) * (1 if alone else SLOTS)
     turns = turns_t * turns_s * turns_k
     if e.doubled and (turns_t if t_outside else turns_s) > 1:  # the next of two large tiles comes too late
         return None
@@ -584,23 +588,27 @@ def _slab(search: _Search, t: int, s: int, k: int, t_outside: bool) -> _Slab | N
     one_t, bus_t = search.moved(T, t, e.k if kept == "t" else k)
     one_s, bus_s = search.moved(S, s, e.k if kept == "s" else k)
     one_out, bus_out = search.moved(RESULT, t, s)
-    loads_t = turns if turns_k > 1 or not t_outside else turns_t
-    loads_s = turns if turns_k > 1 or t_outside else turns_s
-    if kept:
-        loads_t, loads_s = (turns_t * turns_s if kept == name else turns for name in ("t", "s"))
-    loading, storing = one_t * loads_t + one_s * loads_s, one_out * turns_t * turns_s
+    results = turns_t * turns_s
+    rest = (e.k - 1) % k + 1
+    if turns_k > 1:
+        # a last slab of more than half is counted as what it is. Less is not gained: it waits for the one before
+        slabs = e.k / k if 2 * rest > k else turns_k
+        loads_t, loads_s = (results if kept == name else results * slabs for name in ("t", "s"))
+    else:
+        loads_t, loads_s = (turns_t, results) if t_outside else (results, turns_s)
+    loading, storing = one_t * loads_t + one_s * loads_s, one_out * results
     once = (one_t if loads_t == 1 else 0.0) + (one_s if loads_s == 1 else 0.0) if turns > 1 else 0.0
-    held_bus = bus_t * loads_t + bus_s * loads_s + bus_out * turns_t * turns_s
+    held_bus = bus_t * loads_t + bus_s * loads_s + bus_out * results
     memory = moving = max(loading, storing, held_bus)
     drained = t * s * search.drained
     ends = beside = 0.0
     if not e.repeated:
         ends = search.turnaround + (0.0 if cut else drained + one_out)
         moving = max(loading, storing - one_out, held_bus - bus_out)
-        beside = (turns_t * turns_s - 1) * bus_out / held_bus if held_bus else 0.0
+        beside = (results - 1) * bus_out / held_bus if held_bus else 0.0
     least = _until_stored(loading, moving, ends, beside, one_out) + memory / 8
     return _Slab(
-        t, s, k, t_outside, turns, turns_t * turns_s, outer, slots, deep, kept, loading, one_t + one_s, once,
+        t, s, k, t_outside, turns, results, outer, slots, deep, rest, kept, loading, one_t + one_s, once,
         one_out, drained, memory, moving, beside, cut, least,
     )  # fmt: skip
 
@@ -625,7 +633,7 @@ def _on_arrays(search: _Search, slab: _Slab, grid: tuple[int, int]) -> Tiles | N
     ending = _Ending(None, slab.first, 0.0, end, end, 1.0)
     if slab.cut and not search.beaten(max(steady, memory) + search.drain + slab.memory / 8):
         # arrays are at work all the time, or from when the slab before is there, which comes at once
-        busy = max(steady - end, memory + (compute - slab.loading) / turns)
+        busy = max(steady - end, memory - slab.loading * slab.rest / e.k + compute / turns)
         ways = (ending, *_strips(search, slab, grid, ending))
         ending = min(ways, key=lambda way: max(busy + way.all, memory + way.later + way.last))
         steady, memory, end = busy + ending.all, memory + ending.later, ending.last
@@ -653,10 +661,11 @@ def _strips(search: _Search, slab: _Slab, grid: tuple[int, int], whole: _Ending)
         extent, block, side, loops = slab.s, wide, e.stationary, e.s_loops
     if side is None or machine.copies.reads is None:
         return
-    depth = min(slab.k, high)
+    depth = (slab.rest - 1) % high + 1  # of the last block
     at_once = search.moved(S if slab.cut == "s" else T, extent, depth)[0]
     pitch = side.columns[-1][1] if len(side.rows) == 1 and side.columns and not loops else 1
-    before = whole.all * (1 - depth / slab.k)
+    one = whole.all / -(-slab.k // high)
+    before = one * ((slab.rest - 1) // high)
     for strips in strips_of(slab.cut, extent, block, runs_for(machine.copies.reads.memory, pitch)):
         own = Side(strips.digits(side.rows), side.columns)
         came = move_seconds(machine.copies, own, strips.columns, depth, e.element_bytes)[0]
@@ -667,7 +676,9 @@ def _strips(search: _Search, slab: _Slab, grid: tuple[int, int], whole: _Ending)
         else:
             last = search.compute(strips.columns, slab.s, depth, grid)
         later = strips.count * came - at_once
-        yield _Ending(strips, came, later, last, before + strips.count * last, strips.columns / extent)
+        # the block before may still be multiplied when strips come
+        behind = one - strips.count * (came - last) if before else last
+        yield _Ending(strips, came, later, max(last, behind), before + strips.count * last, strips.columns / extent)
         if later < last:
             return
 

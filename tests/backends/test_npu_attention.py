@@ -138,6 +138,12 @@ def test_a_mask_that_is_repeated_comes_once(mask: str) -> None:
     assert (of_mask == [0]) == (mask != "bool")
 
 
+@pytest.mark.parametrize("scratch", [4352, 4480, 5120, 5760, 7168])
+def test_tiles_take_no_more_than_they_were_chosen_for(scratch: int) -> None:
+    """Half of the scratch, which these fill to the last bytes."""
+    check(run(machine("npu", scratch), "attention", heads(1, 3, 1, 5, 7, 16, 16), {"scale": 0.3, "causal": True}))
+
+
 def test_the_array_waits_for_the_vector_unit_alone() -> None:
     outcome = run(machine("npu", 1 << 16), "attention", heads(1, 8, 8, 1, 64, 16, 16), {"scale": 0.3})
     fences = {s.command.of for s in steps(outcome.items) if isinstance(s.command, Fence)}

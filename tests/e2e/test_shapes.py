@@ -28,6 +28,10 @@ CASES = {
     "more pairs than channels": Decoder("cent", {"batch": 17, "past": 16}, layers=1),
     "heads that fill no row": Decoder("neupims", {"past": 31}, layers=1, kv_heads=5, head_size=128, passes=ON_NPU),
     "a head wider than a row": Decoder("newton", {"past": 9}, layers=1, kv_heads=1, head_size=640),
+    "a head that fills banks in part": Decoder(
+        "neupims", {"seq": 3, "past": 530}, layers=1, hidden=40, kv_heads=1, head_size=40,
+        passes=("split-attention.whole=always",),
+    ),
     "odd extents": Decoder("cent", {"batch": 3, "past": 13}, hidden=100, ffn=37, head_size=40),
     "a cache of several rows": Decoder("cent", {"past": 1100}, layers=1),
     "one channel": Decoder("neupims", {"batch": 2, "past": 40}, layers=1, overrides=("dram.channels=1",)),
