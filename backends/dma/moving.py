@@ -28,8 +28,8 @@ MOST, WALKED = 1 << 15, 1 << 17
 """Stretches that are walked through, of all channels or of the slowest, and from all begins together."""
 LOOKED_AT = 4
 """Channels from which it is told whether bursts wait for their rows while only one rank is read."""
-DEALS = 8
-"""Shuffles of blocks that are followed; fewer if they have many stretches."""
+DEALS, DEALT = 8, 16
+"""Shuffles of blocks that are followed, fewer if they have many stretches, and begins of all of them."""
 
 
 @record
@@ -121,7 +121,7 @@ def _nest_ps(dram: Dram, whole: Nest) -> int:
     if whole.block:
         deals = max(1, min(DEALS, 2 * MOST // (part.blocks * rows_of_block(part, memory))))
         bursts = busiest_of(memory, whole)
-        told = [_part(dram, replace(part, deal=deal), part != whole, MOMENTS // deals) for deal in range(deals)]
+        told = [_part(dram, replace(part, deal=deal), part != whole, DEALT // deals) for deal in range(deals)]
         clocks = mean(each.clocks(bursts) for each in told)
     else:
         found = _part(dram, part, part != whole, MOMENTS)

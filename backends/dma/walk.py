@@ -53,8 +53,8 @@ def _channel(rows: list[int], left: list[int], times: RowTimes, refresh: Refresh
     first = second = third = fourth = LONG_AGO  # rows opened last
     behind: list[int] = []  # stretches that have been left because their rank was refreshed
     waiting = coming = served = bus = 0  # bursts of those; the next stretch; bursts served until now, and until when
-    counts, starts, known = [0], [0], 0  # of what has been served: bursts before, and when it began
-    while behind or coming < len(rows):
+    counts, ended, known, total = [0], [0], 0, len(rows)  # of what has been served: bursts until its end, and when
+    while behind or coming < total:
         until, chosen = NEVER, -1
         for place, number in enumerate(behind):
             into = (bus - begun[rows[number] % banks]) % interval
@@ -62,7 +62,7 @@ def _channel(rows: list[int], left: list[int], times: RowTimes, refresh: Refresh
                 chosen = place
                 break
             until = min(until, bus + lasts - into)
-        while chosen < 0 and waiting < AHEAD and coming < len(rows):
+        while chosen < 0 and waiting < AHEAD and coming < total:
             behind.append(coming)
             waiting += left[coming]
             into = (bus - begun[rows[coming] % banks]) % interval
@@ -81,9 +81,9 @@ def _channel(rows: list[int], left: list[int], times: RowTimes, refresh: Refresh
             at = ready[bank]
             if served >= AHEAD:
                 of = served - AHEAD
-                while known + 1 < len(counts) and counts[known + 1] <= of:
+                while counts[known] <= of:
                     known += 1
-                asked = starts[known] + (of - counts[known]) * burst
+                asked = ended[known] - (counts[known] - of) * burst
                 if row_in[bank] >= 0:
                     asked += closing
                 if asked > at:
@@ -110,11 +110,11 @@ def _channel(rows: list[int], left: list[int], times: RowTimes, refresh: Refresh
             until = start + interval - into
         if start + (count - 1) * burst >= until:
             count = max(1, -((start - until) // burst))
-        counts.append(served)
-        starts.append(start)
         served += count
         waiting -= count
         bus = start + count * burst
+        counts.append(served)
+        ended.append(bus)
         ready[bank] = max(opened[bank] + least, bus + after) + closing
         if left[number] > count:
             left[number] -= count
