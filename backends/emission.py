@@ -401,7 +401,7 @@ def _scratch(split: BufferSplit, queues: Set[str]) -> dict[str, Scratch]:
 
 
 def _accumulators(spec: TargetSpec) -> Scratch | None:
-    return None if spec.npu is None else Scratch(0, spec.npu.accumulator_bytes)
+    return None if spec.npu is None else Scratch(0, spec.npu.device_accumulator_bytes)
 
 
 def _queue(node: Node) -> str:
