@@ -147,10 +147,10 @@ class Tiled(ABC):
 
     def _place(self, name: str, slot: object) -> int:
         """Where the piece of a slot lies on chip. Turns around a loop have slots of their own, so that they need not
-        wait for all of it; where results find no more room, one takes the place of one that has left."""
+        wait for all of it; where there is no room for one more, it takes the place of a piece that has been used."""
         if (name, slot) not in self.places:
             own = [place for (other, _), place in self.places.items() if other == name]
-            full = name == "out" and padded(self.sizes[name]) > self.arena.left
+            full = padded(self.sizes[name]) > self.arena.left
             self.places[name, slot] = own[0] if own and full else self.arena.take(self.sizes[name])
         return self.places[name, slot]
 
