@@ -310,6 +310,7 @@ def _lowered(
         part.stage,
         len(part.devices),
         limited=limited,
+        accumulators=_accumulators(spec),
     )
     current: tuple[int, int] | None = None
     fences: list[int] = []
@@ -325,8 +326,9 @@ def _lowered(
         if current is not None and key != current:
             yield _Stretch(*current, emitter.take(), range(begin, first_op + offset), tuple(fences))
             if layer is not None or beat is not None:  # equal layers get equal addresses; others go on around the ring
-                for area in scratch.values():
-                    area.restart()
+                for area in (*scratch.values(), at.accumulators):
+                    if area is not None:
+                        area.restart()
             fences = []
             begin = first_op + offset
         current = key
@@ -396,6 +398,10 @@ def _scratch(split: BufferSplit, queues: Set[str]) -> dict[str, Scratch]:
         end -= size
         areas[queue] = Scratch(end, size)
     return {"": Scratch(split.resident, end - split.resident), **areas}
+
+
+def _accumulators(spec: TargetSpec) -> Scratch | None:
+    return None if spec.npu is None else Scratch(0, spec.npu.device_accumulator_bytes)
 
 
 def _queue(node: Node) -> str:

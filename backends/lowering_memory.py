@@ -22,7 +22,7 @@ READING_TABLES = frozenset({"dequantize_linear", "quantize_linear", "quantized_m
 class LoweringMemory:
     """Items by all that a lowering rule may look at."""
 
-    known: dict[Hashable, tuple[tuple[Item, ...], int, int]] = field(default_factory=dict)
+    known: dict[Hashable, tuple[tuple[Item, ...], int, int, int]] = field(default_factory=dict)
 
     def lower(
         self, nodes: Sequence[Node], at: Lowering, rule: Callable[[Sequence[Node], Lowering], None]
@@ -34,15 +34,21 @@ class LoweringMemory:
             return
         found = self.known.get(key)
         if found is not None:
-            items, variable, position = found
+            items, variable, position, gathered = found
             at.emit.again(items, variable)
             at.scratch.resume(position)
+            if at.accumulators is not None:
+                at.accumulators.resume(gathered)
             return
         if len(self.known) >= MOST_NODES:
             self.known.clear()
         level = at.emit.level
         rule(nodes, at)
-        self.known[key] = at.emit.since(level), at.emit.level[1], at.scratch.position
+        self.known[key] = at.emit.since(level), at.emit.level[1], at.scratch.position, _gathered(at)
+
+
+def _gathered(at: Lowering) -> int:
+    return 0 if at.accumulators is None else at.accumulators.position
 
 
 def _key(node: Node, at: Lowering) -> Hashable | None:
@@ -50,7 +56,7 @@ def _key(node: Node, at: Lowering) -> Hashable | None:
     seen = tuple(None if v is None else seen_by_rules(node, v, at.places) for v in values)
     if any(part is None and v is not None for part, v in zip(seen, values, strict=True)):
         return None
-    scratch = at.scratch.base, at.scratch.capacity, at.scratch.position
+    scratch = at.scratch.base, at.scratch.capacity, at.scratch.position, _gathered(at)
     state = at.emit.op, at.emit.level[1], scratch, at.staging, at.stage, at.ranks
     attributes = tuple(sorted(node.attributes.items()))
     facts = tuple(node.fact(kind) for kind in (Placement, Tile, Epilogue, Prologue))

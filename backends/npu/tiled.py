@@ -92,6 +92,10 @@ class Tiled(ABC):
         self.acc_row = extents.s * ACCUMULATOR_BYTES if len(self.layers) > 1 else 0
         """bytes from row to row of accumulators that hold all of the result; 0: they hold a tile"""
         self.acc_twin = (self.acc_row * extents.t or t * s * ACCUMULATOR_BYTES) if whole.twin else 0
+        gathering = self.acc_row * extents.t * extents.products or self.acc_slots * self.acc_bytes
+        room = whole.at.accumulators
+        self.gathering = 0 if room is None else room.take(gathering)
+        """the first accumulator"""
         self.arena = arena
         self.working = 0
         if self.epilogue is not None:
@@ -137,10 +141,10 @@ class Tiled(ABC):
     def _accumulators(self, slot: int, results: tuple[Scalar, ...]) -> Scalar:
         """Where products gather: of a tile in some slot, or its place in all of the result."""
         if self.acc_row:
-            return results[-1]
+            return results[-1] + self.gathering
         if self.acc_slots == 1:
             self.emit.issue("npu", Fence())
-        return slot % self.acc_slots * self.acc_bytes
+        return slot % self.acc_slots * self.acc_bytes + self.gathering
 
     def _sums(self, acc: Scalar, columns: Tiling) -> Sums:
         return Sums(acc, self.acc_row or columns.elements * ACCUMULATOR_BYTES, self.acc_twin)
