@@ -151,9 +151,11 @@ class Tiled(ABC):
 
     def _place(self, name: str, slot: object) -> int:
         """Where the piece of a slot lies on chip. Turns around a loop have slots of their own, so that they need not
-        wait for all of it."""
+        wait for all of it; where there is no room for one more, it takes the place of a piece that has been used."""
         if (name, slot) not in self.places:
-            self.places[name, slot] = self.arena.take(self.sizes[name])
+            own = [place for (other, _), place in self.places.items() if other == name]
+            full = padded(self.sizes[name]) > self.arena.left
+            self.places[name, slot] = own[0] if own and full else self.arena.take(self.sizes[name])
         return self.places[name, slot]
 
     def _resident(

@@ -44,6 +44,13 @@ def test_blocks_and_rests(scratch: int, rows: int, depth: int, columns: int) -> 
     assert outcome.commands <= 60
 
 
+@pytest.mark.parametrize("scratch", [46080, 48128])
+def test_results_share_places_where_there_is_no_room_for_more(scratch: int) -> None:
+    """The last columns are cut otherwise than those of the other tiles."""
+    small = Machines(load_target("npu-scalesim", ["array.dataflow=os"]), "npu", scratch)
+    check(run(small, "matmul", [floats(7, 15), floats(15, 736)]))
+
+
 @pytest.mark.parametrize("dataflow", ["ws", "is", "os"])
 def test_what_stays_is_what_the_dataflow_says(dataflow: str) -> None:
     """Of a [4, 256] times [256, 512], blocks of the weight are wide, and those of the activation have 4 columns."""
