@@ -30,8 +30,26 @@ def check_writable(path: str | None) -> None:
         reason = f"there is no folder {file.parent}"
     elif not os.access(file.parent, os.W_OK):
         reason = f"the folder {file.parent} is not writable"
+    elif _is_named_again(file):
+        reason = "the command is given the same file for something else"
     if reason:
         raise fail(Kind.FILE_UNWRITABLE, f"cannot write {path}: {reason}")
+
+
+def _is_named_again(file: Path) -> bool:
+    """Whether a file that is there is more than one thing that the command is given: its input as a rule."""
+    context = click.get_current_context(silent=True)
+    if context is None or not file.is_file():
+        return False
+    values = (value if isinstance(value, tuple | list) else (value,) for value in context.params.values())
+    return sum(_is_same(file, each) for value in values for each in value) > 1
+
+
+def _is_same(file: Path, other: object) -> bool:
+    try:
+        return isinstance(other, str) and file.samefile(other)
+    except (OSError, ValueError):
+        return False
 
 
 def write_file(path: str, data: bytes) -> None:

@@ -235,3 +235,14 @@ def test_bad_input(case: Case, mistakes: Path, run: CommandLine) -> None:
 
 def test_there_are_many_kinds() -> None:
     assert len({c.code for c in CASES}) > 20
+
+
+@pytest.mark.parametrize("option", ["-o", "--csv", "--dot"])
+def test_nothing_is_written_over_what_the_command_reads(option: str, run: CommandLine) -> None:
+    kept = Path(TINY).read_bytes()
+    (run.folder / "mine.pimc").write_bytes(kept)
+    outcome = run("compile", "mine.pimc", "-t", "npu", "--dim", "seq=2", option, "./mine.pimc")
+    assert outcome.status == 1
+    assert "P0102" in outcome.told
+    assert "same file" in outcome.told
+    assert (run.folder / "mine.pimc").read_bytes() == kept
