@@ -39,7 +39,8 @@ def test_ops_wait_for_their_weights_where_these_may_not_come_ahead(tmp_path: Pat
 
 def test_memory_bound_ops_gain_what_came_ahead(tmp_path: Path) -> None:
     ahead, after = (report(tmp_path, prefetch=p, rows=1) for p in (True, False))
-    assert after.seconds - ahead.seconds == pytest.approx(ahead.ahead, rel=0.25)
+    gained = after.seconds - ahead.seconds
+    assert ahead.ahead < gained < 1.4 * ahead.ahead  # what begins earlier also waits less for latencies
 
 
 def test_the_first_op_has_nothing_ahead(tmp_path: Path) -> None:
