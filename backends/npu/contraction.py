@@ -19,8 +19,9 @@ from pimc.backends.npu.machine import Machine, machine_of
 from pimc.backends.npu.panels import Panels
 from pimc.backends.npu.slabs import Slabs
 from pimc.backends.npu.tile_ops import MOST_REGIONS, TileOps
+from pimc.backends.npu.tile_search import best_tiles
 from pimc.backends.npu.tiled import count_of
-from pimc.backends.npu.tiles import DEEP, Limits, Tiles, best_tiles, move_seconds
+from pimc.backends.npu.tiles import DEEP, Limits, Tiles, move_seconds
 from pimc.backends.npu.vector_unit import NPU, VectorWork, vector_work
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Tile

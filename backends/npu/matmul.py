@@ -1,7 +1,7 @@
 """Matrix products on the systolic arrays.
 
 Which operand is stationary, and in which tiles both come from memory while those before are multiplied, is searched
-(`tiles.py`); where sums stay, both stream. Products gather in the accumulators. `contraction.py` chooses, and
+(`tile_search.py`); where sums stay, both stream. Products gather in the accumulators. `contraction.py` chooses, and
 `panels.py` and `slabs.py` have the loops over tiles.
 """
 

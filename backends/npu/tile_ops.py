@@ -45,7 +45,7 @@ from pimc.record import record
 SMALL = 1 << 16
 """Bytes up to which an operand is brought as a whole."""
 MOST_REGIONS = 64
-"""Tiles of a result on chip at a time, at most (`tiles.py`), each of which loses some bytes to alignment."""
+"""Tiles of a result on chip at a time, at most (`tile_search.py`), each of which loses some bytes to alignment."""
 _SUMS = DType.F32.bits // 8
 _PAIR = 2
 """Elements for which what goes by groups has one command of each kind."""

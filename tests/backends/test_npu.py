@@ -13,10 +13,11 @@ from pimc.backends.dma.moving import Dram
 from pimc.backends.dma.timing import CopyTime
 from pimc.backends.dma.traffic import Memory
 from pimc.backends.npu.array import ArrayTime
+from pimc.backends.npu.candidates import Search
 from pimc.backends.npu.extents import Extents, Side
 from pimc.backends.npu.isa import Drain, Fence, Matmul, Preload, Vec
 from pimc.backends.npu.machine import Machine
-from pimc.backends.npu.tiles import _run, _Search, best_tiles
+from pimc.backends.npu.tile_search import _run, best_tiles
 from pimc.backends.npu.timing import NpuTimer, make_timer, tree_levels
 from pimc.backends.program import steps
 from pimc.backends.target_registry import load_target
@@ -122,9 +123,9 @@ def test_what_the_search_leaves_out_is_not_better(seed: int, monkeypatch: pytest
     rng.shuffle(rooms)
     found = [best_tiles(arrays, product, room, most) for room in rooms]
     for room, tiles in zip(rooms, found, strict=True):
-        search = _Search(arrays, product, room)
+        search = Search(arrays, product, room)
         with monkeypatch.context() as patch:
-            patch.setattr(_Search, "beaten", lambda *_: False)
+            patch.setattr(Search, "beaten", lambda *_: False)
             _run(search, most or (product.t, product.s, product.k))
         assert search.best == tiles
 

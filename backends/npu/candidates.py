@@ -1,0 +1,107 @@
+"""What the candidates of a search for tiles have in common."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from pimc.backends.npu.extents import Extents
+from pimc.backends.npu.machine import Machine
+from pimc.backends.npu.tiles import Moved, Tiles, move_seconds
+
+
+@dataclass(slots=True)
+class Room:
+    """Bytes of the buffer; and in what other rooms all that was asked so far has the same answer."""
+
+    size: int
+    least: int = 0
+    """the most that did fit"""
+    below: int = sys.maxsize
+    """the least that did not"""
+
+    def holds(self, wanted: int) -> bool:
+        if wanted <= self.size:
+            self.least = max(self.least, wanted)
+            return True
+        self.below = min(self.below, wanted)
+        return False
+
+
+T, S, RESULT = range(3)
+_NAMES = "t", "s", "result"
+
+
+class Search:
+    """The best tiles so far. What candidates share is found once: there are some hundred of them."""
+
+    def __init__(self, machine: Machine, product: Extents, room: int) -> None:
+        self.machine = machine
+        self.product = product
+        self.room = Room(room)
+        self.best: Tiles | None = None
+        self.turnaround, self.drain = machine.turnaround, machine.drain
+        self.drained = product.vector + (product.products / machine.drained / machine.clock if machine.drained else 0.0)
+        """seconds until an element of the result has left the accumulators"""
+        self._sides = product.streamed, product.stationary, product.out
+        self._moved: dict[tuple[int, int, int], Moved] = {}
+        depth = product.t if machine.sums_stay else product.k
+        grids = [
+            (down, across)
+            for down, across in machine.array.grids()
+            # of which no row or column of arrays is left without work
+            if depth > machine.array.rows * (down - 1) and product.s > machine.array.columns * (across - 1)
+        ]
+        self.grids = sorted(grids, key=lambda grid: machine.compute(product.t, product.s, product.k, *grid))
+
+    def moved(self, operand: int, rows: int, columns: int) -> Moved:
+        """How long a tile [rows, columns] of T, S or the result takes from or to memory; tiles, where there are two."""
+        key = operand, rows, columns
+        if key not in self._moved:
+            side, size = self._sides[operand], self.product.element_bytes
+            one = move_seconds(self.machine.copies, side, rows, columns, size, writes=operand == RESULT)
+            times = self.product.times(_NAMES[operand])
+            self._moved[key] = one if times == 1 else (times * one[0], times * one[1])
+        return self._moved[key]
+
+    def kept(self, t: int, s: int, k: int) -> str:
+        """The operand whose tiles take longer one by one than all of k at once, which takes less room than one of the
+        other's tiles."""
+        e = self.product
+        if self.machine.tiling != "search" or e.stays or e.led:
+            return ""
+        name, operand, rows, other = ("t", T, t, e.held("s", s, k)) if t < s else ("s", S, s, e.held("t", t, k))
+        if e.held(name, rows, e.k) > other:
+            return ""
+        return name if self.moved(operand, rows, e.k)[0] < -(-e.k // k) * self.moved(operand, rows, k)[0] else ""
+
+    def compute(self, t: int, s: int, k: int, grid: tuple[int, int]) -> float:
+        """Seconds of the arrays, for both products where there are two."""
+        return self.product.products * self.machine.compute(t, s, k, *grid) / self.machine.clock
+
+    def hopeless(self, grid: tuple[int, int]) -> bool:
+        """Whether computing alone takes longer on a grid than the best tiles do."""
+        product = self.product
+        return self.beaten(self.compute(product.t, product.s, product.k, grid))
+
+    def beaten(self, score: float) -> bool:
+        """Whether what has at least such a score is not better than the best."""
+        return self.best is not None and score >= self.best.score
+
+    def offer(self, found: Tiles | None) -> None:
+        if found is not None and (self.best is None or found.score < self.best.score):
+            self.best = found
+
+
+def until_stored(loading: float, moving: float, after: float, beside: float, out: float) -> float:
+    """Seconds until all transfers are over, if nothing but them holds anything up.
+
+    moving: all but that of the last piece of the result, which takes `out` and is over `after` seconds after the last
+    load. Meanwhile those of pieces before it go on, which are a part `beside` of all.
+    """
+    return max(loading + after, moving + after - beside * max(0.0, after - out))
+
+
+def cuts_rows(e: Extents, t: int, s: int) -> bool:
+    """Whether tiles [t, s] of the result have a part of what they must have whole."""
+    return bool(t % e.t_group or s % e.s_group)
