@@ -30,6 +30,8 @@ class Slab:
     """slabs that may be on chip at a time"""
     rest: int
     """k of the last slab"""
+    left_over: bool
+    """whether the last tile waits for a loop over those before it, which has its place"""
     kept: str
     loading: float
     first: float
@@ -106,6 +108,8 @@ def slab_of(search: Search, t: int, s: int, k: int, t_outside: bool) -> Slab | N
         loads_t, loads_s = (results if kept == name else results * slabs for name in ("t", "s"))
     else:
         loads_t, loads_s = (turns_t, results) if t_outside else (results, turns_s)
+    inner = turns_s if t_outside else turns_t
+    left_over = turns_k == 1 and inner > 2 * SLOTS - 1 and inner % SLOTS > 0
     loading, storing = one_t * loads_t + one_s * loads_s, one_out * results
     once = (one_t if loads_t == 1 else 0.0) + (one_s if loads_s == 1 else 0.0) if turns > 1 else 0.0
     held_bus = bus_t * loads_t + bus_s * loads_s + bus_out * results
@@ -118,7 +122,7 @@ def slab_of(search: Search, t: int, s: int, k: int, t_outside: bool) -> Slab | N
         beside = (results - 1) * bus_out / held_bus if held_bus else 0.0
     least = until_stored(loading, moving, ends, beside, one_out) + memory / 8
     return Slab(
-        t, s, k, t_outside, turns, results, outer, slots, deep, rest, kept, loading, one_t + one_s, once,
+        t, s, k, t_outside, turns, results, outer, slots, deep, rest, left_over, kept, loading, one_t + one_s, once,
         one_out, drained, memory, moving, beside, cut, least,
     )  # fmt: skip
 
@@ -134,7 +138,7 @@ def on_arrays(search: Search, slab: Slab, grid: tuple[int, int]) -> Tiles | None
     around = (compute + slab.loading - once) / turns + search.turnaround
     steady = compute + (0.0 if e.repeated else slab.first)
     deep = slab.deep if once + turns * around / slab.slots > max(steady, memory) else slab.slots
-    steady = max(steady, once + turns * around / deep)
+    steady = max(steady, once + (turns + slab.left_over * (deep - 1)) * around / deep)
     # from the first product of a tile of the result until it is stored
     leaving = compute / slab.results + search.drain + slab.drained + slab.out
     steady = max(steady, slab.results * max(leaving / slab.slots, slab.drained if e.vector else 0.0))
