@@ -124,7 +124,8 @@ def sequential(
             twins = range(len(part.nodes))
             shared |= {part.first_op + i: shared.get(first.first_op + i, first.first_op + i) for i in twins}
         else:
-            folded_items, folded, orders = _folded(_stretches(part, spec, part.first_op, memory=memory))
+            lowered = _lowered(part, spec, part.first_op, memory=memory)
+            folded_items, folded, orders = _folded(_fenced_as_needed(lowered))
             own = tuple(folded_items)
             shared |= folded
             if key is not None:
@@ -208,7 +209,7 @@ def emit_nodes(
     group = nodes[0].attributes.get("group")
     part = Part(tuple(nodes), tuple(range(group if isinstance(group, int) else 1)), plan)
     rows = tuple(OpRow(node.name, node.op.name, "", (), "", "", _engine(node), "", 0, 0) for node in nodes)
-    items, _, _ = _folded(_stretches(part, spec, 0, limited))
+    items, _, _ = _folded(_fenced_as_needed(_lowered(part, spec, 0, limited)))
     return Program(
         graph=nodes[0].name, dims={}, phase="", target=describe(spec), target_name=spec.name, target_hash="",
         devices=len(part.devices), streams=tuple(streams_of(items, part.devices, spec)), memory=(), ops=rows,
@@ -349,16 +350,9 @@ def _lowered(
         yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences))
 
 
-def _stretches(
-    part: Part,
-    spec: TargetSpec,
-    first_op: int,
-    limited: Callable[[str], None] | None = None,
-    memory: LoweringMemory | None = None,
-) -> list[_Stretch]:
-    """What is lowered, without the fences that nothing needs; equal layers stay equal."""
+def _fenced_as_needed(lowered: Iterable[_Stretch]) -> list[_Stretch]:
+    """Without the fences that nothing needs; each layer is looked at by itself, so that equal ones stay equal."""
     found: list[_Stretch] = []
-    lowered = _lowered(part, spec, first_op, limited, memory)
     for _, run in groupby(enumerate(lowered), lambda each: -1 if each[1].group == _ALONE else each[0]):
         found += _without_spare_fences([stretch for _, stretch in run])
     return found

@@ -35,7 +35,9 @@ class _Panel:
         self.tile, self.piece, self.inner = tile, piece, inner
         self.layers, self.k = (e.k // depth, depth) if depth else (1, e.k)
         self.micro = (piece, inner) if t_outside else (inner, piece)
-        self.names = ("t", "s") if t_outside else ("s", "t")
+        self.names, self.sides = (("t", "s"), (T, S)) if t_outside else (("s", "t"), (S, T))
+        self.made = piece * self.k * e.before
+        """seconds in which a prologue makes a piece"""
         outer, whole = (e.t, e.s) if t_outside else (e.s, e.t)
         self.turns_outer, self.turns_inner, self.pieces = -(-outer // tile), -(-whole // inner), -(-tile // piece)
         if e.t_loops or e.s_loops:
@@ -65,11 +67,8 @@ class _Panel:
     def may_win(self) -> bool:
         """Whether neither transfers nor products alone take longer than the best tiles."""
         search, e = self.search, self.search.product
-        sides = (T, S) if self.t_outside else (S, T)
-        self.of_outer, self.of_inner = (
-            search.moved(sides[0], self.piece, self.k),
-            search.moved(sides[1], self.inner, self.k),
-        )
+        self.of_outer = search.moved(self.sides[0], self.piece, self.k)
+        self.of_inner = search.moved(self.sides[1], self.inner, self.k)
         self.of_out = search.moved(RESULT, *self.micro)
         begun, out = self.turns_outer * self.pieces, self.turns * self.pieces
         self.loading = self.layers * (begun * self.of_outer[0] + self.turns * self.of_inner[0])
@@ -97,11 +96,9 @@ class _Panel:
         return self.search.compute(t, s, self.k, self.grid)
 
     def tiles(self) -> Tiles:
-        e = self.search.product
         self._begin()
         steady = max(self._products(), self._transfers(), self._slots())
-        made = self.piece * self.k * e.before
-        steady += self.turns_outer * made if e.repeated else 0.0
+        steady += self.turns_outer * self.made if self.search.product.repeated else 0.0
         t, s = (self.tile, self.inner) if self.t_outside else (self.inner, self.tile)
         return Tiles(
             t, s, self.k, self.t_outside, self.slots_outer, self.slots, steady + self.ends, *self.grid, self.piece, "",
@@ -111,10 +108,9 @@ class _Panel:
     def _begin(self) -> None:
         """When the first products begin, and by how much those after them wait for operands."""
         search, e, machine = self.search, self.search.product, self.search.machine
-        sides = (T, S) if self.t_outside else (S, T)
         self.parts, stationary = machine.parts(self.k, self.grid[0]), 1 if self.t_outside else 0
-        outer = _comes(search, sides[0], self.piece, self.k, self.parts, self.grid[0])
-        inner = _comes(search, sides[1], self.inner, self.k, self.parts, self.grid[0])
+        outer = _comes(search, self.sides[0], self.piece, self.k, self.parts, self.grid[0])
+        inner = _comes(search, self.sides[1], self.inner, self.k, self.parts, self.grid[0])
         if e.led:  # made as a whole, and the other comes in parts
             outer = _Comes(self.of_outer[0], 0.0, 0.0)
         whole = outer.whole + inner.whole
@@ -132,8 +128,7 @@ class _Panel:
         self.early = 2 if outer.part and late[2] < late[1] else 1
         self.filling = max(0.0, self.of_inner[0] + self.slower - self.first + late[self.early])
         # the first of a tile is made before all products, the others during those of the one before
-        made = self.piece * self.k * e.before
-        self.filling += self.turns_outer * (made + (self.pieces - 1) * max(0.0, made - self.micros))
+        self.filling += self.turns_outer * (self.made + (self.pieces - 1) * max(0.0, self.made - self.micros))
 
     def _late(self, early: int) -> float:
         """Seconds by which operands come later, after the first inner piece, than the arrays have got to them.

@@ -222,7 +222,7 @@ class Panels(Tiled):
         parts: tuple[str, ...],
     ) -> None:  # fmt: skip
         """Bring two pieces, or one of them, part by part of k, and multiply each as it arrives."""
-        depth = -(-self.layer.k // (self.layer.cuts * self.blocks.high)) * self.blocks.high
+        depth = self.machine.part(self.layer.k, self.tiles.down)
         for name in parts:
             if self._rather_whole(name, tiles[name], depth):
                 self._resident(name, tiles[name], starts[name], held[name])
