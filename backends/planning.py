@@ -18,6 +18,7 @@ from pimc.backends.paging import Pager, Table, parts_of
 from pimc.backends.pim import layouts as pim_layouts
 from pimc.backends.pim.mapping import mapping_of
 from pimc.backends.pim.tiles import slots_of
+from pimc.backends.row_pitch import row_pitch
 from pimc.backends.target import TargetSpec
 from pimc.ir.blocks import Blocks
 from pimc.ir.chains import chains_in, keeps, waiting
@@ -303,13 +304,13 @@ class _Planner:
         if value in self.packed:
             dtype, shape = value.type.dtype, packed_shape(shape)
         cell = max(1, dtype.bits // 8)
-        size = cell * _product(shape)
+        pitch = cell * _product(shape[-1:]) if value in self.packed else row_pitch(self.spec, shape, cell)
+        size = _product(shape[:-1]) * pitch
         if self.spec.dma is None and value.role in (Role.INPUT, Role.CONSTANT):
             self._place_on_chip(value, shape, dtype)
             return
         address = self.linear.take(size, self.spec.dram.access_bytes)
-        layout = Layout.dense(shape, cell, address)
-        self.homes[value] = Home("dram", layout, dtype)
+        self.homes[value] = Home("dram", Layout.dense(shape, cell, address, pitch or 1), dtype)
         self._count(value, size)
 
     def _is_paged(self, value: Value) -> bool:
@@ -508,12 +509,12 @@ class _Planner:
             if address is not None:
                 self.homes[value] = Home("buffer", Layout.dense(shape, cell, address), dtype)
                 return size
-        if align > 1 and shape:
-            size = _product(shape[:-1]) * -(-cell * shape[-1] // align) * align
+        pitch = -(-row_pitch(self.spec, shape, cell) // align) * align
+        size = _product(shape[:-1]) * pitch
         address = dram.take(size)
         if address is None:
             raise self._too_small(size)
-        self.homes[value] = Home("dram", Layout.dense(shape, cell, address, align), dtype)
+        self.homes[value] = Home("dram", Layout.dense(shape, cell, address, pitch or 1), dtype)
         self.plan_.by_role["results"] = self.plan_.by_role.get("results", 0) + size
         return size
 

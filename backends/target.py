@@ -224,6 +224,8 @@ class DmaSpec(Sourced):
     channels: Literal["rows", "hashed"] = "rows"
     """where an address lies, for the time of a transfer: rows: neighbouring rows on neighbouring channels; hashed: the
     controller spreads any accesses evenly over the channels (no PIM beside it)"""
+    row_gap: Size = 0
+    """bytes left free after each row of a matrix, where its rows would begin on the same channels"""
 
 
 class VectorSpec(Sourced):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pimc.backends.npu.extents import Extents
 from pimc.backends.npu.machine import Machine
-from pimc.backends.npu.tiles import Moved, Tiles, move_seconds
+from pimc.backends.npu.tiles import Moved, Tiles, move_seconds, score
 
 
 @dataclass(slots=True)
@@ -82,11 +82,12 @@ class Search:
     def hopeless(self, grid: tuple[int, int]) -> bool:
         """Whether computing alone takes longer on a grid than the best tiles do."""
         product = self.product
-        return self.beaten(self.compute(product.t, product.s, product.k, grid))
+        computing = self.compute(product.t, product.s, product.k, grid)
+        return self.beaten(computing, computing, 0.0)
 
-    def beaten(self, score: float) -> bool:
-        """Whether what has at least such a score is not better than the best."""
-        return self.best is not None and score >= self.best.score
+    def beaten(self, seconds: float, among: float, memory: float) -> bool:
+        """Whether what takes at least that long is not better than the best."""
+        return self.best is not None and score(seconds, among, memory) >= self.best.score
 
     def offer(self, found: Tiles | None) -> None:
         if found is not None and (self.best is None or found.score < self.best.score):

@@ -212,7 +212,7 @@ class Contraction:
                 found += self._grouped(machine, swap)
         if not found:
             raise fail(Kind.CAPACITY, f"not even single products fit {room} bytes of on-chip scratch")
-        return min(found, key=lambda c: c.cut.seconds)
+        return min(found, key=lambda c: c.cut.usual)
 
     def _grouped(self, machine: Machine, swap: bool) -> Iterator[Choice]:
         """Groups of whole products along each axis of the batch."""

@@ -49,6 +49,10 @@ class Group:
         return bound_of(self.seconds, self.compute, self.memory)
 
     @property
+    def usual(self) -> float:
+        return self.seconds
+
+    @property
     def accumulators(self) -> int:
         """Bytes of accumulators of a group."""
         return padded(self.pack.accumulators(self.products))

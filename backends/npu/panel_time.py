@@ -47,22 +47,31 @@ class _Panel:
 
     def fits(self) -> bool:
         e, room, machine = self.search.product, self.search.room, self.search.machine
+        if e.accumulators(self.piece, self.inner) > machine.accumulator_bytes or cuts_rows(e, *self.micro):
+            return False
         first, second = self.names
         deep, out = machine.depth(self.k, self.grid[0]), self.piece * self.inner
-        held_piece, held_inner = e.held(first, self.piece, deep), e.held(second, self.inner, deep)
-        one = e.held(first, self.tile, deep) + held_inner + padded(out * e.of_out)
+        held_outer, held_inner = self.pieces * e.held(first, self.piece, deep), e.held(second, self.inner, deep)
+        held_out = padded(out * e.of_out)
+        own = padded(out * e.working_bytes) + padded(made_at_once(self.piece, self.k) * self.k * e.led_bytes)
+        inner = min(self.turns_inner, SLOTS + 2)  # those of a loop, and two before or one before and after
+
+        def holds(slots_outer: int, slots: int) -> bool:
+            outs = inner * min(self.pieces, 2 * slots + 2)
+            outs *= slots_outer if self.layers == 1 else 1  # of the last layer alone
+            return room.holds(own + slots_outer * (held_outer + inner * held_inner) + outs * held_out)
+
         alone = self.turns == self.pieces == 1
+        one = e.held(first, self.tile, deep) + held_inner + held_out
         self.slots = DEEP if (alone and e.repeated and room.holds(one * DEEP)) or self.pieces > SLOTS else SLOTS
-        self.slots_outer = self.slots if e.repeated else SLOTS if self.turns_outer * self.layers > 1 else 1
-        # those of a loop, and two before or one before and after
-        slots_inner = self.slots_outer * min(self.turns_inner, SLOTS + 2)
-        # of the last layer alone
-        slots_out = slots_inner * min(self.pieces, 2 * self.slots + 2) // (SLOTS if self.layers > 1 else 1)
-        held = self.pieces * held_piece * self.slots_outer + held_inner * slots_inner
-        held += padded(out * e.working_bytes) + padded(made_at_once(self.piece, self.k) * self.k * e.led_bytes)
-        if not room.holds(held + padded(out * e.of_out) * slots_out):
+        tiles = self.turns_outer * self.layers
+        self.slots_outer = self.slots if e.repeated else min(tiles, SLOTS)
+        if not holds(self.slots_outer, self.slots):
             return False
-        return e.accumulators(self.piece, self.inner) <= machine.accumulator_bytes and not cuts_rows(e, *self.micro)
+        if not e.repeated and tiles > SLOTS and holds(min(tiles, DEEP), self.slots):
+            self.slots_outer = min(tiles, DEEP)  # they come ahead, while ops before are at work
+        self.may_queue = DEEP < self.pieces and not e.repeated and holds(self.slots_outer, 2 * DEEP)
+        return True
 
     def may_win(self) -> bool:
         """Whether neither transfers nor products alone take longer than the best tiles."""
@@ -83,12 +92,12 @@ class _Panel:
             self.moving = max(self.loading, self.storing - self.of_out[0], self.bus - self.of_out[1])
             self.beside = (out - 1) * self.of_out[1] / self.bus if self.bus else 0.0
         stored = until_stored(self.loading, self.moving, self.ends, self.beside, self.of_out[0])
-        if search.beaten(stored + self.memory / 8):
+        if search.beaten(stored, self.memory, self.memory):
             return False
         whole, rest = divmod(self.tile, self.piece)
         self.turn = whole * self._clocks(self.piece) + (self._clocks(rest) if rest else 0)
         self.compute = self.layers * self.turns * self.turn
-        return not search.beaten(self.compute + self.ends + self.memory / 8)
+        return not search.beaten(self.compute + self.ends, self.compute, self.memory)
 
     def _clocks(self, outer: int) -> float:
         """Seconds of the arrays for so many rows, or columns, of the outer operand and a piece of the inner one."""
@@ -97,12 +106,17 @@ class _Panel:
 
     def tiles(self) -> Tiles:
         self._begin()
-        steady = max(self._products(), self._transfers(), self._slots())
-        steady += self.turns_outer * self.made if self.search.product.repeated else 0.0
+        products, slots = self._products(), self._slots()
+        steady = max(products, self._transfers(), slots)
+        if self.search.product.repeated:
+            steady += self.turns_outer * self.made
+            among = steady
+        else:
+            among = max(products - self.first - self.filling + self.making, self.memory, slots)
         t, s = (self.tile, self.inner) if self.t_outside else (self.inner, self.tile)
         return Tiles(
             t, s, self.k, self.t_outside, self.slots_outer, self.slots, steady + self.ends, *self.grid, self.piece, "",
-            self.early, self.compute, self.memory,
+            self.early, self.compute, self.memory, among=among,
         )  # fmt: skip
 
     def _begin(self) -> None:
@@ -124,11 +138,23 @@ class _Panel:
         self.micros = self.turn / self.pieces
         # from the first product in a slot until it is stored
         self.leaving = self.turn / self.pieces + search.drain + self.after
+        self.stalled = self._queue()
         late = {n: self._late(n) for n in (1, 2)}
         self.early = 2 if outer.part and late[2] < late[1] else 1
         self.filling = max(0.0, self.of_inner[0] + self.slower - self.first + late[self.early])
         # the first of a tile is made before all products, the others during those of the one before
-        self.filling += self.turns_outer * (self.made + (self.pieces - 1) * max(0.0, self.made - self.micros))
+        self.making = self.turns_outer * (self.made + (self.pieces - 1) * max(0.0, self.made - self.micros))
+        self.filling += self.making
+
+    def _queue(self) -> float:
+        """Seconds of each turn in which arrays wait for a place of the result: a store waits until the next inner piece
+        has come. Where the memory is not the limit there are more places then, if they fit."""
+        if self.turns == 1 or self.search.product.repeated:
+            return 0.0
+        stored = self.leaving + self.of_inner[0]
+        if self.may_queue and stored > self.slots * self.micros and self.compute > self.bus:
+            self.slots = 2 * DEEP
+        return max(0.0, stored - self.slots * self.micros) if self.pieces >= self.slots else 0.0
 
     def _late(self, early: int) -> float:
         """Seconds by which operands come later, after the first inner piece, than the arrays have got to them.
@@ -165,7 +191,7 @@ class _Panel:
         """Seconds of the arrays, which wait for nothing but the first operands."""
         if self.search.product.repeated:
             return self.compute
-        busy = self.first + self.filling + self.compute
+        busy = self.first + self.filling + self.compute + (self.turns - 1) * self.stalled
         if self.layers == 1:
             return busy
         # all results leave during the last layer
@@ -175,8 +201,9 @@ class _Panel:
         """Seconds of the memory, and of what follows on the last loads, but for the end of all."""
         last = self.micros if self.turns_inner == 1 else self.turn
         if self.in_parts and self.pieces == self.turns_outer == self.layers == 1:
-            # the very last one comes in parts, the one before did not
-            last = max(last / self.parts, 2 * self.micros - self.of_inner[0] if self.turns_inner > 2 else 0.0)
+            # the very last one comes in parts; the one before did not, unless it is one of the first
+            before = 2 * self.micros - self.of_inner[0] if self.turns_inner > 1 + self.early else 0.0
+            last = max(last / self.parts, before)
         after = 0.0 if self.search.product.repeated else self.slower + last + self.ends
         busy = until_stored(self.loading, self.moving, after, self.beside, self.of_out[0]) - self.ends
         if self.pieces > self.slots and self.bus > max(self.compute, 0.9 * self.loading):

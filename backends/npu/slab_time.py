@@ -49,7 +49,7 @@ class Slab:
     cut: str
     """t or s: the operand whose part of the last slab may come in strips"""
     least: float
-    """no grid gives a better score"""
+    """seconds that it takes on any grid"""
 
 
 @record
@@ -120,7 +120,7 @@ def slab_of(search: Search, t: int, s: int, k: int, t_outside: bool) -> Slab | N
         ends = search.turnaround + (0.0 if cut else drained + one_out)
         moving = max(loading, storing - one_out, held_bus - bus_out)
         beside = (results - 1) * bus_out / held_bus if held_bus else 0.0
-    least = until_stored(loading, moving, ends, beside, one_out) + memory / 8
+    least = until_stored(loading, moving, ends, beside, one_out)
     return Slab(
         t, s, k, t_outside, turns, results, outer, slots, deep, rest, left_over, kept, loading, one_t + one_s, once,
         one_out, drained, memory, moving, beside, cut, least,
@@ -131,7 +131,7 @@ def on_arrays(search: Search, slab: Slab, grid: tuple[int, int]) -> Tiles | None
     """With the time of the arrays; None where that alone is longer than the best tiles take."""
     e, machine, memory, turns = search.product, search.machine, slab.moving, slab.turns
     compute = e.products * turns * machine.compute(slab.t, slab.s, slab.k, *grid) / machine.clock
-    if search.beaten(compute):
+    if search.beaten(compute, compute, slab.memory):
         return None
     once = 0.0 if e.repeated else slab.once
     # from loading a slot until it may be loaded again
@@ -141,11 +141,12 @@ def on_arrays(search: Search, slab: Slab, grid: tuple[int, int]) -> Tiles | None
     steady = max(steady, once + (turns + slab.left_over * (deep - 1)) * around / deep)
     # from the first product of a tile of the result until it is stored
     leaving = compute / slab.results + search.drain + slab.drained + slab.out
-    steady = max(steady, slab.results * max(leaving / slab.slots, slab.drained if e.vector else 0.0))
+    results = slab.results * max(leaving / slab.slots, slab.drained if e.vector else 0.0)
+    steady, among = max(steady, results), max(compute, slab.memory, turns * around / deep, results)
     # the beginning and the end of one product overlap with its neighbours in a row of them
     end, after = (0.0, 0.0) if e.repeated else (compute / turns, search.turnaround + slab.drained + slab.out)
     ending = _Ending(None, slab.first, 0.0, end, end, 1.0)
-    if slab.cut and not search.beaten(max(steady, memory) + search.drain + slab.memory / 8):
+    if slab.cut and not search.beaten(max(steady, memory) + search.drain, among, slab.memory):
         # arrays are at work all the time, or from when the slab before is there, which comes at once
         busy = max(steady - end, memory - slab.loading * slab.rest / e.k + compute / turns)
         ways = (ending, *_strips(search, slab, grid, ending))
@@ -158,6 +159,7 @@ def on_arrays(search: Search, slab: Slab, grid: tuple[int, int]) -> Tiles | None
     return Tiles(
         slab.t, slab.s, slab.k, slab.t_outside, slab.slots_outer, slab.slots, seconds, *grid,
         kept=slab.kept, compute=compute, memory=slab.memory, strips=ending.strips, deep=deep,
+        among=seconds if e.repeated else among,
     )  # fmt: skip
 
 

@@ -169,5 +169,5 @@ def _slabs(search: Search, most: Limits, *, small: bool = False) -> None:
                         if key not in known:
                             known[key] = slab_of(search, *key)
                         slab = known[key]
-                        if slab is not None and not search.beaten(slab.least):
+                        if slab is not None and not search.beaten(slab.least, slab.memory, slab.memory):
                             search.offer(on_arrays(search, slab, grid))

@@ -47,15 +47,26 @@ class Tiles:
     """slabs: how the last one comes; None: like all others"""
     deep: int = SLOTS
     """slabs: those of one product that are on chip at a time"""
+    among: float = 0.0
+    """seconds among other products: operands are there when they are needed, and the last results leave later"""
 
     @property
     def limit(self) -> str:
         return bound_of(self.seconds, self.compute, self.memory)
 
     @property
+    def usual(self) -> float:
+        """Seconds, as often by itself as among others."""
+        return (self.seconds + self.among) / 2
+
+    @property
     def score(self) -> float:
-        """What the search makes small: the time, and of tiles that take about the same time, what they move."""
-        return self.seconds + self.memory / 8
+        return score(self.seconds, self.among, self.memory)
+
+
+def score(seconds: float, among: float, memory: float) -> float:
+    """What the search makes small: the time, and of tiles that take about the same time, what they move."""
+    return (seconds + among) / 2 + memory / 8
 
 
 def bound_of(seconds: float, compute: float, memory: float) -> str:
