@@ -154,7 +154,7 @@ class _Panel:
         stored = self.leaving + self.of_inner[0]
         if self.may_queue and stored > self.slots * self.micros and self.compute > self.bus:
             self.slots = 2 * DEEP
-        return max(0.0, stored - self.slots * self.micros) if self.pieces >= self.slots else 0.0
+        return max(0.0, stored - self.slots * self.micros) if self.pieces > self.slots else 0.0
 
     def _late(self, early: int) -> float:
         """Seconds by which operands come later, after the first inner piece, than the arrays have got to them.
