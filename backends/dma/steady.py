@@ -12,9 +12,10 @@ from itertools import accumulate
 from math import gcd
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pimc.backends.dma.banks import AHEAD, Refresh, RowTimes
-from pimc.backends.dma.stretches import Ints, Nest, Stretches
+from pimc.backends.dma.stretches import Nest, Stretches
 from pimc.backends.dma.traffic import Memory, row_stretches
 from pimc.record import record
 
@@ -40,7 +41,7 @@ def endless(nest: Nest, memory: Memory) -> Nest | None:
     return Nest(nest.run, (*inner, (turns * -(-FEWEST // looked_at), stride)))
 
 
-def cycle_of(found: Stretches, ranks: Ints, burst: int) -> Cycle:
+def cycle_of(found: Stretches, ranks: NDArray[np.int8], burst: int) -> Cycle:
     """Of the busiest channel."""
     channel = int(found.totals.argmax())
     end = int(found.lanes[channel])

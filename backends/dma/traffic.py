@@ -110,15 +110,19 @@ def split_run(digits: Sequence[Digit], element_bytes: int, access_bytes: int) ->
 
 def _repeated(starts: NDArray[np.int64], count: int, step: int) -> NDArray[np.int64]:
     """The sum of `count` copies of a periodic histogram, each `step` further on."""
-    total = np.zeros_like(starts)
+    apart = gcd(step, len(starts))
+    around = len(starts) // apart
+    rounds, left = divmod(count, around)
+    total = np.tile(starts.reshape(around, apart).sum(axis=0) * rounds, around)
     done, block, size = 0, starts, 1
-    while count:
-        if count & 1:
+    while left:
+        if left & 1:
             total += _turned(block, done * step)
             done += size
-        block = block + _turned(block, size * step)
-        size *= 2
-        count >>= 1
+        left >>= 1
+        if left:
+            block = block + _turned(block, size * step)
+            size *= 2
     return total
 
 
