@@ -30,8 +30,8 @@ MOST, WALKED = 1 << 15, 1 << 17
 """Stretches that are walked through, of all channels or of the slowest, and from all begins together."""
 LOOKED_AT = 4
 """Channels from which it is told whether bursts wait for their rows while only one rank is read."""
-DEALS, DEALT = 8, 16
-"""Shuffles of blocks that are followed, fewer if they have many stretches, and begins of all of them."""
+DEALS, TOGETHER, DEALT = range(12, 33), 100_000, 1 << 17
+"""Shuffles of blocks that are followed: as many as come to so many clocks, but to no more than so many stretches."""
 
 
 @record
@@ -156,9 +156,10 @@ def _nest_ps(dram: Dram, whole: Nest) -> int:
         return dram.ps(busiest_of(memory, whole) * burst)  # a row of each channel at most
     part = cut(whole, memory, RUNS)
     if whole.block:
-        deals = max(1, min(DEALS, 2 * MOST // (part.blocks * rows_of_block(part, memory))))
         bursts = busiest_of(memory, whole)
-        told = [_part(dram, replace(part, deal=deal), part != whole, DEALT // deals) for deal in range(deals)]
+        deals = min(max(DEALS.start, round(TOGETHER / (bursts * burst))), DEALS.stop - 1)
+        deals = max(1, min(deals, DEALT // (part.blocks * rows_of_block(part, memory))))
+        told = [_part(dram, replace(part, deal=deal), part != whole, 1) for deal in range(deals)]
         clocks = mean(each.clocks(bursts) for each in told)
     else:
         found = _part(dram, part, part != whole, MOMENTS)
@@ -227,5 +228,8 @@ def _part(dram: Dram, nest: Nest, more: bool, begins: int) -> Told:
             return Told(bursts, once, with_refresh(ranks, rows, refresh) / bursts)
     clocks = found.totals * rows.burst + (0 if late is None else late)
     slowest = sorted(found.unlike, key=lambda channel: -clocks[channel])
-    found = found.of(slowest[: max(1, MOST * len(found.counts) // len(found.rows))])
-    return Told(bursts, once, walked(found, rows, refresh, min(begins, WALKED // len(found.rows)), nest.deal) / bursts)
+    may_wait = refresh.lasts * (1 + clocks / refresh.apart) if refresh else clocks * 0
+    last = [channel for channel in slowest if clocks[channel] + may_wait[channel] >= clocks[slowest[0]]]
+    found = found.of(last[: max(1, MOST * len(found.counts) // len(found.rows))])
+    begun = min(begins, WALKED // len(found.rows))
+    return Told(bursts, once, walked(found, rows, refresh, begun, nest.deal) / bursts)
