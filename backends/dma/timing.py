@@ -215,7 +215,9 @@ class CopyTime:
         return max(moving / PS_PER_S, elements * element_bytes * self.port), held / PS_PER_S
 
     def least(self, moved: int, *, contiguous: bool = False, writes: bool = False) -> float:
-        """No more than a copy of so many bytes takes, wherever they lie: for long contiguous ones just that. Cheap."""
+        """No more than a copy of so many bytes of memory takes, wherever they lie: what it takes if it is contiguous.
+        Cheap: nothing is looked at. In seconds.
+        """
         dram = self.writes if writes else self.reads
         if dram is None:
             return 0.0
