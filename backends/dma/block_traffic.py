@@ -18,6 +18,7 @@ from pimc.backends.dma.traffic import (
     Memory,
     Traffic,
     accesses_of,
+    busiest_of_run,
     histogram,
     row_stretches,
     split_run,
@@ -52,6 +53,8 @@ def traffic_in_blocks(memory: Memory, digits: tuple[Digit, ...], element_bytes: 
 
 def busiest_of(memory: Memory, nest: Nest) -> float:
     """Accesses of the busiest channel; where blocks lie anywhere, on average over where they do."""
+    if nest.blocks == 1 and not nest.rest:
+        return busiest_of_run(memory, nest.run)
     accesses = histogram(memory, nest.run, nest.rest)
     if nest.blocks == 1:
         return int(accesses.reshape(memory.channels, -1).sum(axis=1).max())

@@ -1,20 +1,22 @@
 """How long a memory's channels are at work on a strided transfer, refresh included.
 
 What channels read is found by `stretches.py`, how long that takes without refresh by `banks.py`. Refresh of all banks
-at once takes its part of the time; refresh of one rank after the other what `refresh.py` finds. Long transfers are told
-by a part of them. Where a hash spreads accesses, rows and banks are not known, and the bursts of an even share are
-taken.
+at once takes its part of the time. Refresh of one rank after the other takes the same part of all transfers that end
+before the second one, that of a long contiguous stream: pieces that follow each other take what they take as one. What
+longer ones lose from there on `steady.py` finds if they are regular, and otherwise `refresh.py`, by a part of very long
+ones. Where a hash spreads accesses, rows and banks are not known, and the bursts of an even share are taken.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from statistics import mean
 
 from pimc.backends.dma.banks import Refresh, RowTimes, delays
 from pimc.backends.dma.block_traffic import busiest_of, nest_in_blocks, traffic_in_blocks
-from pimc.backends.dma.refresh import FOLLOWED, MOMENTS, Losses, losses, of_one_rank, ranks_of, with_refresh
+from pimc.backends.dma.refresh import FOLLOWED, MOMENTS, Losses, losses, ranks_of, with_refresh
+from pimc.backends.dma.steady import cycle_of, endless, lost, quick
 from pimc.backends.dma.stretches import Nest, cut, rows_of_block, stretches
 from pimc.backends.dma.traffic import Memory, Traffic, accesses_of, split_run, traffic
 from pimc.backends.dma.walk import walked
@@ -28,8 +30,8 @@ MOST, WALKED = 1 << 15, 1 << 17
 """Stretches that are walked through, of all channels or of the slowest, and from all begins together."""
 LOOKED_AT = 4
 """Channels from which it is told whether bursts wait for their rows while only one rank is read."""
-DEALS, DEALT = 8, 16
-"""Shuffles of blocks that are followed, fewer if they have many stretches, and begins of all of them."""
+DEALS, TOGETHER, DEALT = range(12, 33), 100_000, 1 << 17
+"""Shuffles of blocks that are followed: as many as come to so many clocks, but to no more than so many stretches."""
 
 
 @record
@@ -44,6 +46,13 @@ class Dram:
     interval: int = 0
     """between refreshes of a bank; 0: there is no refresh"""
     lasts: int = 0
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.memory, self.rows, self.clock_ps, self.ranks, self.interval, self.lasts))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def plain_ps(self, asked: Traffic) -> int:
         """Picoseconds of what is asked, by its sums, without refresh."""
@@ -60,12 +69,24 @@ class Dram:
         """Picoseconds of such clocks, in which refresh of one rank after the other is, and other refresh is not."""
         return round(clocks * self.clock_ps) if self.in_turn else self.derated(round(clocks * self.clock_ps))
 
-    @property
+    @cached_property
     def in_turn(self) -> Refresh | None:
         """Refresh of one rank after the other."""
         if not self.interval or self.ranks == 1:
             return None
         return Refresh(self.ranks, self.rows.banks // self.ranks, self.interval, self.lasts)
+
+    @cached_property
+    def contiguous(self) -> float:
+        """The part of a long contiguous stream's time that refresh of ranks in turn takes."""
+        stream = endless(Nest(self.memory.access_bytes, ()), self.memory)
+        steady = _steady(self, stream) if stream and self.in_turn and not self.memory.hashed else None
+        return steady.part if steady else 0.0
+
+    def refreshed(self, clocks: float, part: float = 0.0) -> float:
+        """Such clocks of bursts with refresh of ranks in turn, which takes a part of those behind the first refresh."""
+        first = min(clocks, self.in_turn.apart) if self.in_turn else 0.0
+        return first / (1 - self.contiguous) + (clocks - first) / (1 - part)
 
 
 def dram_of(dram: DramSpec, memory: Memory, *, writes: bool = False) -> Dram:
@@ -77,6 +98,13 @@ def dram_of(dram: DramSpec, memory: Memory, *, writes: bool = False) -> Dram:
     ranks = dram.ranks if dram.refresh_order == "staggered-ranks" else 1
     refresh = (c["nREFI"], c["nRFC"]) if dram.refresh else (0, 0)
     return Dram(memory, rows, dram.clock_ps, ranks, *refresh)
+
+
+def share_ps(dram: Dram, accesses: int, part: float | None = None) -> int:
+    """Picoseconds of so many accesses in a contiguous stream over all channels; or where refresh of ranks in turn takes
+    such a part of all but the first."""
+    bursts_ps = -(-accesses * dram.rows.burst * dram.clock_ps // dram.memory.channels)
+    return dram.ps(dram.refreshed(bursts_ps / dram.clock_ps, dram.contiguous if part is None else part))
 
 
 @lru_cache(maxsize=65536)
@@ -109,24 +137,58 @@ def chosen_ps(dram: Dram, row: tuple[Digit, ...], element_bytes: int, count: int
     return _nest_ps(dram, Nest(run, tuple(rest), count, table[1], table[0]))
 
 
+def least_ps(dram: Dram, moved: int, *, contiguous: bool = False) -> int:
+    """What a transfer of so many bytes takes at least, wherever they lie; exactly, if they are contiguous."""
+    if contiguous and not dram.memory.hashed:
+        return _nest_ps(dram, Nest(moved, ()))
+    return share_ps(dram, -(-moved // dram.memory.access_bytes), 0.0)
+
+
 @lru_cache(maxsize=65536)
 def _nest_ps(dram: Dram, whole: Nest) -> int:
     """The same of runs of bytes; many loop nests of elements come to the same."""
-    memory, refresh = dram.memory, dram.in_turn
+    memory, burst = dram.memory, dram.rows.burst
+    stream = endless(whole, memory) if dram.in_turn and not whole.block else None
+    steady = _steady(dram, stream) if stream else None
+    if steady:
+        return dram.ps(dram.refreshed(busiest_of(memory, whole) * steady.once * burst, steady.part))
     if not (whole.rest or whole.block) and whole.run <= memory.row_bytes * memory.channels:
-        # a row of each channel at most
-        bus = -(-min(whole.run, memory.row_bytes) // memory.access_bytes) * dram.rows.burst
-        return dram.ps(of_one_rank(bus, refresh) if refresh else bus)
+        return dram.ps(busiest_of(memory, whole) * burst)  # a row of each channel at most
     part = cut(whole, memory, RUNS)
     if whole.block:
-        deals = max(1, min(DEALS, 2 * MOST // (part.blocks * rows_of_block(part, memory))))
         bursts = busiest_of(memory, whole)
-        told = [_part(dram, replace(part, deal=deal), part != whole, DEALT // deals) for deal in range(deals)]
+        deals = min(max(DEALS.start, round(TOGETHER / (bursts * burst))), DEALS.stop - 1)
+        deals = max(1, min(deals, DEALT // (part.blocks * rows_of_block(part, memory))))
+        told = [_part(dram, replace(part, deal=deal), part != whole, 1) for deal in range(deals)]
         clocks = mean(each.clocks(bursts) for each in told)
     else:
         found = _part(dram, part, part != whole, MOMENTS)
-        clocks = found.clocks(found.bursts if part == whole else busiest_of(memory, whole) * found.once)
-    return dram.ps(clocks)
+        bursts = found.bursts if part == whole else busiest_of(memory, whole) * found.once
+        clocks = found.clocks(bursts)
+    return dram.ps(max(clocks, dram.refreshed(bursts * burst)))
+
+
+@record
+class Steady:
+    """What is known of a regular stream that goes on and on."""
+
+    once: float
+    """bursts, as a part of those where what two runs need one after the other counts twice"""
+    part: float
+    """of its time that refresh takes"""
+
+
+@lru_cache(maxsize=4096)
+def _steady(dram: Dram, stream: Nest) -> Steady | None:
+    """Of a stream where ranks are refreshed in turn; none: its rows hold it up."""
+    refresh, rows, found = dram.in_turn, dram.rows, stretches(stream, dram.memory)
+    if refresh is None or delays(found, rows) is not None:
+        return None
+    ranks = refresh.ranks_of(found.rows)
+    cycle = cycle_of(found, ranks, rows.burst)
+    if quick(cycle, rows) and delays(found.split(ranks, LOOKED_AT), rows) is not None:
+        return None
+    return Steady(found.once, lost(cycle, rows, refresh))
 
 
 @record
@@ -159,10 +221,15 @@ def _part(dram: Dram, nest: Nest, more: bool, begins: int) -> Told:
         each = refresh.ranks_of(found.rows)
         ranks = ranks_of(found, each, refresh.ranks)
         if not ranks.quick or delays(found.split(each, LOOKED_AT), rows) is None:
+            if not more and bursts * rows.burst <= refresh.apart:
+                return Told(bursts, once, rows.burst)
             if more or bursts * rows.burst > FOLLOWED * refresh.apart:
                 return Told(bursts, once, rows.burst, losses(ranks, rows, refresh))
             return Told(bursts, once, with_refresh(ranks, rows, refresh) / bursts)
     clocks = found.totals * rows.burst + (0 if late is None else late)
     slowest = sorted(found.unlike, key=lambda channel: -clocks[channel])
-    found = found.of(slowest[: max(1, MOST * len(found.counts) // len(found.rows))])
-    return Told(bursts, once, walked(found, rows, refresh, min(begins, WALKED // len(found.rows)), nest.deal) / bursts)
+    may_wait = refresh.lasts * (1 + clocks / refresh.apart) if refresh else clocks * 0
+    last = [channel for channel in slowest if clocks[channel] + may_wait[channel] >= clocks[slowest[0]]]
+    found = found.of(last[: max(1, MOST * len(found.counts) // len(found.rows))])
+    begun = min(begins, WALKED // len(found.rows))
+    return Told(bursts, once, walked(found, rows, refresh, begun, nest.deal) / bursts)

@@ -99,12 +99,6 @@ def begins(refresh: Refresh, clocks: float, count: int, turn: int = 0) -> Begins
     return Begins(moments, (each + turn) % refresh.ranks, weights)
 
 
-def of_one_rank(clocks: int, refresh: Refresh) -> float:
-    """Clocks of a transfer that takes so many without refresh, on average over when it begins: one that begins in its
-    rank's refresh waits for what is left of it, one that meets it for all of it."""
-    return clocks + (clocks + _anew(refresh, clocks) * refresh.lasts / 2) * refresh.lasts / refresh.interval
-
-
 def with_refresh(ranks: Ranks, times: RowTimes, refresh: Refresh) -> float:
     """Clocks of a transfer whose bursts lie like that."""
     busy = (ranks.ends - ranks.begins) * times.burst

@@ -17,7 +17,7 @@ from functools import partial
 
 from pimc.backends.dma.block_traffic import accesses_in_blocks, blocks_of
 from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, LoadBlocks, MapBlocks, MapRows, Move, Store, StoreBlocks
-from pimc.backends.dma.moving import Dram, chosen_ps, dram_of, in_blocks_ps, moving_ps
+from pimc.backends.dma.moving import Dram, chosen_ps, dram_of, in_blocks_ps, least_ps, moving_ps, share_ps
 from pimc.backends.dma.traffic import Memory, Traffic, accesses_of, slots, traffic
 from pimc.backends.isa import Command
 from pimc.backends.quantity import PS_PER_S, period_ps
@@ -61,7 +61,6 @@ class DmaCosts:
         clock = spec.dram.clock_ps
         self.read_latency = (cycles["nRCDRD"] + cycles["nCL"] + cycles["nBL"]) * clock + 2 * dma.latency
         self.write_latency = (cycles["nRCDWR"] + cycles["nCWL"] + cycles["nBL"]) * clock + 2 * dma.latency
-        self.access_ps = spec.dram.burst_cycles * clock
         self.reads, self.writes = (dram_of(spec.dram, self.memory, writes=writes) for writes in (False, True))
         self.derated, self.plain_ps = self.reads.derated, self.reads.plain_ps
         self.port = _port_bandwidth(spec, dma)
@@ -124,7 +123,7 @@ class DmaCosts:
 
     def _transfer(self, accesses: int, moving: int, chip_slots: int, reads: bool) -> TransferTime:
         """Of what keeps the slowest channel at work for `moving` picoseconds."""
-        held = min(moving, self.derated(-(-accesses * self.access_ps // self.dram.channels)))
+        held = min(moving, share_ps(self.reads, accesses))
         latency = self.read_latency if reads else self.write_latency
         return TransferTime(latency, max(moving, self._on_chip(chip_slots)), held)
 
@@ -211,9 +210,18 @@ class CopyTime:
         dram = self.writes if writes else self.reads
         if dram is None:
             return 0.0, 0.0
-        moving, accesses = moving_ps(dram, digits, element_bytes), accesses_of(dram.memory, digits, element_bytes)
-        held = min(moving, dram.derated(accesses * dram.rows.burst * dram.clock_ps // dram.memory.channels)) / PS_PER_S
-        return max(moving / PS_PER_S, elements * element_bytes * self.port), held
+        moving = moving_ps(dram, digits, element_bytes)
+        held = min(moving, share_ps(dram, accesses_of(dram.memory, digits, element_bytes)))
+        return max(moving / PS_PER_S, elements * element_bytes * self.port), held / PS_PER_S
+
+    def least(self, moved: int, *, contiguous: bool = False, writes: bool = False) -> float:
+        """No more than a copy of so many bytes of memory takes, wherever they lie: what it takes if it is contiguous.
+        Cheap: nothing is looked at. In seconds.
+        """
+        dram = self.writes if writes else self.reads
+        if dram is None:
+            return 0.0
+        return max(least_ps(dram, moved, contiguous=contiguous) / PS_PER_S, moved * self.port)
 
 
 @by_identity

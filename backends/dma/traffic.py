@@ -55,6 +55,12 @@ def traffic(memory: Memory, digits: tuple[Digit, ...], element_bytes: int) -> Tr
     return Traffic(total, busiest, -(-rows * busiest // max(1, total)), 0 if banks is None else int(banks.max()))
 
 
+def busiest_of_run(memory: Memory, run: int) -> int:
+    """The accesses of a run of bytes on its first channel, where none has more."""
+    turns, left = divmod(run, memory.row_bytes * memory.channels)
+    return (turns * memory.row_bytes + min(left, memory.row_bytes) + memory.access_bytes - 1) // memory.access_bytes
+
+
 @lru_cache(maxsize=65536)
 def accesses_of(memory: Memory, digits: tuple[Digit, ...], element_bytes: int) -> int:
     """The accesses alone, for which only where in an access runs begin matters."""
@@ -63,6 +69,8 @@ def accesses_of(memory: Memory, digits: tuple[Digit, ...], element_bytes: int) -
     if not rest:
         return -(-run // access)
     unit = gcd(access, *(stride for _, stride in rest))
+    if unit == access:
+        return prod(count for count, _ in rest) * -(-run // access)
     starts = np.zeros(access // unit, np.int64)
     starts[0] = 1
     for count, stride in rest:
@@ -102,15 +110,19 @@ def split_run(digits: Sequence[Digit], element_bytes: int, access_bytes: int) ->
 
 def _repeated(starts: NDArray[np.int64], count: int, step: int) -> NDArray[np.int64]:
     """The sum of `count` copies of a periodic histogram, each `step` further on."""
-    total = np.zeros_like(starts)
+    apart = gcd(step, len(starts))
+    around = len(starts) // apart
+    rounds, left = divmod(count, around)
+    total = np.tile(starts.reshape(around, apart).sum(axis=0) * rounds, around)
     done, block, size = 0, starts, 1
-    while count:
-        if count & 1:
+    while left:
+        if left & 1:
             total += _turned(block, done * step)
             done += size
-        block = block + _turned(block, size * step)
-        size *= 2
-        count >>= 1
+        left >>= 1
+        if left:
+            block = block + _turned(block, size * step)
+            size *= 2
     return total
 
 

@@ -46,7 +46,7 @@ def test_gemms_reach_the_roofline(shape: tuple[int, int, int], cores: int) -> No
 
 ON_CHIP = [
     (1024, 256, 3072, 0.77), (2048, 512, 4096, 0.84), (256, 2048, 1024, 0.83), (300, 1280, 1280, 0.74),
-    (2048, 1000, 500, 0.8), (512, 4096, 4096, 0.87), (1280, 256, 1280, 0.85), (768, 5120, 128, 0.78),
+    (2048, 1000, 500, 0.8), (512, 4096, 4096, 0.85), (1280, 256, 1280, 0.845), (768, 5120, 128, 0.78),
 ]  # fmt: skip
 
 
@@ -191,12 +191,12 @@ def test_small_decode_gemv_is_bound_by_memory(n: int, k: int) -> None:
 
 
 SKINNY = [
-    # of raw bandwidth, which the memory's refresh leaves 93.3 % of
-    ("npu", 1, 1, 1024, 4096, 0.915), ("npu", 1, 1, 4096, 1024, 0.915), ("npu", 1, 1, 1024, 1024, 0.87),
-    ("npu", 1, 1, 1000, 4096, 0.895), ("npu", 1, 1, 4096, 1000, 0.91), ("npu", 1, 1, 3000, 5000, 0.9),
-    ("npu", 1, 2, 3000, 5000, 0.9), ("npu", 1, 4, 1024, 4096, 0.895), ("npu", 1, 4, 1024, 1024, 0.79),
-    ("npu", 1, 4, 2048, 11008, 0.925), ("npu", 4, 4, 1024, 4096, 0.9), ("npu", 4, 4, 4096, 1024, 0.91),
-    ("npu", 4, 4, 4096, 1000, 0.91), ("npu-server", 4, 1, 1024, 1024, 0.985), ("npu-server", 4, 4, 512, 512, 0.87),
+    # of raw bandwidth, of which refresh leaves a contiguous stream 91.9 %
+    ("npu", 1, 1, 1024, 4096, 0.9), ("npu", 1, 1, 4096, 1024, 0.9), ("npu", 1, 1, 1024, 1024, 0.86),
+    ("npu", 1, 1, 1000, 4096, 0.88), ("npu", 1, 1, 4096, 1000, 0.9), ("npu", 1, 1, 3000, 5000, 0.895),
+    ("npu", 1, 2, 3000, 5000, 0.895), ("npu", 1, 4, 1024, 4096, 0.88), ("npu", 1, 4, 1024, 1024, 0.785),
+    ("npu", 1, 4, 2048, 11008, 0.91), ("npu", 4, 4, 1024, 4096, 0.895), ("npu", 4, 4, 4096, 1024, 0.9),
+    ("npu", 4, 4, 4096, 1000, 0.9), ("npu-server", 4, 1, 1024, 1024, 0.985), ("npu-server", 4, 4, 512, 512, 0.87),
     ("npu-server", 4, 32, 768, 3072, 0.95), ("npu", 1, 4, 5000, 3000, 0.88), ("npu", 4, 8, 4096, 1000, 0.885),
 ]  # fmt: skip
 
@@ -377,7 +377,7 @@ def test_decoding_attention_is_bound_by_memory_as_a_whole(tmp_path: Path) -> Non
     report = compile_model(model, "npu", Options(dims=dims)).report
     assert report is not None
     assert [op.op for op in report.ops] == ["attention"]
-    assert report.seconds <= 2 * 2 * 64 * 8 * 2048 * 64 / 1024e9 / 0.9
+    assert report.seconds <= 2 * 2 * 64 * 8 * 2048 * 64 / 1024e9 / 0.895
 
 
 @pytest.mark.parametrize("cores", [1, 4])

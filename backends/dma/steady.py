@@ -1,0 +1,107 @@
+"""What refresh takes of a stream that goes on and on, where ranks are refreshed in turn and nothing else holds it up.
+
+A regular stream falls into step with refreshes: where one meets a channel decides what it costs and where it meets the
+next. So it loses more or less than refresh takes of the time on average, always the same in the long run.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from functools import lru_cache
+from itertools import accumulate
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimc.backends.dma.banks import AHEAD, Refresh, RowTimes
+from pimc.backends.dma.stretches import Nest, Stretches
+from pimc.backends.dma.traffic import Memory, row_stretches
+from pimc.record import record
+
+FEWEST, MOST = 256, 4096
+"""Stretches of rows that are looked at; a stream that does not come to the same banks after so many is not regular."""
+FOLLOWED = 256
+"""Refreshes through which a stream is followed if it does not fall into step."""
+
+Cycle = tuple[tuple[int, int], ...]
+"""Ranks that a channel reads one after the other, again and again: which, and clocks of its bursts there."""
+
+
+def endless(nest: Nest, memory: Memory) -> Nest | None:
+    """The beginning of a stream that goes on like a loop nest, until it comes to the same banks; none: too late."""
+    around = memory.row_bytes * memory.channels * memory.banks
+    if not nest.rest:
+        return Nest(around, ())
+    *inner, (_, stride) = nest.rest
+    turns = around // gcd(around, stride)
+    looked_at = turns * row_stretches(nest.run, inner, memory.row_bytes)
+    if looked_at > MOST:
+        return None
+    return Nest(nest.run, (*inner, (turns * -(-FEWEST // looked_at), stride)))
+
+
+def cycle_of(found: Stretches, ranks: NDArray[np.int8], burst: int) -> Cycle:
+    """Of the busiest channel."""
+    channel = int(found.totals.argmax())
+    end = int(found.lanes[channel])
+    here = slice(end - int(found.counts[channel]), end)
+    of, bursts = ranks[here], found.bursts[here]
+    changes = np.flatnonzero(np.concatenate([[True], of[1:] != of[:-1]]))
+    runs = list(zip(of[changes].tolist(), (np.add.reduceat(bursts, changes) * burst).tolist(), strict=True))
+    if len(runs) > 1 and runs[0][0] == runs[-1][0]:
+        runs[0] = runs[0][0], runs[0][1] + runs.pop()[1]
+    return tuple(runs)
+
+
+def quick(cycle: Cycle, times: RowTimes) -> bool:
+    """Whether a channel knows bursts of more than one rank ahead, as a rule, or comes to know them in a refresh."""
+    return sum(clocks for _, clocks in cycle) <= 2 * AHEAD * times.burst * len(cycle)
+
+
+@lru_cache(maxsize=4096)
+def lost(cycle: Cycle, times: RowTimes, refresh: Refresh) -> float:
+    """The part of a channel's time that refreshes take in the long run."""
+    ranks = [_Rank.of(rank, cycle) for rank in range(refresh.ranks)]
+    around, at, waited = sum(clocks for _, clocks in cycle), 0, 0
+    before = {0: (0, 0)}
+    for event in range(1, FOLLOWED + 1):
+        loss = ranks[(event - 1) % refresh.ranks].waits(at % around, times, refresh)
+        waited += loss
+        at += refresh.apart - loss
+        if event % refresh.ranks == 0:
+            known = before.setdefault(at % around, (event, waited))
+            if known[0] != event:  # in step: all goes on as it did from there
+                return (waited - known[1]) / ((event - known[0]) * refresh.apart)
+    return waited / (FOLLOWED * refresh.apart)
+
+
+@record
+class _Rank:
+    """Where in a cycle a rank is read."""
+
+    ends: list[int]
+    """of each run of one rank, in clocks since the cycle began"""
+    own: list[int]
+    """clocks of this rank before each run, and before the next cycle"""
+
+    @staticmethod
+    def of(rank: int, cycle: Cycle) -> _Rank:
+        own = accumulate((clocks * (of == rank) for of, clocks in cycle), initial=0)
+        return _Rank(list(accumulate(clocks for _, clocks in cycle)), list(own))
+
+    def waits(self, at: int, times: RowTimes, refresh: Refresh) -> int:
+        """Clocks for which a channel that is there in its cycle waits for a refresh of the rank: until its requests are
+        all for this rank, it goes on with others."""
+        around, all_own, ahead = self.ends[-1], self.own[-1], AHEAD * times.burst
+        if not all_own:
+            return 0
+        run = bisect_right(self.ends, at)
+        last = self.own[run + 1]
+        served = last - (self.ends[run] - at) if last > self.own[run] else last
+        cycles, wanted = divmod(served + ahead - 1, all_own)
+        run = bisect_left(self.own, wanted + 1)
+        filled = cycles * around + self.ends[run - 1] - (self.own[run] - wanted - 1)
+        others = filled - at - ahead
+        # rows known before the refresh are open when it is over
+        return max(0, refresh.lasts + times.opening * (others >= ahead) - max(0, others))
