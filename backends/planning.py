@@ -22,7 +22,7 @@ from pimc.backends.row_pitch import row_pitch
 from pimc.backends.target import TargetSpec
 from pimc.ir.blocks import Blocks
 from pimc.ir.chains import chains_in, keeps, waiting
-from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Placement, Queue, Ragged, ReadAs, Stage, SubBatch
 from pimc.ir.graph import Graph, Node, Role, Value, untransposed
 from pimc.ir.layout import Layout
@@ -133,6 +133,7 @@ def make_plan(
     cache_tokens: room that caches get along their token axis beyond what this graph needs (generation).
     banked: weights that lie in the banks' pattern whoever reads them here, since another program wants them so.
     queries: in flight at a time, in as many stages; all of them have caches here.
+    Rows of matrices have gaps (`row_pitch.py`), unless the device is too small for these.
     Raises CompileError (CAPACITY) with the numbers where a device is too small.
     """
     mine = {v for n in own.scheduled for v in n.inputs()} | {r for n in own.scheduled for r in n.results}
@@ -140,9 +141,17 @@ def make_plan(
     outputs = [v for _, v in graph.outputs if v in mine or (own.stage == 0 and v.owner is None)]
     # Where an NPU computes, the batch is what keeps the stages busy; it is all there.
     others = queries - 1 if spec.npu is None else 0
-    return _Planner(
-        graph.name, own.scheduled, own.topological, idle, outputs, spec, cache_tokens, banked, others
-    ).plan()
+
+    def plan(spec: TargetSpec) -> Plan:
+        nodes = own.scheduled, own.topological
+        return _Planner(graph.name, *nodes, idle, outputs, spec, cache_tokens, banked, others).plan()
+
+    try:
+        return plan(spec)
+    except CompileError:
+        if spec.dma is None or not spec.dma.row_gap:
+            raise
+    return plan(spec.model_copy(update={"dma": spec.dma.model_copy(update={"row_gap": 0})}))
 
 
 def plan_node(node: Node, spec: TargetSpec) -> Plan:

@@ -240,7 +240,8 @@ class Contraction:
             self._side(OUT, batch, t_axes, s_axes), count_of(batch),
             *self._of_epilogue(), self._together if swap else 1, 1 if swap else self._together,
             self._stays(streamed, stationary, t_axes, s_axes), self._cuts_of_k, *self._of_prologue(swap),
-            ("t" if swap else "s") if self.twin else "", _loops(t_axes, streamed), _loops(s_axes, stationary),
+            ("t" if swap else "s") if self.twin else "", 0 if self.epilogue is None else self.epilogue.commands,
+            _loops(t_axes, streamed), _loops(s_axes, stationary),
         )  # fmt: skip
 
     def _of_prologue(self, swap: bool) -> tuple[str, int, float]:

@@ -56,6 +56,8 @@ class Extents:
     """seconds of the vector unit for each of its elements"""
     doubled: str = ""
     """t or s: the operand of which there are two, whose products with the other one go on together"""
+    commands: int = 0
+    """vector commands of a tile of the result, beside the one that drains it (an epilogue)"""
     t_loops: tuple[int, ...] = ()
     s_loops: tuple[int, ...] = ()
     """counts of the loops over t and over s, outermost first, where there are several: tiles end where these do"""

@@ -31,6 +31,12 @@ class Machine:
     copies: CopyTime
     lanes: int = 128
     """accumulators of a row that leave in one pass"""
+    waiting: int = 8
+    """vector commands that are there at a time; nothing is multiplied for those behind them"""
+
+    def ahead(self, commands: int) -> int:
+        """Tiles of the result that are on their way at a time, at most, if so many commands follow each drain."""
+        return 1 + self.waiting // (1 + commands)
 
     @property
     def strips(self) -> bool:
@@ -127,5 +133,5 @@ def _machine(spec: TargetSpec) -> Machine:
     drained = vector.width * npu.cores // vector.cycles("copy") if npu.drain == "vector" else 0
     return Machine(
         array_time(npu.array, npu.arrays), npu.array.dataflow == "os", npu.tiling, npu.clock,
-        npu.device_accumulator_bytes, drained, copy_time(spec), vector.lanes,
+        npu.device_accumulator_bytes, drained, copy_time(spec), vector.lanes, vector.waiting,
     )  # fmt: skip

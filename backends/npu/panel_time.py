@@ -214,9 +214,9 @@ class _Panel:
 
     def _slots(self) -> float:
         """Seconds in which places on chip, and the vector unit, take all of it."""
-        turnaround, vector = self.search.turnaround, self.search.product.vector
-        out = self.turns * self.pieces
-        found = max(out * self.leaving / self.slots, out * self.drained if vector else 0.0)
+        turnaround, e = self.search.turnaround, self.search.product
+        out, ahead = self.turns * self.pieces, min(self.slots, self.search.machine.ahead(e.commands))
+        found = max(out * self.leaving / ahead, out * self.drained if e.vector else 0.0)
         if self.turns > 1:  # from loading a slot until it may be loaded again
             around = self.turn + self.of_inner[0] + turnaround
             found = max(found, self.layers * self.turns * around / (2 * SLOTS if self.turns_outer > 1 else SLOTS))

@@ -252,6 +252,11 @@ class TileOps:
         clocks = sum(npu.vector.cycles(function) * part for function, part in self._passes)
         return clocks / (npu.vector.width * npu.cores)
 
+    @property
+    def commands(self) -> int:
+        """Those of the vector units for a tile."""
+        return len(self._passes)
+
     @cached_property
     def calls(self) -> int:
         """Commands of the vector units for each group of columns of a tile, but for those over all of it."""
