@@ -195,7 +195,14 @@ class _Panel:
         if self.layers == 1:
             return busy
         # all results leave during the last layer
-        return max(busy, busy - self.turns * self.turn + self.micros + self.storing - self.of_out[0])
+        last = self.turns * self.turn
+        return busy - last + max(last, self.micros + self.storing - self.of_out[0], self._results())
+
+    def _results(self) -> float:
+        """Seconds in which all results leave the arrays, and the vector unit works on them."""
+        e, out = self.search.product, self.turns * self.pieces
+        ahead = min(self.slots, self.search.machine.ahead(e.commands))
+        return max(out * self.leaving / ahead, out * self.drained if e.vector else 0.0)
 
     def _transfers(self) -> float:
         """Seconds of the memory, and of what follows on the last loads, but for the end of all."""
@@ -214,9 +221,7 @@ class _Panel:
 
     def _slots(self) -> float:
         """Seconds in which places on chip, and the vector unit, take all of it."""
-        turnaround, e = self.search.turnaround, self.search.product
-        out, ahead = self.turns * self.pieces, min(self.slots, self.search.machine.ahead(e.commands))
-        found = max(out * self.leaving / ahead, out * self.drained if e.vector else 0.0)
+        turnaround, found = self.search.turnaround, self._results()
         if self.turns > 1:  # from loading a slot until it may be loaded again
             around = self.turn + self.of_inner[0] + turnaround
             found = max(found, self.layers * self.turns * around / (2 * SLOTS if self.turns_outer > 1 else SLOTS))
