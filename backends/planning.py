@@ -142,10 +142,14 @@ def make_plan(
     # Where an NPU computes, the batch is what keeps the stages busy; it is all there.
     others = queries - 1 if spec.npu is None else 0
 
-    def plan(spec: TargetSpec) -> Plan:
-        nodes = own.scheduled, own.topological
-        return _Planner(graph.name, *nodes, idle, outputs, spec, cache_tokens, banked, others).plan()
+    nodes = own.scheduled, own.topological
+    return _with_gaps_if_they_fit(
+        spec, lambda spec: _Planner(graph.name, *nodes, idle, outputs, spec, cache_tokens, banked, others).plan()
+    )
 
+
+def _with_gaps_if_they_fit(spec: TargetSpec, plan: Callable[[TargetSpec], Plan]) -> Plan:
+    """A plan, without gaps behind rows where the device is too small for these."""
     try:
         return plan(spec)
     except CompileError:
@@ -162,7 +166,9 @@ def plan_node(node: Node, spec: TargetSpec) -> Plan:
 def plan_nodes(nodes: Sequence[Node], spec: TargetSpec) -> Plan:
     """The same for a few nodes that follow each other."""
     every = [*(t for node in nodes for t in _transposes(node)), *nodes]
-    return _Planner(nodes[0].name, every, every, [], [], spec, None, frozenset()).plan()
+    return _with_gaps_if_they_fit(
+        spec, lambda spec: _Planner(nodes[0].name, every, every, [], [], spec, None, frozenset()).plan()
+    )
 
 
 def _transposes(node: Node) -> list[Node]:

@@ -27,7 +27,7 @@ from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Tile
 from pimc.record import record
 
-CLEARLY = 0.25
+CLEARLY = 0.1
 """The vector unit is taken where it saves at least this part of the arrays' turnaround."""
 ABOUT = 1.02
 """Two products are cut side by side where that is estimated to need up to this part of the time apart: who asks for it

@@ -70,7 +70,7 @@ class _Panel:
             return False
         if not e.repeated and tiles > SLOTS and holds(min(tiles, DEEP), self.slots):
             self.slots_outer = min(tiles, DEEP)  # they come ahead, while ops before are at work
-        self.may_queue = DEEP < self.pieces and not e.repeated and holds(self.slots_outer, 2 * DEEP)
+        self.may_queue = self.pieces > DEEP and not e.repeated and holds(self.slots_outer, 2 * DEEP)
         return True
 
     def may_win(self) -> bool:

@@ -8,7 +8,7 @@ from pimc.backends.kernels.arena import padded
 from pimc.backends.kernels.nest import SLOTS
 from pimc.backends.npu.candidates import RESULT, S, Search, T, cuts_rows, until_stored
 from pimc.backends.npu.extents import Extents, Side
-from pimc.backends.npu.strips import Strips, runs_for, strips_of
+from pimc.backends.npu.strips import DRAINS, Strips, runs_for, strips_of
 from pimc.backends.npu.tiles import DEEP, Tiles, move_seconds
 from pimc.record import record
 
@@ -195,6 +195,9 @@ def _strips(search: Search, slab: Slab, grid: tuple[int, int], whole: _Ending) -
         later = strips.count * came - at_once
         # the block before may still be multiplied when strips come
         behind = one - strips.count * (came - last) if before else last
-        yield _Ending(strips, came, later, max(last, behind), before + strips.count * last, strips.columns / extent)
+        drains = DRAINS if slab.cut == "t" and slab.s <= wide else 1
+        queued = max(0.0, search.drain - (machine.waiting - drains) * came)  # behind drains of strips before
+        ends = max(last, behind) + queued
+        yield _Ending(strips, came, later, ends, before + strips.count * last, strips.columns / extent)
         if later < last:
             return

@@ -11,11 +11,9 @@ from pimc.backends.kernels.nest import SLOTS, Nest, Tiling, every_turn, tilings
 from pimc.backends.kernels.product_nest import OUT
 from pimc.backends.npu.blocks import Matrix, Sums
 from pimc.backends.npu.extents import Extents
+from pimc.backends.npu.strips import DRAINS
 from pimc.backends.npu.tiled import Tiled, count_of, counted, plus
 from pimc.record import record
-
-_DRAINS = 4
-"""Parts of the last strip, if its rows are streamed, that leave the accumulators one by one."""
 
 
 @record
@@ -152,7 +150,7 @@ class Slabs(Tiled):
                 pair, added, loaded = (t, s), last.added + done, alike and before > 0
                 if ends:
                     held = out + before * tiles[other].elements * self.out.element_bytes
-                    drains = _DRAINS if alike and before + strip.elements == whole.elements else 1
+                    drains = DRAINS if alike and before + strip.elements == whole.elements else 1
                     start = plus(at, moved[1:])[0]
                     self._strip(pair, rows, columns, block.elements, part, added, start, held, drains, loaded=loaded)
                 else:

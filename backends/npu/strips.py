@@ -18,6 +18,8 @@ from pimc.record import record
 
 MOST_STRIPS = 16
 """into which a slab is cut"""
+DRAINS = 4
+"""Parts of the last strip, if its rows are streamed, that leave the accumulators one by one."""
 
 
 @record

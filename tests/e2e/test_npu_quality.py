@@ -45,8 +45,9 @@ def test_gemms_reach_the_roofline(shape: tuple[int, int, int], cores: int) -> No
 
 
 ON_CHIP = [
-    (1024, 256, 3072, 0.77), (2048, 512, 4096, 0.84), (256, 2048, 1024, 0.83), (300, 1280, 1280, 0.74),
-    (2048, 1000, 500, 0.8), (512, 4096, 4096, 0.85), (1280, 256, 1280, 0.845), (768, 5120, 128, 0.78),
+    (1024, 256, 3072, 0.86), (2048, 512, 4096, 0.96), (256, 2048, 1024, 0.86), (300, 1280, 1280, 0.74),
+    (2048, 1000, 500, 0.8), (512, 4096, 4096, 0.95), (1280, 256, 1280, 0.845), (768, 5120, 128, 0.91),
+    (512, 1024, 2048, 0.87), (1024, 4096, 1024, 0.96),
 ]  # fmt: skip
 
 
@@ -181,23 +182,22 @@ def test_a_few_rows_of_small_weights_reach_what_refresh_and_skew_leave(m: int, n
 
 @pytest.mark.parametrize(("n", "k"), [(1024, 4096), (4096, 1024), (2048, 2048)])
 def test_small_decode_gemv_is_bound_by_memory(n: int, k: int) -> None:
-    """Of 8 MiB of weights: less than 920 clocks for refresh, latency, the last products and the result.
-
-    Refresh takes 580 of them, and the arrays' fill and skew would take 509.
-    """
-    report = gemm("npu", 1, n, k)
-    assert report.cycles <= 2 * (n * k + k + n) / 1024 / 0.9
-    assert "on the vector unit" in report.ops[0].reason
+    """Of 8 MiB of weights: 94 % of what refresh leaves; the rest are latency, the last products and the result."""
+    spec = load_target("npu")
+    assert spec.dma is not None
+    report, moved = gemm("npu", 1, n, k), 2 * (n * k + k + n) / 1024
+    assert report.cycles <= DmaCosts(spec, spec.dma).derated(round(moved * 1000)) / 1000 / 0.94
+    assert "bound by memory" in report.ops[0].reason
 
 
 SKINNY = [
     # of raw bandwidth, of which refresh leaves a contiguous stream 91.9 %
-    ("npu", 1, 1, 1024, 4096, 0.9), ("npu", 1, 1, 4096, 1024, 0.9), ("npu", 1, 1, 1024, 1024, 0.86),
-    ("npu", 1, 1, 1000, 4096, 0.88), ("npu", 1, 1, 4096, 1000, 0.9), ("npu", 1, 1, 3000, 5000, 0.895),
-    ("npu", 1, 2, 3000, 5000, 0.895), ("npu", 1, 4, 1024, 4096, 0.88), ("npu", 1, 4, 1024, 1024, 0.785),
-    ("npu", 1, 4, 2048, 11008, 0.91), ("npu", 4, 4, 1024, 4096, 0.895), ("npu", 4, 4, 4096, 1024, 0.9),
-    ("npu", 4, 4, 4096, 1000, 0.9), ("npu-server", 4, 1, 1024, 1024, 0.985), ("npu-server", 4, 4, 512, 512, 0.87),
-    ("npu-server", 4, 32, 768, 3072, 0.95), ("npu", 1, 4, 5000, 3000, 0.88), ("npu", 4, 8, 4096, 1000, 0.885),
+    ("npu", 1, 1, 1024, 4096, 0.9), ("npu", 1, 1, 4096, 1024, 0.88), ("npu", 1, 1, 1024, 1024, 0.845),
+    ("npu", 1, 1, 1000, 4096, 0.88), ("npu", 1, 1, 4096, 1000, 0.86), ("npu", 1, 1, 3000, 5000, 0.895),
+    ("npu", 1, 2, 3000, 5000, 0.895), ("npu", 1, 4, 1024, 4096, 0.87), ("npu", 1, 4, 1024, 1024, 0.755),
+    ("npu", 1, 4, 2048, 11008, 0.91), ("npu", 4, 4, 1024, 4096, 0.895), ("npu", 4, 4, 4096, 1024, 0.885),
+    ("npu", 4, 4, 4096, 1000, 0.87), ("npu-server", 4, 1, 1024, 1024, 0.985), ("npu-server", 4, 4, 512, 512, 0.87),
+    ("npu-server", 4, 32, 768, 3072, 0.95), ("npu", 1, 4, 5000, 3000, 0.88), ("npu", 4, 8, 4096, 1000, 0.87),
 ]  # fmt: skip
 
 
