@@ -201,8 +201,8 @@ class _Panel:
     def _results(self) -> float:
         """Seconds in which all results leave the arrays, and the vector unit works on them."""
         e, out = self.search.product, self.turns * self.pieces
-        ahead = min(self.slots, self.search.machine.ahead(e.commands))
-        return max(out * self.leaving / ahead, out * self.drained if e.vector else 0.0)
+        queued = (self.leaving - self.of_out[0]) / self.search.machine.ahead(e.commands)
+        return out * max(self.leaving / self.slots, queued, self.drained if e.vector else 0.0)
 
     def _transfers(self) -> float:
         """Seconds of the memory, and of what follows on the last loads, but for the end of all."""

@@ -141,8 +141,8 @@ def on_arrays(search: Search, slab: Slab, grid: tuple[int, int]) -> Tiles | None
     steady = max(steady, once + (turns + slab.left_over * (deep - 1)) * around / deep)
     # from the first product of a tile of the result until it is stored
     leaving = compute / slab.results + search.drain + slab.drained + slab.out
-    ahead = min(slab.slots, machine.ahead(e.commands))
-    results = slab.results * max(leaving / ahead, slab.drained if e.vector else 0.0)
+    queued = (leaving - slab.out) / machine.ahead(e.commands)
+    results = slab.results * max(leaving / slab.slots, queued, slab.drained if e.vector else 0.0)
     steady, among = max(steady, results), max(compute, slab.memory, turns * around / deep, results)
     # the beginning and the end of one product overlap with its neighbours in a row of them
     end, after = (0.0, 0.0) if e.repeated else (compute / turns, search.turnaround + slab.drained + slab.out)
