@@ -19,7 +19,7 @@ from pimc.backends.dma.stretches import Nest, Stretches
 from pimc.backends.dma.traffic import Memory, row_stretches
 from pimc.record import record
 
-FEWEST, MOST = 256, 1 << 13
+FEWEST, MOST = 256, 1 << 12
 """Stretches of rows that are looked at; a stream that does not come to the same banks after so many is not regular."""
 FOLLOWED = 256
 """Refreshes through which a stream is followed if it does not fall into step."""
