@@ -195,9 +195,9 @@ def test_pieces_of_a_stream_take_what_it_takes(piece: int, changes: tuple[str, .
 
 IN_STEP = {
     "contiguous": (MIB, ()),
-    "a row of 28 KiB": (2 * KIB, (28 * KIB,)),
-    "half of 20 KiB": (10 * KIB, (20 * KIB,)),
-    "a third of 1.5 KiB, which meets each refresh in its rank": (512, (1536,)),
+    "2 KiB of 28": (2 * KIB, (28 * KIB,)),
+    "8 KiB of 28": (8 * KIB, (28 * KIB,)),
+    "a third of 1.5 KiB": (512, (1536,)),
     "rows of a panel": (512, (8 * KIB,)),
     "heads of tokens": (256, (KIB, 8 * KIB)),
 }
