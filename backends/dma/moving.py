@@ -100,13 +100,6 @@ def dram_of(dram: DramSpec, memory: Memory, *, writes: bool = False) -> Dram:
     return Dram(memory, rows, dram.clock_ps, ranks, *refresh)
 
 
-def share_ps(dram: Dram, accesses: int, part: float | None = None) -> int:
-    """Picoseconds of so many accesses in a contiguous stream over all channels; or where refresh of ranks in turn takes
-    such a part of all but the first."""
-    bursts_ps = -(-accesses * dram.rows.burst * dram.clock_ps // dram.memory.channels)
-    return dram.ps(dram.refreshed(bursts_ps / dram.clock_ps, dram.contiguous if part is None else part))
-
-
 @lru_cache(maxsize=65536)
 def moving_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int) -> int:
     """Picoseconds for which channels are at work on a loop nest of elements."""
@@ -141,7 +134,18 @@ def least_ps(dram: Dram, moved: int, *, contiguous: bool = False) -> int:
     """What a transfer of so many bytes takes at least, wherever they lie; exactly, if they are contiguous."""
     if contiguous and not dram.memory.hashed:
         return _nest_ps(dram, Nest(moved, ()))
-    return share_ps(dram, -(-moved // dram.memory.access_bytes), 0.0)
+    return _evenly_ps(dram, -(-moved // dram.memory.access_bytes), 0.0)
+
+
+def held_ps(dram: Dram, accesses: int) -> int:
+    """For how long so many accesses hold the buses, as their share of a stream that keeps all channels at work."""
+    return _evenly_ps(dram, accesses, dram.contiguous)
+
+
+def _evenly_ps(dram: Dram, accesses: int, part: float) -> int:
+    """Of accesses spread evenly over all channels, where refresh of ranks in turn takes such a part of the time."""
+    bursts_ps = -(-accesses * dram.rows.burst * dram.clock_ps // dram.memory.channels)
+    return dram.ps(dram.refreshed(bursts_ps / dram.clock_ps, part))
 
 
 @lru_cache(maxsize=65536)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import gcd
 
 import numpy as np
@@ -19,13 +19,13 @@ from pimc.backends.dma.stretches import Nest, Stretches
 from pimc.backends.dma.traffic import Memory, row_stretches
 from pimc.record import record
 
-FEWEST, MOST = 256, 4096
+FEWEST, MOST = 256, 1 << 12
 """Stretches of rows that are looked at; a stream that does not come to the same banks after so many is not regular."""
 FOLLOWED = 256
 """Refreshes through which a stream is followed if it does not fall into step."""
 
 Cycle = tuple[tuple[int, int], ...]
-"""Ranks that a channel reads one after the other, again and again: which, and clocks of its bursts there."""
+"""Stretches of rows that a channel reads one after the other, again and again: ranks, and clocks of their bursts."""
 
 
 def endless(nest: Nest, memory: Memory) -> Nest | None:
@@ -46,17 +46,13 @@ def cycle_of(found: Stretches, ranks: NDArray[np.int8], burst: int) -> Cycle:
     channel = int(found.totals.argmax())
     end = int(found.lanes[channel])
     here = slice(end - int(found.counts[channel]), end)
-    of, bursts = ranks[here], found.bursts[here]
-    changes = np.flatnonzero(np.concatenate([[True], of[1:] != of[:-1]]))
-    runs = list(zip(of[changes].tolist(), (np.add.reduceat(bursts, changes) * burst).tolist(), strict=True))
-    if len(runs) > 1 and runs[0][0] == runs[-1][0]:
-        runs[0] = runs[0][0], runs[0][1] + runs.pop()[1]
-    return tuple(runs)
+    return tuple(zip(ranks[here].tolist(), (found.bursts[here] * burst).tolist(), strict=True))
 
 
 def quick(cycle: Cycle, times: RowTimes) -> bool:
     """Whether a channel knows bursts of more than one rank ahead, as a rule, or comes to know them in a refresh."""
-    return sum(clocks for _, clocks in cycle) <= 2 * AHEAD * times.burst * len(cycle)
+    changes = sum(rank != before for (rank, _), (before, _) in pairwise([*cycle, cycle[0]]))
+    return sum(clocks for _, clocks in cycle) <= 2 * AHEAD * times.burst * max(1, changes)
 
 
 @lru_cache(maxsize=4096)
@@ -81,9 +77,9 @@ class _Rank:
     """Where in a cycle a rank is read."""
 
     ends: list[int]
-    """of each run of one rank, in clocks since the cycle began"""
+    """of each stretch, in clocks since the cycle began"""
     own: list[int]
-    """clocks of this rank before each run, and before the next cycle"""
+    """clocks of this rank before each stretch, and before the next cycle"""
 
     @staticmethod
     def of(rank: int, cycle: Cycle) -> _Rank:
@@ -93,15 +89,20 @@ class _Rank:
     def waits(self, at: int, times: RowTimes, refresh: Refresh) -> int:
         """Clocks for which a channel that is there in its cycle waits for a refresh of the rank: until its requests are
         all for this rank, it goes on with others."""
-        around, all_own, ahead = self.ends[-1], self.own[-1], AHEAD * times.burst
-        if not all_own:
+        if not self.own[-1]:
             return 0
-        run = bisect_right(self.ends, at)
-        last = self.own[run + 1]
-        served = last - (self.ends[run] - at) if last > self.own[run] else last
-        cycles, wanted = divmod(served + ahead - 1, all_own)
-        run = bisect_left(self.own, wanted + 1)
-        filled = cycles * around + self.ends[run - 1] - (self.own[run] - wanted - 1)
-        others = filled - at - ahead
+        stretch = bisect_right(self.ends, at)
+        served, ahead, row = self.own[stretch + 1], AHEAD * times.burst, 0
+        if served > self.own[stretch]:
+            row = self.ends[stretch] - at
+            served -= row
+        others = max(0, self._place(served + ahead) - at - ahead)
         # rows known before the refresh are open when it is over
-        return max(0, refresh.lasts + times.opening * (others >= ahead) - max(0, others))
+        opening = max(0, times.opening - row) if others >= ahead else 0
+        return max(0, refresh.lasts + opening - others)
+
+    def _place(self, clocks: int) -> int:
+        """Where a channel is when so many clocks of this rank are over."""
+        cycles, rest = divmod(clocks - 1, self.own[-1])
+        stretch = bisect_left(self.own, rest + 1)
+        return cycles * self.ends[-1] + self.ends[stretch - 1] - (self.own[stretch] - rest - 1)

@@ -17,7 +17,7 @@ from functools import partial
 
 from pimc.backends.dma.block_traffic import accesses_in_blocks, blocks_of
 from pimc.backends.dma.isa import Copy, Gather, Indexed, Load, LoadBlocks, MapBlocks, MapRows, Move, Store, StoreBlocks
-from pimc.backends.dma.moving import Dram, chosen_ps, dram_of, in_blocks_ps, least_ps, moving_ps, share_ps
+from pimc.backends.dma.moving import Dram, chosen_ps, dram_of, held_ps, in_blocks_ps, least_ps, moving_ps
 from pimc.backends.dma.traffic import Memory, Traffic, accesses_of, slots, traffic
 from pimc.backends.isa import Command
 from pimc.backends.quantity import PS_PER_S, period_ps
@@ -123,7 +123,7 @@ class DmaCosts:
 
     def _transfer(self, accesses: int, moving: int, chip_slots: int, reads: bool) -> TransferTime:
         """Of what keeps the slowest channel at work for `moving` picoseconds."""
-        held = min(moving, share_ps(self.reads, accesses))
+        held = min(moving, held_ps(self.reads, accesses))
         latency = self.read_latency if reads else self.write_latency
         return TransferTime(latency, max(moving, self._on_chip(chip_slots)), held)
 
@@ -211,7 +211,7 @@ class CopyTime:
         if dram is None:
             return 0.0, 0.0
         moving = moving_ps(dram, digits, element_bytes)
-        held = min(moving, share_ps(dram, accesses_of(dram.memory, digits, element_bytes)))
+        held = min(moving, held_ps(dram, accesses_of(dram.memory, digits, element_bytes)))
         return max(moving / PS_PER_S, elements * element_bytes * self.port), held / PS_PER_S
 
     def least(self, moved: int, *, contiguous: bool = False, writes: bool = False) -> float:
