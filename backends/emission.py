@@ -44,6 +44,7 @@ from pimc.ir.facts import (
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
+from pimc.ir.op import OpClass
 from pimc.ir.ops.caches import CACHE_AXIS, IN_PLACE
 from pimc.ir.requests import Batch, Rows
 from pimc.ir.source import Derived, Source, roots
@@ -408,6 +409,8 @@ def lower_chain(nodes: Sequence[Node], at: Lowering) -> None:
 
     def alone(numbers: Iterable[int]) -> None:
         for number in numbers:
+            if at.rehearsed and not is_cut(nodes[number]):
+                continue
             with at.emit.of_op(number):
                 lower(nodes[number], at)
 
@@ -438,6 +441,11 @@ def lower_chain(nodes: Sequence[Node], at: Lowering) -> None:
         return
     alone(chain.before)
     following(chain.product, len(nodes))
+
+
+def is_cut(node: Node) -> bool:
+    """Whether the rule of a node, on an engine that cuts, tells how it does that, and what limits it."""
+    return node.op.cls is OpClass.CONTRACTION or node.op.name == "attention"
 
 
 def _within_tile(node: Node, at: Lowering) -> Lowering:
@@ -517,7 +525,10 @@ def _rehearse(
     load_rules(spec)
     split = BufferSplit.beside(spec, homes.values())
     scratch = _scratch(split, {"", "pim", "cache"} if chain[0].fact(SubBatch) is not None else {""})
-    lower_chain(chain, Lowering(spec, _emitter(spec, homes), scratch[""], homes, tiled=tiled, limited=limited))
+    at = Lowering(
+        spec, _emitter(spec, homes), scratch[""], homes, tiled=tiled, limited=limited, rehearsed=True
+    )  # fmt: skip
+    lower_chain(chain, at)
 
 
 def _engine(node: Node) -> str:

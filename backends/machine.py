@@ -260,6 +260,8 @@ class Machine:
         return shared_tiles(node, self.spec) if engine.kind == "pim" and not self.banked else ()
 
     def bound(self, node: Node, engine: Engine) -> str:
+        if engine.kind != "npu" or not emission.is_cut(node):
+            return ""
         key = _key(node, engine)
         if key not in self.estimates.limits:
             placed = _placed_alone(node, engine)

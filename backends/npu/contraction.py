@@ -29,6 +29,8 @@ from pimc.record import record
 
 CLEARLY = 0.25
 """The vector unit is taken where it saves at least this part of the arrays' turnaround."""
+_KEEPS_UP = 2.0
+"""The vector unit may be faster than the arrays where its passes take less than so many times what memory does."""
 ABOUT = 1.02
 """Two products are cut side by side where that is estimated to need up to this part of the time apart: who asks for it
 has compared the commands."""
@@ -74,6 +76,8 @@ class Contraction:
         if Arena.room(self.at) < 2 * self._kept or not (self._has_whole_rows and self._has_one_depth):
             return None
         try:
+            if self._is_for_vector_unit():
+                return None
             choice = self.choice()
         except CompileError:  # what does not fit with the epilogue may fit without
             return None
@@ -94,9 +98,22 @@ class Contraction:
         seconds = choice.seconds(machine)
         if self.twin is None and seconds <= e.turns * (choice.cut.compute + apart):
             return True
-        alone = replace(self, epilogue=None, prologue=None, twin=None).choice()
+        alone = self._alone().choice()
         known = 1.0 if self.twin is None else ABOUT
         return seconds <= known * (e.products * alone.seconds(machine) + e.turns * apart)
+
+    def _alone(self) -> Contraction:
+        return replace(self, epilogue=None, prologue=None, twin=None)
+
+    def _is_for_vector_unit(self) -> bool:
+        """Whether it does the product alone: what comes behind on their tiles makes the arrays no faster. Looked at
+        where it keeps up with memory, and the search for the arrays' tiles may so be spared."""
+        if self.twin is not None or self.prologue is not None:
+            return False
+        alone = self._alone()
+        work = alone._fastest_on_vector_unit()
+        keeps_up = work is not None and work.passes < _KEEPS_UP * work.memory
+        return keeps_up and alone._vector_work(alone.choice()) is not None
 
     def _moving(self, machine: Machine, side: Side | None, rows: int, columns: int) -> float:
         return move_seconds(machine.copies, side, rows, columns, self.tensors[A].element_bytes)[0]
@@ -138,12 +155,15 @@ class Contraction:
         on_vector_unit = self._vector_work(choice)
         if on_vector_unit is not None:
             self._report_vector(choice, on_vector_unit)
-            self._on_vector_unit(on_vector_unit.shape).run()
+            if not self.at.rehearsed:
+                self._on_vector_unit(on_vector_unit.shape).run()
             return
         if isinstance(choice.cut, Tiles):
             self.run_tiles(choice, choice.cut)
             return
         self._begin(choice)
+        if self.at.rehearsed:
+            return
         nest = replace(self.nest, batch=choice.batch)
         Groups(self.at, machine_of(self.at), self.tensors, nest, self.scale, choice.cut, swap=choice.swap).run()
 
@@ -154,6 +174,8 @@ class Contraction:
 
     def run_tiles(self, choice: Choice, tiles: Tiles) -> None:
         self._begin(choice)
+        if self.at.rehearsed:
+            return
         arena = Arena(self.at, self._want(choice.extents) + self._kept)
         nest = Nest(self.nest.starts, choice.batch)
         own = [ops.stage(self.at.emit, arena) for ops in (self.epilogue, self.prologue) if ops is not None]
@@ -164,24 +186,27 @@ class Contraction:
 
     def _vector_work(self, choice: Choice) -> VectorWork | None:
         """How the vector unit does it, where it is faster."""
+        work = self._fastest_on_vector_unit()
+        if work is None:
+            return None
+        machine = machine_of(self.at)
+        seconds = choice.extents.products * work.seconds(choice.extents.turns, machine.copies.latency)
+        return work if seconds + CLEARLY * machine.turnaround < choice.seconds(machine) else None
+
+    def _fastest_on_vector_unit(self) -> VectorWork | None:
         npu = self.at.spec.npu
         assert npu is not None
         if npu.products == "array" or self.at.tile is not None:
             return None
-        turns, copies = choice.extents.turns, copy_time(self.at.spec)
         sides = (
             self._side(A, self.nest.batch, self.nest.rows),
             self._side(B, self.nest.batch, self.nest.columns),
             self._side(OUT, self.nest.batch, self.nest.rows, self.nest.columns),
         )
-        work = vector_work(
-            npu, self.nest, sides, self.tensors[B].element_bytes, copies, lambda shape: self._on_vector_unit(shape).fits
-        )
-        if work is None:
-            return None
-        machine = machine_of(self.at)
-        seconds = choice.extents.products * work.seconds(turns, copies.latency)
-        return work if seconds + CLEARLY * machine.turnaround < choice.seconds(machine) else None
+        return vector_work(
+            npu, self.nest, sides, self.tensors[B].element_bytes, copy_time(self.at.spec),
+            lambda shape: self._on_vector_unit(shape).fits,
+        )  # fmt: skip
 
     def _on_vector_unit(self, shape: VectorShape) -> RowProducts:
         return RowProducts(NPU, self.at, self.tensors, self.nest, self.scale, shape)
