@@ -404,8 +404,11 @@ def _queue(node: Node) -> str:
     return fact.name if fact is not None else ""
 
 
-def lower_chain(nodes: Sequence[Node], at: Lowering) -> None:
-    """Emit a product and what is computed on its tiles; what cannot be comes before or behind, one after the other."""
+def lower_chain(nodes: Sequence[Node], at: Lowering) -> int:
+    """Emit a product and what is computed on its tiles; what cannot be comes before or behind, one after the other.
+
+    Gives how many are computed on tiles of a product."""
+    on_tiles = 0
 
     def alone(numbers: Iterable[int]) -> None:
         for number in numbers:
@@ -416,6 +419,7 @@ def lower_chain(nodes: Sequence[Node], at: Lowering) -> None:
 
     def following(start: int, stop: int) -> None:
         """A product with what comes behind it on its tiles, a second product with what is its own."""
+        nonlocal on_tiles
         product, after = nodes[start], nodes[start + 1 : stop]
         fused: int | None = None
         if rule is not None and after:
@@ -426,6 +430,7 @@ def lower_chain(nodes: Sequence[Node], at: Lowering) -> None:
             following(start, start + 1 + second)
             following(start + 1 + second, stop)
         else:
+            on_tiles += fused or 0
             alone(range(start if fused is None else start + 1 + fused, stop))
 
     chain = next(chains_in(nodes), None)
@@ -433,14 +438,15 @@ def lower_chain(nodes: Sequence[Node], at: Lowering) -> None:
     rule = CHAIN_RULES.get((_kind(product, at.spec), product.op.name))
     if chain is None or rule is None:
         alone(range(len(nodes)))
-        return
+        return 0
     before, after = [nodes[i] for i in chain.before], [nodes[i] for i in chain.after]
     fused = rule(before, product, after, _within_tile(product, at)) if before else None
     if fused is not None:
         alone(range(chain.product + 1 + fused, len(nodes)))
-        return
+        return len(before) + fused
     alone(chain.before)
     following(chain.product, len(nodes))
+    return on_tiles
 
 
 def is_cut(node: Node) -> bool:
@@ -518,17 +524,22 @@ def limits_of(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Hom
     return found
 
 
+def on_tiles(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> int:
+    """How many nodes of a chain are computed on tiles of a product, found by lowering it for nothing."""
+    return _rehearse(chain, spec, homes)
+
+
 def _rehearse(
     chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home], tiled: Callable[[Tile], None] | None = None,
     limited: Callable[[str], None] | None = None,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     load_rules(spec)
     split = BufferSplit.beside(spec, homes.values())
     scratch = _scratch(split, {"", "pim", "cache"} if chain[0].fact(SubBatch) is not None else {""})
     at = Lowering(
         spec, _emitter(spec, homes), scratch[""], homes, tiled=tiled, limited=limited, rehearsed=True
     )  # fmt: skip
-    lower_chain(chain, at)
+    return lower_chain(chain, at)
 
 
 def _engine(node: Node) -> str:

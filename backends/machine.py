@@ -156,6 +156,12 @@ class Machine:
             return self._comes_in_pieces(product)
         return is_follower(node, product)
 
+    def _on_tiles(self, chain: Sequence[Node]) -> int:
+        return emission.on_tiles(chain, self.spec, plan_nodes(chain, self.spec).homes)
+
+    def _takes(self, nodes: Sequence[Node]) -> float:
+        return self._in_a_row(self._emitted(nodes))
+
     def _in_a_row(self, program: Program) -> float:
         """Seconds of a program among others: the mean of what it takes on an idle machine, and where operands are there
         when they are needed, as where they come ahead."""
@@ -178,11 +184,12 @@ class Machine:
                 n.with_fact(Epilogue(i, keeps)) if i else n
                 for i, (n, keeps) in enumerate(zip(chain, kept, strict=True))
             ]
-            less, more = (self._emitted(nodes) for nodes in ([*fused[: instead + 1], *chain[instead + 1 :]], fused))
             # what has a place of its own where it is not on tiles after all
             aside = any(node.result.type != chain[-1].result.type for node in chain)
             part = 1 / _TIE if instead or aside else _TIE
-            self.estimates.gains[key] = self._in_a_row(more) <= part * self._in_a_row(less)
+            as_before = self._on_tiles(fused) == instead  # the commands are the same
+            less = [*fused[: instead + 1], *chain[instead + 1 :]]
+            self.estimates.gains[key] = part > 1 if as_before else self._takes(fused) <= part * self._takes(less)
         return self.estimates.gains[key]
 
     def gains_by_joining(self, joined: Sequence[Node], apart: Sequence[Node]) -> bool:
