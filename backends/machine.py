@@ -187,9 +187,12 @@ class Machine:
             # what has a place of its own where it is not on tiles after all
             aside = any(node.result.type != chain[-1].result.type for node in chain)
             part = 1 / _TIE if instead or aside else _TIE
-            as_before = self._on_tiles(fused) == instead  # the commands are the same
             less = [*fused[: instead + 1], *chain[instead + 1 :]]
-            self.estimates.gains[key] = part > 1 if as_before else self._takes(fused) <= part * self._takes(less)
+            count = self._on_tiles(fused)
+            if count <= instead and count == self._on_tiles(less):  # the commands are the same
+                self.estimates.gains[key] = part > 1
+            else:
+                self.estimates.gains[key] = self._takes(fused) <= part * self._takes(less)
         return self.estimates.gains[key]
 
     def gains_by_joining(self, joined: Sequence[Node], apart: Sequence[Node]) -> bool:
