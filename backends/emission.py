@@ -510,7 +510,7 @@ def tile_of(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]
     if chain[0].fact(Ragged) is not None:
         return None
     found: list[Tile] = []
-    _rehearse(chain, spec, homes, tiled=found.append)
+    lower_chain(chain, _rehearsal(chain, spec, homes, tiled=found.append))
     if not found:
         return None
     largest = max(found, key=lambda t: t.m * t.n * t.k)
@@ -518,28 +518,38 @@ def tile_of(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]
 
 
 def limits_of(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> list[str]:
-    """What limits each contraction of a chain, found by lowering it for nothing. Two that are cut as one are one."""
+    """What limits each contraction of a chain, found by lowering it for nothing."""
     found: list[str] = []
-    _rehearse(chain, spec, homes, limited=found.append)
+    lower_chain(chain, _rehearsal(chain, spec, homes, limited=found.append))
     return found
+
+
+def are_cut_as_one(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> bool:
+    """Whether there are tiles in which a product and a second one among what follows it both fit."""
+    found: list[str] = []
+    product, *after = chain
+    rule = CHAIN_RULES.get((_kind(product, spec), product.op.name))
+    if rule is not None:
+        rule([], product, after, _within_tile(product, _rehearsal(chain, spec, homes, limited=found.append)))
+    return len(found) == 1
 
 
 def on_tiles(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> int:
     """How many nodes of a chain are computed on tiles of a product, found by lowering it for nothing."""
-    return _rehearse(chain, spec, homes)
+    return lower_chain(chain, _rehearsal(chain, spec, homes))
 
 
-def _rehearse(
+def _rehearsal(
     chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home], tiled: Callable[[Tile], None] | None = None,
     limited: Callable[[str], None] | None = None,
-) -> int:  # fmt: skip
+) -> Lowering:  # fmt: skip
+    """Lowering for nothing."""
     load_rules(spec)
     split = BufferSplit.beside(spec, homes.values())
     scratch = _scratch(split, {"", "pim", "cache"} if chain[0].fact(SubBatch) is not None else {""})
-    at = Lowering(
+    return Lowering(
         spec, _emitter(spec, homes), scratch[""], homes, tiled=tiled, limited=limited, rehearsed=True
     )  # fmt: skip
-    return lower_chain(chain, at)
 
 
 def _engine(node: Node) -> str:

@@ -204,7 +204,7 @@ class Machine:
 
     def _are_cut_as_one(self, joined: Sequence[Node]) -> bool:
         """Whether there are tiles in which both products fit."""
-        return len(emission.limits_of(joined, self.spec, plan_nodes(joined, self.spec).homes)) == 1
+        return emission.are_cut_as_one(joined, self.spec, plan_nodes(joined, self.spec).homes)
 
     def _is_joined_faster(self, joined: Sequence[Node], apart: Sequence[Node]) -> bool:
         more, less = self._emitted(joined), self._emitted(apart)

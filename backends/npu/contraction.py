@@ -108,12 +108,21 @@ class Contraction:
     def _is_for_vector_unit(self) -> bool:
         """Whether it does the product alone: what comes behind on their tiles makes the arrays no faster. Looked at
         where it keeps up with memory, and the search for the arrays' tiles may so be spared."""
-        if self.twin is not None or self.prologue is not None:
+        if self.prologue is not None:
             return False
         alone = self._alone()
         work = alone._fastest_on_vector_unit()
-        keeps_up = work is not None and work.passes < _KEEPS_UP * work.memory
-        return keeps_up and alone._vector_work(alone.choice()) is not None
+        if work is None or work.passes > _KEEPS_UP * work.memory:
+            return False
+        choice = alone.choice()
+        return alone._is_faster(work, choice, 2, self._spared(choice)) if self.twin else alone._is_faster(work, choice)
+
+    def _spared(self, choice: Choice) -> float:
+        """Seconds that two products need less side by side than one after the other, at most."""
+        machine, e = machine_of(self.at), choice.extents
+        rows, side = (e.s, e.stationary) if choice.swap else (e.t, e.streamed)
+        moved = self._moving(machine, side, rows, e.k) + self._moving(machine, e.out, e.t, e.s)
+        return machine.turnaround + e.turns * moved
 
     def _moving(self, machine: Machine, side: Side | None, rows: int, columns: int) -> float:
         return move_seconds(machine.copies, side, rows, columns, self.tensors[A].element_bytes)[0]
@@ -187,11 +196,14 @@ class Contraction:
     def _vector_work(self, choice: Choice) -> VectorWork | None:
         """How the vector unit does it, where it is faster."""
         work = self._fastest_on_vector_unit()
-        if work is None:
-            return None
+        return work if work is not None and self._is_faster(work, choice) else None
+
+    def _is_faster(self, work: VectorWork, choice: Choice, times: int = 1, spared: float = 0.0) -> bool:
+        """Whether the vector unit is, for so many products which the arrays need so many seconds less for."""
         machine = machine_of(self.at)
-        seconds = choice.extents.products * work.seconds(choice.extents.turns, machine.copies.latency)
-        return work if seconds + CLEARLY * machine.turnaround < choice.seconds(machine) else None
+        products = times * choice.extents.products
+        seconds = products * work.seconds(choice.extents.turns, machine.copies.latency)
+        return seconds + CLEARLY * machine.turnaround < times * choice.seconds(machine) - spared
 
     def _fastest_on_vector_unit(self) -> VectorWork | None:
         npu = self.at.spec.npu
