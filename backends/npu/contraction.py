@@ -22,7 +22,7 @@ from pimc.backends.npu.tile_ops import MOST_REGIONS, TileOps
 from pimc.backends.npu.tile_search import best_tiles
 from pimc.backends.npu.tiled import count_of
 from pimc.backends.npu.tiles import DEEP, Limits, Tiles, move_seconds
-from pimc.backends.npu.vector_unit import NPU, VectorWork, vector_work
+from pimc.backends.npu.vector_unit import NPU, VectorProduct, VectorWork, vector_work
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Tile
 from pimc.record import record
@@ -215,10 +215,13 @@ class Contraction:
             self._side(B, self.nest.batch, self.nest.columns),
             self._side(OUT, self.nest.batch, self.nest.rows, self.nest.columns),
         )
-        return vector_work(
-            npu, self.nest, sides, self.tensors[B].element_bytes, copy_time(self.at.spec),
-            lambda shape: self._on_vector_unit(shape).fits,
+        a, b, out = self.tensors
+        product = VectorProduct(
+            count_of(self.nest.rows), count_of(self.nest.columns), self.nest.depth, sides, b.element_bytes,
+            (a.on_chip, out.element_bytes),
         )  # fmt: skip
+        room = Arena.room(self.at)
+        return vector_work(self.at.spec, product, room, lambda shape: self._on_vector_unit(shape).wanted)
 
     def _on_vector_unit(self, shape: VectorShape) -> RowProducts:
         return RowProducts(NPU, self.at, self.tensors, self.nest, self.scale, shape)
