@@ -30,7 +30,7 @@ from pimc.record import record
 CLEARLY = 0.25
 """The vector unit is taken where it saves at least this part of the arrays' turnaround."""
 _KEEPS_UP = 2.0
-"""The vector unit may be faster than the arrays where its passes take less than so many times what memory does."""
+"""The vector unit may be faster than the arrays where it multiplies in less than so many times what memory takes."""
 ABOUT = 1.02
 """Two products are cut side by side where that is estimated to need up to this part of the time apart: who asks for it
 has compared the commands."""
@@ -110,12 +110,13 @@ class Contraction:
         where it keeps up with memory, and the search for the arrays' tiles may so be spared."""
         if self.prologue is not None:
             return False
-        alone = self._alone()
-        work = alone._fastest_on_vector_unit()
-        if work is None or work.passes > _KEEPS_UP * work.memory:
+        alone, spec = self._alone(), self.at.spec
+        product = alone._vector_product()
+        if product is None or product.multiplied(spec) > _KEEPS_UP * product.read(spec):
             return False
         choice = alone.choice()
-        return alone._is_faster(work, choice, 2, self._spared(choice)) if self.twin else alone._is_faster(work, choice)
+        times, spared = (2, self._spared(choice)) if self.twin else (1, 0.0)
+        return alone._vector_work(choice, times, spared) is not None
 
     def _spared(self, choice: Choice) -> float:
         """Seconds that two products need less side by side than one after the other, at most."""
@@ -193,19 +194,22 @@ class Contraction:
         for starts, slot in walk(self.at.emit, nest, tiles.slots):
             work.run(starts, slot)
 
-    def _vector_work(self, choice: Choice) -> VectorWork | None:
-        """How the vector unit does it, where it is faster."""
-        work = self._fastest_on_vector_unit()
-        return work if work is not None and self._is_faster(work, choice) else None
-
-    def _is_faster(self, work: VectorWork, choice: Choice, times: int = 1, spared: float = 0.0) -> bool:
-        """Whether the vector unit is, for so many products which the arrays need so many seconds less for."""
-        machine = machine_of(self.at)
+    def _vector_work(self, choice: Choice, times: int = 1, spared: float = 0.0) -> VectorWork | None:
+        """How the vector unit does it, where it is faster for so many of them, for which the arrays need so many
+        seconds less than for each by itself."""
+        product, machine, turns = self._vector_product(), machine_of(self.at), choice.extents.turns
+        most = times * choice.seconds(machine) - spared - CLEARLY * machine.turnaround
         products = times * choice.extents.products
-        seconds = products * work.seconds(choice.extents.turns, machine.copies.latency)
-        return seconds + CLEARLY * machine.turnaround < times * choice.seconds(machine) - spared
+        if product is None or products * turns * product.multiplied(self.at.spec) >= most:
+            return None
+        work = vector_work(
+            self.at.spec, product, Arena.room(self.at), lambda shape: self._on_vector_unit(shape).wanted
+        )
+        faster = work is not None and products * work.seconds(turns, machine.copies.latency) < most
+        return work if faster else None
 
-    def _fastest_on_vector_unit(self) -> VectorWork | None:
+    def _vector_product(self) -> VectorProduct | None:
+        """None where the vector unit does not do it."""
         npu = self.at.spec.npu
         assert npu is not None
         if npu.products == "array" or self.at.tile is not None:
@@ -216,12 +220,10 @@ class Contraction:
             self._side(OUT, self.nest.batch, self.nest.rows, self.nest.columns),
         )
         a, b, out = self.tensors
-        product = VectorProduct(
+        return VectorProduct(
             count_of(self.nest.rows), count_of(self.nest.columns), self.nest.depth, sides, b.element_bytes,
             (a.on_chip, out.element_bytes),
         )  # fmt: skip
-        room = Arena.room(self.at)
-        return vector_work(self.at.spec, product, room, lambda shape: self._on_vector_unit(shape).wanted)
 
     def _on_vector_unit(self, shape: VectorShape) -> RowProducts:
         return RowProducts(NPU, self.at, self.tensors, self.nest, self.scale, shape)

@@ -45,6 +45,17 @@ class VectorProduct:
     kind: tuple[bool, int]
     """whether a lies on chip, and bytes of elements of the result"""
 
+    def multiplied(self, spec: TargetSpec) -> float:
+        """Seconds of the products alone: what the vector unit takes at least."""
+        npu = spec.npu
+        assert npu is not None
+        each = npu.vector.lanes * npu.vector.units * npu.cores
+        return self.m * self.n * self.k * npu.vector.cycles("mul") / each / npu.clock
+
+    def read(self, spec: TargetSpec) -> float:
+        """Seconds in which memory gives b at best, latency included."""
+        return self.n * self.k * self.element_bytes / spec.dram.bandwidth + copy_time(spec).latency
+
 
 @record
 class VectorWork:
