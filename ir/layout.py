@@ -43,7 +43,7 @@ class Layout:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(prod(count for count, _ in digits) for digits in self.dims)
+        return tuple([prod([count for count, _ in digits]) for digits in self.dims])
 
     @property
     def elements(self) -> int:
