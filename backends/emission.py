@@ -6,8 +6,8 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
-from functools import cache
-from itertools import groupby
+from functools import cache, partial
+from itertools import groupby, takewhile
 from math import prod
 
 from pimc.backends.dma.isa import MapBlocks
@@ -20,6 +20,7 @@ from pimc.backends.pim.mapping import mapping_of, why_no_values
 from pimc.backends.planning import BufferSplit, Plan, nodes_by_stage
 from pimc.backends.program import Cost, Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.ragged import groups
+from pimc.backends.repeats import Repeats
 from pimc.backends.roll import roll
 from pimc.backends.synchronize import Barrier, split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
@@ -287,6 +288,8 @@ class _Stretch:
     ops: range
     fences: tuple[int, ...] = ()
     """numbers of items before which nothing is brought for the op that they begin"""
+    again: bool = False
+    """whether it goes on as those before it, for which it was not lowered"""
 
 
 _LOADING, _AFTER = frozenset({"load"}), frozenset({"npu", "store"})
@@ -319,21 +322,28 @@ def _lowered(
     begin = first_op
     chains = {chain.start: [part.nodes[i] for i in chain.all] for chain in chains_in(part.nodes)}
     done = {node for nodes in chains.values() for node in nodes[1:]}
+    areas = [area for area in (*scratch.values(), at.accumulators) if area is not None]
+    repeats, again = Repeats(part.plan.homes), False
     for offset, node in enumerate(part.nodes):
         if node in done:
             continue
-        layer, beat = node.fact(Layer), node.fact(Beat)
-        key = (layer.group, layer.index) if layer is not None else (_ALONE, offset)
-        key = (_BEATS, beat.index) if beat is not None else key
-        if current is not None and key != current:
-            yield _Stretch(*current, emitter.take(), range(begin, first_op + offset), tuple(fences))
-            if layer is not None or beat is not None:  # equal layers get equal addresses; others go on around the ring
-                for area in (*scratch.values(), at.accumulators):
-                    if area is not None:
+        key = _stretch_of(node, offset)
+        if key != current:
+            if current is not None:
+                items = emitter.take()
+                repeats.end(items, at, areas)
+                yield _Stretch(*current, items, range(begin, first_op + offset), tuple(fences), again)
+                if key[0] != _ALONE:  # equal layers get equal addresses; others go on around the ring
+                    for area in areas:
                         area.restart()
-            fences = []
-            begin = first_op + offset
-        current = key
+            current, fences, again = key, [], False
+            emitter.op = begin = first_op + offset
+            if key[0] >= 0 and memory is None:
+                layer = list(takewhile(partial(_is_in, key), part.nodes[offset:]))
+                again = repeats.begin(layer, at, areas)
+                done.update(layer if again else ())
+        if again:
+            continue
         position = node.fact(Position)
         if position is not None and not position.prefetch:
             fences.append(emitter.level[0])
@@ -348,20 +358,38 @@ def _lowered(
         else:
             memory.lower(nodes, there, lower_chain)
     if current is not None:
-        yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences))
+        yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences), again)
+
+
+def _is_in(stretch: tuple[int, int], node: Node) -> bool:
+    return _stretch_of(node, -1) == stretch
+
+
+def _stretch_of(node: Node, offset: int) -> tuple[int, int]:
+    """Group and index of the stretch that a node belongs to."""
+    layer, beat = node.fact(Layer), node.fact(Beat)
+    if beat is not None:
+        return _BEATS, beat.index
+    return (layer.group, layer.index) if layer is not None else (_ALONE, offset)
 
 
 def _fenced_as_needed(lowered: Iterable[_Stretch]) -> list[_Stretch]:
     """Without the fences that nothing needs; each layer is looked at by itself, so that equal ones stay equal."""
     found: list[_Stretch] = []
+    of_layer: frozenset[int] = frozenset()
     for _, run in groupby(enumerate(lowered), lambda each: -1 if each[1].group == _ALONE else each[0]):
-        found += _without_spare_fences([stretch for _, stretch in run])
+        stretches = [stretch for _, stretch in run]
+        if stretches[0].again:
+            found += _without(of_layer, stretches)
+            continue
+        spare = spare_fences([item for stretch in stretches for item in stretch.items])
+        of_layer = spare if stretches[0].group >= 0 else of_layer
+        found += _without(spare, stretches)
     return found
 
 
-def _without_spare_fences(run: Sequence[_Stretch]) -> Iterator[_Stretch]:
-    """Stretches that follow each other."""
-    spare = spare_fences([item for stretch in run for item in stretch.items])
+def _without(spare: Set[int], run: Sequence[_Stretch]) -> Iterator[_Stretch]:
+    """Stretches that follow each other, without items of such numbers."""
     begin = 0
     for stretch in run:
         end = begin + len(stretch.items)

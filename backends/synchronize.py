@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pimc.backends.affine import DEVICE, INSTANCE
-from pimc.backends.hazards import Access, bounds, carried, conflict
+from pimc.backends.hazards import Access, carried, conflict
 from pimc.backends.isa import Command, Signal, Wait
 from pimc.backends.orders import Order, necessary
 from pimc.backends.program import Item, Loop, Step
@@ -370,6 +370,8 @@ def _stands_for(unit: _Unit, access: Access, other: _Unit, earlier: Access) -> b
     if other.position >= unit.position or not (access.write or (other.engine == unit.engine and not earlier.write)):
         return False
     return _covers(access, earlier)
+
+
 def _meeting(units: Sequence[_Unit], ranges: dict[int, int]) -> list[tuple[int, int]]:
     """Pairs of units of different engines, by their numbers in order, that may touch the same memory, one writing, in
     any turns of the loops around."""
