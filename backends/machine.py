@@ -157,9 +157,11 @@ class Machine:
         return is_follower(node, product)
 
     def _on_tiles(self, chain: Sequence[Node]) -> int:
+        """How many of a chain are computed on tiles of its product."""
         return emission.on_tiles(chain, self.spec, plan_nodes(chain, self.spec).homes)
 
     def _takes(self, nodes: Sequence[Node]) -> float:
+        """`_in_a_row`, of nodes that follow each other."""
         return self._in_a_row(self._emitted(nodes))
 
     def _in_a_row(self, program: Program) -> float:
@@ -189,10 +191,8 @@ class Machine:
             part = 1 / _TIE if instead or aside else _TIE
             less = [*fused[: instead + 1], *chain[instead + 1 :]]
             count = self._on_tiles(fused)
-            if count <= instead and count == self._on_tiles(less):  # the commands are the same
-                self.estimates.gains[key] = part > 1
-            else:
-                self.estimates.gains[key] = self._takes(fused) <= part * self._takes(less)
+            alike = count <= instead and count == self._on_tiles(less)  # then the commands are the same
+            self.estimates.gains[key] = part > 1 if alike else self._takes(fused) <= part * self._takes(less)
         return self.estimates.gains[key]
 
     def gains_by_joining(self, joined: Sequence[Node], apart: Sequence[Node]) -> bool:

@@ -221,8 +221,8 @@ class Contraction:
         )
         a, b, out = self.tensors
         return VectorProduct(
-            count_of(self.nest.rows), count_of(self.nest.columns), self.nest.depth, sides, b.element_bytes,
-            (a.on_chip, out.element_bytes),
+            count_of(self.nest.rows), count_of(self.nest.columns), self.nest.depth, sides,
+            (a.element_bytes, b.element_bytes, out.element_bytes), a.on_chip,
         )  # fmt: skip
 
     def _on_vector_unit(self, shape: VectorShape) -> RowProducts:

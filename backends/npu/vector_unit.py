@@ -40,10 +40,9 @@ class VectorProduct:
     n: int
     k: int
     sides: tuple[Side | None, Side | None, Side | None]
-    """how a, b and the result lie in memory (None: on chip)"""
-    element_bytes: int
-    kind: tuple[bool, int]
-    """whether a lies on chip, and bytes of elements of the result"""
+    """how a, b and the result lie in memory (None: on chip, or made there)"""
+    element_bytes: tuple[int, int, int]
+    a_on_chip: bool
 
     def multiplied(self, spec: TargetSpec) -> float:
         """Seconds of the products alone: what the vector unit takes at least."""
@@ -54,7 +53,7 @@ class VectorProduct:
 
     def read(self, spec: TargetSpec) -> float:
         """Seconds in which memory gives b at best, latency included."""
-        return self.n * self.k * self.element_bytes / spec.dram.bandwidth + copy_time(spec).latency
+        return self.n * self.k * self.element_bytes[B] / spec.dram.bandwidth + copy_time(spec).latency
 
 
 @record
@@ -107,15 +106,14 @@ def _answers(spec: TargetSpec) -> Answers[VectorProduct, VectorWork | None]:
 def _fastest(
     spec: TargetSpec, npu: NpuSpec, product: VectorProduct, fits: Callable[[VectorShape], bool]
 ) -> VectorWork | None:
-    copies, m, n, depth = copy_time(spec), product.m, product.n, product.k
+    copies, m, n, depth, element_bytes = copy_time(spec), product.m, product.n, product.k, product.element_bytes[B]
     best: tuple[float, int] | None = None
     found: VectorWork | None = None
 
     def moving(operand: int, rows: int, k: int) -> float:
-        side = product.sides[operand]
-        return move_seconds(copies, side, rows, k, product.element_bytes, writes=operand == OUT)[0]
+        return move_seconds(copies, product.sides[operand], rows, k, element_bytes, writes=operand == OUT)[0]
 
-    keeps = m <= MOST_ROWS and m * depth * product.element_bytes <= KEPT
+    keeps = m <= MOST_ROWS and m * depth * element_bytes <= KEPT
     rows, leaving = moving(A, m, depth) if keeps else 0.0, moving(OUT, m, n)
     for tile, k in _tiles(n, depth, max(MOST_DEPTH, npu.vector.lanes)):
         tiles = -(-n // tile) * -(-depth // k)
