@@ -95,18 +95,18 @@ def _seen(nodes: Sequence[Node], homes: Mapping[Value, Home], row: int, first: t
         facts = tuple([node.fact(kind) for kind in (Tile, Epilogue, Prologue, Queue)])
         found.append((node.op.name, tuple(sorted(node.attributes.items())), engine, facts))
         for value in (*node.operands, *node.results):
+            seen = "" if value is None else seen_by_rules(node, value, {})
             home = None if value is None else homes.get(value)
-            if value is None or home is None:
-                found.append(value is None)
-                continue
-            seen = seen_by_rules(node, value, {})
-            if seen is None or home.parts or home.blocks:
+            if seen is None or (home is not None and (home.parts or home.blocks)):
                 return None
+            found.append(seen)
+            if home is None:
+                continue
             begin = home.layout.offset
             same = places.setdefault((home.space, begin), len(begins))  # what lies in one place stays in one
             begins.append(begin)
             within = begin if home.on_chip else begin % row if engine[0] == "pim" else 0
-            found.append((seen, home.space, home.layout.dims, home.dtype, same, within))
+            found.append((home.space, home.layout.dims, home.dtype, same, within))
     return _Layer(tuple(found), tuple(begins))
 
 
