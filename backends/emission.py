@@ -6,8 +6,8 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
-from functools import cache
-from itertools import groupby
+from functools import cache, partial
+from itertools import groupby, takewhile
 from math import prod
 
 from pimc.backends.dma.isa import MapBlocks
@@ -20,6 +20,7 @@ from pimc.backends.pim.mapping import mapping_of, why_no_values
 from pimc.backends.planning import BufferSplit, Plan, nodes_by_stage
 from pimc.backends.program import Cost, Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.ragged import groups
+from pimc.backends.repeats import Repeats
 from pimc.backends.roll import roll
 from pimc.backends.synchronize import Barrier, split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
@@ -44,6 +45,7 @@ from pimc.ir.facts import (
 from pimc.ir.graph import Graph, Node, Role, Value
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
+from pimc.ir.op import OpClass
 from pimc.ir.ops.caches import CACHE_AXIS, IN_PLACE
 from pimc.ir.requests import Batch, Rows
 from pimc.ir.source import Derived, Source, roots
@@ -286,6 +288,8 @@ class _Stretch:
     ops: range
     fences: tuple[int, ...] = ()
     """numbers of items before which nothing is brought for the op that they begin"""
+    again: bool = False
+    """whether it goes on as those before it, for which it was not lowered"""
 
 
 _LOADING, _AFTER = frozenset({"load"}), frozenset({"npu", "store"})
@@ -318,21 +322,28 @@ def _lowered(
     begin = first_op
     chains = {chain.start: [part.nodes[i] for i in chain.all] for chain in chains_in(part.nodes)}
     done = {node for nodes in chains.values() for node in nodes[1:]}
+    areas = [area for area in (*scratch.values(), at.accumulators) if area is not None]
+    repeats, again = Repeats(part.plan.homes), False
     for offset, node in enumerate(part.nodes):
         if node in done:
             continue
-        layer, beat = node.fact(Layer), node.fact(Beat)
-        key = (layer.group, layer.index) if layer is not None else (_ALONE, offset)
-        key = (_BEATS, beat.index) if beat is not None else key
-        if current is not None and key != current:
-            yield _Stretch(*current, emitter.take(), range(begin, first_op + offset), tuple(fences))
-            if layer is not None or beat is not None:  # equal layers get equal addresses; others go on around the ring
-                for area in (*scratch.values(), at.accumulators):
-                    if area is not None:
+        key = _stretch_of(node, offset)
+        if key != current:
+            if current is not None:
+                items = emitter.take()
+                repeats.end(items, at, areas)
+                yield _Stretch(*current, items, range(begin, first_op + offset), tuple(fences), again)
+                if key[0] != _ALONE:  # equal layers get equal addresses; others go on around the ring
+                    for area in areas:
                         area.restart()
-            fences = []
-            begin = first_op + offset
-        current = key
+            current, fences, again = key, [], False
+            emitter.op = begin = first_op + offset
+            if key[0] >= 0 and memory is None:
+                layer = list(takewhile(partial(_is_in, key), part.nodes[offset:]))
+                again = repeats.begin(layer, at, areas)
+                done.update(layer if again else ())
+        if again:
+            continue
         position = node.fact(Position)
         if position is not None and not position.prefetch:
             fences.append(emitter.level[0])
@@ -347,20 +358,38 @@ def _lowered(
         else:
             memory.lower(nodes, there, lower_chain)
     if current is not None:
-        yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences))
+        yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences), again)
+
+
+def _is_in(stretch: tuple[int, int], node: Node) -> bool:
+    return _stretch_of(node, -1) == stretch
+
+
+def _stretch_of(node: Node, offset: int) -> tuple[int, int]:
+    """Group and index of the stretch that a node belongs to."""
+    layer, beat = node.fact(Layer), node.fact(Beat)
+    if beat is not None:
+        return _BEATS, beat.index
+    return (layer.group, layer.index) if layer is not None else (_ALONE, offset)
 
 
 def _fenced_as_needed(lowered: Iterable[_Stretch]) -> list[_Stretch]:
     """Without the fences that nothing needs; each layer is looked at by itself, so that equal ones stay equal."""
     found: list[_Stretch] = []
+    of_layer: frozenset[int] = frozenset()
     for _, run in groupby(enumerate(lowered), lambda each: -1 if each[1].group == _ALONE else each[0]):
-        found += _without_spare_fences([stretch for _, stretch in run])
+        stretches = [stretch for _, stretch in run]
+        if stretches[0].again:
+            found += _without(of_layer, stretches)
+            continue
+        spare = spare_fences([item for stretch in stretches for item in stretch.items])
+        of_layer = spare if stretches[0].group >= 0 else of_layer
+        found += _without(spare, stretches)
     return found
 
 
-def _without_spare_fences(run: Sequence[_Stretch]) -> Iterator[_Stretch]:
-    """Stretches that follow each other."""
-    spare = spare_fences([item for stretch in run for item in stretch.items])
+def _without(spare: Set[int], run: Sequence[_Stretch]) -> Iterator[_Stretch]:
+    """Stretches that follow each other, without items of such numbers."""
     begin = 0
     for stretch in run:
         end = begin + len(stretch.items)
@@ -403,16 +432,22 @@ def _queue(node: Node) -> str:
     return fact.name if fact is not None else ""
 
 
-def lower_chain(nodes: Sequence[Node], at: Lowering) -> None:
-    """Emit a product and what is computed on its tiles; what cannot be comes before or behind, one after the other."""
+def lower_chain(nodes: Sequence[Node], at: Lowering) -> int:
+    """Emit a product and what is computed on its tiles; what cannot be comes before or behind, one after the other.
+
+    Gives how many are computed on tiles of a product."""
+    on_tiles = 0
 
     def alone(numbers: Iterable[int]) -> None:
         for number in numbers:
+            if at.rehearsed and not is_cut(nodes[number]):
+                continue
             with at.emit.of_op(number):
                 lower(nodes[number], at)
 
     def following(start: int, stop: int) -> None:
         """A product with what comes behind it on its tiles, a second product with what is its own."""
+        nonlocal on_tiles
         product, after = nodes[start], nodes[start + 1 : stop]
         fused: int | None = None
         if rule is not None and after:
@@ -423,6 +458,7 @@ def lower_chain(nodes: Sequence[Node], at: Lowering) -> None:
             following(start, start + 1 + second)
             following(start + 1 + second, stop)
         else:
+            on_tiles += fused or 0
             alone(range(start if fused is None else start + 1 + fused, stop))
 
     chain = next(chains_in(nodes), None)
@@ -430,14 +466,20 @@ def lower_chain(nodes: Sequence[Node], at: Lowering) -> None:
     rule = CHAIN_RULES.get((_kind(product, at.spec), product.op.name))
     if chain is None or rule is None:
         alone(range(len(nodes)))
-        return
+        return 0
     before, after = [nodes[i] for i in chain.before], [nodes[i] for i in chain.after]
     fused = rule(before, product, after, _within_tile(product, at)) if before else None
     if fused is not None:
         alone(range(chain.product + 1 + fused, len(nodes)))
-        return
+        return len(before) + fused
     alone(chain.before)
     following(chain.product, len(nodes))
+    return on_tiles
+
+
+def is_cut(node: Node) -> bool:
+    """Whether the rule of a node, on an engine that cuts, tells how it does that, and what limits it."""
+    return node.op.cls is OpClass.CONTRACTION or node.op.name == "attention"
 
 
 def _within_tile(node: Node, at: Lowering) -> Lowering:
@@ -496,7 +538,7 @@ def tile_of(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]
     if chain[0].fact(Ragged) is not None:
         return None
     found: list[Tile] = []
-    _rehearse(chain, spec, homes, tiled=found.append)
+    lower_chain(chain, _rehearsal(chain, spec, homes, tiled=found.append))
     if not found:
         return None
     largest = max(found, key=lambda t: t.m * t.n * t.k)
@@ -504,20 +546,38 @@ def tile_of(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]
 
 
 def limits_of(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> list[str]:
-    """What limits each contraction of a chain, found by lowering it for nothing. Two that are cut as one are one."""
+    """What limits each contraction of a chain, found by lowering it for nothing."""
     found: list[str] = []
-    _rehearse(chain, spec, homes, limited=found.append)
+    lower_chain(chain, _rehearsal(chain, spec, homes, limited=found.append))
     return found
 
 
-def _rehearse(
+def are_cut_as_one(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> bool:
+    """Whether there are tiles in which a product and a second one among what follows it both fit."""
+    found: list[str] = []
+    product, *after = chain
+    rule = CHAIN_RULES.get((_kind(product, spec), product.op.name))
+    if rule is not None:
+        rule([], product, after, _within_tile(product, _rehearsal(chain, spec, homes, limited=found.append)))
+    return len(found) == 1
+
+
+def on_tiles(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> int:
+    """How many nodes of a chain are computed on tiles of a product, found by lowering it for nothing."""
+    return lower_chain(chain, _rehearsal(chain, spec, homes))
+
+
+def _rehearsal(
     chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home], tiled: Callable[[Tile], None] | None = None,
     limited: Callable[[str], None] | None = None,
-) -> None:  # fmt: skip
+) -> Lowering:  # fmt: skip
+    """Lowering for nothing."""
     load_rules(spec)
     split = BufferSplit.beside(spec, homes.values())
     scratch = _scratch(split, {"", "pim", "cache"} if chain[0].fact(SubBatch) is not None else {""})
-    lower_chain(chain, Lowering(spec, _emitter(spec, homes), scratch[""], homes, tiled=tiled, limited=limited))
+    return Lowering(
+        spec, _emitter(spec, homes), scratch[""], homes, tiled=tiled, limited=limited, rehearsed=True
+    )  # fmt: skip
 
 
 def _engine(node: Node) -> str:

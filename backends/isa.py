@@ -176,6 +176,11 @@ def operands_of(cls: type[Command]) -> Mapping[str, OperandDecl]:
     return _OPERANDS[cls]
 
 
+def values_of(item: Command) -> tuple[Any, ...]:
+    """The values of a command's operands, in order."""
+    return _VALUES[type(item)](item)
+
+
 def operand_names(cls: type[Command]) -> tuple[str, ...]:
     return tuple(_OPERANDS[cls])
 

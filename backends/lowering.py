@@ -47,6 +47,8 @@ class Lowering:
     """Told what limits a contraction."""
     marked: bool = False
     """Vectors on their way into PIM are taken to be where it reads them."""
+    rehearsed: bool = False
+    """Nothing comes of it but what `tiled` and `limited` are told: commands need not be issued."""
     accumulators: Scratch | None = None
     """Of the arrays: those of ops that follow each other lie apart, so that no op need wait for another's to leave."""
 

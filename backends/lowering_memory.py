@@ -25,7 +25,7 @@ class LoweringMemory:
     known: dict[Hashable, tuple[tuple[Item, ...], int, int, int]] = field(default_factory=dict)
 
     def lower(
-        self, nodes: Sequence[Node], at: Lowering, rule: Callable[[Sequence[Node], Lowering], None]
+        self, nodes: Sequence[Node], at: Lowering, rule: Callable[[Sequence[Node], Lowering], object]
     ) -> None:
         """Emit nodes that are lowered together by their rule, or as before."""
         key = tuple(_key(node, at) for node in nodes)

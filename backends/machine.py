@@ -156,6 +156,14 @@ class Machine:
             return self._comes_in_pieces(product)
         return is_follower(node, product)
 
+    def _on_tiles(self, chain: Sequence[Node]) -> int:
+        """How many of a chain are computed on tiles of its product."""
+        return emission.on_tiles(chain, self.spec, plan_nodes(chain, self.spec).homes)
+
+    def _takes(self, nodes: Sequence[Node]) -> float:
+        """`_in_a_row`, of nodes that follow each other."""
+        return self._in_a_row(self._emitted(nodes))
+
     def _in_a_row(self, program: Program) -> float:
         """Seconds of a program among others: the mean of what it takes on an idle machine, and where operands are there
         when they are needed, as where they come ahead."""
@@ -178,11 +186,13 @@ class Machine:
                 n.with_fact(Epilogue(i, keeps)) if i else n
                 for i, (n, keeps) in enumerate(zip(chain, kept, strict=True))
             ]
-            less, more = (self._emitted(nodes) for nodes in ([*fused[: instead + 1], *chain[instead + 1 :]], fused))
             # what has a place of its own where it is not on tiles after all
             aside = any(node.result.type != chain[-1].result.type for node in chain)
             part = 1 / _TIE if instead or aside else _TIE
-            self.estimates.gains[key] = self._in_a_row(more) <= part * self._in_a_row(less)
+            less = [*fused[: instead + 1], *chain[instead + 1 :]]
+            count = self._on_tiles(fused)
+            alike = count <= instead and count == self._on_tiles(less)  # then the commands are the same
+            self.estimates.gains[key] = part > 1 if alike else self._takes(fused) <= part * self._takes(less)
         return self.estimates.gains[key]
 
     def gains_by_joining(self, joined: Sequence[Node], apart: Sequence[Node]) -> bool:
@@ -194,7 +204,7 @@ class Machine:
 
     def _are_cut_as_one(self, joined: Sequence[Node]) -> bool:
         """Whether there are tiles in which both products fit."""
-        return len(emission.limits_of(joined, self.spec, plan_nodes(joined, self.spec).homes)) == 1
+        return emission.are_cut_as_one(joined, self.spec, plan_nodes(joined, self.spec).homes)
 
     def _is_joined_faster(self, joined: Sequence[Node], apart: Sequence[Node]) -> bool:
         more, less = self._emitted(joined), self._emitted(apart)
@@ -260,6 +270,8 @@ class Machine:
         return shared_tiles(node, self.spec) if engine.kind == "pim" and not self.banked else ()
 
     def bound(self, node: Node, engine: Engine) -> str:
+        if engine.kind != "npu" or not emission.is_cut(node):
+            return ""
         key = _key(node, engine)
         if key not in self.estimates.limits:
             placed = _placed_alone(node, engine)

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from pimc.backends.affine import Affine, Scalar, variable
-from pimc.backends.isa import Command, operands_of
+from pimc.backends.isa import Command, operands_of, values_of
 from pimc.backends.program import Item, Loop, Step
 from pimc.record import record
 
@@ -144,8 +144,10 @@ def _matches(merged: Sequence[Item], actual: Sequence[Item], number: int, turn: 
         elif isinstance(m, Step) and isinstance(a, Step):
             if m.engine != a.engine or m.instances != a.instances or type(m.command) is not type(a.command):
                 return False
-            for name in operands_of(type(m.command)):
-                left, right = getattr(m.command, name), getattr(a.command, name)
+            expected, found = values_of(m.command), values_of(a.command)
+            if expected == found and Affine not in map(type, expected):
+                continue
+            for left, right in zip(expected, found, strict=True):
                 if left is right and not isinstance(left, Affine):
                     continue
                 if isinstance(left, Affine):

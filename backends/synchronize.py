@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pimc.backends.affine import DEVICE, INSTANCE
-from pimc.backends.hazards import Access, bounds, carried, conflict
+from pimc.backends.hazards import Access, carried, conflict
 from pimc.backends.isa import Command, Signal, Wait
 from pimc.backends.orders import Order, necessary
 from pimc.backends.program import Item, Loop, Step
@@ -121,9 +121,10 @@ class _Splitter:
         self._bodies: dict[int, _Body] = {}
         self._first: dict[str, list[Step]] = defaultdict(list)
         self._last: dict[str, list[Step]] = defaultdict(list)
+        self._touched: dict[int, list[Access]] = {}
         self._cache: dict[int, list[Access]] = {}
         self._only: dict[int, str] = {}
-        self._written = _written_spans(items, ranges, row_stride)
+        self._written = {space: _united(spans) for space, spans in self._written_spans(items, ranges).items()}
 
     def split(self, items: Sequence[Item]) -> dict[str, list[Item]]:
         streams = self._level(items, None)
@@ -186,20 +187,22 @@ class _Splitter:
             for barrier in barriers.get(position, ()):
                 passed = [(old, ends) for old, ends in passed if not barrier.covers(old)]
                 passed.append((barrier, {e: p for e, p in last.items() if barrier.after is None or e in barrier.after}))
-            for unit in level:
+            spans = [[(access, *access.within(self._ranges)) for access in unit.accesses] for unit in level]
+            for unit, own in zip(level, spans, strict=True):
                 at[unit.position, unit.engine] = unit
                 held = [ends for barrier, ends in passed if barrier.holds(unit.engine)]
-                orders += self._wait_for_earlier(unit, live, known[unit.engine], at, held)
-            last.update((unit.engine, unit.position) for unit in level)
-            for unit in level:
+                orders += self._wait_for_earlier(unit, own, live, known[unit.engine], at, held)
+            for unit, own in zip(level, spans, strict=True):
+                last[unit.engine] = unit.position
                 unit.known = dict(known[unit.engine])
-                for access in unit.accesses:
-                    live[access.space].enter(unit, access, *access.within(self._ranges))
+                for span in own:
+                    live[span[0].space].enter(unit, *span)
         return orders
 
     def _wait_for_earlier(
         self,
         unit: _Unit,
+        spans: Sequence[tuple[Access, int, int]],
         live: dict[str, _Live],
         known: dict[str, int],
         at: dict[tuple[int, str], _Unit],
@@ -210,8 +213,7 @@ class _Splitter:
             for engine, position in ends.items():
                 if engine != unit.engine and max(known.get(engine, -1), needed.get(engine, -1)) < position:
                     needed[engine] = position
-        for access in unit.accesses:
-            low, high = access.within(self._ranges)
+        for access, low, high in spans:
             for other, earlier in live[access.space].near(low, high):
                 if other.engine == unit.engine:
                     continue
@@ -280,7 +282,7 @@ class _Splitter:
     def _accesses(self, step: Step) -> list[Access]:
         found = self._cache.get(id(step))
         if found is None:
-            found = [a for a in _accesses(step, self._row_stride) if a.write or self._is_written(a)]
+            found = [a for a in self._touched[id(step)] if a.write or self._is_written(a)]
             self._cache[id(step)] = found
         return found
 
@@ -289,6 +291,22 @@ class _Splitter:
             pairs = [(item, self._accesses(item))] if isinstance(item, Step) else self._inside(item)
             for step, accesses in pairs:
                 yield step, [a.spread(loop.variable, loop.count) for a in accesses]
+
+    def _written_spans(self, items: Sequence[Item], ranges: dict[int, int]) -> dict[str, list[tuple[int, int]]]:
+        """Intervals of each space that some command writes. Notes what all of them touch."""
+        spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for item in items:
+            if isinstance(item, Loop):
+                for space, found in self._written_spans(item.body, {**ranges, item.variable: item.count}).items():
+                    spans[space] += _united(found)
+                continue
+            touched = self._touched.get(id(item))
+            if touched is None:
+                touched = self._touched[id(item)] = _accesses(item, self._row_stride)
+            for access in touched:
+                if access.write:
+                    spans[access.space].append(access.within(ranges))
+        return spans
 
     def _is_written(self, access: Access) -> bool:
         """Whether anybody writes there at all: what is only read (weights) needs no order."""
@@ -352,6 +370,8 @@ def _stands_for(unit: _Unit, access: Access, other: _Unit, earlier: Access) -> b
     if other.position >= unit.position or not (access.write or (other.engine == unit.engine and not earlier.write)):
         return False
     return _covers(access, earlier)
+
+
 def _meeting(units: Sequence[_Unit], ranges: dict[int, int]) -> list[tuple[int, int]]:
     """Pairs of units of different engines, by their numbers in order, that may touch the same memory, one writing, in
     any turns of the loops around."""
@@ -403,21 +423,6 @@ def _strongest(pairs: Sequence[tuple[_Unit, _Unit]]) -> list[tuple[_Unit, _Unit]
         if not kept or second.position < kept[-1][1].position:
             kept.append((first, second))
     return kept
-
-
-def _written_spans(items: Sequence[Item], ranges: dict[int, int], row_stride: int) -> dict[str, list[tuple[int, int]]]:
-    """Disjoint sorted intervals of each space that some command writes."""
-    spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for item in items:
-        if isinstance(item, Loop):
-            for space, found in _written_spans(item.body, {**ranges, item.variable: item.count}, row_stride).items():
-                spans[space] += found
-        else:
-            for region in (r.flat(row_stride) for r in item.command.regions()):
-                if region.write and region.length > 0:
-                    low, high = bounds(region.start, ranges)
-                    spans[region.space].append((low, high + region.length))
-    return {space: _united(found) for space, found in spans.items()}
 
 
 def _united(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Set
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -131,8 +132,8 @@ class Elementwise(Command):
     def regions(self) -> Iterator[Region]:
         for letter in self.form:
             if letter != "i":
-                dtype, row, column = (getattr(self, f"{letter}_{part}") for part in ("type", "row", "column"))
-                yield grid_region(getattr(self, letter), self.rows, self.columns, row, column, dtype, write=False)
+                start, row, column, dtype = _GRIDS[letter](self)
+                yield grid_region(start, self.rows, self.columns, row, column, dtype, write=False)
         yield grid_region(self.dst, self.rows, self.columns, self.dst_row, self.dst_column, self.dst_type, write=True)
 
     def execute(self, state: DeviceState) -> None:
@@ -151,6 +152,10 @@ class Elementwise(Command):
                 out = out + np.arange(columns)
             target = ((rows, plain(self.dst_row)), (columns, plain(self.dst_column)))
             buffer.write(plain(self.dst), target, self.dst_type, np.broadcast_to(out, (rows, columns)))
+
+
+_GRIDS = {x: attrgetter(x, f"{x}_row", f"{x}_column", f"{x}_type") for x in "abc"}
+"""By letter of an operand: where it begins, its strides, and its type."""
 
 
 def _immediate(value: float, kinds: Set[str]) -> Array:
@@ -244,8 +249,6 @@ def grid_region(
     start: Scalar, rows: Scalar, columns: Scalar, row: Scalar, column: Scalar, dtype: DType, *, write: bool
 ) -> Region:
     """The bytes of the buffer between the first and the last element of a grid."""
-    low, high = 0, dtype.bits // 8
-    for count, stride in ((plain(rows), plain(row)), (plain(columns), plain(column))):
-        step = (count - 1) * stride
-        low, high = (low + step, high) if step < 0 else (low, high + step)
-    return Region("buffer", start + low, high - low, write)
+    down, across = (plain(rows) - 1) * plain(row), (plain(columns) - 1) * plain(column)
+    back = min(down, 0) + min(across, 0)
+    return Region("buffer", start + back, abs(down) + abs(across) + dtype.bits // 8, write)

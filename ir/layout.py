@@ -43,7 +43,7 @@ class Layout:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(prod(count for count, _ in digits) for digits in self.dims)
+        return tuple([prod([count for count, _ in digits]) for digits in self.dims])
 
     @property
     def elements(self) -> int:
@@ -72,6 +72,8 @@ class Layout:
 
         None where that is not a single layout: the range starts or ends inside a digit's period.
         """
+        if start == 0 and step == 1 and stop > 1 and len(self.dims[dim]) == 1 and self.dims[dim][0][0] == stop:
+            return self  # all of it
         count = max(0, -(-(stop - start) // step)) if step > 0 else max(0, -(-(start - stop) // -step))
         digits = _merged(self.dims[dim])
         offset = self.offset + _address(digits, start) if count else self.offset

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from math import inf
 from typing import ClassVar
 
 from pimc.ir.diagnostics import Kind, fail, nearest
@@ -71,13 +71,18 @@ class SplitAttentionPass(Pass):
     def stays_whole(self, node: Node, scores: Node, softmax: Node, rewriter: Rewriter, target: Target) -> bool:
         """Whether attention stays in one piece, the first parts of which would be these."""
         whole = _fastest(node, target)
-        if whole is None:
-            return False
+        if whole is None or self.whole == "always":
+            return whole is not None
         values = operand(node, 2)
         context = rewriter.add(opdef("attention_context"), (softmax.result, values), name=f"{node.name}_context")
-        together = _sum([_fastest(part, target) for part in (scores, softmax, context)])
+        together = 0.0
+        for part in (softmax, scores, context):  # the one that is quickly told first: it may take longer than the whole
+            seconds = _fastest(part, target)
+            together += inf if seconds is None else seconds
+            if whole < together:
+                break
         rewriter.remove(context)
-        return together is None or whole < together or self.whole == "always"
+        return whole < together
 
 
 def scores_name(attention: Node) -> str:
@@ -88,12 +93,6 @@ def scores_name(attention: Node) -> str:
 def _fastest(node: Node, target: Target) -> float | None:
     """The least time that an engine takes for a node; None where none can run it."""
     return min((target.estimate(node, e) for e in target.engines() if not target.why_not(node, e)), default=None)
-
-
-def _sum(parts: Sequence[float | None]) -> float | None:
-    """None where a part is."""
-    known = [seconds for seconds in parts if seconds is not None]
-    return sum(known) if len(known) == len(parts) else None
 
 
 def _share_facts(whole: Node, parts: tuple[Node, Node, Node], rewriter: Rewriter) -> None:

@@ -22,8 +22,9 @@ RUN = 128
 
 def cropped(layout: Layout, shape: Sequence[int]) -> Layout:
     """The first elements of a layout that has room to spare; where that is not one layout, the room stays."""
+    own = layout.shape
     for dim, extent in enumerate(shape):
-        if layout.shape[dim] != extent:
+        if own[dim] != extent:
             layout = layout.sliced(dim, 0, extent) or layout
     return layout
 
@@ -31,7 +32,8 @@ def cropped(layout: Layout, shape: Sequence[int]) -> Layout:
 def place(at: Lowering, value: Value) -> Tensor:
     """A value's place, without spare room as far as its layout allows."""
     tensor = at.tensor(value)
-    return replace(tensor, layout=cropped(tensor.layout, value.type.static_shape))
+    layout = cropped(tensor.layout, value.type.static_shape)
+    return tensor if layout is tensor.layout else replace(tensor, layout=layout)
 
 
 def operand(node: Node, index: int) -> Value | None:

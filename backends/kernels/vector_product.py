@@ -71,11 +71,11 @@ class RowProducts:
     shape: VectorShape | None = None
 
     @property
-    def fits(self) -> bool:
-        """Whether tiles of the shape do."""
+    def wanted(self) -> int:
+        """Bytes on chip of tiles of the shape."""
         assert self.shape is not None
         m = chunk_of(prod(x.count for x in self.nest.rows), MOST_ROWS)
-        return self._bytes(m, self.shape.n, self.shape.k) <= Arena.room(self.at)
+        return self._bytes(m, self.shape.n, self.shape.k)
 
     def run(self) -> None:
         self.arena = Arena(self.at)

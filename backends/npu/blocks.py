@@ -33,7 +33,7 @@ class Matrix:
 
     def rows_from(self, row: Scalar) -> Matrix:
         """Without the rows before this one."""
-        return replace(self, address=self.address + row * self.row)
+        return Matrix(self.address + row * self.row, self.row, self.column, self.block, self.twin)
 
     @property
     def other(self) -> Matrix:

@@ -22,13 +22,15 @@ from pimc.backends.npu.tile_ops import MOST_REGIONS, TileOps
 from pimc.backends.npu.tile_search import best_tiles
 from pimc.backends.npu.tiled import count_of
 from pimc.backends.npu.tiles import DEEP, Limits, Tiles, move_seconds
-from pimc.backends.npu.vector_unit import NPU, VectorWork, vector_work
+from pimc.backends.npu.vector_unit import NPU, VectorProduct, VectorWork, vector_work
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Tile
 from pimc.record import record
 
 CLEARLY = 0.1
 """The vector unit is taken where it saves at least this part of the arrays' turnaround."""
+_KEEPS_UP = 2.0
+"""The vector unit may be faster than the arrays where it multiplies in less than so many times what memory takes."""
 ABOUT = 1.02
 """Two products are cut side by side where that is estimated to need up to this part of the time apart: who asks for it
 has compared the commands."""
@@ -74,6 +76,8 @@ class Contraction:
         if Arena.room(self.at) < 2 * self._kept or not (self._has_whole_rows and self._has_one_depth):
             return None
         try:
+            if self._is_for_vector_unit():
+                return None
             choice = self.choice()
         except CompileError:  # what does not fit with the epilogue may fit without
             return None
@@ -94,9 +98,32 @@ class Contraction:
         seconds = choice.seconds(machine)
         if self.twin is None and seconds <= e.turns * (choice.cut.compute + apart):
             return True
-        alone = replace(self, epilogue=None, prologue=None, twin=None).choice()
+        alone = self._alone().choice()
         known = 1.0 if self.twin is None else ABOUT
         return seconds <= known * (e.products * alone.seconds(machine) + e.turns * apart)
+
+    def _alone(self) -> Contraction:
+        return replace(self, epilogue=None, prologue=None, twin=None)
+
+    def _is_for_vector_unit(self) -> bool:
+        """Whether it does the product alone: what comes behind on their tiles makes the arrays no faster. Looked at
+        where it keeps up with memory, and the search for the arrays' tiles may so be spared."""
+        if self.prologue is not None:
+            return False
+        alone, spec = self._alone(), self.at.spec
+        product = alone._vector_product()
+        if product is None or product.multiplied(spec) > _KEEPS_UP * product.read(spec):
+            return False
+        choice = alone.choice()
+        times, spared = (2, self._spared(choice)) if self.twin else (1, 0.0)
+        return alone._vector_work(choice, times, spared) is not None
+
+    def _spared(self, choice: Choice) -> float:
+        """Seconds that two products need less side by side than one after the other, at most."""
+        machine, e = machine_of(self.at), choice.extents
+        rows, side = (e.s, e.stationary) if choice.swap else (e.t, e.streamed)
+        moved = self._moving(machine, side, rows, e.k) + self._moving(machine, e.out, e.t, e.s)
+        return machine.turnaround + e.turns * moved
 
     def _moving(self, machine: Machine, side: Side | None, rows: int, columns: int) -> float:
         return move_seconds(machine.copies, side, rows, columns, self.tensors[A].element_bytes)[0]
@@ -138,12 +165,15 @@ class Contraction:
         on_vector_unit = self._vector_work(choice)
         if on_vector_unit is not None:
             self._report_vector(choice, on_vector_unit)
-            self._on_vector_unit(on_vector_unit.shape).run()
+            if not self.at.rehearsed:
+                self._on_vector_unit(on_vector_unit.shape).run()
             return
         if isinstance(choice.cut, Tiles):
             self.run_tiles(choice, choice.cut)
             return
         self._begin(choice)
+        if self.at.rehearsed:
+            return
         nest = replace(self.nest, batch=choice.batch)
         Groups(self.at, machine_of(self.at), self.tensors, nest, self.scale, choice.cut, swap=choice.swap).run()
 
@@ -154,6 +184,8 @@ class Contraction:
 
     def run_tiles(self, choice: Choice, tiles: Tiles) -> None:
         self._begin(choice)
+        if self.at.rehearsed:
+            return
         arena = Arena(self.at, self._want(choice.extents) + self._kept)
         nest = Nest(self.nest.starts, choice.batch)
         own = [ops.stage(self.at.emit, arena) for ops in (self.epilogue, self.prologue) if ops is not None]
@@ -162,26 +194,36 @@ class Contraction:
         for starts, slot in walk(self.at.emit, nest, tiles.slots):
             work.run(starts, slot)
 
-    def _vector_work(self, choice: Choice) -> VectorWork | None:
-        """How the vector unit does it, where it is faster."""
+    def _vector_work(self, choice: Choice, times: int = 1, spared: float = 0.0) -> VectorWork | None:
+        """How the vector unit does it, where it is faster for so many of them, for which the arrays need so many
+        seconds less than for each by itself."""
+        product, machine, turns = self._vector_product(), machine_of(self.at), choice.extents.turns
+        most = times * choice.seconds(machine) - spared - CLEARLY * machine.turnaround
+        products = times * choice.extents.products
+        if product is None or products * turns * product.multiplied(self.at.spec) >= most:
+            return None
+        work = vector_work(
+            self.at.spec, product, Arena.room(self.at), lambda shape: self._on_vector_unit(shape).wanted
+        )
+        faster = work is not None and products * work.seconds(turns, machine.copies.latency) < most
+        return work if faster else None
+
+    def _vector_product(self) -> VectorProduct | None:
+        """None where the vector unit does not do it."""
         npu = self.at.spec.npu
         assert npu is not None
         if npu.products == "array" or self.at.tile is not None:
             return None
-        turns, copies = choice.extents.turns, copy_time(self.at.spec)
         sides = (
             self._side(A, self.nest.batch, self.nest.rows),
             self._side(B, self.nest.batch, self.nest.columns),
             self._side(OUT, self.nest.batch, self.nest.rows, self.nest.columns),
         )
-        work = vector_work(
-            npu, self.nest, sides, self.tensors[B].element_bytes, copies, lambda shape: self._on_vector_unit(shape).fits
-        )
-        if work is None:
-            return None
-        machine = machine_of(self.at)
-        seconds = choice.extents.products * work.seconds(turns, copies.latency)
-        return work if seconds + CLEARLY * machine.turnaround < choice.seconds(machine) else None
+        a, b, out = self.tensors
+        return VectorProduct(
+            count_of(self.nest.rows), count_of(self.nest.columns), self.nest.depth, sides,
+            (a.element_bytes, b.element_bytes, out.element_bytes), a.on_chip,
+        )  # fmt: skip
 
     def _on_vector_unit(self, shape: VectorShape) -> RowProducts:
         return RowProducts(NPU, self.at, self.tensors, self.nest, self.scale, shape)

@@ -98,7 +98,12 @@ def best_pack(machine: Machine, t: int, s: int, k: int, products: int, room: int
     """The fastest way through the arrays that takes at most `room` bytes of accumulators (0: half of them) for all."""
     room = room or machine.accumulator_bytes // SLOTS
     found: list[tuple[float, int, Pack]] = []
-    for down, across in machine.array.grids():
+    depth = products * t if machine.sums_stay else k
+    grids = list(machine.array.grids())
+    enough = min((down for down, _ in grids if machine.array.rows * down >= depth), default=machine.array.arrays)
+    for down, across in grids:
+        if down > enough and down % enough == 0:  # a lower grid is as good
+            continue
         _, wide = machine.block(down, across)
         beside = [1, wide // s, machine.array.load // t, min(wide // s, machine.array.load // t)]
         for count in sorted({max(1, min(products, n)) for n in beside}):

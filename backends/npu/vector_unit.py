@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from math import prod
 
-from pimc.backends.dma.timing import CopyTime
+from pimc.backends.dma.timing import copy_time
 from pimc.backends.kernels.lanes import VectorMachine
 from pimc.backends.kernels.nest import SLOTS, chunk_of
-from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest
+from pimc.backends.kernels.product_nest import OUT, A, B
 from pimc.backends.kernels.vector_product import MOST_DEPTH, MOST_ROWS, VectorShape, halves
+from pimc.backends.npu.answers import Answers
+from pimc.backends.npu.candidates import Room
 from pimc.backends.npu.extents import Side
 from pimc.backends.npu.isa import Vec, VectorReduce, VectorScan
 from pimc.backends.npu.tiles import move_seconds
 from pimc.backends.npu.timing import tree_levels
-from pimc.backends.target import NpuSpec
+from pimc.backends.target import NpuSpec, TargetSpec
+from pimc.by_identity import by_identity
 from pimc.record import record
 
 NPU = VectorMachine("npu", "npu", lambda _: Vec, lambda _: VectorReduce, VectorScan)
@@ -28,6 +30,30 @@ DEEP, FEW = 4, 128
 larger ones take about the same time."""
 KEPT = 1 << 16
 """Bytes of rows that come as a whole rather than with each tile."""
+
+
+@record
+class VectorProduct:
+    """A product [m, k] x [k, n], as far as its time depends on it."""
+
+    m: int
+    n: int
+    k: int
+    sides: tuple[Side | None, Side | None, Side | None]
+    """how a, b and the result lie in memory (None: on chip, or made there)"""
+    element_bytes: tuple[int, int, int]
+    a_on_chip: bool
+
+    def multiplied(self, spec: TargetSpec) -> float:
+        """Seconds of the products alone: what the vector unit takes at least."""
+        npu = spec.npu
+        assert npu is not None
+        each = npu.vector.lanes * npu.vector.units * npu.cores
+        return self.m * self.n * self.k * npu.vector.cycles("mul") / each / npu.clock
+
+    def read(self, spec: TargetSpec) -> float:
+        """Seconds in which memory gives b at best, latency included."""
+        return self.n * self.k * self.element_bytes[B] / spec.dram.bandwidth + copy_time(spec).latency
 
 
 @record
@@ -60,26 +86,41 @@ class VectorWork:
 
 
 def vector_work(
-    npu: NpuSpec, nest: ProductNest, sides: Sequence[Side | None], element_bytes: int, copies: CopyTime,
-    fits: Callable[[VectorShape], bool],
-) -> VectorWork | None:  # fmt: skip
-    """The fastest of the ways of `kernels/vector_product.py` that fit. sides: how a, b and the result lie in memory
-    (None: on chip)."""
-    m, n = (prod(x.count for x in axes) for axes in (nest.rows, nest.columns))
+    spec: TargetSpec, product: VectorProduct, room: int, wanted: Callable[[VectorShape], int]
+) -> VectorWork | None:
+    """The fastest of the ways of `kernels/vector_product.py` that fit. wanted: bytes that tiles of a shape take."""
+    npu = spec.npu
+    assert npu is not None
+
+    def find(room: Room) -> VectorWork | None:
+        return _fastest(spec, npu, product, lambda shape: room.holds(wanted(shape)))
+
+    return _answers(spec).of(product, room, find)
+
+
+@by_identity
+def _answers(spec: TargetSpec) -> Answers[VectorProduct, VectorWork | None]:
+    return Answers()
+
+
+def _fastest(
+    spec: TargetSpec, npu: NpuSpec, product: VectorProduct, fits: Callable[[VectorShape], bool]
+) -> VectorWork | None:
+    copies, m, n, depth, element_bytes = copy_time(spec), product.m, product.n, product.k, product.element_bytes[B]
     best: tuple[float, int] | None = None
     found: VectorWork | None = None
 
     def moving(operand: int, rows: int, k: int) -> float:
-        return move_seconds(copies, sides[operand], rows, k, element_bytes, writes=operand == OUT)[0]
+        return move_seconds(copies, product.sides[operand], rows, k, element_bytes, writes=operand == OUT)[0]
 
-    keeps = m <= MOST_ROWS and m * nest.depth * element_bytes <= KEPT
-    rows, leaving = moving(A, m, nest.depth) if keeps else 0.0, moving(OUT, m, n)
-    for tile, k in _tiles(n, nest.depth, max(MOST_DEPTH, npu.vector.lanes)):
-        tiles = -(-n // tile) * -(-nest.depth // k)
-        again = -(-n // tile) - 1 if k < nest.depth else 0
+    keeps = m <= MOST_ROWS and m * depth * element_bytes <= KEPT
+    rows, leaving = moving(A, m, depth) if keeps else 0.0, moving(OUT, m, n)
+    for tile, k in _tiles(n, depth, max(MOST_DEPTH, npu.vector.lanes)):
+        tiles = -(-n // tile) * -(-depth // k)
+        again = -(-n // tile) - 1 if k < depth else 0
         memory = 0.0
         for across in (False, True):
-            shape = VectorShape(tile, k, across, keeps, SLOTS, nest.depth % (k * SLOTS) > 0)
+            shape = VectorShape(tile, k, across, keeps, SLOTS, depth % (k * SLOTS) > 0)
             multiplied, added = _clocks(npu, shape)
             passes = m * (multiplied + added) / npu.clock
             if best is not None and (tiles + again) * passes >= best[0]:
@@ -88,7 +129,7 @@ def vector_work(
             memory = memory or tiles * moving(B, tile, k) + (rows if keeps else tiles * moving(A, m, k))
             work = VectorWork(shape, tiles * passes, memory, tiles * read, leaving, tiles, again)
             if tiles <= FEW and work.around(copies.latency) > max(work.passes, memory):
-                work = replace(work, shape=replace(shape, slots=DEEP, apart=nest.depth % (k * DEEP) > 0))
+                work = replace(work, shape=replace(shape, slots=DEEP, apart=depth % (k * DEEP) > 0))
             score = work.seconds(1, copies.latency), tiles
             if (best is None or score < best) and fits(work.shape):
                 best, found = score, work
