@@ -50,6 +50,8 @@ class Estimates:
     tiles: dict[object, Tile | None] = field(default_factory=dict)
     gains: dict[object, bool] = field(default_factory=dict)
     """whether chains take less time on the tiles of their product"""
+    rooms: dict[object, str] = field(default_factory=dict)
+    """what is too large for the buffer"""
 
 
 @dataclass
@@ -117,7 +119,18 @@ class Machine:
             return f"{engine.name} has no commands for {node.op.name}"
         if node.op.name == "quantized_matmul" and self._is_expanded_elsewhere(node):
             return "another program of this run has it by its values in the banks"
-        return why_not(node, engine, self.spec)
+        return why_not(node, engine, self.spec) or self._why_too_large(node, engine)
+
+    def _why_too_large(self, node: Node, engine: Engine) -> str:
+        """What operands of the banks need on chip and do not have, where an NPU may do with less."""
+        if engine.kind != "pim" or self.spec.npu is None:
+            return ""
+        key = _key(node, engine)
+        if key not in self.estimates.rooms:
+            placed = _placed_alone(node, engine)
+            homes = plan_node(placed, self.spec).homes
+            self.estimates.rooms[key] = emission.why_too_large([placed], self.spec, homes)
+        return self.estimates.rooms[key]
 
     def _is_expanded_elsewhere(self, node: Node) -> bool:
         levels = node.operands[1]
