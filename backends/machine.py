@@ -17,7 +17,16 @@ from pimc.backends.lowering import CHAIN_RULES, RULES
 from pimc.backends.lowering_memory import LoweringMemory
 from pimc.backends.pim.tiles import shared_tiles
 from pimc.backends.pim.tiles import tile_of as pim_tile
-from pimc.backends.planning import Plan, is_held, make_plan, nodes_by_stage, plan_node, plan_nodes, stored_bytes
+from pimc.backends.planning import (
+    Plan,
+    is_held,
+    make_plan,
+    nodes_by_stage,
+    plan_node,
+    plan_nodes,
+    stored_bytes,
+    wanted_in_banks,
+)
 from pimc.backends.program import Program
 from pimc.backends.sharing import turns_on
 from pimc.backends.target import TargetSpec, describe
@@ -120,6 +129,11 @@ class Machine:
         if node.op.name == "quantized_matmul" and self._is_expanded_elsewhere(node):
             return "another program of this run has it by its values in the banks"
         return why_not(node, engine, self.spec) or self._why_too_large(node, engine)
+
+    def lying(self, node: Node, engine: Engine) -> Sequence[tuple[Value, Hashable]]:
+        if engine.kind != "pim":
+            return ()
+        return [(value, (kind, order)) for value, kind, order in wanted_in_banks(_placed_alone(node, engine))]
 
     def _why_too_large(self, node: Node, engine: Engine) -> str:
         """What operands of the banks need on chip and do not have, where an NPU may do with less."""

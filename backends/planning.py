@@ -800,12 +800,18 @@ def _bank_operands(nodes: Iterable[Node], banked: frozenset[str], spec: TargetSp
     for node in nodes:
         placement = node.fact(Placement)
         channels = placement.channels if placement is not None else ()
-        for kind, operand in _multiplied(node):
-            value, order = _stored(operand)
+        for value, kind, order in wanted_in_banks(node):
             if _is_on_pim(node) or value.name in banked:
                 slots = slots_of(node, spec) if kind == "weight" and _is_on_pim(node) else 1
                 demands.setdefault(value, Demand(kind, order, channels, slots))
     return demands
+
+
+def wanted_in_banks(node: Node) -> Iterator[tuple[Value, str, tuple[int, ...]]]:
+    """What banks multiply a node's vectors with, if it runs there: the value, as which kind, and its order of axes."""
+    for kind, operand in _multiplied(node):
+        value, order = _stored(operand)
+        yield value, kind, order
 
 
 def _multiplied(node: Node) -> Iterator[tuple[str, Value]]:
