@@ -314,7 +314,8 @@ def _cuts_between_blocks(node: Node, parameter: Value, axis: int, ways: int) -> 
     if own is None:
         return True
     extent, count = node.result.type.static_shape[axis], parameter.type.static_shape[own]
-    return count % ways == 0 and (count == extent or extent % count == 0)
+    block = 1 if count == extent else int(str(node.attribute("block_size")))  # the last one may be shorter
+    return extent % ways == 0 and extent // ways % block == 0
 
 
 def _order(transpose: Node) -> list[int]:
