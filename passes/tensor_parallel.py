@@ -10,6 +10,7 @@ gives partial sums, which are reduced at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import gcd
 
 import numpy as np
 
@@ -306,7 +307,7 @@ def _ways_of_heads(graph: Graph, ways: int) -> int:
     """The largest divisor of `ways` that divides the heads of all attention."""
     attention = [n for n in graph.order() if n.op.name == "attention"]
     counts = {v.type.static_shape[1] for n in attention for v in n.operands[:3] if v is not None}
-    return next(d for d in range(ways, 0, -1) if ways % d == 0 and all(count % d == 0 for count in counts))
+    return gcd(ways, *counts)
 
 
 def _cuts_between_blocks(node: Node, parameter: Value, axis: int, ways: int) -> bool:
