@@ -42,6 +42,7 @@ def _too_few(graph: Graph, layers: int, stages: int) -> CompileError:
         return fail(
             Kind.PARALLEL,
             f"'{graph.name}' has no layers that {stages} pipeline stages could share: a layer lies around an attention",
+            notes=("attention that is written in an unknown way is not seen as one",),
             help="--parallel tp=N cuts the products of a model",
         )
     count = max(1, layers)
