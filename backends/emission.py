@@ -26,7 +26,7 @@ from pimc.backends.synchronize import Barrier, split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.blocks import Window
 from pimc.ir.chains import chains_in, twin_in
-from pimc.ir.diagnostics import InternalError, Kind, fail
+from pimc.ir.diagnostics import CompileError, InternalError, Kind, fail
 from pimc.ir.facts import (
     Beat,
     Epilogue,
@@ -550,6 +550,17 @@ def limits_of(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Hom
     found: list[str] = []
     lower_chain(chain, _rehearsal(chain, spec, homes, limited=found.append))
     return found
+
+
+def why_too_large(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> str:
+    """What a chain needs on chip, by itself, and does not have; empty if it fits."""
+    try:
+        lower_chain(chain, _rehearsal(chain, spec, homes))
+    except CompileError as error:
+        if error.diagnostics[0].kind is not Kind.CAPACITY:
+            raise
+        return error.diagnostics[0].message
+    return ""
 
 
 def are_cut_as_one(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> bool:

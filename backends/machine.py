@@ -17,7 +17,16 @@ from pimc.backends.lowering import CHAIN_RULES, RULES
 from pimc.backends.lowering_memory import LoweringMemory
 from pimc.backends.pim.tiles import shared_tiles
 from pimc.backends.pim.tiles import tile_of as pim_tile
-from pimc.backends.planning import Plan, is_held, make_plan, nodes_by_stage, plan_node, plan_nodes, stored_bytes
+from pimc.backends.planning import (
+    Plan,
+    is_held,
+    make_plan,
+    nodes_by_stage,
+    plan_node,
+    plan_nodes,
+    stored_bytes,
+    wanted_in_banks,
+)
 from pimc.backends.program import Program
 from pimc.backends.sharing import turns_on
 from pimc.backends.target import TargetSpec, describe
@@ -50,6 +59,8 @@ class Estimates:
     tiles: dict[object, Tile | None] = field(default_factory=dict)
     gains: dict[object, bool] = field(default_factory=dict)
     """whether chains take less time on the tiles of their product"""
+    rooms: dict[object, str] = field(default_factory=dict)
+    """what is too large for the buffer"""
 
 
 @dataclass
@@ -117,7 +128,23 @@ class Machine:
             return f"{engine.name} has no commands for {node.op.name}"
         if node.op.name == "quantized_matmul" and self._is_expanded_elsewhere(node):
             return "another program of this run has it by its values in the banks"
-        return why_not(node, engine, self.spec)
+        return why_not(node, engine, self.spec) or self._why_too_large(node, engine)
+
+    def lying(self, node: Node, engine: Engine) -> Sequence[tuple[Value, Hashable]]:
+        if engine.kind != "pim":
+            return ()
+        return [(value, (kind, order)) for value, kind, order in wanted_in_banks(_placed_alone(node, engine))]
+
+    def _why_too_large(self, node: Node, engine: Engine) -> str:
+        """What operands of the banks need on chip and do not have, where an NPU may do with less."""
+        if engine.kind != "pim" or self.spec.npu is None:
+            return ""
+        key = _key(node, engine)
+        if key not in self.estimates.rooms:
+            placed = _placed_alone(node, engine)
+            homes = plan_node(placed, self.spec).homes
+            self.estimates.rooms[key] = emission.why_too_large([placed], self.spec, homes)
+        return self.estimates.rooms[key]
 
     def _is_expanded_elsewhere(self, node: Node) -> bool:
         levels = node.operands[1]

@@ -23,7 +23,7 @@ from pimc.backends.target import TargetSpec
 from pimc.ir.blocks import Blocks
 from pimc.ir.chains import chains_in, keeps, waiting
 from pimc.ir.diagnostics import CompileError, Kind, fail
-from pimc.ir.facts import Placement, Queue, Ragged, ReadAs, Stage, SubBatch
+from pimc.ir.facts import Layer, Placement, Queue, Ragged, ReadAs, Stage, SubBatch
 from pimc.ir.graph import Graph, Node, Role, Value, untransposed
 from pimc.ir.layout import Layout
 from pimc.ir.memory import Home
@@ -440,22 +440,28 @@ class _Planner:
         for value in self._foreign():
             self._place_result(value, self.chip, dram, permanent=_is_cache(value))
         self._settle_tables(lambda n: dram.take(n) or 0)
-        for position, node in enumerate(self.nodes):
+
+        def place(node: Node) -> None:
             chip = self.chips[_half(node)]
+            for result in node.results:
+                if result in inside or result in self.homes:
+                    continue
+                if self._is_scaled_in_banks(node):
+                    self._place_scores(node, dram)
+                    continue
+                end = ends[result]
+                permanent = end >= len(self.nodes)
+                align = self.spec.dram.access_bytes if node.op.name in ALIGNED_ROWS and not permanent else 1
+                room = _NOWHERE if result in aside else chip
+                size = self._place_result(result, room, dram, permanent=permanent, align=align)
+                leaving.setdefault(end, []).append((result, size, room))
+
+        for node in _read_in_layers(self.nodes, ends):
+            place(node)
+        for position, node in enumerate(self.nodes):
             self._place_views(node)
             self._place_sum(node, position, ends, leaving)
-            for result in node.results:
-                if result in inside:
-                    continue
-                if result not in self.homes and self._is_scaled_in_banks(node):
-                    self._place_scores(node, dram)
-                elif result not in self.homes:
-                    end = ends[result]
-                    permanent = end >= len(self.nodes)
-                    align = self.spec.dram.access_bytes if node.op.name in ALIGNED_ROWS and not permanent else 1
-                    room = _NOWHERE if result in aside else chip
-                    size = self._place_result(result, room, dram, permanent=permanent, align=align)
-                    leaving.setdefault(end, []).append((result, size, room))
+            place(node)
             for result in node.results:
                 for value in chained.get(result, ()):
                     self.homes[value] = self.homes[result]
@@ -810,12 +816,18 @@ def _bank_operands(nodes: Iterable[Node], banked: frozenset[str], spec: TargetSp
     for node in nodes:
         placement = node.fact(Placement)
         channels = placement.channels if placement is not None else ()
-        for kind, operand in _multiplied(node):
-            value, order = _stored(operand)
+        for value, kind, order in wanted_in_banks(node):
             if _is_on_pim(node) or value.name in banked:
                 slots = slots_of(node, spec) if kind == "weight" and _is_on_pim(node) else 1
                 demands.setdefault(value, Demand(kind, order, channels, slots))
     return demands
+
+
+def wanted_in_banks(node: Node) -> Iterator[tuple[Value, str, tuple[int, ...]]]:
+    """What banks multiply a node's vectors with, if it runs there: the value, as which kind, and its order of axes."""
+    for kind, operand in _multiplied(node):
+        value, order = _stored(operand)
+        yield value, kind, order
 
 
 def _multiplied(node: Node) -> Iterator[tuple[str, Value]]:
@@ -922,6 +934,17 @@ def _set_aside(nodes: Sequence[Node], inside: Mapping[Value, Value]) -> set[Valu
         inner = (*chain.before[:-1], *(i for i in (chain.product, *chain.after)[:-1] if not keeps(nodes[i + 1])))
         found.update(nodes[i].result for i in inner if nodes[i].result not in inside)
     return found
+
+
+def _read_in_layers(nodes: Sequence[Node], ends: Mapping[Value, int]) -> list[Node]:
+    """What comes before the first layer and is read in layers. It is placed before all that is over by then, so that
+    the first layer finds it and free memory where the others do: equal layers have equal addresses."""
+    first = next((i for i, node in enumerate(nodes) if node.fact(Layer) is not None), 0)
+    return [
+        node
+        for node in nodes[:first]
+        if not is_view_op(node) and node.op.name != "all_reduce" and all(ends[r] >= first for r in node.results)
+    ]
 
 
 def _last_uses(

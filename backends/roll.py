@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from heapq import heappop, heappush
 
 from pimc.backends.affine import Affine, Scalar, variable
 from pimc.backends.isa import Command, operands_of, values_of
@@ -21,6 +22,10 @@ LONGEST_PERIOD = 4
 """How many stretches one loop body may hold: buffers that take turns make every second layer alike."""
 
 
+_SEARCH = -1
+"""The loop variable of runs that are only looked at."""
+
+
 @record
 class Rolled:
     """A run of stretches: `count` turns of `period` stretches each, starting with stretch `first`."""
@@ -30,6 +35,19 @@ class Rolled:
     period: int
     count: int
 
+
+@record
+class _Run:
+    """The same before it is written."""
+
+    first: int
+    period: int
+    count: int
+
+    @property
+    def end(self) -> int:
+        return self.first + self.period * self.count
+
     @property
     def saved(self) -> int:
         """How many stretches need not be written."""
@@ -37,47 +55,74 @@ class Rolled:
 
 
 def roll(stretches: Sequence[Stretch], first_variable: int) -> list[Rolled]:
-    """Cover the stretches, in order, by loops that are as long as possible.
+    """Cover the stretches, in order, by loops and by single ones so that as few as possible are written.
 
     first_variable: loop variables from this number on are free.
     """
     rolled: list[Rolled] = []
-    at = 0
-    while at < len(stretches):
-        best = Rolled(stretches[at], at, 1, 1)
-        for period in range(1, LONGEST_PERIOD + 1):
-            if best.saved >= len(stretches) - at - period:  # a longer body saves no more
-                break
-            found = _longest(stretches, at, period, first_variable)
-            if found is not None and found.saved > best.saved:
-                best = found
-        if best.count > 1:
+    for run in _fewest_written(stretches):
+        first, second = _turn(stretches, run, 0), _turn(stretches, run, 1)
+        if run.count > 1:
+            merged = _merge_items(first, second, first_variable)
+            assert merged is not None
+            first = (Loop(first_variable, run.count, merged),)
             first_variable += 1
-        rolled.append(best)
-        at = best.first + best.period * best.count
+        rolled.append(Rolled(first, run.first, run.period, run.count))
     return rolled
 
 
-def _longest(stretches: Sequence[Stretch], at: int, period: int, number: int) -> Rolled | None:
+def _fewest_written(stretches: Sequence[Stretch]) -> tuple[_Run, ...]:
+    """A shortest way from the first stretch behind the last one, where a run is as long as what it writes.
+
+    The longest run is not always the best first one: two turns are at a constant distance from each other by nature.
+    """
+    ways: dict[int, tuple[int, tuple[_Run, ...]]] = {0: (0, ())}
+    waiting = [(0, 0, 0)]
+    while waiting:
+        written, _, at = heappop(waiting)
+        known, way = ways[at]
+        shortest = ways[len(stretches)][0] if len(stretches) in ways else len(stretches) + 1
+        if at == len(stretches) or written > known or written + 1 >= shortest:
+            continue
+        for run in _runs(stretches, at):
+            total = written + run.period
+            if run.end not in ways or total < ways[run.end][0]:
+                ways[run.end] = total, (*way, run)
+                heappush(waiting, (total, len(ways), run.end))
+    return ways[len(stretches)][1]
+
+
+def _runs(stretches: Sequence[Stretch], at: int) -> list[_Run]:
+    """The longest run of each period from there on, what saves most first."""
+    found = [_Run(at, 1, 1)]
+    for period in range(1, LONGEST_PERIOD + 1):
+        if max(run.saved for run in found) >= len(stretches) - at - period:  # a longer body saves no more
+            break
+        run = _longest(stretches, at, period)
+        if run is not None:
+            found.append(run)
+    return sorted(found, key=lambda run: -run.saved)
+
+
+def _turn(stretches: Sequence[Stretch], run: _Run, turn: int) -> Stretch:
+    start = run.first + turn * run.period
+    return tuple(item for stretch in stretches[start : start + run.period] for item in stretch)
+
+
+def _longest(stretches: Sequence[Stretch], at: int, period: int) -> _Run | None:
     """The longest loop with a body of `period` stretches that starts at stretch `at`."""
-
-    def body(turn: int) -> Stretch | None:
-        start = at + turn * period
-        chunk = stretches[start : start + period]
-        return tuple(item for stretch in chunk for item in stretch) if len(chunk) == period else None
-
-    first, second = body(0), body(1)
-    if first is None or second is None:
+    most = _Run(at, period, (len(stretches) - at) // period)
+    if most.count < 2:
         return None
-    merged = _merge_items(first, second, number)
+    first = _turn(stretches, most, 0)
+    merged = _merge_items(first, _turn(stretches, most, 1), _SEARCH)
     if merged is None:
         return None
-    count = 2
-    while (following := body(count)) is not None:
-        if not _matches(merged, following, number, count, _pairing(first, following)):
-            break
-        count += 1
-    return Rolled((Loop(number, count, merged),), at, period, count)
+    for turn in range(2, most.count):
+        following = _turn(stretches, most, turn)
+        if not _matches(merged, following, _SEARCH, turn, _pairing(first, following)):
+            return _Run(at, period, turn)
+    return most
 
 
 def _merge_items(first: Sequence[Item], second: Sequence[Item], number: int) -> Stretch | None:

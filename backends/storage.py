@@ -31,6 +31,7 @@ from pimc.backends.provenance import costs_from, pass_from, plain_costs
 from pimc.backends.references import Blobs, contents_of, plain
 from pimc.ir.diagnostics import CompileError, Kind, fail, file_missing
 from pimc.ir.layout import Layout
+from pimc.ir.reading import read_bytes
 from pimc.ir.types import DType
 
 MAGIC = b"\x89PIMPRG\n"
@@ -50,9 +51,7 @@ def load(path: Path | str) -> Program:
     """Read a stored program. Raises CompileError: FILE_MISSING; PROGRAM_BROKEN for what `save` does not write."""
     path = Path(path)
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise _broken(str(path), f"it has {path.stat().st_size} bytes")
-        data = path.read_bytes()
+        data = read_bytes(path, LARGEST_FILE)
     except OSError as error:
         raise file_missing(path, f"cannot read {path}: {error.strerror}") from None
     return from_bytes(data, str(path), path.parent)

@@ -24,7 +24,7 @@ from pimc.ir.types import DType
 if TYPE_CHECKING:
     from pimc.backends.state import DramGeometry
 
-Count = Annotated[StrictInt, Field(gt=0)]
+Count = Annotated[StrictInt, Field(gt=0, lt=1 << 31)]
 """How many there are: at least one."""
 Cycles = Annotated[StrictInt, Field(ge=0)]
 """Clocks of the unit that has the field."""

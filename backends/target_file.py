@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, fail, file_missing
+from pimc.ir.reading import read_text
 from pimc.ir.source import TextSpan
 from pimc.record import record
 
@@ -67,7 +68,7 @@ class Located:
 def read_tree(path: Path, problems: list[Diagnostic], what: FileKind = TARGET_FILE) -> Located:
     """The tree of one file. Duplicate keys go to `problems`; a file that is no YAML group raises CompileError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise file_missing(path, f"cannot read {what.noun} file {path}: {reason}") from None
@@ -159,7 +160,7 @@ class _Reader:
             return []
         path = self.folder / str(node.value)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except (OSError, UnicodeDecodeError):
             self.problems.append(Diagnostic(self.kind, f"cannot read the table {path}", span))
             return []

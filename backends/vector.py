@@ -159,9 +159,10 @@ _GRIDS = {x: attrgetter(x, f"{x}_row", f"{x}_column", f"{x}_type") for x in "abc
 
 
 def _immediate(value: float, kinds: Set[str]) -> Array:
-    """The immediate in the type that the other operands are computed in, of kinds as numpy names them."""
-    if "f" not in kinds and float(value).is_integer() and abs(value) < 1 << 63:
-        return np.asarray(int(value), np.int64)
+    """The immediate in the type that the other operands are computed in, of kinds as numpy names them; the largest
+    integer where it is beyond."""
+    if "f" not in kinds and float(value).is_integer() and abs(value) <= 1 << 63:
+        return np.asarray(min(int(value), (1 << 63) - 1), np.int64)
     return np.asarray(value, np.float32)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol
 
 from pimc.ir.facts import Tile
@@ -74,6 +74,10 @@ class Target(Protocol):
 
     def why_not(self, node: Node, engine: Engine) -> str:
         """Why the engine cannot execute the node; empty if it can."""
+        ...
+
+    def lying(self, node: Node, engine: Engine) -> Sequence[tuple[Value, Hashable]]:
+        """The operands that must lie in an order of the engine's own, and in which: one value has one order at most."""
         ...
 
     def estimate(self, node: Node, engine: Engine) -> float:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind
+from pimc.ir.facts import Stage
 from pimc.ir.graph import Graph, Node, Value
 from pimc.ir.op import TypeRuleError, UnknownContents
 from pimc.ir.stage import RULES, GraphStage, illegal, is_resolved, is_static, required_facts
@@ -22,6 +23,7 @@ def verify(graph: Graph, stage: GraphStage = GraphStage.IMPORTED) -> None:
                 found += _types(graph, node, stage)
             found += _stage(graph, node, stage)
         found += _static(graph, stage)
+        found += _pipeline(graph, order)
     if found:
         raise CompileError(found)
 
@@ -142,6 +144,14 @@ def _static(graph: Graph, stage: GraphStage) -> Iterator[Diagnostic]:
     for value in graph.values():
         if not value.type.is_static:
             yield _of_value(graph, value, f"at stage {stage.name} {RULES[GraphStage.BOUND].about}, but {value!r}")
+
+
+def _pipeline(graph: Graph, order: list[Node]) -> Iterator[Diagnostic]:
+    """Where a graph is cut into pipeline stages every node belongs to one."""
+    lacking = [node for node in order if Stage not in node.facts]
+    if len(lacking) < len(order):
+        for node in lacking:
+            yield _at(graph, node, Kind.STAGE, f"%{node.name} must have a pipeline stage, as other nodes do")
 
 
 def _of_value(graph: Graph, value: Value, message: str) -> Diagnostic:

@@ -12,7 +12,8 @@ from pimc.ir.stage import GraphStage
 from pimc.passes.manager import Pass, PassContext
 from pimc.record import record
 
-_ANCHORS = ("attention", "attention_scores")
+ANCHORS = ("attention", "attention_scores")
+"""Each layer has one of these."""
 
 
 @record
@@ -76,7 +77,7 @@ def _attentions_above(order: Sequence[Node]) -> dict[Node, int]:
     above: dict[Node, int] = {}
     for node in order:
         above[node] = max(
-            (above[v.owner] + (v.owner.op.name in _ANCHORS) for v in node.inputs() if v.owner is not None), default=0
+            (above[v.owner] + (v.owner.op.name in ANCHORS) for v in node.inputs() if v.owner is not None), default=0
         )
     return above
 
@@ -86,7 +87,7 @@ def _segments(graph: Graph, order: Sequence[Node], above: dict[Node, int]) -> li
     level: dict[Node, int] = {}
     for node in reversed(order):
         below = [level[u] for r in node.results for u in graph.users(r)]
-        fixed = above[node] or node.op.name in _ANCHORS or not below
+        fixed = above[node] or node.op.name in ANCHORS or not below
         level[node] = above[node] if fixed else min(below)
     segments: list[list[Node]] = [[] for _ in range(max(level.values(), default=0) + 1)]
     for node in order:
@@ -100,7 +101,7 @@ Row = tuple[Node, ...]
 
 def _common_tails(segments: list[list[Node]]) -> list[Row]:
     """The rows above the attentions that end the segments, as far as all segments look alike."""
-    anchors = [[n for n in s if n.op.name in _ANCHORS] for s in segments]
+    anchors = [[n for n in s if n.op.name in ANCHORS] for s in segments]
     members = [set(s) for s, a in zip(segments, anchors, strict=True) if a]
     ends = tuple(a[-1] for a in anchors if a)
     found: list[Row] = [ends]

@@ -11,7 +11,7 @@ from pimc.ir.types import DType, TensorType
 from pimc.passes.building import Builder, operand_at
 from pimc.passes.expand_quantized import expanded_contents
 from pimc.passes.manager import Pass, PassContext
-from pimc.passes.match import is_constant, operand, owner
+from pimc.passes.match import is_constant, opdef, operand, owner
 from pimc.record import record
 
 _LEVELS = frozenset({DType.I4, DType.U4, DType.I8, DType.U8})
@@ -51,12 +51,13 @@ def _fuse(node: Node, rewriter: Rewriter) -> None:
     if source is None or weight.type.rank != 2 or not _is_low_bit(source):
         return
     levels, scale = operand_at(source, 0), operand_at(source, 1)
-    builder = Builder(rewriter, node)
-    out = builder.call(
-        "quantized_matmul", operand_at(node, 0), levels, scale, operand(source, 2),
-        axis=int(str(source.attribute("axis"))) % 2, block_size=source.attribute("block_size"), transposed=transposed,
-    )  # fmt: skip
-    builder.replace(out)
+    attributes = {
+        "axis": int(str(source.attribute("axis"))) % 2,
+        "block_size": source.attribute("block_size"),
+        "transposed": transposed,
+    }
+    operands = (operand_at(node, 0), levels, scale, operand(source, 2))
+    rewriter.replace(node, opdef("quantized_matmul"), operands, attributes)
 
 
 def _is_low_bit(source: Node) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pimc.ir.diagnostics import Kind, fail
+from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Stage
 from pimc.ir.graph import Graph, Node, Rewriter, Value
-from pimc.passes.find_layers import find_layers
+from pimc.passes.find_layers import ANCHORS, find_layers
 from pimc.passes.match import opdef
 
 
@@ -19,11 +19,7 @@ def assign_stages(graph: Graph, rewriter: Rewriter, stages: int, turns: int = 1)
     order = {node: i for i, node in enumerate(graph.order())}
     layers = sorted((layer for group in find_layers(graph) for layer in group), key=lambda nodes: order[nodes[0]])
     if len(layers) < stages:
-        raise fail(
-            Kind.PARALLEL,
-            f"'{graph.name}' has {len(layers)} layers, which do not make {stages} pipeline stages",
-            help=f"--parallel pp={max(1, len(layers))} at most",
-        )
+        raise _too_few(graph, len(layers), stages)
     stage = {node: index * stages // len(layers) for index, layer in enumerate(layers) for node in layer}
     layered = set(stage)
     for node in order:
@@ -37,6 +33,27 @@ def assign_stages(graph: Graph, rewriter: Rewriter, stages: int, turns: int = 1)
             stage[node] = min((stage[u] for r in node.results for u in graph.users(r)), default=stages - 1)
     for node, index in stage.items():
         rewriter.set_fact(node, Stage(index // turns, index % turns))
+
+
+def _too_few(graph: Graph, layers: int, stages: int) -> CompileError:
+    """A model without repeated layers has none that were found, but may have one."""
+    attentions = [node for node in graph.order() if node.op.name in ANCHORS]
+    if not attentions:
+        return fail(
+            Kind.PARALLEL,
+            f"'{graph.name}' has no layers that {stages} pipeline stages could share: a layer lies around an attention",
+            notes=("attention that is written in an unknown way is not seen as one",),
+            help="--parallel tp=N cuts the products of a model",
+        )
+    count = max(1, layers)
+    return fail(
+        Kind.PARALLEL,
+        f"'{graph.name}' has {count} layer{'s' * (count > 1)}, which {'do' if count > 1 else 'does'} not make {stages} "
+        "pipeline stages",
+        attentions[-1].source,
+        notes=("a layer lies around each attention; this is the last one",),
+        help=f"--parallel pp={count} at most" if count > 1 else "--parallel tp=N cuts a layer over devices",
+    )
 
 
 def cut_stages(graph: Graph, rewriter: Rewriter) -> None:

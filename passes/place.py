@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail, nearest
 from pimc.ir.facts import Alternative, Placement, Work
-from pimc.ir.graph import Graph, Node, Rewriter
+from pimc.ir.graph import Graph, Node, Rewriter, Value
 from pimc.ir.op import OpClass
 from pimc.ir.stage import GraphStage
 from pimc.ir.target import Engine, Target
@@ -15,6 +16,27 @@ from pimc.passes.expand_quantized import expand_weight, expanded_product
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.tag_nature import RowOrigins, TagNaturePass
 from pimc.record import record
+
+
+class _Orders:
+    """In which order values lie for the engines that have one of their own: the first that needs a value decides."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._found: dict[Value, tuple[Hashable, Node]] = {}
+
+    def why_not(self, node: Node, engine: Engine) -> str:
+        """Why an operand cannot lie as the engine needs it; empty if all can."""
+        for value, order in self._target.lying(node, engine):
+            found, first = self._found.get(value, (order, node))
+            if found != order:
+                return f"its operand %{value.name} lies there as %{first.name} needs it, in another order"
+        return ""
+
+    def settle(self, node: Node, placement: Placement) -> None:
+        engine = next((e for e in self._target.engines() if e.name == placement.engine), None)
+        for value, order in self._target.lying(node, engine) if engine is not None else ():
+            self._found.setdefault(value, (order, node))
 
 
 @record
@@ -49,22 +71,25 @@ class PlacePass(Pass):
             hint = did_you_mean(self.only, [e.name for e in target.engines()])
             raise fail(Kind.PASS_OPTION, f"place.only: '{target.name}' has no engine '{self.only}'", help=hint)
         wrong: list[Diagnostic] = []
+        orders = _Orders(target)
         for node in graph.order():
             try:
                 if node.op.name == "quantized_matmul" and node.fact(Placement) is None:
                     self._place_quantized(node, rewriter, target)
                 else:
-                    rewriter.set_fact(node, self._placement(node, target))
+                    placement = self._placement(node, target, orders)
+                    rewriter.set_fact(node, placement)
+                    orders.settle(node, placement)
             except CompileError as error:
                 wrong += error.diagnostics
         if wrong:
             raise CompileError(wrong)
 
-    def _placement(self, node: Node, target: Target) -> Placement:
+    def _placement(self, node: Node, target: Target, orders: _Orders) -> Placement:
         given = node.fact(Placement)
         if given is not None:
-            return self._kept(node, given, target)
-        refusals = {e: target.why_not(node, e) for e in target.engines()}
+            return self._kept(node, given, target, orders)
+        refusals = {e: target.why_not(node, e) or orders.why_not(node, e) for e in target.engines()}
         able = [e for e in refusals if not refusals[e]]
         if not able:
             raise self._nowhere(node, refusals)
@@ -119,9 +144,11 @@ class PlacePass(Pass):
         )
         rewriter.set_fact(node, Placement(best.name, reason, others, seconds=costs[best]))
 
-    def _kept(self, node: Node, given: Placement, target: Target) -> Placement:
+    def _kept(self, node: Node, given: Placement, target: Target, orders: _Orders) -> Placement:
         engine = next((e for e in target.engines() if e.name == given.engine), None)
-        refusal = f"'{target.name}' has no such engine" if engine is None else target.why_not(node, engine)
+        refusal = f"'{target.name}' has no such engine"
+        if engine is not None:
+            refusal = target.why_not(node, engine) or orders.why_not(node, engine)
         if refusal:
             raise fail(
                 Kind.ILLEGAL,

@@ -16,6 +16,7 @@ from types import ModuleType
 
 from pimc.installed import references
 from pimc.ir.diagnostics import Kind, did_you_mean, fail, file_missing
+from pimc.ir.reading import read_bytes
 from pimc.passes.manager import Pass
 
 GROUP = "pimc.passes"
@@ -113,7 +114,10 @@ def _module_of(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise fail(Kind.PLUGIN, f"{file} is not a Python file", help="the name must end in .py")
-    key = file.resolve(), file.read_bytes()
+    try:
+        key = file.resolve(), read_bytes(file)
+    except OSError as error:
+        raise file_missing(file, f"cannot read {file}: {error.strerror}") from None
     if key in _MODULES:
         return _MODULES[key]
     module = importlib.util.module_from_spec(spec)

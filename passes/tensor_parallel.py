@@ -10,6 +10,7 @@ gives partial sums, which are reduced at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import gcd
 
 import numpy as np
 
@@ -21,7 +22,10 @@ from pimc.passes.building import content_name
 from pimc.passes.match import opdef
 
 _FOLLOWS = frozenset({"reshape", "transpose", "rotary", *IN_PLACE, "identity", "cast"})
-_STATIC = (Role.WEIGHT, Role.CONSTANT, Role.INPUT, Role.CACHE)
+_HELD = (Role.WEIGHT, Role.CONSTANT)
+"""What a device may hold as a whole and in parts."""
+_GIVEN = (Role.INPUT, Role.CACHE)
+"""What a device is given as a whole or as a part."""
 
 
 class TensorParallel:
@@ -37,6 +41,8 @@ class TensorParallel:
         """The axis along which a value is split; values that are not here are whole."""
         self.count: dict[Value, int] = {}
         """Over how many devices, for values that are split."""
+        self._read_whole: set[Value] = set()
+        """What earlier nodes take whole."""
         self._whole: dict[Value, Value] = {}
         self._parts: dict[tuple[Value, int, int], Value] = {}
         self._rules: dict[str, Callable[[Node], None]] = {
@@ -54,6 +60,7 @@ class TensorParallel:
             if rule is None:
                 rule = self._elementwise if node.op.cls is OpClass.ELEMENTWISE else self._needs_whole
             rule(node)
+            self._read_whole.update(value for value in node.inputs() if value not in self.axis)
         for name, value in list(self.graph.outputs):
             if value in self.axis and not self._is_cache(value):
                 self.rewriter.set_output(name, self._gathered(value))
@@ -84,10 +91,10 @@ class TensorParallel:
         if owner is not None and owner.op.name == "transpose" and owner.operands[0] is not None:
             return self._is_splittable(owner.operands[0], _order(owner)[axis], ways)
         if owner is not None and owner.op.name == "dequantize_linear":
-            fixed = all(v.role in (Role.WEIGHT, Role.CONSTANT) for v in owner.inputs())
+            fixed = all(v.role in _HELD for v in owner.inputs())
             parameters = (v for v in owner.operands[1:] if v is not None)
             return fixed and all(_cuts_between_blocks(owner, v, axis, ways) for v in parameters)
-        return value.role in (Role.WEIGHT, Role.CONSTANT)
+        return value.role in _HELD
 
     def _attention(self, node: Node) -> None:
         products = [v for v in node.operands[:3] if v is not None]
@@ -102,7 +109,7 @@ class TensorParallel:
         heads = products[0].type.static_shape[1] * count
         mask = node.operands[3] if len(node.operands) > 3 else None
         if mask is not None and mask.type.rank == 4 and mask.type.static_shape[1] == heads:
-            if mask.role not in _STATIC:
+            if not self._may_be_cut(mask):
                 self._needs_whole(node)
                 return
             self._set(node, 3, self._split_static(mask, 1, count))
@@ -156,7 +163,7 @@ class TensorParallel:
         assert past is not None and new is not None
         axis = self.axis.get(new)
         if axis is not None and past not in self.axis:
-            if past.role not in _STATIC:
+            if not self._may_be_cut(past):
                 self._needs_whole(node)
                 return
             self._set(node, 0, self._split_static(past, axis, self.count[new]))
@@ -178,11 +185,14 @@ class TensorParallel:
             axis = value.type.rank + from_end
             if value.type.static_shape[axis] == 1:
                 continue
-            if value.role not in _STATIC:
+            if not self._may_be_cut(value):
                 self._needs_whole(node)
                 return
             self._set(node, index, self._split_static(value, axis, ways))
         self._done(node, rank + from_end, ways)
+
+    def _may_be_cut(self, value: Value) -> bool:
+        return value.role in _HELD or (value.role in _GIVEN and value not in self._read_whole)
 
     def _needs_whole(self, node: Node) -> None:
         for index, value in enumerate(node.operands):
@@ -255,7 +265,7 @@ class TensorParallel:
         return self.rewriter.add(node.op, parts, dict(node.attributes), origins=(node,)).result
 
     def _part(self, value: Value, axis: int, ways: int) -> Value:
-        if value.role in (Role.INPUT, Role.CACHE):
+        if value.role in _GIVEN:
             self.rewriter.set_shard(value, axis, ways)
             self.axis[value], self.count[value] = axis, ways
             return value
@@ -297,7 +307,7 @@ def _ways_of_heads(graph: Graph, ways: int) -> int:
     """The largest divisor of `ways` that divides the heads of all attention."""
     attention = [n for n in graph.order() if n.op.name == "attention"]
     counts = {v.type.static_shape[1] for n in attention for v in n.operands[:3] if v is not None}
-    return next(d for d in range(ways, 0, -1) if ways % d == 0 and all(count % d == 0 for count in counts))
+    return gcd(ways, *counts)
 
 
 def _cuts_between_blocks(node: Node, parameter: Value, axis: int, ways: int) -> bool:
@@ -305,7 +315,8 @@ def _cuts_between_blocks(node: Node, parameter: Value, axis: int, ways: int) -> 
     if own is None:
         return True
     extent, count = node.result.type.static_shape[axis], parameter.type.static_shape[own]
-    return count % ways == 0 and (count == extent or extent % count == 0)
+    block = 1 if count == extent else int(str(node.attribute("block_size")))  # the last one may be shorter
+    return extent % ways == 0 and extent // ways % block == 0
 
 
 def _order(transpose: Node) -> list[int]:

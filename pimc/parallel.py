@@ -8,7 +8,7 @@ its own traces instead. Splits whose weights and caches do not fit are left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from math import prod
+from math import isqrt, prod
 from typing import Protocol
 
 from pimc.backends.cent.decoder import decoder_of
@@ -110,7 +110,8 @@ def _degrees(devices: int, layers: int, *, shares: Callable[[int], bool]) -> Ite
 
 
 def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
+    small = [n for n in range(1, isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
 
 
 # -- graphs that are cut ----------------------------------------------------------------------------------------------

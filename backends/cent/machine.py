@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pimc.backends.cent.decoder import Decoder, decoder_of
@@ -37,6 +37,9 @@ class CentMachine(Machine):
 
     def why_not(self, node: Node, engine: Engine) -> str:
         return "" if engine.kind == "pim" else "the published mapping has no choice of engines"
+
+    def lying(self, node: Node, engine: Engine) -> Sequence[tuple[Value, Hashable]]:
+        return ()
 
     def estimate(self, node: Node, engine: Engine) -> float:
         """There is nothing to choose between."""

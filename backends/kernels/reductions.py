@@ -87,8 +87,6 @@ def _of_nothing(node: Node) -> float:
     match node.op.name:
         case "reduce_max" | "reduce_min" as name:
             return float((lowest if name == "reduce_max" else highest)(dtype.numpy))
-        case "reduce_mean":
-            return float("nan") if dtype.is_float else 0.0
         case name:
             return 1.0 if name == "reduce_prod" else 0.0
 

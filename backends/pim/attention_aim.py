@@ -62,6 +62,8 @@ def why_not(node: Node, spec: TargetSpec) -> str:
         return "masks and lengths are for the softmax alone"
     if node.attribute("softcap") or node.attribute("window"):
         return "soft caps and windows are for the softmax alone"
+    if operand(node, 1) is operand(node, 2):
+        return "its keys are its values, which lie in the banks as one of them"
     if len(seen(node)) > MOST_STRETCHES:
         return f"more than {MOST_STRETCHES} queries see different keys"
     if not all(t.dtype.is_float and t.elements for t in (q, k, v)):

@@ -27,9 +27,8 @@ def _l2(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
 
 
 def _mean(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
-    if x.size:
-        return np.asarray(np.mean(x, axis=axis, keepdims=keepdims))
-    return np.asarray(np.sum(x, axis=axis, keepdims=keepdims) / x.dtype.type(0))
+    """Of nothing it is 0, as in ONNX Runtime; the standard leaves it open."""
+    return np.asarray((np.mean if x.size else np.sum)(x, axis=axis, keepdims=keepdims))
 
 
 def lowest(dtype: np.dtype[Any]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import numpy as np
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, fail, file_missing
 from pimc.ir.op import Array
+from pimc.ir.reading import read_bytes
 
 INPUT, OUTPUT = "in:", "out:"
 _BROKEN = (ValueError, EOFError, OSError, KeyError, SyntaxError, OverflowError, MemoryError, RecursionError, zlib.error)
@@ -22,14 +22,19 @@ _BROKEN = (ValueError, EOFError, OSError, KeyError, SyntaxError, OverflowError, 
 def read_arrays(path: str) -> dict[str, Array]:
     """Every array of an `.npz` file by name; `-` is stdin. Raises CompileError: FILE_MISSING, INPUT_BAD."""
     try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        with Path(path).open("rb") if Path(path).is_file() else io.BytesIO(read_bytes(path)) as stream:
+            return _archived(stream, path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise file_missing(path, f"cannot read {path}: {reason}") from None
+
+
+def _archived(stream: IO[bytes], path: str) -> dict[str, Array]:
     try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
+        archive = zipfile.ZipFile(stream)
     except (zipfile.BadZipFile, *_BROKEN) as error:
-        alone = data.startswith(b"\x93NUMPY")
+        stream.seek(0)
+        alone = stream.read(6) == b"\x93NUMPY"
         what = "a single array (.npy), not an archive of named ones" if alone else f"no .npz file: {error}"
         raise fail(
             Kind.INPUT_BAD,

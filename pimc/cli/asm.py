@@ -28,11 +28,12 @@ def asm(text: str, output: str | None, as_json: bool) -> None:
     from pimc.cli.files import check_writable, read_text, write_file
     from pimc.cli.screen import write_answer
 
+    written = read_text(text)
     place = output or ("-" if text == "-" else str(Path(text).with_suffix(".pimprog")))
     if place == "-" and as_json:
         raise click.UsageError("-o - and --json both write to stdout")
     check_writable(place)
-    program = assemble(read_text(text), "<stdin>" if text == "-" else text)
+    program = assemble(written, "<stdin>" if text == "-" else text)
     verify_program(program)
     data = to_bytes(program)
     write_file(place, data)

@@ -155,8 +155,9 @@ def _one(nodes: tuple[Node, ...], machine: Machine) -> Explained:
     if is_view_op(node) or node.op.cls is OpClass.COLLECTIVE:
         return Explained(nodes, None, ())
     others, seconds = list[Alternative](), None
+    refused = {other.engine: other.illegal for other in placement.alternatives}
     for engine in machine.engines():
-        refusal = machine.why_not(node, engine)
+        refusal = refused.get(engine.name) or machine.why_not(node, engine)
         if engine.name == placement.engine:
             seconds = machine.estimate(node, engine)
         elif engine.kind != "link":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pimc.ir.diagnostics import Kind, fail, file_missing
+from pimc.ir.reading import LARGEST, read_bytes, read_within
 
 if TYPE_CHECKING:
     from pimc.backends.program import Program
@@ -68,7 +70,7 @@ def write_file(path: str, data: bytes) -> None:
 def read_file(path: str) -> bytes:
     """The bytes of a file, or of stdin for `-`. Raises CompileError (FILE_MISSING)."""
     try:
-        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return read_bytes(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise file_missing(path, f"cannot read {path}: {reason}") from None
@@ -127,10 +129,11 @@ def read_unpacked(path: str) -> bytes:
     import zlib
 
     try:
-        return gzip.decompress(data)
+        return read_within(gzip.GzipFile(fileobj=io.BytesIO(data)), LARGEST)
     except (OSError, EOFError, zlib.error) as error:
         name = "stdin" if path == "-" else path
-        raise fail(Kind.SYNTAX, f"{name} is not a whole gzip file: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise fail(Kind.SYNTAX, f"{name} is not a whole gzip file: {reason}") from None
 
 
 def write_issue_trace(path: str, issued: Issued) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from pimc.frontends.dsl_syntax import parse_library, parse_model
 from pimc.frontends.dsl_tree import Include, Statement
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Graph
+from pimc.ir.reading import read_text
 from pimc.ir.source import TextSpan
 
 
@@ -26,7 +26,7 @@ def load_dsl(path: str | Path, *, phase: str | None = None) -> Graph:
     """
     name = str(path)
     try:
-        text = sys.stdin.read() if name == "-" else Path(path).read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise fail(Kind.FILE_MISSING, f"cannot read {name}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
@@ -57,7 +57,7 @@ def _included(body: Sequence[Statement], folder: Path, including: tuple[Path, ..
         if path.resolve() in including:
             raise fail(Kind.SYNTAX, f"{path} includes itself", include.span)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except (OSError, UnicodeDecodeError) as error:
             why = "it is no text" if isinstance(error, UnicodeDecodeError) else error.strerror
             help = "the path is relative to the file that includes it"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import re
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from pimc.ir.diagnostics import Kind, fail, file_missing
 from pimc.ir.graph import Graph
 from pimc.ir.op import Array
+from pimc.ir.reading import LARGEST_MODEL, read_bytes
 
 _HEADS = (
     ("ir", re.compile(r"(?:\s|//[^\n]*\n)*graph\b")),
@@ -57,8 +58,14 @@ def load_model(
 
 def _read(name: str) -> bytes:
     try:
-        return _stdin() if name == "-" else Path(name).read_bytes()
+        return _stdin() if name == "-" else read_bytes(name, LARGEST_MODEL)
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            raise fail(
+                Kind.MODEL_BROKEN,
+                f"cannot read {name}: {error.strerror}",
+                help="an ONNX model keeps so many weights beside it (save_as_external_data=True)",
+            ) from None
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise file_missing(name, f"cannot read {name}: {reason}") from None
 
@@ -66,7 +73,7 @@ def _read(name: str) -> bytes:
 @cache
 def _stdin() -> bytes:
     """What stdin gives; kept, since a compilation may ask for its model more than once."""
-    return sys.stdin.buffer.read()
+    return read_bytes("-", LARGEST_MODEL)
 
 
 def _folder(name: str) -> Path:

@@ -7,7 +7,6 @@ in the default domain without being an ONNX op).
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -18,13 +17,11 @@ from onnx import TensorProto, numpy_helper
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.op import Array
 from pimc.ir.quantized import Nibbles
+from pimc.ir.reading import LARGEST_MODEL, read_bytes
 from pimc.ir.source import NodeSource
 from pimc.ir.types import DType
 from pimc.ir.weights import Contents, External, Inline, Missing
 from pimc.record import record
-
-PROTOBUF_LIMIT = 2**31 - 1
-"""Bytes of the largest message that protobuf can hold; bigger models keep their weights outside."""
 
 _DTYPES: dict[int, DType] = {
     TensorProto.FLOAT: DType.F32,
@@ -62,7 +59,7 @@ def read_onnx(path: str | Path, *, shapes_only: bool = False) -> OnnxFile:
     """Read a model file without its external data; `-` is stdin. Raises CompileError for anything that is no model."""
     name = str(path)
     try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(path).read_bytes()
+        data = read_bytes(path, LARGEST_MODEL)
     except OSError as error:
         raise fail(Kind.FILE_MISSING, f"cannot read {name}: {error.strerror or error}") from None
     folder = Path.cwd() if name == "-" else Path(path).parent
@@ -73,10 +70,10 @@ def decode_onnx(data: bytes, name: str, folder: Path, *, shapes_only: bool = Fal
     """Decode the bytes of a model file; raises CompileError (MODEL_BROKEN) for anything that is no model."""
     if not data:
         raise _broken(name, "the file is empty")
-    if len(data) > PROTOBUF_LIMIT:
+    if len(data) > LARGEST_MODEL:
         raise fail(
             Kind.MODEL_BROKEN,
-            f"{name} has {len(data)} bytes; an ONNX file holds at most {PROTOBUF_LIMIT}",
+            f"{name} has {len(data)} bytes; an ONNX file holds at most {LARGEST_MODEL}",
             help="export the weights as external data (save_as_external_data=True)",
         )
     try:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail, file_missing
+from pimc.ir.reading import read_text
 from pimc.ir.requests import Request
 from pimc.ir.source import TextSpan
 
@@ -25,7 +24,7 @@ def read_requests(path: str) -> tuple[Request, ...]:
     """The requests of a file, in its order; `-` is stdin. Raises CompileError (FILE_MISSING, REQUESTS_BAD) with all
     mistakes, each with its line."""
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except OSError as error:
         raise file_missing(path, f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:

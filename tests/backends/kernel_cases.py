@@ -91,6 +91,7 @@ SMALL += [
     Case("where", [floats(4, 6) > 0, number(-np.inf), floats(4, 1)], known=(1,)),
     Case("constant_of_shape", [ints(3, 5)], {"value": 2.5}, known=(0,)),
     *(Case(f"reduce_{name}", [floats(2, 0, 3), ints(1)], known=(1,)) for name in ("sum", "prod", "max", "min", "mean")),
+    *(Case(f"reduce_{name}", [integers(2, 0), ints(1)], known=(1,)) for name in ("sum", "max", "min", "mean")),
     Case("reduce_max", [integers(0, 3), ints(0)], {"keepdims": 0}, (1,)),
 ]  # fmt: skip
 

@@ -70,6 +70,14 @@ def test_an_irregular_step_ends_the_loop() -> None:
     assert executed([r.items for r in rolled]) == executed(layers)
 
 
+def test_two_turns_that_happen_to_match_do_not_hide_a_longer_loop() -> None:
+    """Two stretches always lie at some constant distance; here the first of all is the odd one."""
+    layers = [layer(64 * n, 7 if n else 900, n) for n in range(23)]
+    rolled = roll(layers, 1000)
+    assert sum(r.period for r in rolled) == 2
+    assert executed([r.items for r in rolled]) == executed(layers)
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_random_stretches_unroll_to_themselves(seed: int) -> None:
     rng = random.Random(seed)

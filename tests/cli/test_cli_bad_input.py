@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from pimc.cli import files
 from tests.cli import bad_inputs
 from tests.cli.harness import DECODE, GEMV, TINY, TINY_ONNX, CommandLine
 
@@ -231,6 +234,52 @@ def test_bad_input(case: Case, mistakes: Path, run: CommandLine) -> None:
     assert "Traceback" not in outcome.err
     after = {name: data for name, data in listing(run.folder).items() if "__pycache__" not in name}
     assert after == before
+
+
+READING = [
+    "compile FILE.onnx -t npu",
+    "compile FILE.pimc -t npu",
+    "compile FILE -t npu",
+    "compile TINY -t npu --requests FILE.csv",
+    "compile TINY -t npu --values FILE.npz",
+    "compile TINY -t npu --load FILE.py",
+    "compile TINY -t ./FILE.yaml",
+    "sim FILE.pimprog",
+    "sim good.pimprog --values random --weights FILE.npz",
+    "replay FILE.trace --trace-format aim -t aim-pinned",
+    "check FILE.csv -t aim-pinned",
+    "asm FILE.pimasm",
+    "opt FILE.pimir --passes fold",
+    "sweep FILE.yaml",
+    "report FILE.json",
+]
+
+
+@pytest.mark.parametrize("what", ["device", "folder", "gigabytes"])
+@pytest.mark.parametrize("line", READING)
+def test_only_files_of_a_size_are_read(line: str, what: str, mistakes: Path, run: CommandLine) -> None:
+    """What has no end, or has more than any such file, is refused before memory is full of it."""
+    shutil.copy(mistakes / "good.pimprog", run.folder)
+    words = [NAMES.get(w, w) for w in line.split()]
+    (file,) = (run.folder / word for word in words if "FILE" in word)
+    if what == "device":
+        file.symlink_to("/dev/zero")
+    elif what == "folder":
+        file.mkdir()
+    else:
+        file.touch()
+        os.truncate(file, 6 << 30)
+    outcome = run(*words)
+    assert (outcome.status, outcome.out) == (1, "")
+    assert file.name in outcome.told
+
+
+def test_an_archive_is_unpacked_up_to_a_size(run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LARGEST", 1 << 20)
+    (run.folder / "bomb.trace.gz").write_bytes(gzip.compress(bytes(8 << 20)))
+    outcome = run("replay", "bomb.trace.gz", "--trace-format", "aim", "-t", "aim-pinned")
+    assert outcome.status == 1
+    assert "bomb.trace.gz is not a whole gzip file: it has more than 1 MiB" in outcome.told
 
 
 def test_there_are_many_kinds() -> None:

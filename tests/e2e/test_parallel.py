@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pimc.backends.races import check_races
+from pimc.driver import Options, compile_model
 from pimc.ir.diagnostics import CompileError
 from tests.e2e.harness import DECODE, PREFILL, TINY, all_steps, assert_equal_bits, key, tiny
 
@@ -38,6 +41,20 @@ def test_devices_compute_together(name: str, target: str, how: str, dims: dict[s
         assert_equal_bits(outputs, built.run(order))
     device = built.compare(built.run(wide=False), wide=False)
     assert device.ok, device.outputs
+
+
+def test_what_is_read_whole_is_not_cut(tmp_path: Path) -> None:
+    """A residual is an input that a norm reads, too."""
+    model = tmp_path / "residual.pimc"
+    model.write_text(
+        "model residual(rows = 3)\ninput x: f32[rows, 32]\n"
+        "weight gain: f32[32] = random(1)\nweight w: f32[32, 32] = random(0.1)\n"
+        "output y = x + rms_norm(x, gain, epsilon = 1e-5) @ w\n"
+    )
+    options = Options(parallel={"tp": 2}, overrides=("system.devices=2",), simulate=False)
+    comparison = compile_model(model, "npu", options, values="random").comparison
+    assert comparison is not None
+    assert comparison.ok, comparison.outputs
 
 
 @pytest.mark.parametrize("how", DEGREES)

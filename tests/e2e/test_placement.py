@@ -90,6 +90,18 @@ def test_prefill_on_neupims(tmp_path: Path) -> None:
     assert set(reasons(attention)) == {("npu", "pim")}
 
 
+@pytest.mark.parametrize("target", ["neupims", "newton"])
+def test_what_banks_need_on_chip_has_to_be_there(target: str, tmp_path: Path) -> None:
+    """The NPU takes what it can do in pieces of a small buffer, and the reason says why the banks do not."""
+    model = with_layers("gpt3-7b", 2, tmp_path)
+    small = Options(dims={"batch": 8, "past": 2047}, overrides=["buffer.bytes=128KiB"], until="place")
+    for node in products(lower_model(model, target, small).graph, *ATTENTION):
+        (other,) = placement(node).alternatives
+        assert placement(node).engine == "npu"
+        assert other.engine == "pim"
+        assert other.illegal.startswith("a kernel needs")
+
+
 def test_cent_has_only_pim_and_pnm(tmp_path: Path) -> None:
     """Products are on PIM, all else on PNM; copies and the link bring what they need."""
     model = with_layers("gpt3-7b", 2, tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from pimc.ir.op import Array
 from pimc.ir.quantized import pack
 from pimc.ir.types import DType
 from pimc.sim.values import execute
+from tests.e2e.harness import DATA
 
 Tensors = list[onnx.TensorProto]
 RANDOM = np.random.Generator(np.random.PCG64(3))
@@ -216,3 +217,29 @@ def test_chunks_of_columns_in_a_small_buffer(name: str, tmp_path: Path) -> None:
     assert result.comparison is not None
     assert result.comparison.ok, result.comparison
     assert "stays" in result.program.ops[0].reason
+
+
+@pytest.mark.parametrize("degrees", [{"pp": 2}, {"tp": 2}], ids=["pp", "tp"])
+@pytest.mark.parametrize("target", ["npu", "cent"])
+def test_devices_hold_their_parts(target: str, degrees: dict[str, int]) -> None:
+    dims = {"batch_size": 2, "sequence_length": 1, "past_sequence_length": 5, "total_sequence_length": 6}
+    options = Options(dims=dims, parallel=degrees, overrides=("system.devices=2",), simulate=False)
+    result = compile_model(DATA / "llamagqa-merged-genai-int4.onnx", target, options, values="random")
+    assert result.comparison is not None
+    assert result.comparison.ok, result.comparison
+    holding = {e.devices for e in result.program.memory if e.role == "weight" and e.dtype in (DType.U4, DType.BF16)}
+    assert {device for devices in holding for device in devices} == {0, 1}
+
+
+def test_a_cut_through_a_block_is_none(tmp_path: Path) -> None:
+    """24 rows of a weight in blocks of 16 are not halves with a block each: both devices multiply with all of it."""
+    case = nbits(4, depth=24, width=32, block=16)
+    case.nodes[0].input[0] = "h"
+    before = [helper.make_node("MatMul", ["x", "before"], ["p"]), helper.make_node("Relu", ["p"], ["h"])]
+    weights = [*case.weights, _array("before", RANDOM.standard_normal((24, 24)).astype(np.float32))]
+    path = tmp_path / "model.onnx"
+    onnx.save(_model(replace(case, nodes=[*before, *case.nodes], weights=weights)), path)
+    options = Options(parallel={"tp": 2}, overrides=("system.devices=2",), simulate=False)
+    comparison = compile_model(path, "npu", options, values="random").comparison
+    assert comparison is not None
+    assert comparison.ok, comparison

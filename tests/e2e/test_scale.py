@@ -38,12 +38,9 @@ def executed(result: Result) -> int:
 
 @pytest.mark.parametrize("target", ["cent", pytest.param("npu", marks=pytest.mark.slow)])
 def test_more_layers_are_more_turns(target: str, tmp_path: Path) -> None:
-    """The first layers lie elsewhere in the buffer and may be written out; all others are turns of a loop.
-
-    What grows are the tables of ops and weights, by less than 2 KB a layer.
-    """
+    """All layers are turns of one loop. What grows are the tables of ops and weights, by less than 2 KB a layer."""
     few, some, many = (compiled(target, layers, tmp_path, batch=1, past=127) for layers in (2, 8, 24))
-    assert written(few) <= written(some) <= written(many) < 1.4 * written(some)
+    assert written(few) == written(some) == written(many)
     assert len(to_bytes(many.program)) - len(to_bytes(some.program)) < 16 * 2000
     assert executed(many) > 2.5 * executed(some) > 2.5 * executed(few)
     cycles = [result.timing.cycles for result in (few, some, many) if result.timing is not None]
@@ -52,8 +49,9 @@ def test_more_layers_are_more_turns(target: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["neupims", "cent"])
 def test_more_requests_and_tokens_are_more_turns(target: str, tmp_path: Path) -> None:
-    """Neither commands nor bytes grow with the number of requests and the length of their caches."""
-    small, large = (compiled(target, 2, tmp_path, batch=batch, past=past) for batch, past in ((8, 255), (64, 2047)))
+    """Neither commands nor bytes grow with the number of requests and the length of their caches, from where on the
+    requests fill tiles."""
+    small, large = (compiled(target, 2, tmp_path, batch=batch, past=past) for batch, past in ((64, 255), (256, 2047)))
     assert written(large) < 1.4 * written(small)
     assert len(to_bytes(large.program)) < 1.3 * len(to_bytes(small.program))
     assert executed(large) > 1.4 * executed(small)

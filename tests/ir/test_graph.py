@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pimc.ir.diagnostics import CompileError, InternalError, Kind
-from pimc.ir.facts import Nature, Phase, Placement, Work
+from pimc.ir.facts import Nature, Phase, Placement, Stage, Work
 from pimc.ir.graph import Graph, Node, Rewriter, Role
 from pimc.ir.interp import bind_inputs, run
 from pimc.ir.op import lookup
@@ -190,6 +190,17 @@ def test_stages_ask_for_more_and_more() -> None:
     for n in graph.order():
         rewriter.set_fact(n, Placement("npu", "the only one"))
     verify(graph, GraphStage.SCHEDULED)
+
+
+def test_a_cut_graph_is_cut_everywhere() -> None:
+    graph = parse(CHAIN.replace("n,", "3,"))
+    rewriter = Rewriter(graph)
+    first, *others = graph.order()
+    rewriter.set_fact(first, Stage(0, 0))
+    assert len(diagnostics(graph)) == len(others)
+    for n in others:
+        rewriter.set_fact(n, Stage(1, 0))
+    verify(graph)
 
 
 def test_ops_have_their_stages() -> None:

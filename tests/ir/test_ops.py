@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -181,9 +181,15 @@ def reductions() -> list[Case]:
         for n in names
         for a in ({}, {"keepdims": 0})
     ]
+    of_nothing = [
+        replace(case, inputs=[np.zeros((2, 0, 3), dtype), i64([1])])
+        for case in cases
+        for dtype in (np.float32, np.int32, np.int64)
+    ]
     tied = np.array([[1, 3, 3, 0], [2, 2, 2, 2]], np.float32)
     return [
         *cases,
+        *of_nothing,
         Case("ReduceSum", "reduce_sum", [x]),
         Case("ReduceSum", "reduce_sum", [x], {"noop_with_empty_axes": 1}),
         Case("ReduceSum", "reduce_sum", [i64([[1, 2], [3, 4]]), i64([1])]),
