@@ -44,8 +44,7 @@ Simulate = Callable[[Program], float]
 
 _COMPUTE = ("npu", "pim", "pnm")
 _WORTH = 1.02
-"""By so much a prologue must be faster by itself, since the loads of its product wait for it, and tiles are larger; two
-products side by side where they move more than apart."""
+"""By so much a prologue must be faster by itself, since the loads of its product wait for it, and tiles are larger."""
 _TIE = 1.001
 """Times that differ by less are equal: the choice is then for what needs less memory."""
 
@@ -234,9 +233,12 @@ class Machine:
         return emission.are_cut_as_one(joined, self.spec, plan_nodes(joined, self.spec).homes)
 
     def _is_joined_faster(self, joined: Sequence[Node], apart: Sequence[Node]) -> bool:
-        more, less = self._emitted(joined), self._emitted(apart)
-        part = 1 / _WORTH if self._transferred(more) > self._transferred(less) else _TIE
-        return self._in_a_row(more) <= part * self._in_a_row(less)
+        more, less = (self._score(self._emitted(nodes)) for nodes in (joined, apart))
+        return more <= _TIE * less
+
+    def _score(self, program: Program) -> float:
+        """Of programs that take about the same time, what they transfer counts, as in the search for tiles."""
+        return self._in_a_row(program) + self._transferred(program) / self.spec.dram.bandwidth / 8
 
     def may_precede(self, node: Node, product: Node) -> bool:
         placement = product.fact(Placement)
