@@ -19,8 +19,9 @@ from pimc.backends.dma.stretches import Nest, Stretches
 from pimc.backends.dma.traffic import Memory, row_stretches
 from pimc.record import record
 
-FEWEST, MOST = 256, 1 << 12
-"""Stretches of rows that are looked at; a stream that does not come to the same banks after so many is not regular."""
+FEWEST, MOST = 256, 128
+"""Stretches of rows that are looked at; after so many of each channel a stream has come to the same banks, or it drifts
+and is not regular."""
 FOLLOWED = 256
 """Refreshes through which a stream is followed if it does not fall into step."""
 
@@ -36,7 +37,7 @@ def endless(nest: Nest, memory: Memory) -> Nest | None:
     *inner, (_, stride) = nest.rest
     turns = around // gcd(around, stride)
     looked_at = turns * row_stretches(nest.run, inner, memory.row_bytes)
-    if looked_at > MOST:
+    if looked_at > MOST * memory.channels:
         return None
     return Nest(nest.run, (*inner, (turns * -(-FEWEST // looked_at), stride)))
 
