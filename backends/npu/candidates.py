@@ -83,11 +83,11 @@ class Search:
         """Whether computing alone takes longer on a grid than the best tiles do."""
         product = self.product
         computing = self.compute(product.t, product.s, product.k, grid)
-        return self.beaten(computing, computing, 0.0)
+        return self.beaten(computing, computing, compute=computing)
 
-    def beaten(self, seconds: float, among: float, memory: float) -> bool:
+    def beaten(self, seconds: float, among: float, memory: float = 0.0, compute: float = 0.0) -> bool:
         """Whether what takes at least that long is not better than the best."""
-        return self.best is not None and score(seconds, among, memory) >= self.best.score
+        return self.best is not None and score(seconds, among, memory, compute) >= self.best.score
 
     def offer(self, found: Tiles | None) -> None:
         if found is not None and (self.best is None or found.score < self.best.score):

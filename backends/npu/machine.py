@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 
 from pimc.backends.dma.timing import CopyTime, copy_time
 from pimc.backends.lowering import Lowering
@@ -13,6 +14,8 @@ from pimc.record import record
 
 _FIRST_PARTS = 32
 """Into how many parts the very first and the very last pieces may be cut."""
+_NO_WAIT = 1.05
+"""Arrays and vector unit that would wait for each other for less than that go on in step."""
 
 
 @record
@@ -34,9 +37,19 @@ class Machine:
     waiting: int = 8
     """vector commands that are there at a time; nothing is multiplied for those behind them"""
 
-    def ahead(self, commands: int) -> int:
-        """Tiles of the result that are on their way at a time, at most, if so many commands follow each drain."""
-        return 1 + self.waiting // (1 + commands)
+    def queued(self, commands: int, multiplied: float, worked: float) -> float:
+        """Seconds from tile to tile of the result that the queue of the vector unit leaves, where so many commands
+        follow each drain, and a tile is multiplied and worked on for so long.
+
+        The arrays go on when all commands of a tile have a place in the queue. Where they wait for that they have been
+        idle, so that the next load of a block is seen.
+        """
+        tiles = self.waiting / (1 + commands)
+        ahead = ceil(tiles)
+        going_on = (multiplied + self.drain + (ahead - tiles) * worked) / ahead
+        if going_on <= _NO_WAIT * max(multiplied, worked):
+            return going_on
+        return going_on + (self.turnaround - self.drain) / ahead
 
     @property
     def strips(self) -> bool:

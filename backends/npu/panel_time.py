@@ -97,7 +97,7 @@ class _Panel:
         whole, rest = divmod(self.tile, self.piece)
         self.turn = whole * self._clocks(self.piece) + (self._clocks(rest) if rest else 0)
         self.compute = self.layers * self.turns * self.turn
-        return not search.beaten(self.compute + self.ends, self.compute, self.memory)
+        return not search.beaten(self.compute + self.ends, self.compute, self.memory, self.compute)
 
     def _clocks(self, outer: int) -> float:
         """Seconds of the arrays for so many rows, or columns, of the outer operand and a piece of the inner one."""
@@ -201,7 +201,7 @@ class _Panel:
     def _results(self) -> float:
         """Seconds in which all results leave the arrays, and the vector unit works on them."""
         e, out = self.search.product, self.turns * self.pieces
-        queued = (self.leaving - self.of_out[0]) / self.search.machine.ahead(e.commands)
+        queued = self.search.machine.queued(e.commands, self.micros, self.drained)
         return out * max(self.leaving / self.slots, queued, self.drained if e.vector else 0.0)
 
     def _transfers(self) -> float:

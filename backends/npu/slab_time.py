@@ -131,7 +131,7 @@ def on_arrays(search: Search, slab: Slab, grid: tuple[int, int]) -> Tiles | None
     """With the time of the arrays; None where that alone is longer than the best tiles take."""
     e, machine, memory, turns = search.product, search.machine, slab.moving, slab.turns
     compute = e.products * turns * machine.compute(slab.t, slab.s, slab.k, *grid) / machine.clock
-    if search.beaten(compute, compute, slab.memory):
+    if search.beaten(compute, compute, slab.memory, compute):
         return None
     once = 0.0 if e.repeated else slab.once
     # from loading a slot until it may be loaded again
@@ -141,13 +141,13 @@ def on_arrays(search: Search, slab: Slab, grid: tuple[int, int]) -> Tiles | None
     steady = max(steady, once + (turns + slab.left_over * (deep - 1)) * around / deep)
     # from the first product of a tile of the result until it is stored
     leaving = compute / slab.results + search.drain + slab.drained + slab.out
-    queued = (leaving - slab.out) / machine.ahead(e.commands)
+    queued = machine.queued(e.commands, compute / slab.results, slab.drained)
     results = slab.results * max(leaving / slab.slots, queued, slab.drained if e.vector else 0.0)
     steady, among = max(steady, results), max(compute, slab.memory, turns * around / deep, results)
     # the beginning and the end of one product overlap with its neighbours in a row of them
     end, after = (0.0, 0.0) if e.repeated else (compute / turns, search.turnaround + slab.drained + slab.out)
     ending = _Ending(None, slab.first, 0.0, end, end, 1.0)
-    if slab.cut and not search.beaten(max(steady, memory) + search.drain, among, slab.memory):
+    if slab.cut and not search.beaten(max(steady, memory) + search.drain, among, slab.memory, compute):
         # arrays are at work all the time, or from when the slab before is there, which comes at once
         busy = max(steady - end, memory - slab.loading * slab.rest / e.k + compute / turns)
         ways = (ending, *_strips(search, slab, grid, ending))

@@ -61,12 +61,13 @@ class Tiles:
 
     @property
     def score(self) -> float:
-        return score(self.seconds, self.among, self.memory)
+        return score(self.seconds, self.among, self.memory, self.compute)
 
 
-def score(seconds: float, among: float, memory: float) -> float:
-    """What the search makes small: the time, and of tiles that take about the same time, what they move."""
-    return (seconds + among) / 2 + memory / 8
+def score(seconds: float, among: float, memory: float, compute: float) -> float:
+    """What the search makes small: the time, and of tiles that take about the same time, what they leave of memory and
+    arrays to others."""
+    return (seconds + among) / 2 + (memory + compute) / 8
 
 
 def bound_of(seconds: float, compute: float, memory: float) -> str:
