@@ -61,13 +61,13 @@ def roll(stretches: Sequence[Stretch], first_variable: int) -> list[Rolled]:
     """
     rolled: list[Rolled] = []
     for run in _fewest_written(stretches):
-        first, second = _turn(stretches, run, 0), _turn(stretches, run, 1)
+        items = _turn(stretches, run, 0)
         if run.count > 1:
-            merged = _merge_items(first, second, first_variable)
+            merged = _merge_items(items, _turn(stretches, run, 1), first_variable)
             assert merged is not None
-            first = (Loop(first_variable, run.count, merged),)
+            items = (Loop(first_variable, run.count, merged),)
             first_variable += 1
-        rolled.append(Rolled(first, run.first, run.period, run.count))
+        rolled.append(Rolled(items, run.first, run.period, run.count))
     return rolled
 
 
