@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from math import inf
 
 from pimc.backends.npu.extents import Extents
 from pimc.backends.npu.machine import Machine
-from pimc.backends.npu.tiles import Moved, Tiles, move_seconds, score
+from pimc.backends.npu.tiles import Moved, Tiles, move_seconds
 
 
 @dataclass(slots=True)
@@ -40,6 +41,8 @@ class Search:
         self.product = product
         self.room = Room(room)
         self.best: Tiles | None = None
+        self.least = inf
+        """the score of these"""
         self.turnaround, self.drain = machine.turnaround, machine.drain
         self.drained = product.vector + (product.products / machine.drained / machine.clock if machine.drained else 0.0)
         """seconds until an element of the result has left the accumulators"""
@@ -87,11 +90,20 @@ class Search:
 
     def beaten(self, seconds: float, among: float, memory: float = 0.0, compute: float = 0.0) -> bool:
         """Whether what takes at least that long is not better than the best."""
-        return self.best is not None and score(seconds, among, memory, compute) >= self.best.score
+        return self.best is not None and self.score(seconds, among, memory, compute) >= self.least
 
     def offer(self, found: Tiles | None) -> None:
-        if found is not None and (self.best is None or found.score < self.best.score):
-            self.best = found
+        if found is not None:
+            score = self.score(found.seconds, found.among, found.memory, found.compute)
+            if score < self.least:
+                self.best, self.least = found, score
+
+    def score(self, seconds: float, among: float, memory: float, compute: float) -> float:
+        """What is to be small: the time, and of tiles that take about the same time, what they move; where ops overlap,
+        also what they leave of the arrays to others."""
+        if not self.machine.overlaps:
+            return seconds + memory / 8
+        return (seconds + among) / 2 + (memory + compute) / 8
 
 
 def until_stored(loading: float, moving: float, after: float, beside: float, out: float) -> float:

@@ -37,24 +37,32 @@ class Machine:
     waiting: int = 8
     """vector commands that are there at a time; nothing is multiplied for those behind them"""
 
-    def queued(self, commands: int, multiplied: float, worked: float) -> float:
-        """Seconds from tile to tile of the result that the queue of the vector unit leaves, where so many commands
-        follow each drain, and a tile is multiplied and worked on for so long.
+    def queued(self, count: int, commands: int, multiplied: float, worked: float) -> float:
+        """Seconds in which so many tiles of the result pass the queue of the vector unit, if so many commands follow
+        each drain, and a tile is multiplied and worked on for so long.
 
         The arrays go on when all commands of a tile have a place in the queue. Where they wait for that they have been
         idle, so that the next load of a block is seen.
         """
-        tiles = self.waiting / (1 + commands)
+        commands += self.drained > 0
+        if not commands:
+            return 0.0
+        tiles = self.waiting / commands
         ahead = ceil(tiles)
-        going_on = (multiplied + self.drain + (ahead - tiles) * worked) / ahead
-        if going_on <= _NO_WAIT * max(multiplied, worked):
-            return going_on
-        return going_on + (self.turnaround - self.drain) / ahead
+        each = (multiplied + self.drain + (ahead - tiles) * worked) / ahead
+        if each > _NO_WAIT * max(multiplied, worked):
+            each += (self.turnaround - self.drain) / ahead
+        return count * multiplied + max(0, count - ahead) * max(0.0, each - multiplied)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether operands come while ops before are at work: of published machines one op is done after the other."""
+        return self.tiling == "search"
 
     @property
     def strips(self) -> bool:
         """Whether the last slab may come in strips."""
-        return self.tiling == "search" and not self.sums_stay and not self.array.serial
+        return self.overlaps and not self.sums_stay and not self.array.serial
 
     @property
     def turnaround(self) -> float:

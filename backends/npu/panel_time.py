@@ -108,11 +108,12 @@ class _Panel:
         self._begin()
         products, slots = self._products(), self._slots()
         steady = max(products, self._transfers(), slots)
+        among = max(products - self.first - self.filling + self.making, self.memory, slots)
         if self.search.product.repeated:
             steady += self.turns_outer * self.made
             among = steady
-        else:
-            among = max(products - self.first - self.filling + self.making, self.memory, slots)
+        if not self.search.machine.overlaps:
+            among = steady + self.ends
         t, s = (self.tile, self.inner) if self.t_outside else (self.inner, self.tile)
         return Tiles(
             t, s, self.k, self.t_outside, self.slots_outer, self.slots, steady + self.ends, *self.grid, self.piece, "",
@@ -201,8 +202,8 @@ class _Panel:
     def _results(self) -> float:
         """Seconds in which all results leave the arrays, and the vector unit works on them."""
         e, out = self.search.product, self.turns * self.pieces
-        queued = self.search.machine.queued(e.commands, self.micros, self.drained)
-        return out * max(self.leaving / self.slots, queued, self.drained if e.vector else 0.0)
+        queued = self.search.machine.queued(out, e.commands, self.micros, self.drained)
+        return max(queued, out * max(self.leaving / self.slots, self.drained if e.vector else 0.0))
 
     def _transfers(self) -> float:
         """Seconds of the memory, and of what follows on the last loads, but for the end of all."""

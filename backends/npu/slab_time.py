@@ -141,8 +141,8 @@ def on_arrays(search: Search, slab: Slab, grid: tuple[int, int]) -> Tiles | None
     steady = max(steady, once + (turns + slab.left_over * (deep - 1)) * around / deep)
     # from the first product of a tile of the result until it is stored
     leaving = compute / slab.results + search.drain + slab.drained + slab.out
-    queued = machine.queued(e.commands, compute / slab.results, slab.drained)
-    results = slab.results * max(leaving / slab.slots, queued, slab.drained if e.vector else 0.0)
+    queued = machine.queued(slab.results, e.commands, compute / slab.results, slab.drained)
+    results = max(queued, slab.results * max(leaving / slab.slots, slab.drained if e.vector else 0.0))
     steady, among = max(steady, results), max(compute, slab.memory, turns * around / deep, results)
     # the beginning and the end of one product overlap with its neighbours in a row of them
     end, after = (0.0, 0.0) if e.repeated else (compute / turns, search.turnaround + slab.drained + slab.out)
@@ -160,7 +160,7 @@ def on_arrays(search: Search, slab: Slab, grid: tuple[int, int]) -> Tiles | None
     return Tiles(
         slab.t, slab.s, slab.k, slab.t_outside, slab.slots_outer, slab.slots, seconds, *grid,
         kept=slab.kept, compute=compute, memory=slab.memory, strips=ending.strips, deep=deep,
-        among=seconds if e.repeated else among,
+        among=among if machine.overlaps and not e.repeated else seconds,
     )  # fmt: skip
 
 

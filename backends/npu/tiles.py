@@ -59,16 +59,6 @@ class Tiles:
         """Seconds, as often by itself as among others."""
         return (self.seconds + self.among) / 2
 
-    @property
-    def score(self) -> float:
-        return score(self.seconds, self.among, self.memory, self.compute)
-
-
-def score(seconds: float, among: float, memory: float, compute: float) -> float:
-    """What the search makes small: the time, and of tiles that take about the same time, what they leave of memory and
-    arrays to others."""
-    return (seconds + among) / 2 + (memory + compute) / 8
-
 
 def bound_of(seconds: float, compute: float, memory: float) -> str:
     """Which bound holds: that of the memory, of the arrays, or neither, where fill and latency take longer."""

@@ -34,7 +34,7 @@ def test_columns_that_are_not_full_overwrite_nothing(text: str, channels: int, t
 REFUSED = {
     "scaled": "input q: f16[1, 2, 1, 16]\ninput k: f16[1, 2, 9, 16]\noutput y = attention_scores(q, k, scale = 0.5)",
     "transpose": "input x: f16[16, 3]\nweight w: f16[16, 9]\noutput y = transpose(x, perm = [1, 0]) @ w",
-    "an engine 'load'": "input q: f16[1, 16, 2, 5]\ninput k: f16[1, 2, 9, 16]\n"
+    "pim has no commands for transpose": "input q: f16[1, 16, 2, 5]\ninput k: f16[1, 2, 9, 16]\n"
     "output y = attention_scores(transpose(q, perm = [0, 2, 3, 1]), k, scale = 1.0)",
 }
 """By what is said of it."""

@@ -32,10 +32,10 @@ graph tiny(%x: f32[batch, 4], cache %past: f32[batch, past, 4]) {
   constant %f: f32[3] = [0.1, -inf, nan]
   constant %"odd name:0": i32[0] = []
   %y = matmul(%x, %w) : f32[batch, 4]  #phase=decode #layer=0{index=2} #stage=1
-  %u = unsqueeze(%y, %axes) : f32[batch, 1, 4]
-  %all = concat(%past, %u) {axis=1} : f32[batch, past + 1, 4]
-  %r = clip(%u, _, %f0) : f32[batch, 1, 4]
-  %p, %q = split(%x) {axis=1, num_outputs=2} : f32[batch, 2], f32[batch, 2]
+  %u = unsqueeze(%y, %axes) : f32[batch, 1, 4]  #stage=1
+  %all = concat(%past, %u) {axis=1} : f32[batch, past + 1, 4]  #stage=1
+  %r = clip(%u, _, %f0) : f32[batch, 1, 4]  #stage=1
+  %p, %q = split(%x) {axis=1, num_outputs=2} : f32[batch, 2], f32[batch, 2]  #stage=1
   return %all, "logits 1" = %y, %q
 }
 """
