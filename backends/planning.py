@@ -152,8 +152,8 @@ def _with_gaps_if_they_fit(spec: TargetSpec, plan: Callable[[TargetSpec], Plan])
     """A plan, without gaps behind rows where the device is too small for these."""
     try:
         return plan(spec)
-    except CompileError:
-        if spec.dma is None or not spec.dma.row_gap:
+    except CompileError as error:
+        if error.diagnostics[0].kind is not Kind.CAPACITY or spec.dma is None or not spec.dma.row_gap:
             raise
     return plan(spec.model_copy(update={"dma": spec.dma.model_copy(update={"row_gap": 0})}))
 

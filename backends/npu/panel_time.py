@@ -68,9 +68,10 @@ class _Panel:
         self.slots_outer = self.slots if e.repeated else min(tiles, SLOTS)
         if not holds(self.slots_outer, self.slots):
             return False
-        if not e.repeated and tiles > SLOTS and holds(min(tiles, DEEP), self.slots):
+        more = machine.overlaps and not e.repeated
+        if more and tiles > SLOTS and holds(min(tiles, DEEP), self.slots):
             self.slots_outer = min(tiles, DEEP)  # they come ahead, while ops before are at work
-        self.may_queue = self.pieces > DEEP and not e.repeated and holds(self.slots_outer, 2 * DEEP)
+        self.may_queue = more and self.pieces > DEEP and holds(self.slots_outer, 2 * DEEP)
         return True
 
     def may_win(self) -> bool:
