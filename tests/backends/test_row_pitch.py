@@ -11,6 +11,7 @@ from pimc.backends.row_pitch import row_pitch
 from pimc.backends.target_registry import load_target
 from pimc.driver import Options, compile_model
 from pimc.ir.diagnostics import CompileError
+from pimc.ir.graph import Role
 
 KIB = 1 << 10
 GEMM = Path(__file__).parents[2] / "models" / "bench" / "gemm.pimc"
@@ -73,3 +74,15 @@ def test_what_fits_without_gaps_alone_has_none() -> None:
     assert report is not None
     with pytest.raises(CompileError, match=r"needs 96\.0 MiB"):
         compile_model(GEMM, "npu", Options(dims=dims, overrides=("dram.rows=6100", *small[:2], "dma.row_gap=1KiB")))
+
+
+@pytest.mark.parametrize("model", ["tiny-llama.pimc", "tiny-gpt2.pimc"])
+def test_whole_models_compute_with_gaps(model: str) -> None:
+    """Of rows of the memory as short as those of small weights, which are sliced, reshaped and transposed."""
+    small = ("dram.row_bytes=64B", "dram.channels=4", "dma.row_gap=64B")
+    options = Options(dims={"seq": 40}, overrides=small)
+    result = compile_model(GEMM.parents[1] / model, "npu", options, values="random")
+    assert result.comparison is not None
+    assert result.comparison.ok, result.comparison.max_rel_err
+    weights = {value: home for value, home in result.graph.homes.items() if value.role is Role.WEIGHT}
+    assert any(not home.layout.is_dense(2) for home in weights.values())
