@@ -552,10 +552,10 @@ def limits_of(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Hom
     return found
 
 
-def why_too_large(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> str:
-    """What a chain needs on chip, by itself, and does not have; empty if it fits."""
+def why_too_large(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> str:
+    """What a node needs on chip, by itself, and does not have; empty if it fits."""
     try:
-        lower_chain(chain, _rehearsal(chain, spec, homes))
+        lower(node, _rehearsal([node], spec, homes))
     except CompileError as error:
         if error.diagnostics[0].kind is not Kind.CAPACITY:
             raise

@@ -142,7 +142,7 @@ class Machine:
         if key not in self.estimates.rooms:
             placed = _placed_alone(node, engine)
             homes = plan_node(placed, self.spec).homes
-            self.estimates.rooms[key] = emission.why_too_large([placed], self.spec, homes)
+            self.estimates.rooms[key] = emission.why_too_large(placed, self.spec, homes)
         return self.estimates.rooms[key]
 
     def _is_expanded_elsewhere(self, node: Node) -> bool:

@@ -36,10 +36,10 @@ _NAMES = "t", "s", "result"
 class Search:
     """The best tiles so far. What candidates share is found once: there are some hundred of them."""
 
-    def __init__(self, machine: Machine, product: Extents, room: int) -> None:
+    def __init__(self, machine: Machine, product: Extents, room: Room) -> None:
         self.machine = machine
         self.product = product
-        self.room = Room(room)
+        self.room = room
         self.best: Tiles | None = None
         self.least = inf
         """the score of these"""

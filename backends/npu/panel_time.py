@@ -109,15 +109,14 @@ class _Panel:
         self._begin()
         products, slots = self._products(), self._slots()
         steady = max(products, self._transfers(), slots)
-        among = max(products - self.first - self.filling + self.making, self.memory, slots)
-        if self.search.product.repeated:
-            steady += self.turns_outer * self.made
-            among = steady
-        if not self.search.machine.overlaps:
-            among = steady + self.ends
+        repeated = self.search.product.repeated
+        seconds = steady + (self.turns_outer * self.made if repeated else self.ends)
+        among = seconds
+        if self.search.machine.overlaps and not repeated:
+            among = max(products - self.first - self.filling + self.making, self.memory, slots)
         t, s = (self.tile, self.inner) if self.t_outside else (self.inner, self.tile)
         return Tiles(
-            t, s, self.k, self.t_outside, self.slots_outer, self.slots, steady + self.ends, *self.grid, self.piece, "",
+            t, s, self.k, self.t_outside, self.slots_outer, self.slots, seconds, *self.grid, self.piece, "",
             self.early, self.compute, self.memory, among=among,
         )  # fmt: skip
 

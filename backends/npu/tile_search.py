@@ -14,10 +14,10 @@ stay, both stream. Two schedules are tried:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 from pimc.backends.kernels.nest import chunk_of
+from pimc.backends.npu.answers import Answers
 from pimc.backends.npu.candidates import Room, Search
 from pimc.backends.npu.extents import Extents
 from pimc.backends.npu.machine import Machine
@@ -31,32 +31,18 @@ _WORTH_LAYERS = 1.04
 """They are tried where something else than arrays and transfers takes more than that part of the time."""
 
 
-@dataclass(slots=True)
-class _Found:
-    """The answers of searches: the best tiles of a product depend on the room only where another candidate fits."""
-
-    known: dict[tuple[Machine, Extents, Limits | None], list[tuple[Room, Tiles | None]]] = field(default_factory=dict)
-
-    def best(self, machine: Machine, product: Extents, room: int, most: Limits | None) -> Tiles | None:
-        if len(self.known) >= MOST_PRODUCTS:
-            self.known.clear()
-        answers = self.known.setdefault((machine, product, most), [])
-        for asked, tiles in answers:
-            if asked.least <= room < asked.below:
-                return tiles
-        search = Search(machine, product, room)
-        _run(search, most or (product.t, product.s, product.k))
-        answers.append((search.room, search.best))
-        return search.best
-
-
-MOST_PRODUCTS = 4096
-_found = _Found()
+_answers = Answers[tuple[Machine, Extents, Limits | None], Tiles | None]()
 
 
 def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | None = None) -> Tiles | None:
     """The fastest tiles that fit `room` bytes of the buffer, or None."""
-    return _found.best(machine, product, room, most)
+
+    def find(room: Room) -> Tiles | None:
+        search = Search(machine, product, room)
+        _run(search, most or (product.t, product.s, product.k))
+        return search.best
+
+    return _answers.of((machine, product, most), room, find)
 
 
 def _run(search: Search, limits: Limits) -> None:

@@ -13,7 +13,7 @@ from pimc.backends.dma.moving import Dram
 from pimc.backends.dma.timing import CopyTime
 from pimc.backends.dma.traffic import Memory
 from pimc.backends.npu.array import ArrayTime
-from pimc.backends.npu.candidates import Search
+from pimc.backends.npu.candidates import Room, Search
 from pimc.backends.npu.extents import Extents, Side
 from pimc.backends.npu.isa import Drain, Fence, Matmul, Preload, Vec
 from pimc.backends.npu.machine import Machine
@@ -123,7 +123,7 @@ def test_what_the_search_leaves_out_is_not_better(seed: int, monkeypatch: pytest
     rng.shuffle(rooms)
     found = [best_tiles(arrays, product, room, most) for room in rooms]
     for room, tiles in zip(rooms, found, strict=True):
-        search = Search(arrays, product, room)
+        search = Search(arrays, product, Room(room))
         with monkeypatch.context() as patch:
             patch.setattr(Search, "beaten", lambda *_, **__: False)
             _run(search, most or (product.t, product.s, product.k))
