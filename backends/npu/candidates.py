@@ -63,10 +63,17 @@ class Search:
             if depth > machine.array.rows * (down - 1) and product.s > machine.array.columns * (across - 1)
         ]
         self.grids = sorted(grids, key=lambda grid: machine.compute(product.t, product.s, product.k, *grid))
-        whole = [self.moved(operand, *shape) for operand, shape in enumerate(product.shapes)]
-        self._memory = max(whole[T][0] + whole[S][0], sum(bus for _, bus in whole))
-        """seconds of the transfers, if each operand and the result move once, as a whole or as the best do"""
-        self._compute = self.compute(product.t, product.s, product.k, self.grids[0])
+        self._memory = self._moved_once()
+        """seconds of transfers where each operand and the result move once, as a stream or as the best tiles so far"""
+
+    def _moved_once(self) -> float:
+        e = self.product
+        shapes = (e.t, e.k), (e.s, e.k), (e.t, e.s)
+        t, s, out = (
+            0 if side is None else e.times(name) * rows * columns * e.element_bytes
+            for name, side, (rows, columns) in zip(_NAMES, self._sides, shapes, strict=True)
+        )
+        return self.machine.copies.stream(t + s) + self.machine.copies.stream(out, writes=True)
 
     @property
     def is_over(self) -> bool:
@@ -74,8 +81,9 @@ class Search:
         if not self.machine.overlaps:
             return False
         e = self.product
-        least = max(self._memory, self._compute, e.t * e.s * e.vector)
-        return self.least <= _ENOUGH * self.score(least + self.turnaround, least, self._memory, self._compute)
+        compute = self.compute(e.t, e.s, e.k, self.grids[0])
+        least = max(self._memory, compute, e.t * e.s * e.vector)
+        return self.least <= _ENOUGH * self.score(least + self.turnaround, least, self._memory, compute)
 
     def moved(self, operand: int, rows: int, columns: int) -> Moved:
         """How long a tile [rows, columns] of T, S or the result takes from or to memory; tiles, where there are two."""

@@ -71,11 +71,6 @@ class Extents:
         return count, tile_of(first, piece)[1]
 
     @property
-    def shapes(self) -> tuple[tuple[int, int], ...]:
-        """Of both operands and the result."""
-        return (self.t, self.k), (self.s, self.k), (self.t, self.s)
-
-    @property
     def of_out(self) -> int:
         return self.out_bytes or self.element_bytes
 
