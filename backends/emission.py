@@ -25,8 +25,8 @@ from pimc.backends.roll import roll
 from pimc.backends.synchronize import Barrier, split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.blocks import Window
-from pimc.ir.chains import chains_in, together, twin_in
-from pimc.ir.diagnostics import CompileError, InternalError, Kind, fail
+from pimc.ir.chains import chains_in, twin_in
+from pimc.ir.diagnostics import InternalError, Kind, fail
 from pimc.ir.facts import (
     Beat,
     Epilogue,
@@ -38,7 +38,6 @@ from pimc.ir.facts import (
     Queue,
     Ragged,
     Stage,
-    SubBatch,
     Tile,
     Work,
 )
@@ -303,9 +302,9 @@ def _lowered(
     memory: LoweringMemory | None = None,
 ) -> Iterator[_Stretch]:
     split = BufferSplit.beside(spec, part.plan.homes.values())
-    emitter = _emitter(spec, part.plan.homes)
+    emitter = emitter_for(spec, part.plan.homes)
     mapped: set[Window] = set()
-    scratch = _scratch(split, {_queue(n) for n in part.nodes})
+    scratch = scratch_areas(split, {_queue(n) for n in part.nodes})
     at = Lowering(
         spec,
         emitter,
@@ -403,7 +402,7 @@ def _without(spare: Set[int], run: Sequence[_Stretch]) -> Iterator[_Stretch]:
         yield replace(stretch, items=items, fences=fences)
 
 
-def _emitter(spec: TargetSpec, homes: Mapping[Value, Home]) -> Emitter:
+def emitter_for(spec: TargetSpec, homes: Mapping[Value, Home]) -> Emitter:
     return Emitter(spec.engines(), spec.dma.moves if spec.dma is not None else "load", _windows(homes))
 
 
@@ -412,7 +411,7 @@ QUEUE_SHARES = {"pim": 4, "cache": 8, "link": 16}
 What is held goes to its place at once."""
 
 
-def _scratch(split: BufferSplit, queues: Set[str]) -> dict[str, Scratch]:
+def scratch_areas(split: BufferSplit, queues: Set[str]) -> dict[str, Scratch]:
     """The scratch of nodes by the queues that they have (empty: those of their engines)."""
     areas: dict[str, Scratch] = {}
     end = split.resident + split.scratch
@@ -530,63 +529,6 @@ def _map_blocks(node: Node, at: Lowering, mapped: set[Window]) -> None:
             if blocks.window not in mapped:
                 mapped.add(blocks.window)
                 at.emit.issue("load", MapBlocks.of(blocks))
-
-
-@record
-class Rehearsal:
-    """What lowering nodes for nothing tells."""
-
-    on_tiles: int
-    """how many are computed on tiles of a product"""
-    cuts: tuple[Cut, ...]
-
-    @property
-    def tile(self) -> Tile | None:
-        """The largest one, and how many there are in all."""
-        tiles = [cut.tile for cut in self.cuts if cut.tile is not None]
-        largest = max(tiles, key=lambda t: t.m * t.n * t.k, default=None)
-        return None if largest is None else replace(largest, tiles=sum(t.tiles for t in tiles))
-
-    @property
-    def seconds(self) -> float:
-        """Estimated, of the contractions alone."""
-        return sum(cut.seconds for cut in self.cuts)
-
-    @property
-    def is_moving(self) -> bool:
-        """Whether transfers take clearly longer than all that is computed meanwhile."""
-        return all(cut.memory >= _CLEARLY * cut.computing for cut in self.cuts)
-
-
-_CLEARLY = 2.0
-
-
-def rehearse(nodes: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> Rehearsal:
-    """Lower nodes that follow each other for nothing."""
-    found: list[Cut] = []
-    at = _rehearsal(nodes, spec, homes, found.append)
-    return Rehearsal(sum(lower_chain(chain, at) for chain in together(nodes)), tuple(found))
-
-
-def why_too_large(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> str:
-    """What a node needs on chip, by itself, and does not have; empty if it fits."""
-    try:
-        lower(node, _rehearsal([node], spec, homes))
-    except CompileError as error:
-        if error.diagnostics[0].kind is not Kind.CAPACITY:
-            raise
-        return error.diagnostics[0].message
-    return ""
-
-
-def _rehearsal(
-    nodes: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home], told: Callable[[Cut], None] | None = None
-) -> Lowering:
-    """Lowering for nothing."""
-    load_rules(spec)
-    split = BufferSplit.beside(spec, homes.values())
-    scratch = _scratch(split, {"", "pim", "cache"} if nodes[0].fact(SubBatch) is not None else {""})
-    return Lowering(spec, _emitter(spec, homes), scratch[""], homes, told=told, rehearsed=True)
 
 
 def _engine(node: Node) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pimc.backends import emission
 from pimc.backends.dma.copy import transferred
+from pimc.backends.dma.timing import copy_time
 from pimc.backends.kernels.elementwise import is_follower, is_leader, is_twin
 from pimc.backends.kernels.groups import goes_by_groups
 from pimc.backends.legality import why_not
@@ -28,6 +29,7 @@ from pimc.backends.planning import (
     wanted_in_banks,
 )
 from pimc.backends.program import Program
+from pimc.backends.rehearsal import Rehearsal, rehearse, why_too_large
 from pimc.backends.sharing import turns_on
 from pimc.backends.target import TargetSpec, describe
 from pimc.ir.facts import Epilogue, Placement, Prologue, Ragged, ReadAs, Tile
@@ -48,7 +50,7 @@ _WORTH = 1.02
 _TIE = 1.001
 """Times that differ by less are equal: the choice is then for what needs less memory."""
 _SAME = 1.00005
-"""The same of estimates, which know less of what differs."""
+"""Estimates that differ by less are equal."""
 
 
 @dataclass
@@ -144,7 +146,7 @@ class Machine:
         if key not in self.estimates.rooms:
             placed = _placed_alone(node, engine)
             homes = plan_node(placed, self.spec).homes
-            self.estimates.rooms[key] = emission.why_too_large(placed, self.spec, homes)
+            self.estimates.rooms[key] = why_too_large(placed, self.spec, homes)
         return self.estimates.rooms[key]
 
     def _is_expanded_elsewhere(self, node: Node) -> bool:
@@ -184,14 +186,14 @@ class Machine:
             return self._comes_in_pieces(product)
         return is_follower(node, product)
 
-    def _rehearsed(self, nodes: Sequence[Node]) -> emission.Rehearsal:
-        return emission.rehearse(nodes, self.spec, plan_nodes(nodes, self.spec).homes)
+    def _rehearsed(self, nodes: Sequence[Node]) -> Rehearsal:
+        return rehearse(nodes, self.spec, plan_nodes(nodes, self.spec).homes)
 
-    def _is_hidden(self, chain: Sequence[Node], rehearsed: emission.Rehearsal, apart: Sequence[Node]) -> bool:
-        """Whether all of a chain is computed on tiles while others are transferred, which take no longer than with its
-        nodes apart: then it need not be timed."""
+    def _is_hidden(self, chain: Sequence[Node], rehearsed: Rehearsal, apart: Sequence[Node]) -> bool:
+        """Whether all of a chain is computed on tiles, behind transfers that take no longer than those of the products
+        with its nodes apart: this need not be timed. How weights are expanded is not told."""
         on_tiles = rehearsed.on_tiles == len(chain) - 1 and all(n.op.name != "quantized_matmul" for n in chain)
-        return on_tiles and rehearsed.is_moving and rehearsed.seconds <= _SAME * self._rehearsed(apart).seconds
+        return on_tiles and rehearsed.hides and rehearsed.seconds <= _SAME * self._rehearsed(apart).seconds
 
     def _takes(self, nodes: Sequence[Node]) -> float:
         """`_in_a_row`, of nodes that follow each other."""
@@ -199,8 +201,8 @@ class Machine:
 
     def _in_a_row(self, program: Program) -> float:
         """Seconds of a program among others: the mean of what it takes on an idle machine, and where operands are there
-        when they are needed, as where they come ahead, if memory is as fast."""
-        moving = self._transferred(program) / self.spec.dram.bandwidth
+        when they are needed, as where they come ahead, which memory allows in no less than all transfers take."""
+        moving = copy_time(self.spec).least(self._transferred(program))
         return (self.simulate(program) + max(moving, self.simulate(self._at_once(program)))) / 2
 
     def _at_once(self, program: Program) -> Program:
@@ -303,7 +305,7 @@ class Machine:
         key = tuple((_key(n, engine), tuple(_shape_of(homes[v]) for v in (*n.inputs(), *n.results))) for n in chain)
         if key not in self.estimates.tiles:
             ragged = chain[0].fact(Ragged) is not None  # requests are cut in ways of their own
-            self.estimates.tiles[key] = None if ragged else emission.rehearse(chain, self.spec, homes).tile
+            self.estimates.tiles[key] = None if ragged else rehearse(chain, self.spec, homes).tile
         return self.estimates.tiles[key]
 
     def shared_tiles(self, node: Node, engine: Engine) -> Sequence[Tile]:
@@ -316,8 +318,7 @@ class Machine:
         key = _key(node, engine)
         if key not in self.estimates.limits:
             placed = _placed_alone(node, engine)
-            cuts = emission.rehearse([placed], self.spec, plan_node(placed, self.spec).homes).cuts
-            self.estimates.limits[key] = cuts[0].limit if cuts else ""
+            self.estimates.limits[key] = rehearse([placed], self.spec, plan_node(placed, self.spec).homes).limit
         return self.estimates.limits[key]
 
     def plans(self, graph: Graph) -> Mapping[int, Plan]:
