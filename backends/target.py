@@ -35,9 +35,10 @@ Option = StrictBool | StrictInt | float | str
 
 
 class Group(BaseModel):
-    """The base of all groups: frozen, and unknown keys are mistakes."""
+    """The base of all groups: frozen, and unknown keys are mistakes. Validators are built for the machine as a whole,
+    rather than for each group and once more for those that it is in."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, defer_build=True)
 
 
 class Sourced(Group):
@@ -576,7 +577,7 @@ QUEUES: Mapping[str, tuple[str, ...]] = {
 """What has queues of its own beside an NPU with PIM (`pimc.ir.facts.Queue`), on which kinds of engines."""
 
 
-class TargetSpec(Group):
+class TargetSpec(Group, defer_build=False):
     """A machine. `describe` gives it as plain data, `from_description` takes it back."""
 
     name: Annotated[str, Field(min_length=1)]
