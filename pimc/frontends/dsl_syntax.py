@@ -6,10 +6,9 @@ The grammar is `dsl.lark`. Whatever does not follow it becomes a diagnostic with
 from __future__ import annotations
 
 import difflib
-import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,7 @@ from pimc.frontends.dsl_tree import (
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.grammar import Grammar
 from pimc.ir.source import TextSpan
+from pimc.record import record
 
 # -- from text to lark's tree ---------------------------------------------------------------------------------------
 
@@ -92,20 +92,20 @@ class Newlines(PostLex):
 GRAMMAR = Grammar(Path(__file__).with_name("dsl.lark"), start=("start", "library"))
 
 
-@functools.cache
+@cache
 def _parser() -> tuple[Lark, Newlines]:
     newlines = Newlines()
     return GRAMMAR.parser(newlines), newlines
 
 
-@functools.lru_cache(maxsize=8)
+@lru_cache(maxsize=8)
 def parse_model(text: str, file: str) -> Model:
     """Parse a whole model. Raises CompileError (SYNTAX) at the first place that does not follow the grammar."""
     tree, builder = _parse(text, file, "start")
     return builder.model(tree)
 
 
-@functools.lru_cache(maxsize=8)
+@lru_cache(maxsize=8)
 def parse_library(text: str, file: str) -> tuple[Statement, ...]:
     """Parse a file that has no `model` line and is meant to be included."""
     tree, builder = _parse(text, file, "library")
@@ -245,21 +245,23 @@ def _number(text: str) -> int | float | None:
 _Child = Tree[Token] | Token | None
 
 
-@dataclass
+@record
 class _Builder:
     """One method for each rule of the grammar that stays in lark's tree."""
 
     file: str
     lines: list[str]
-    tokens: dict[str, Callable[[Token], Expression]] = field(init=False)
-    trees: dict[str, Callable[[Tree[Token]], Expression]] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.tokens = {
+    @cached_property
+    def tokens(self) -> Mapping[str, Callable[[Token], Expression]]:
+        return {
             "NUMBER": self.number, "STRING": self.text_of, "NAME": self.name, "TRUE": self.literal,
             "FALSE": self.literal, "NONE": self.literal,
         }  # fmt: skip
-        self.trees = {
+
+    @cached_property
+    def trees(self) -> Mapping[str, Callable[[Tree[Token]], Expression]]:
+        return {
             "list": self.list_of, "comprehension": self.comprehension, "binary": self.operation,
             "unary": self.operation, "call": self.call, "bracketed": self.bracketed,
         }  # fmt: skip
