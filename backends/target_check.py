@@ -25,7 +25,7 @@ FORM = Form(
 def checked(tree: Located, problems: Sequence[Diagnostic] = ()) -> TargetSpec:
     """The machine that a tree describes. Raises CompileError with all mistakes, `problems` first."""
     spec, mistakes = FORM.parsed(tree)
-    return without_mistakes(spec, [*problems, *mistakes, *contradictions(tree)])
+    return without_mistakes(spec, [*problems, *mistakes, *contradictions(tree, spec)])
 
 
 def known_keys(tree: Located, path: Path) -> list[str]:
@@ -51,9 +51,16 @@ class _Values:
     """Single values of a tree, parsed; None for what is absent or wrong on its own."""
 
     tree: Located
+    spec: TargetSpec | None
+    """the machine of the tree, where nothing is wrong"""
 
     def get(self, dotted: str) -> Any:
         path = tuple(dotted.split("."))
+        if self.spec is not None:
+            found: Any = self.spec
+            for key in path:
+                found = getattr(found, key, None)
+            return found
         here = self.tree.at(path)
         for model in FORM.models_at(self.tree, path[:-1]):
             field = model.model_fields.get(path[-1])
@@ -94,9 +101,9 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def contradictions(tree: Located) -> list[Diagnostic]:
+def contradictions(tree: Located, spec: TargetSpec | None) -> list[Diagnostic]:
     """Values that are each possible but not together. Judged even where other values are wrong."""
-    values = _Values(tree)
+    values = _Values(tree, spec)
     found: list[Diagnostic] = []
 
     def report(at: str, message: str, help_line: str | None = None) -> None:
