@@ -15,35 +15,8 @@ from enum import Enum
 
 from pimc.ir.diagnostics import Kind, did_you_mean, fail
 from pimc.ir.stage import GraphStage
-from pimc.passes import (  # noqa: F401  (every compilation runs them)
-    bind,
-    canonical_order,
-    canonicalize,
-    dce,
-    emit,
-    find_layers,
-    fold,
-    fuse_activation,
-    fuse_attention,
-    fuse_cache,
-    fuse_epilogues,
-    fuse_experts,
-    fuse_norm,
-    fuse_prologues,
-    fuse_quantized,
-    fuse_rotary,
-    layout,
-    partition,
-    place,
-    schedule,
-    share_rows,
-    split_attention,
-    tag_nature,
-    tag_phase,
-    tile,
-)  # fmt: skip
 from pimc.passes.manager import Pass, Pipeline
-from pimc.passes.registry import PassRegistry, default_registry
+from pimc.passes.registry import PassRegistry, default_registry, import_builtin
 
 DEFAULT: tuple[str, ...] = (
     "bind",
@@ -74,6 +47,8 @@ DEFAULT: tuple[str, ...] = (
     "emit",
 )
 """The passes of `pimc compile`, in order, before lowering."""
+
+import_builtin(DEFAULT)  # here rather than within the first compilation
 
 _PARTITIONED, _PLACED = DEFAULT.index("partition") + 1, DEFAULT.index("place") + 1
 WITH_REQUESTS: tuple[str, ...] = (
