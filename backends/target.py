@@ -649,6 +649,10 @@ class TargetSpec(Group):
 
     def engines(self) -> tuple[EngineDecl, ...]:
         """The units that take one stream each: load, store, npu, pim, pnm, link."""
+        return self._engines
+
+    @cached_property
+    def _engines(self) -> tuple[EngineDecl, ...]:
         declared: list[EngineDecl] = []
         if self.dma is not None:
             for name in ("load", "store"):

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, field
 from fractions import Fraction
+from itertools import zip_longest
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -302,10 +303,11 @@ def build_report(
     model: str | None = None,
     comparison: Comparison | None = None,
     form: str = "wide",
+    pass_seconds: Sequence[float] = (),
 ) -> Report:
     """The report of a simulated program, with the comparison of its values where there is one.
 
-    model: the name to report instead of the graph's.
+    model: the name to report instead of the graph's. pass_seconds: that each pass took, where that is to be told.
     """
     energy = energy_of(program, timing)
     ops = tuple(_ops(program, timing, energy))
@@ -337,7 +339,9 @@ def build_report(
         breakdown=_breakdown(program, timing, energy),
         pimc=version(),
         command=_command(program, timing),
-        passes=tuple(PassReport(p.name, p.changed, p.ops) for p in program.passes),
+        passes=tuple(
+            PassReport(p.name, p.changed, p.ops, took) for p, took in zip_longest(program.passes, pass_seconds)
+        ),
         roofs=roofs_of(from_description(program.target)),
         memory=memories_of(program),
         banks=banks_of(program),
