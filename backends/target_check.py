@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import field
 from functools import cache
 from typing import Annotated, Any, Protocol
 
@@ -51,8 +52,14 @@ class _Values:
     """Single values of a tree, parsed; None for what is absent or wrong on its own."""
 
     tree: Located
+    known: dict[str, Any] = field(default_factory=dict)
 
     def get(self, dotted: str) -> Any:
+        if dotted not in self.known:
+            self.known[dotted] = self._found(dotted)
+        return self.known[dotted]
+
+    def _found(self, dotted: str) -> Any:
         path = tuple(dotted.split("."))
         here = self.tree.at(path)
         for model in FORM.models_at(self.tree, path[:-1]):

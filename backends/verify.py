@@ -149,37 +149,36 @@ def _commands(
                 inner = {**ranges, item.variable: (0, item.count - 1)}
                 yield from _commands(program, machine, stream, item.body, accepted, inner)
             continue
-        where = _where(program, item)
         if item.command.unit and item.command.unit not in accepted:
-            units = ", ".join(sorted(accepted))
+            units, where = ", ".join(sorted(accepted)), _where(program, item)
             yield _bad(f"{where} is for a unit '{item.command.unit}'; {stream.engine} takes {units}")
         elif not -1 <= item.op < len(program.ops):
-            yield _bad(f"{where} belongs to op {item.op}, and there are {len(program.ops)}")
+            yield _bad(f"{_where(program, item)} belongs to op {item.op}, and there are {len(program.ops)}")
         else:
-            yield from _operands(program, machine, item.command, where, ranges)
+            for wrong in _wrong_operands(program, machine, item.command, ranges):
+                yield replace(wrong, message=f"{_where(program, item)}{wrong.message}")
 
 
-def _operands(
-    program: Program, machine: Platform, command: Command, where: str, ranges: Ranges
-) -> Iterator[Diagnostic]:
+def _wrong_operands(program: Program, machine: Platform, command: Command, ranges: Ranges) -> list[Diagnostic]:
+    """What is wrong with a command, as what follows its name."""
     try:
         regions = [region.flat(machine.geometry.stride_row) for region in command.regions()]
     except CompileError as error:
-        yield from (replace(d, message=f"{where}: {d.message}") for d in error.diagnostics)
-        return
+        return [replace(d, message=f": {d.message}") for d in error.diagnostics]
     except (ValueError, TypeError, KeyError, IndexError) as error:
-        yield _bad(f"{where} has impossible operands: {error}")
-        return
-    for region in regions:
-        if region.length < 0:
-            yield _bad(f"{where} touches {region.length} bytes of '{region.space}'")
+        return [_bad(f" has impossible operands: {error}")]
+    found: list[Diagnostic] = []
+    for space, start, length, writes, _ in regions:
+        if length < 0:
+            found.append(_bad(f" touches {length} bytes of '{space}'"))
             continue
-        size = program.extent.get(region.space, machine.spaces.get(region.space))
-        low, high = _least(region.start, ranges), _greatest(region.start, ranges) + region.length
-        beyond = size is not None and region.length and (low < 0 or high > size)
-        if beyond and not _in_windows(program, machine, region.space, (low, high)):
-            verb = "writes" if region.write else "reads"
-            yield _bad(f"{where} {verb} bytes {low} to {high} of '{region.space}', which has {size}")
+        size = program.extent.get(space, machine.spaces.get(space))
+        low, high = _reached(start, ranges)
+        beyond = size is not None and length and (low < 0 or high + length > size)
+        if beyond and not _in_windows(program, machine, space, (low, high + length)):
+            verb = "writes" if writes else "reads"
+            found.append(_bad(f" {verb} bytes {low} to {high + length} of '{space}', which has {size}"))
+    return found
 
 
 def _in_windows(program: Program, machine: Platform, space: str, span: tuple[int, int]) -> bool:
@@ -206,14 +205,15 @@ def _reach(numbers: tuple[int, ...]) -> tuple[int, int]:
     return (min(numbers), max(numbers)) if numbers else (0, 0)
 
 
-def _least(scalar: Scalar, ranges: Ranges) -> int:
-    if not isinstance(scalar, Affine):
-        return scalar
-    return scalar.base + sum(min(c * ranges[v][0], c * ranges[v][1]) for v, c in scalar.terms)
-
-
-def _greatest(scalar: Scalar, ranges: Ranges) -> int:
-    return -_least(scalar * -1, ranges)
+def _reached(scalar: Scalar, ranges: Ranges) -> tuple[int, int]:
+    """Least and greatest value."""
+    if isinstance(scalar, int):
+        return scalar, scalar
+    low = high = scalar.base
+    for variable, c in scalar.terms:
+        ends = c * ranges[variable][0], c * ranges[variable][1]
+        low, high = low + min(ends), high + max(ends)
+    return low, high
 
 
 def _where(program: Program, step: Step) -> str:
