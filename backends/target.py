@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from pimc.backends.quantity import Bandwidth, ClockTime, Energy, Frequency, Power, Size, Time, Timing, period_ps
 from pimc.backends.timing import EngineDecl
+from pimc.by_identity import by_identity
 from pimc.ir.types import DType
 
 if TYPE_CHECKING:
@@ -702,6 +703,7 @@ def from_description(description: Mapping[str, Any]) -> TargetSpec:
     return TargetSpec.model_validate(dict(description))
 
 
+@by_identity
 def target_hash(spec: TargetSpec) -> str:
     """sha256 of the numbers and names (prose and sources aside) in a canonical form."""
     text = json.dumps(_numbers(describe(spec)), sort_keys=True, separators=(",", ":"))
