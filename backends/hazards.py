@@ -27,6 +27,8 @@ def spread(region: Region, variable: int, count: int) -> Region:
 
 def within(region: Region, ranges: Ranges) -> tuple[int, int]:
     """First byte and the byte after the last, over all turns."""
+    if isinstance(region.start, int):
+        return region.start, region.start + region.length
     low, high = bounds(region.start, ranges)
     return low, high + region.length
 

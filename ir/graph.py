@@ -186,15 +186,12 @@ class Graph:
 
     def _sorted(self) -> list[Node]:
         by_age = [self._nodes[uid] for uid in sorted(self._nodes)]
+        if all(_is_behind_operands(node) for node in by_age):
+            return by_age
         waits: dict[int, int] = {}
-        late = False
         for node in by_age:
             owners = [v.owner.uid for v in node.operands if v is not None and v.owner is not None]
-            above = [uid for uid in owners if uid in self._nodes]
-            waits[node.uid] = len(above)
-            late = late or any(uid >= node.uid for uid in above)
-        if not late:
-            return by_age
+            waits[node.uid] = sum(uid in self._nodes for uid in owners)
         ready = [uid for uid, count in waits.items() if not count]  # in order of age, which makes it a heap
         found: list[Node] = []
         while ready:
@@ -727,6 +724,14 @@ class Rewriter:
 
     def _touch(self) -> None:
         self.graph.version += 1
+
+
+def _is_behind_operands(node: Node) -> bool:
+    """Whether a node is younger than all whose results it reads."""
+    for value in node.operands:
+        if value is not None and value.owner is not None and value.owner.uid >= node.uid:
+            return False
+    return True
 
 
 def _copied(value: Value) -> Value:
