@@ -223,8 +223,9 @@ class _Splitter:
             for engine, touched in live[region.space].items():
                 if engine == unit.engine:
                     continue
+                limit = reached[engine]
                 for earlier, (other, start, end) in reversed(touched.items()):
-                    if other.position <= reached[engine]:
+                    if other.position <= limit:
                         break
                     if start < high and low < end and conflict(earlier, region, self._ranges):
                         needed[engine], reached[engine] = other, other.position

@@ -161,8 +161,9 @@ def _commands(
 
 def _wrong_operands(program: Program, machine: Platform, command: Command, ranges: Ranges) -> list[Diagnostic]:
     """What is wrong with a command, as what follows its name."""
+    stride = machine.geometry.stride_row
     try:
-        regions = [region.flat(machine.geometry.stride_row) for region in command.regions()]
+        regions = [region.flat(stride) for region in command.regions()]
     except CompileError as error:
         return [replace(d, message=f": {d.message}") for d in error.diagnostics]
     except (ValueError, TypeError, KeyError, IndexError) as error:

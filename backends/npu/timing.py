@@ -90,7 +90,10 @@ class NpuTimer:
         self.vector_begun: tuple[int, ...] = (0,) * self.npu.vector.waiting
         """when its last commands began, as many as may wait, the earliest first"""
         self.array = array_time(self.npu.array, self.npu.arrays)
+        self.load, self.first_load = self.array.load * self.clock_ps, self.array.first_load * self.clock_ps
+        self.skew, self.unload = self.array.skew * self.clock_ps, self.array.unload * self.clock_ps
         self.ahead = self.array.ahead * self.clock_ps
+        """the part of the very first block that lies before time 0"""
 
     def issue(self, command: Command, ready: int) -> Issued:
         return self.bind(command, {})(ready)
@@ -119,14 +122,13 @@ class NpuTimer:
         return Issued(done, done, done, 0, "fence" if done > at else "")
 
     def _preload(self, ready: int) -> Issued:
-        array, clock = self.array, self.clock_ps
         at = max(ready, self.slot_at)
-        earliest = max(at, self.array_done) if array.serial else at
+        earliest = max(at, self.array_done) if self.array.serial else at
         empty = self.array_done <= earliest
-        start = earliest if empty else max(at, self.next_at if array.alternating else self.begun_at)
-        took = (array.first_load if empty else array.load) * clock - self._started()
-        self.loaded_at = start + took
-        self.slot_at = max(at + clock, start)
+        start = earliest if empty else max(at, self.next_at if self.array.alternating else self.begun_at)
+        took = (self.first_load if empty else self.load) - self.ahead
+        self.loaded_at, self.ahead = start + took, 0
+        self.slot_at = max(at + self.clock_ps, start)
         return Issued(start, self.slot_at, self.loaded_at, took, "array" if start > at else "")
 
     def _matmul(self, stream: int, work: int, ready: int) -> Issued:
@@ -138,25 +140,18 @@ class NpuTimer:
         earliest = max(at, self.next_at)
         if not goes_on:
             earliest = max(earliest, self.array_done if self.array.serial else self.unloaded_at)
-            stream -= self._started()
+            stream, self.ahead = stream - self.ahead, 0
         issued = self._streamed(work, at, earliest, stream)
-        unload = self.array.unload * self.clock_ps
-        self.unloaded_at, self.array_done = self.begun_at + unload, self.array_done + unload
+        self.unloaded_at, self.array_done = self.begun_at + self.unload, self.array_done + self.unload
         return issued._replace(done=self.array_done)
-
-    def _started(self) -> int:
-        """The part of the very first block that lies before time 0."""
-        ahead, self.ahead = self.ahead, 0
-        return ahead
 
     def _streamed(self, work: int, at: int, earliest: int, stream: int) -> Issued:
         if self.draining:
             self.drains, self.draining = (self.drains[1], self.vector_done), False
-        after = self.array.skew * self.clock_ps
-        start = max(earliest, self.drains[0] - after)
+        start = max(earliest, self.drains[0] - self.skew)
         self.slot_at = max(at + self.clock_ps, self.begun_at)
         self.begun_at, self.next_at = start, start + stream
-        self.array_done = start + after + stream
+        self.array_done = start + self.skew + stream
         self.counters["MAC"] += work
         return Issued(start, self.slot_at, self.array_done, stream, "array" if start > at else "")
 
