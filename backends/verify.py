@@ -7,7 +7,7 @@ memory that nothing orders.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -318,26 +318,30 @@ def _shared(first: MapEntry, second: MapEntry) -> bool:
 
 def _synchronisation(program: Program, *, timed: bool) -> Iterator[Diagnostic]:
     """Execute signals, waits and meetings alone: a run that stops early is a deadlock. Then count them."""
-    kept: dict[int, tuple[Item, ...]] = {}
-    executors: list[Executor] = []
-    for executor in representatives(program):
-        if id(executor.items) not in kept:
-            kept[id(executor.items)] = selected(executor.items, lambda c: isinstance(c, Signal | Wait | Exchange))
-        executors.append(replace(executor, items=kept[id(executor.items)]))
-    tokens: Semaphores[None] = Semaphores(executors)
-    walked = not timed and sum(command_count(e.items) for e in executors) <= MOST_TOKENS
-    blocked = run_tokens(executors, tokens) if walked else []
+    executors = representatives(program)
+    blocked = [] if timed else list(_deadlocked(program, executors))
     if blocked:
         yield Diagnostic(
             Kind.DEADLOCK,
             f"{len(blocked)} of {len(executors)} streams wait for ever",
-            notes=tuple(_blocked(program, executors, tokens, e, step) for e, step in blocked[:MOST_MISTAKES]),
+            notes=tuple(blocked[:MOST_MISTAKES]),
             help="signals and waits of each semaphore must pair up, and meetings be reached in the same order",
         )
         return
     for count, (rank, number, posted, taken) in enumerate(unbalanced(executors)):
         if count < MOST_MISTAKES:
             yield _bad(f"semaphore {number} of device {rank} is signalled {posted} times and awaited {taken} times")
+
+
+def _deadlocked(program: Program, executors: Sequence[Executor]) -> Iterator[str]:
+    """The streams that wait for ever, with what each waits for; nothing where there are too many tokens."""
+    whole = {id(e.items): e.items for e in executors}
+    kept = {key: selected(items, lambda c: isinstance(c, Signal | Wait | Exchange)) for key, items in whole.items()}
+    alone = [replace(executor, items=kept[id(executor.items)]) for executor in executors]
+    if sum(command_count(e.items) for e in alone) <= MOST_TOKENS:
+        tokens: Semaphores[None] = Semaphores(alone)
+        for executor, step in run_tokens(alone, tokens):
+            yield _blocked(program, alone, tokens, executor, step)
 
 
 def run_tokens(executors: list[Executor], tokens: Semaphores[None]) -> list[tuple[Executor, Step]]:
