@@ -70,6 +70,8 @@ class _Unit:
     engine: str
     op: int
     regions: list[Region]
+    spans: list[tuple[Region, int, int]] = field(default_factory=list)
+    """the same, with the first byte and the one after the last, over all turns of the loops around"""
     before: list[Step] = field(default_factory=list)
     after: list[Step] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
@@ -191,14 +193,14 @@ class _Splitter:
             for barrier in barriers.get(position, ()):
                 passed = [(old, ends) for old, ends in passed if not barrier.covers(old)]
                 passed.append((barrier, {e: u for e, u in last.items() if barrier.after is None or e in barrier.after}))
-            spans = [[(region, *within(region, self._ranges)) for region in unit.regions] for unit in level]
-            for unit, own in zip(level, spans, strict=True):
+            for unit in level:
                 held = [ends for barrier, ends in passed if barrier.holds(unit.engine)]
-                orders += self._wait_for_earlier(unit, own, live, known[unit.engine], held)
-            for unit, own in zip(level, spans, strict=True):
+                unit.spans = [(region, *within(region, self._ranges)) for region in unit.regions]
+                orders += self._wait_for_earlier(unit, live, known[unit.engine], held)
+            for unit in level:
                 last[unit.engine] = unit
                 unit.known = dict(known[unit.engine])
-                for region, low, high in own:
+                for region, low, high in unit.spans:
                     touched = live[region.space][unit.engine] = live[region.space].pop(unit.engine, {})
                     touched.pop(region, None)
                     touched[region] = unit, low, high
@@ -207,7 +209,6 @@ class _Splitter:
     def _wait_for_earlier(
         self,
         unit: _Unit,
-        spans: Sequence[tuple[Region, int, int]],
         live: Mapping[str, _Live],
         known: dict[str, int],
         held: Sequence[Mapping[str, _Unit]],
@@ -219,7 +220,7 @@ class _Splitter:
             for engine, other in ends.items():
                 if engine != unit.engine and reached[engine] < other.position:
                     needed[engine], reached[engine] = other, other.position
-        for region, low, high in spans:
+        for region, low, high in unit.spans:
             for engine, touched in live[region.space].items():
                 if engine == unit.engine:
                     continue

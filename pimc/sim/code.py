@@ -364,4 +364,5 @@ def _variables(value: object) -> Iterator[int]:
         yield from (v for v, _ in value.terms)
     elif isinstance(value, tuple):
         for part in value:
-            yield from _variables(part)
+            if isinstance(part, Affine | tuple):
+                yield from _variables(part)
