@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pimc.backends.assembly import ranks
-from pimc.backends.engines import platform_of
+from pimc.backends.engines import platform_of, spec_of
 from pimc.backends.program import Choice, OpRow, Program
 from pimc.backends.roofs import Roof, roofs_of
-from pimc.backends.target import from_description
 from pimc.backends.timing import SERVED
 from pimc.record import record
 from pimc.sim.accounts import END, OP, START
@@ -342,7 +341,7 @@ def build_report(
         passes=tuple(
             PassReport(p.name, p.changed, p.ops, took) for p, took in zip_longest(program.passes, pass_seconds)
         ),
-        roofs=roofs_of(from_description(program.target)),
+        roofs=roofs_of(spec_of(program)),
         memory=memories_of(program),
         banks=banks_of(program),
         channels=channels_of(program, timing),
@@ -410,7 +409,7 @@ def _pipeline(program: Program, timing: Timing) -> PipelineReport | None:
         return None
     tokens = prod(n for name, n in program.dims.items() if name in ("batch", "seq"))
     slowest = max((last - first for first, last in _spans(program, timing).values()), default=0)
-    parts = from_description(program.target).system.sharing
+    parts = spec_of(program).system.sharing
     seconds = timing.time * PS
     groups = -(-program.stages // program.turns)
     return PipelineReport(
@@ -554,7 +553,7 @@ def _background(program: Program, timing: Timing) -> BackgroundReport | None:
     """The reads that PIM engines count as served."""
     if timing.background is None:
         return None
-    access_bytes = from_description(program.target).dram.access_bytes
+    access_bytes = spec_of(program).dram.access_bytes
     served = channels = cycles = 0
     for engine in (e for e in timing.engines if e.kind == "pim"):
         number = len(engine.devices) * len(engine.instances)
