@@ -608,7 +608,7 @@ class TargetSpec(Group):
     element_bytes: ClassVar[int] = 2
     """of every stored float"""
 
-    @property
+    @cached_property
     def storage_dtype(self) -> DType:
         return next(d for d in DType if d.text == self.storage)
 

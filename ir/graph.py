@@ -89,7 +89,8 @@ class Node:
         return self.attributes[name] if name in self.attributes else self.op.attributes[name]
 
     def fact(self, kind: type[F]) -> F | None:
-        return cast("F | None", self.facts.get(kind))
+        fact = self.facts.get(kind)
+        return fact if isinstance(fact, kind) else None
 
     def with_fact(self, fact: Fact) -> Node:
         """The node as it would be with another fact; it is not part of the graph."""
