@@ -72,14 +72,24 @@ def platform_of(program: Program) -> Platform:
     return _platform(program.target_text)
 
 
+def spec_of(program: Program) -> TargetSpec:
+    """The same as a target."""
+    return _described(program.target_text)
+
+
 @lru_cache(maxsize=16)
 def _platform(description: str) -> Platform:
+    return platform_for(_described(description))
+
+
+@lru_cache(maxsize=16)
+def _described(description: str) -> TargetSpec:
     from pydantic import ValidationError
 
     from pimc.backends.target import from_description
 
     try:
-        return platform_for(from_description(json.loads(description)))
+        return from_description(json.loads(description))
     except (ValidationError, TypeError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise fail(Kind.PROGRAM_BROKEN, f"the description of the target in the program is damaged: {first}") from None

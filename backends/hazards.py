@@ -1,7 +1,6 @@
 """When two accesses of memory conflict: intervals that move with loop counters.
 
-An `Access` is what one command, or a whole loop of one engine, does to a stretch of memory. Enclosing loops appear as
-terms of its start; loops that lie inside have been spread out into its length.
+Enclosing loops appear as terms of a region's start; loops that lie inside have been spread out into its length.
 """
 
 from __future__ import annotations
@@ -10,47 +9,31 @@ from collections.abc import Mapping
 
 from pimc.backends.affine import Affine, Scalar
 from pimc.backends.isa import Region
-from pimc.record import record
-
-
-@record
-class Access:
-    """Bytes [start, start + length) of a space, read or written, on the channels of a mask (None: all)."""
-
-    space: str
-    start: Scalar
-    length: int
-    write: bool
-    channels: int | None = None
-
-    @staticmethod
-    def of(region: Region) -> Access:
-        return Access(region.space, region.start, region.length, region.write, region.channels)
-
-    def spread(self, variable: int, count: int) -> Access:
-        """All that is touched while a loop counter runs through its `count` values."""
-        if isinstance(self.start, int):
-            return self
-        coefficient = dict(self.start.terms).get(variable, 0)
-        if not coefficient:
-            return self
-        reach = coefficient * (count - 1)
-        terms = tuple(t for t in self.start.terms if t[0] != variable)
-        base = self.start.base + min(0, reach)
-        start = Affine(base, terms) if terms else base
-        return Access(self.space, start, self.length + abs(reach), self.write, self.channels)
-
-    def within(self, ranges: Ranges) -> tuple[int, int]:
-        """First byte and the byte after the last, over all turns."""
-        low, high = bounds(self.start, ranges)
-        return low, high + self.length
-
 
 Ranges = Mapping[int, int]
 """How many values each enclosing loop's counter takes."""
 
 
-def conflict(first: Access, second: Access, ranges: Ranges) -> bool:
+def spread(region: Region, variable: int, count: int) -> Region:
+    """All that is touched while a loop counter runs through its `count` values."""
+    start, factor = region.start, coefficient(region.start, variable)
+    if isinstance(start, int) or not factor:
+        return region
+    reach = factor * (count - 1)
+    terms = tuple(t for t in start.terms if t[0] != variable)
+    base = start.base + min(0, reach)
+    return region._replace(start=Affine(base, terms) if terms else base, length=region.length + abs(reach))
+
+
+def within(region: Region, ranges: Ranges) -> tuple[int, int]:
+    """First byte and the byte after the last, over all turns."""
+    if isinstance(region.start, int):
+        return region.start, region.start + region.length
+    low, high = bounds(region.start, ranges)
+    return low, high + region.length
+
+
+def conflict(first: Region, second: Region, ranges: Ranges) -> bool:
     """Whether the two may touch the same byte, one writing, in the same turn of all enclosing loops."""
     if not (first.write or second.write) or first.space != second.space:
         return False
@@ -60,7 +43,7 @@ def conflict(first: Access, second: Access, ranges: Ranges) -> bool:
     return low < first.length and high > -second.length
 
 
-def carried(first: Access, second: Access, variable: int, count: int, ranges: Ranges) -> bool:
+def carried(first: Region, second: Region, variable: int, count: int, ranges: Ranges) -> bool:
     """Whether `first` in some turn of a loop and `second` in a later turn may touch the same byte."""
     if count < 2 or not (first.write or second.write) or first.space != second.space:
         return False
@@ -68,7 +51,7 @@ def carried(first: Access, second: Access, variable: int, count: int, ranges: Ra
         return False
     mine = coefficient(first.start, variable)
     if mine != coefficient(second.start, variable):
-        return conflict(first.spread(variable, count), second.spread(variable, count), ranges)
+        return conflict(spread(first, variable, count), spread(second, variable, count), ranges)
     low, high = bounds(difference(second.start, first.start), {**ranges, variable: 1})
     if mine == 0:
         return low < first.length and high > -second.length

@@ -20,7 +20,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pimc.backends.affine import Affine, Scalar
 from pimc.ir.types import DType
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="type[Command]")
 
 
-@record
-class Region:
+class Region(NamedTuple):
     """A stretch of memory that a command touches: [start, start + length) bytes of a space.
 
     In the space `row` start and length count row indices of the DRAM, each over all banks of all channels.

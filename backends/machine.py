@@ -121,6 +121,10 @@ class Machine:
         return stored_bytes(self.spec, type)
 
     def engines(self) -> Sequence[Engine]:
+        return self._engines
+
+    @cached_property
+    def _engines(self) -> Sequence[Engine]:
         engines = (e for e in self.spec.engines() if not e.queue)
         return tuple(Engine(e.name, e.kind) for e in engines if e.kind in _COMPUTE or e.kind == "link")
 

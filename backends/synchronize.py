@@ -14,11 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from pimc.backends.affine import DEVICE, INSTANCE
-from pimc.backends.hazards import Access, carried, conflict
-from pimc.backends.isa import Command, Signal, Wait
+from pimc.backends.hazards import carried, conflict, spread, within
+from pimc.backends.isa import Command, Region, Signal, Wait
 from pimc.backends.orders import Order, necessary
 from pimc.backends.program import Item, Loop, Step
 from pimc.record import record
@@ -71,7 +69,9 @@ class _Unit:
     position: int
     engine: str
     op: int
-    accesses: list[Access]
+    regions: list[Region]
+    spans: list[tuple[Region, int, int]] = field(default_factory=list)
+    """the same, with the first byte and the one after the last, over all turns of the loops around"""
     before: list[Step] = field(default_factory=list)
     after: list[Step] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class _Unit:
 
     def spread(self, loop: Loop) -> _Unit:
         """The same over all turns of a loop around it."""
-        return replace(self, accesses=[a.spread(loop.variable, loop.count) for a in self.accesses])
+        return replace(self, regions=[spread(r, loop.variable, loop.count) for r in self.regions])
 
     def signal(self, semaphore: int) -> Step:
         return self._step(Signal(semaphore))
@@ -89,6 +89,11 @@ class _Unit:
 
     def _step(self, command: Command) -> Step:
         return Step(self.engine, command, self.op)
+
+
+_Live = dict[str, dict[Region, tuple[_Unit, int, int]]]
+"""What has been touched in a space, by engine: the last unit that did so, and the span over all turns of the loops
+around. What was touched last, and by whom, comes last."""
 
 
 @record
@@ -121,10 +126,12 @@ class _Splitter:
         self._bodies: dict[int, _Body] = {}
         self._first: dict[str, list[Step]] = defaultdict(list)
         self._last: dict[str, list[Step]] = defaultdict(list)
-        self._touched: dict[int, list[Access]] = {}
-        self._cache: dict[int, list[Access]] = {}
+        self._regions: dict[int, list[Region]] = {}
+        """what steps touch, by their identity"""
         self._only: dict[int, str] = {}
         self._written = {space: _united(spans) for space, spans in self._written_spans(items, ranges).items()}
+        for own in self._regions.values():
+            own[:] = [region for region in own if region.write or self._is_written(region)]
 
     def split(self, items: Sequence[Item]) -> dict[str, list[Item]]:
         streams = self._level(items, None)
@@ -165,12 +172,12 @@ class _Splitter:
 
     def _units(self, position: int, item: Item) -> list[_Unit]:
         if isinstance(item, Step):
-            return [_Unit(position, item.engine, item.op, self._accesses(item))]
+            return [_Unit(position, item.engine, item.op, self._regions[id(item)])]
         first: dict[str, Step] = {}
-        touched: dict[str, dict[Access, None]] = defaultdict(dict)
-        for step, accesses in self._inside(item):
+        touched: dict[str, dict[Region, None]] = defaultdict(dict)
+        for step, regions in self._inside(item):
             first.setdefault(step.engine, step)
-            touched[step.engine].update(dict.fromkeys(accesses))
+            touched[step.engine].update(dict.fromkeys(regions))
         return [_Unit(position, engine, step.op, list(touched[engine])) for engine, step in first.items()]
 
     # -- orders within a turn -------------------------------------------------------------------------------------
@@ -178,60 +185,63 @@ class _Splitter:
     def _order(self, levels: Sequence[Sequence[_Unit]], barriers: Mapping[int, Sequence[Barrier]]) -> list[Order]:
         """Let units wait for earlier ones; returns who waits for whom."""
         orders: list[Order] = []
-        live: dict[str, _Live] = defaultdict(_Live)
+        live: dict[str, _Live] = defaultdict(dict)
         known: dict[str, dict[str, int]] = defaultdict(dict)
-        at: dict[tuple[int, str], _Unit] = {}
-        last: dict[str, int] = {}
-        passed: list[tuple[Barrier, dict[str, int]]] = []
+        last: dict[str, _Unit] = {}
+        passed: list[tuple[Barrier, dict[str, _Unit]]] = []
         for position, level in enumerate(levels):
             for barrier in barriers.get(position, ()):
                 passed = [(old, ends) for old, ends in passed if not barrier.covers(old)]
-                passed.append((barrier, {e: p for e, p in last.items() if barrier.after is None or e in barrier.after}))
-            spans = [[(access, *access.within(self._ranges)) for access in unit.accesses] for unit in level]
-            for unit, own in zip(level, spans, strict=True):
-                at[unit.position, unit.engine] = unit
+                passed.append((barrier, {e: u for e, u in last.items() if barrier.after is None or e in barrier.after}))
+            for unit in level:
                 held = [ends for barrier, ends in passed if barrier.holds(unit.engine)]
-                orders += self._wait_for_earlier(unit, own, live, known[unit.engine], at, held)
-            for unit, own in zip(level, spans, strict=True):
-                last[unit.engine] = unit.position
+                unit.spans = [(region, *within(region, self._ranges)) for region in unit.regions]
+                orders += self._wait_for_earlier(unit, live, known[unit.engine], held)
+            for unit in level:
+                last[unit.engine] = unit
                 unit.known = dict(known[unit.engine])
-                for span in own:
-                    live[span[0].space].enter(unit, *span)
+                for region, low, high in unit.spans:
+                    touched = live[region.space][unit.engine] = live[region.space].pop(unit.engine, {})
+                    touched.pop(region, None)
+                    touched[region] = unit, low, high
         return orders
 
     def _wait_for_earlier(
         self,
         unit: _Unit,
-        spans: Sequence[tuple[Access, int, int]],
-        live: dict[str, _Live],
+        live: Mapping[str, _Live],
         known: dict[str, int],
-        at: dict[tuple[int, str], _Unit],
-        held: Sequence[Mapping[str, int]],
+        held: Sequence[Mapping[str, _Unit]],
     ) -> Iterator[Order]:
-        needed: dict[str, int] = {}
+        needed: dict[str, _Unit] = {}
+        reached = defaultdict(lambda: -1, known)
+        """how far other engines have come when those are done which are needed so far"""
         for ends in held:
-            for engine, position in ends.items():
-                if engine != unit.engine and max(known.get(engine, -1), needed.get(engine, -1)) < position:
-                    needed[engine] = position
-        for access, low, high in spans:
-            for other, earlier in live[access.space].near(low, high):
-                if other.engine == unit.engine:
+            for engine, other in ends.items():
+                if engine != unit.engine and reached[engine] < other.position:
+                    needed[engine], reached[engine] = other, other.position
+        for region, low, high in unit.spans:
+            for engine, touched in live[region.space].items():
+                if engine == unit.engine:
                     continue
-                reached = max(known.get(other.engine, -1), needed.get(other.engine, -1))
-                if other.position > reached and conflict(earlier, access, self._ranges):
-                    needed[other.engine] = other.position
-        for engine, position in sorted(needed.items(), key=lambda e: -e[1]):
-            if known.get(engine, -1) >= position:
+                limit = reached[engine]
+                for earlier, (other, start, end) in reversed(touched.items()):
+                    if other.position <= limit:
+                        break
+                    if start < high and low < end and conflict(earlier, region, self._ranges):
+                        needed[engine], reached[engine] = other, other.position
+                        break
+        for giver in sorted(needed.values(), key=lambda other: -other.position):
+            if known.get(giver.engine, -1) >= giver.position:
                 continue
-            giver = at[position, engine]
             semaphore = self._semaphore()
             giver.after.append(giver.signal(semaphore))
             unit.before.append(unit.wait(semaphore))
-            yield Order(engine, position, unit.engine, unit.position)
-            known[engine] = position
-            for third, reached in giver.known.items():
+            yield Order(giver.engine, giver.position, unit.engine, unit.position)
+            known[giver.engine] = giver.position
+            for third, position in giver.known.items():
                 if third != unit.engine:
-                    known[third] = max(known.get(third, -1), reached)
+                    known[third] = max(known.get(third, -1), position)
 
     # -- orders from one turn of a loop to a later one --------------------------------------------------------------
 
@@ -262,7 +272,7 @@ class _Splitter:
         What lies in one inner loop may be ordered by its own tokens, which are handed on from one time that the loop
         is executed to the next.
         """
-        near = _near(first.accesses, second.accesses, {**ranges, loop.variable: loop.count})
+        near = _near(first.regions, second.regions, {**ranges, loop.variable: loop.count})
         if not any(carried(a, b, loop.variable, loop.count, ranges) for a, b in near):
             return False
         item = items[first.position]
@@ -277,20 +287,13 @@ class _Splitter:
                     return True
         return False
 
-    # -- accesses -------------------------------------------------------------------------------------------------
+    # -- what is touched ------------------------------------------------------------------------------------------
 
-    def _accesses(self, step: Step) -> list[Access]:
-        found = self._cache.get(id(step))
-        if found is None:
-            found = [a for a in self._touched[id(step)] if a.write or self._is_written(a)]
-            self._cache[id(step)] = found
-        return found
-
-    def _inside(self, loop: Loop) -> Iterator[tuple[Step, list[Access]]]:
+    def _inside(self, loop: Loop) -> Iterator[tuple[Step, list[Region]]]:
         for item in loop.body:
-            pairs = [(item, self._accesses(item))] if isinstance(item, Step) else self._inside(item)
-            for step, accesses in pairs:
-                yield step, [a.spread(loop.variable, loop.count) for a in accesses]
+            pairs = [(item, self._regions[id(item)])] if isinstance(item, Step) else self._inside(item)
+            for step, regions in pairs:
+                yield step, [spread(region, loop.variable, loop.count) for region in regions]
 
     def _written_spans(self, items: Sequence[Item], ranges: dict[int, int]) -> dict[str, list[tuple[int, int]]]:
         """Intervals of each space that some command writes. Notes what all of them touch."""
@@ -300,95 +303,45 @@ class _Splitter:
                 for space, found in self._written_spans(item.body, {**ranges, item.variable: item.count}).items():
                     spans[space] += _united(found)
                 continue
-            touched = self._touched.get(id(item))
+            touched = self._regions.get(id(item))
             if touched is None:
-                touched = self._touched[id(item)] = _accesses(item, self._row_stride)
-            for access in touched:
-                if access.write:
-                    spans[access.space].append(access.within(ranges))
+                flat = [region.flat(self._row_stride) for region in item.command.regions()]
+                touched = self._regions[id(item)] = [region for region in flat if region.length > 0]
+            for region in touched:
+                if region.write:
+                    spans[region.space].append(within(region, ranges))
         return spans
 
-    def _is_written(self, access: Access) -> bool:
+    def _is_written(self, region: Region) -> bool:
         """Whether anybody writes there at all: what is only read (weights) needs no order."""
-        spans = self._written.get(access.space)
-        if not spans or not isinstance(access.start, int):
+        spans = self._written.get(region.space)
+        if not spans or not isinstance(region.start, int):
             return bool(spans)
-        at = bisect_right(spans, (access.start + access.length - 1, 1 << 62))
-        return at > 0 and spans[at - 1][1] > access.start
+        at = bisect_right(spans, (region.start + region.length - 1, 1 << 62))
+        return at > 0 and spans[at - 1][1] > region.start
 
     def _semaphore(self) -> int:
         self._semaphores += 1
         return self._semaphores - 1
 
 
-def _accesses(step: Step, row_stride: int) -> list[Access]:
-    return [Access.of(region.flat(row_stride)) for region in step.command.regions() if region.length > 0]
-
-
-class _Live:
-    """What was touched in a space, as far as those who come later may have to wait for it."""
-
-    def __init__(self) -> None:
-        self._entries: list[tuple[_Unit, Access]] = []
-        self._lows = np.empty(64, np.int64)
-        self._highs = np.empty(64, np.int64)
-
-    def near(self, low: int, high: int) -> list[tuple[_Unit, Access]]:
-        """Whatever overlaps a span."""
-        count = len(self._entries)
-        found = ((self._lows[:count] < high) & (self._highs[:count] > low)).nonzero()[0]
-        return [self._entries[i] for i in found.tolist()]
-
-    def enter(self, unit: _Unit, access: Access, low: int, high: int) -> None:
-        """Remember an access; forget those that it stands for from now on.
-
-        A write stands for everything that it covers, since it has waited for it; a read for earlier reads of its
-        engine.
-        """
-        count = len(self._entries)
-        inside = ((self._lows[:count] >= low) & (self._highs[:count] <= high)).nonzero()[0]
-        gone = [i for i in inside.tolist() if _stands_for(unit, access, *self._entries[i])]
-        if gone:
-            self._forget(gone)
-            count = len(self._entries)
-        if count == len(self._lows):
-            self._lows, self._highs = (np.resize(spans, 2 * count) for spans in (self._lows, self._highs))
-        self._entries.append((unit, access))
-        self._lows[count], self._highs[count] = low, high
-
-    def _forget(self, places: Sequence[int]) -> None:
-        """places: in order."""
-        for place in reversed(places):
-            count = len(self._entries)
-            for spans in (self._lows, self._highs):
-                spans[place : count - 1] = spans[place + 1 : count]
-            del self._entries[place]
-
-
-def _stands_for(unit: _Unit, access: Access, other: _Unit, earlier: Access) -> bool:
-    """Whether nobody needs to wait for an earlier access in its span, since they wait for this one."""
-    if other.position >= unit.position or not (access.write or (other.engine == unit.engine and not earlier.write)):
-        return False
-    return _covers(access, earlier)
-
-
 def _meeting(units: Sequence[_Unit], ranges: dict[int, int]) -> list[tuple[int, int]]:
     """Pairs of units of different engines, by their numbers in order, that may touch the same memory, one writing, in
     any turns of the loops around."""
-    spans: dict[str, list[tuple[int, int, int, Access]]] = defaultdict(list)
+    spans: dict[str, list[tuple[int, int, int, Region]]] = defaultdict(list)
     for index, unit in enumerate(units):
-        for access in unit.accesses:
-            spans[access.space].append((*access.within(ranges), index, access))
+        for region in unit.regions:
+            spans[region.space].append((*within(region, ranges), index, region))
     found: set[tuple[int, int]] = set()
     for own in spans.values():
         own.sort(key=lambda span: span[0])
-        before: list[tuple[int, int, int, Access]] = []
+        before: list[tuple[int, int, int, Region]] = []
         for span in own:
-            low, _, index, access = span
+            low, _, index, region = span
             before = [other for other in before if other[1] > low]
             for _, _, number, earlier in before:
-                if (access.write or earlier.write) and units[index].engine != units[number].engine:
-                    masks = access.channels, earlier.channels
+                if (region.write or earlier.write) and units[index].engine != units[number].engine:
+                    masks = region.channels, earlier.channels
                     if masks[0] is None or masks[1] is None or masks[0] & masks[1]:
                         found |= {(index, number), (number, index)}
             before.append(span)
@@ -396,24 +349,15 @@ def _meeting(units: Sequence[_Unit], ranges: dict[int, int]) -> list[tuple[int, 
 
 
 def _near(
-    first: Sequence[Access], second: Sequence[Access], ranges: dict[int, int]
-) -> Iterator[tuple[Access, Access]]:
-    """Accesses of the two that may meet in any turns of the loops around."""
-    spans = [(b, *b.within(ranges)) for b in second]
+    first: Sequence[Region], second: Sequence[Region], ranges: dict[int, int]
+) -> Iterator[tuple[Region, Region]]:
+    """Regions of the two that may meet in any turns of the loops around."""
+    spans = [(b, *within(b, ranges)) for b in second]
     for a in first:
-        low, high = a.within(ranges)
+        low, high = within(a, ranges)
         for b, bottom, top in spans:
             if low < top and bottom < high and a.space == b.space:
                 yield a, b
-
-
-def _covers(access: Access, earlier: Access) -> bool:
-    """Whether everything that was touched earlier is touched now, given that the one's span lies in the other's."""
-    if access.channels != earlier.channels and access.channels is not None:
-        return False
-    if isinstance(access.start, int) and isinstance(earlier.start, int):
-        return True
-    return access.start == earlier.start and access.length >= earlier.length
 
 
 def _strongest(pairs: Sequence[tuple[_Unit, _Unit]]) -> list[tuple[_Unit, _Unit]]:

@@ -609,7 +609,7 @@ class TargetSpec(Group, defer_build=False):
     element_bytes: ClassVar[int] = 2
     """of every stored float"""
 
-    @property
+    @cached_property
     def storage_dtype(self) -> DType:
         return next(d for d in DType if d.text == self.storage)
 
@@ -651,6 +651,10 @@ class TargetSpec(Group, defer_build=False):
 
     def engines(self) -> tuple[EngineDecl, ...]:
         """The units that take one stream each: load, store, npu, pim, pnm, link."""
+        return self._engines
+
+    @cached_property
+    def _engines(self) -> tuple[EngineDecl, ...]:
         declared: list[EngineDecl] = []
         if self.dma is not None:
             for name in ("load", "store"):

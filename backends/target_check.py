@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import field
+from functools import cache, lru_cache
 from typing import Annotated, Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
@@ -24,6 +25,24 @@ FORM = Form(
 
 def checked(tree: Located, problems: Sequence[Diagnostic] = ()) -> TargetSpec:
     """The machine that a tree describes. Raises CompileError with all mistakes, `problems` first."""
+    return _judged(tree, problems) if problems else _sound(_Said(repr(tree.plain()), tree))
+
+
+@record
+class _Said:
+    """What a tree says, wherever its values stand."""
+
+    text: str
+    tree: Located = field(compare=False)
+
+
+@lru_cache(maxsize=16)
+def _sound(said: _Said) -> TargetSpec:
+    """One machine for all that say the same: what is known of it is found by its identity."""
+    return _judged(said.tree, ())
+
+
+def _judged(tree: Located, problems: Sequence[Diagnostic]) -> TargetSpec:
     spec, mistakes = FORM.parsed(tree)
     return without_mistakes(spec, [*problems, *mistakes, *contradictions(tree, spec)])
 

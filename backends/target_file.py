@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,11 @@ def read_tree(path: Path, problems: list[Diagnostic], what: FileKind = TARGET_FI
     return _Reader(str(path), text, path.parent, problems, what).tree()
 
 
+@lru_cache(maxsize=16)
+def _composed(text: str) -> yaml.Node | None:
+    return yaml.compose(text, Loader=_LOADER)
+
+
 class _Reader:
     """Turns the YAML nodes of one text into `Located`s."""
 
@@ -93,7 +99,7 @@ class _Reader:
     def tree(self) -> Located:
         start = TextSpan(self.file, 1, 1, self.lines[0] if self.lines else "")
         try:
-            node = yaml.compose(self.text, Loader=_LOADER)
+            node = _composed(self.text)
         except yaml.YAMLError as error:
             raise self._syntax(error, start) from None
         except RecursionError:

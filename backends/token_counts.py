@@ -39,7 +39,9 @@ def _count(items: Sequence[Item], ranges: Mapping[int, Sequence[int]], turns: in
                 _count(item.body, inner, turns * item.count, found)
         elif isinstance(item.command, SYNCHRONISING):
             number = item.command.semaphore
-            moving = [v for v, _ in number.terms] if isinstance(number, Affine) else []
-            each = turns // prod(len(ranges[v]) for v in moving)
+            if not isinstance(number, Affine):
+                found[type(item.command), number] += turns
+                continue
+            each = turns // prod(len(ranges[v]) for v, _ in number.terms)
             for reached in reached_values(number, ranges):
                 found[type(item.command), reached] += each

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Set
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -250,6 +251,12 @@ def grid_region(
     start: Scalar, rows: Scalar, columns: Scalar, row: Scalar, column: Scalar, dtype: DType, *, write: bool
 ) -> Region:
     """The bytes of the buffer between the first and the last element of a grid."""
+    back, length = _reach(rows, columns, row, column)
+    return Region("buffer", start + back if back else start, length + dtype.bits // 8, write)
+
+
+@lru_cache(maxsize=1024)  # a program's commands have few shapes
+def _reach(rows: Scalar, columns: Scalar, row: Scalar, column: Scalar) -> tuple[int, int]:
+    """How far the elements of a grid lie before its first one at most, and how far apart."""
     down, across = (plain(rows) - 1) * plain(row), (plain(columns) - 1) * plain(column)
-    back = min(down, 0) + min(across, 0)
-    return Region("buffer", start + back, abs(down) + abs(across) + dtype.bits // 8, write)
+    return min(down, 0) + min(across, 0), abs(down) + abs(across)

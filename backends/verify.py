@@ -7,7 +7,7 @@ memory that nothing orders.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -149,37 +149,37 @@ def _commands(
                 inner = {**ranges, item.variable: (0, item.count - 1)}
                 yield from _commands(program, machine, stream, item.body, accepted, inner)
             continue
-        where = _where(program, item)
         if item.command.unit and item.command.unit not in accepted:
-            units = ", ".join(sorted(accepted))
+            units, where = ", ".join(sorted(accepted)), _where(program, item)
             yield _bad(f"{where} is for a unit '{item.command.unit}'; {stream.engine} takes {units}")
         elif not -1 <= item.op < len(program.ops):
-            yield _bad(f"{where} belongs to op {item.op}, and there are {len(program.ops)}")
+            yield _bad(f"{_where(program, item)} belongs to op {item.op}, and there are {len(program.ops)}")
         else:
-            yield from _operands(program, machine, item.command, where, ranges)
+            for wrong in _wrong_operands(program, machine, item.command, ranges):
+                yield replace(wrong, message=f"{_where(program, item)}{wrong.message}")
 
 
-def _operands(
-    program: Program, machine: Platform, command: Command, where: str, ranges: Ranges
-) -> Iterator[Diagnostic]:
+def _wrong_operands(program: Program, machine: Platform, command: Command, ranges: Ranges) -> list[Diagnostic]:
+    """What is wrong with a command, as what follows its name."""
+    stride = machine.geometry.stride_row
     try:
-        regions = [region.flat(machine.geometry.stride_row) for region in command.regions()]
+        regions = [region.flat(stride) for region in command.regions()]
     except CompileError as error:
-        yield from (replace(d, message=f"{where}: {d.message}") for d in error.diagnostics)
-        return
+        return [replace(d, message=f": {d.message}") for d in error.diagnostics]
     except (ValueError, TypeError, KeyError, IndexError) as error:
-        yield _bad(f"{where} has impossible operands: {error}")
-        return
-    for region in regions:
-        if region.length < 0:
-            yield _bad(f"{where} touches {region.length} bytes of '{region.space}'")
+        return [_bad(f" has impossible operands: {error}")]
+    found: list[Diagnostic] = []
+    for space, start, length, writes, _ in regions:
+        if length < 0:
+            found.append(_bad(f" touches {length} bytes of '{space}'"))
             continue
-        size = program.extent.get(region.space, machine.spaces.get(region.space))
-        low, high = _least(region.start, ranges), _greatest(region.start, ranges) + region.length
-        beyond = size is not None and region.length and (low < 0 or high > size)
-        if beyond and not _in_windows(program, machine, region.space, (low, high)):
-            verb = "writes" if region.write else "reads"
-            yield _bad(f"{where} {verb} bytes {low} to {high} of '{region.space}', which has {size}")
+        size = program.extent.get(space, machine.spaces.get(space))
+        low, high = _reached(start, ranges)
+        beyond = size is not None and length and (low < 0 or high + length > size)
+        if beyond and not _in_windows(program, machine, space, (low, high + length)):
+            verb = "writes" if writes else "reads"
+            found.append(_bad(f" {verb} bytes {low} to {high + length} of '{space}', which has {size}"))
+    return found
 
 
 def _in_windows(program: Program, machine: Platform, space: str, span: tuple[int, int]) -> bool:
@@ -206,14 +206,15 @@ def _reach(numbers: tuple[int, ...]) -> tuple[int, int]:
     return (min(numbers), max(numbers)) if numbers else (0, 0)
 
 
-def _least(scalar: Scalar, ranges: Ranges) -> int:
-    if not isinstance(scalar, Affine):
-        return scalar
-    return scalar.base + sum(min(c * ranges[v][0], c * ranges[v][1]) for v, c in scalar.terms)
-
-
-def _greatest(scalar: Scalar, ranges: Ranges) -> int:
-    return -_least(scalar * -1, ranges)
+def _reached(scalar: Scalar, ranges: Ranges) -> tuple[int, int]:
+    """Least and greatest value."""
+    if isinstance(scalar, int):
+        return scalar, scalar
+    low = high = scalar.base
+    for variable, c in scalar.terms:
+        ends = c * ranges[variable][0], c * ranges[variable][1]
+        low, high = low + min(ends), high + max(ends)
+    return low, high
 
 
 def _where(program: Program, step: Step) -> str:
@@ -317,26 +318,30 @@ def _shared(first: MapEntry, second: MapEntry) -> bool:
 
 def _synchronisation(program: Program, *, timed: bool) -> Iterator[Diagnostic]:
     """Execute signals, waits and meetings alone: a run that stops early is a deadlock. Then count them."""
-    kept: dict[int, tuple[Item, ...]] = {}
-    executors: list[Executor] = []
-    for executor in representatives(program):
-        if id(executor.items) not in kept:
-            kept[id(executor.items)] = selected(executor.items, lambda c: isinstance(c, Signal | Wait | Exchange))
-        executors.append(replace(executor, items=kept[id(executor.items)]))
-    tokens: Semaphores[None] = Semaphores(executors)
-    walked = not timed and sum(command_count(e.items) for e in executors) <= MOST_TOKENS
-    blocked = run_tokens(executors, tokens) if walked else []
+    executors = representatives(program)
+    blocked = [] if timed else list(_deadlocked(program, executors))
     if blocked:
         yield Diagnostic(
             Kind.DEADLOCK,
             f"{len(blocked)} of {len(executors)} streams wait for ever",
-            notes=tuple(_blocked(program, executors, tokens, e, step) for e, step in blocked[:MOST_MISTAKES]),
+            notes=tuple(blocked[:MOST_MISTAKES]),
             help="signals and waits of each semaphore must pair up, and meetings be reached in the same order",
         )
         return
     for count, (rank, number, posted, taken) in enumerate(unbalanced(executors)):
         if count < MOST_MISTAKES:
             yield _bad(f"semaphore {number} of device {rank} is signalled {posted} times and awaited {taken} times")
+
+
+def _deadlocked(program: Program, executors: Sequence[Executor]) -> Iterator[str]:
+    """The streams that wait for ever, with what each waits for; nothing where there are too many tokens."""
+    whole = {id(e.items): e.items for e in executors}
+    kept = {key: selected(items, lambda c: isinstance(c, Signal | Wait | Exchange)) for key, items in whole.items()}
+    alone = [replace(executor, items=kept[id(executor.items)]) for executor in executors]
+    if sum(command_count(e.items) for e in alone) <= MOST_TOKENS:
+        tokens: Semaphores[None] = Semaphores(alone)
+        for executor, step in run_tokens(alone, tokens):
+            yield _blocked(program, alone, tokens, executor, step)
 
 
 def run_tokens(executors: list[Executor], tokens: Semaphores[None]) -> list[tuple[Executor, Step]]:

@@ -89,7 +89,8 @@ class Node:
         return self.attributes[name] if name in self.attributes else self.op.attributes[name]
 
     def fact(self, kind: type[F]) -> F | None:
-        return cast("F | None", self.facts.get(kind))
+        fact = self.facts.get(kind)
+        return fact if isinstance(fact, kind) else None
 
     def with_fact(self, fact: Fact) -> Node:
         """The node as it would be with another fact; it is not part of the graph."""
@@ -186,15 +187,12 @@ class Graph:
 
     def _sorted(self) -> list[Node]:
         by_age = [self._nodes[uid] for uid in sorted(self._nodes)]
+        if all(_is_behind_operands(node) for node in by_age):
+            return by_age
         waits: dict[int, int] = {}
-        late = False
         for node in by_age:
             owners = [v.owner.uid for v in node.operands if v is not None and v.owner is not None]
-            above = [uid for uid in owners if uid in self._nodes]
-            waits[node.uid] = len(above)
-            late = late or any(uid >= node.uid for uid in above)
-        if not late:
-            return by_age
+            waits[node.uid] = sum(uid in self._nodes for uid in owners)
         ready = [uid for uid, count in waits.items() if not count]  # in order of age, which makes it a heap
         found: list[Node] = []
         while ready:
@@ -727,6 +725,14 @@ class Rewriter:
 
     def _touch(self) -> None:
         self.graph.version += 1
+
+
+def _is_behind_operands(node: Node) -> bool:
+    """Whether a node is younger than all whose results it reads."""
+    for value in node.operands:
+        if value is not None and value.owner is not None and value.owner.uid >= node.uid:
+            return False
+    return True
 
 
 def _copied(value: Value) -> Value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from operator import is_
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind
 from pimc.ir.facts import Stage
@@ -58,12 +59,14 @@ def _structure(graph: Graph, order: list[Node]) -> Iterator[Diagnostic]:
 
 
 def _names(graph: Graph, values: list[Value]) -> Iterator[Diagnostic]:
+    lost = [value for value in values if graph.value(value.name) is not value]
+    if not lost and len(set(values)) == len(values):
+        return  # of two with one name one would be lost
     for name, count in Counter([value.name for value in values]).items():
         if count > 1:
             yield Diagnostic(Kind.GRAPH, f"{count} values are called %{name}")
-    for value in values:
-        if graph.value(value.name) is not value:
-            yield Diagnostic(Kind.GRAPH, f"%{value.name} cannot be found by its name", value.source)
+    for value in lost:
+        yield Diagnostic(Kind.GRAPH, f"%{value.name} cannot be found by its name", value.source)
 
 
 def _outputs(graph: Graph) -> Iterator[Diagnostic]:
@@ -84,15 +87,8 @@ def _looked_at(node: Node) -> tuple[object, ...]:
 
 
 def _is_verified(node: Node) -> bool:
-    known = node.verified
-    if not known or len(known) != 1 + len(node.operands) + len(node.results) or known[0] is not node.attributes:
-        return False
-    at = 1
-    for value in node.operands:
-        if known[at] is not (value.type if value is not None else None):
-            return False
-        at += 1
-    return all(known[at + i] is result.type for i, result in enumerate(node.results))
+    known, now = node.verified, _looked_at(node)
+    return len(known) == len(now) and all(map(is_, known, now))
 
 
 def _types(graph: Graph, node: Node, stage: GraphStage) -> Iterator[Diagnostic]:
@@ -130,9 +126,11 @@ def _stage(graph: Graph, node: Node, stage: GraphStage) -> Iterator[Diagnostic]:
     reason = illegal(node.op, stage)
     if reason is not None:
         yield _at(graph, node, Kind.STAGE, f"at stage {stage.name}: {reason}")
-    lacks = [fact.__name__ for fact in required_facts(stage) if fact not in node.facts]
-    if lacks:
+    if not all(map(node.facts.__contains__, required_facts(stage))):
+        lacks = [fact.__name__ for fact in required_facts(stage) if fact not in node.facts]
         yield _at(graph, node, Kind.STAGE, f"at stage {stage.name} %{node.name} must have: {', '.join(lacks)}")
+    if all(map(isinstance, node.facts.values(), node.facts)):
+        return
     for kind, fact in node.facts.items():
         if not isinstance(fact, kind):
             yield _at(graph, node, Kind.STAGE, f"%{node.name} has {fact!r} where its {kind.__name__} should be")

@@ -94,9 +94,27 @@ class Result:
     """the placed graph, with homes"""
     spec: TargetSpec
     timing: Timing | None = None
-    report: Report | None = None
     comparison: Comparison | None = None
     outputs: Mapping[str, Array] | None = None
+    model: str = ""
+    form: str = "wide"
+    """of the values that were compared"""
+    pass_seconds: Sequence[float] = ()
+    """that each pass took, where that is to be told"""
+
+    @cached_property
+    def report(self) -> Report | None:
+        """Made when it is asked for; None: nothing was simulated."""
+        if self.timing is None:
+            return None
+        return build_report(
+            self.program,
+            self.timing,
+            model=self.model,
+            comparison=self.comparison,
+            form=self.form,
+            pass_seconds=self.pass_seconds,
+        )
 
 
 @record
@@ -148,8 +166,8 @@ def compile_model(
         outputs = run_program(program, inputs, wide=wide)
         found = outputs if lowered.batch is None else of_each(lowered.batch, outputs, expected)
         comparison = compared(found, expected, lowered.machine.spec, wide=wide) if expected else None
-    result = Result(program, lowered.graph, lowered.machine.spec, timing, None, comparison, outputs)
-    return replace(result, report=report_of(result, str(model), wide=wide)) if timing is not None else result
+    form = "wide" if wide else "device"
+    return Result(program, lowered.graph, lowered.machine.spec, timing, comparison, outputs, str(model), form)
 
 
 def command_of(
@@ -503,9 +521,3 @@ def compared(
     from pimc.sim.compare import WIDE_TOLERANCE, compare
 
     return compare(outputs, expected, WIDE_TOLERANCE if wide else spec.value_tolerance)
-
-
-def report_of(result: Result, model: str, *, wide: bool) -> Report:
-    assert result.timing is not None
-    form = "wide" if wide else "device"
-    return build_report(result.program, result.timing, model=model, comparison=result.comparison, form=form)

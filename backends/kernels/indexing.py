@@ -57,7 +57,7 @@ class _Transfer:
         """Dims before `outer` are outer ones, those from `inner` on belong to a row."""
         for nest in nests(layouts, shape):
             axes = tuple(replace(a, dim=int(a.dim >= outer) + int(a.dim >= inner)) for a in nest.axes)
-            self._nest(replace(nest, axes=axes).merged(within_dims=True))
+            self._nest(nest.around(axes).merged(within_dims=True))
 
     def _nest(self, nest: Nest) -> None:
         by_dim = [tuple(a for a in nest.axes if a.dim == d) for d in range(3)]
@@ -163,10 +163,10 @@ def _chunks(nest: Nest, size: int) -> list[Tiling]:
     whole, rest = divmod(axis.count, size)
     turns = replace(axis, count=whole, strides=tuple(s * size for s in axis.strides))
     outer = nest.axes[:-1]
-    found = [Tiling(replace(nest, axes=(*outer, turns) if whole > 1 else outer), (replace(axis, count=size),))]
+    found = [Tiling(nest.around((*outer, turns) if whole > 1 else outer), (axis.cut_to(size),))]
     if rest:
         moved = nest.moved([s * whole * size for s in axis.strides])
-        found.append(Tiling(replace(moved, axes=outer), (replace(axis, count=rest),)))
+        found.append(Tiling(moved.around(outer), (axis.cut_to(rest),)))
     return found
 
 

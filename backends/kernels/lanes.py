@@ -117,18 +117,16 @@ class Lanes:
 
     def _grid(self, function: str, form: str, refs: list[Ref], immediate: float, out: Ref) -> None:
         views = [*refs, out]
-        axes = tuple(Axis(c, tuple(v.strides[i] for v in views)) for i, c in enumerate(self.counts))
+        axes = tuple(map(Axis, self.counts, zip(*[v.strides for v in views], strict=True)))
         nest = Nest(tuple(v.address for v in views), axes).merged()
         order = _lanes_last(nest.axes, self.machine.lanes)
         rows, columns = order[-2:] if len(order) > 1 else (_once(len(views)), *(order or [_once(len(views))]))
         kind = self.machine.elementwise(function)
+        names = [_OPERANDS[letter] for letter in form if letter != "i"]
         for starts, _ in walk(self.emit, Nest(nest.starts, tuple(order[:-2]))):
             operands: dict[str, Any] = {}
-            for i, letter in enumerate(letter for letter in form if letter != "i"):
-                operands[letter] = starts[i]
-                operands[f"{letter}_type"] = refs[i].dtype
-                operands[f"{letter}_row"] = rows.strides[i]
-                operands[f"{letter}_column"] = columns.strides[i]
+            for i, own in enumerate(names):
+                operands.update(zip(own, (starts[i], refs[i].dtype, rows.strides[i], columns.strides[i]), strict=True))
             self.issue(
                 kind(
                     function=function, form=form, rows=rows.count, columns=columns.count, dst=starts[-1],
@@ -168,6 +166,10 @@ class Lanes:
                 )
             )  # fmt: skip
         return out
+
+
+_OPERANDS = {x: (x, f"{x}_type", f"{x}_row", f"{x}_column") for x in "abc"}
+"""By letter of an operand: where it begins, its type and its strides."""
 
 
 class Rehearsal(Lanes):

@@ -8,7 +8,6 @@ move with the loops around it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from math import prod
@@ -29,6 +28,14 @@ class Axis:
     count: int
     strides: tuple[int, ...]
     dim: int = 0
+
+    def of(self, operands: Sequence[int]) -> Axis:
+        """The same with some of the operands alone."""
+        return Axis(self.count, tuple([self.strides[o] for o in operands]), self.dim)
+
+    def cut_to(self, count: int) -> Axis:
+        """The same with fewer turns."""
+        return Axis(count, self.strides, self.dim)
 
 
 @record
@@ -70,8 +77,11 @@ class Nest:
 
     def of(self, operands: Sequence[int]) -> Nest:
         """The same loops with some of the operands alone."""
-        axes = tuple(replace(a, strides=tuple(a.strides[o] for o in operands)) for a in self.axes)
-        return Nest(tuple(self.starts[o] for o in operands), axes)
+        return Nest(tuple([self.starts[o] for o in operands]), tuple([axis.of(operands) for axis in self.axes]))
+
+    def around(self, axes: tuple[Axis, ...]) -> Nest:
+        """The same with other loops."""
+        return Nest(self.starts, axes)
 
 
 def nests(layouts: Sequence[Layout], shape: Sequence[int]) -> list[Nest]:
@@ -273,7 +283,7 @@ def tilings(nest: Nest, limit: int, align: int = 1, *, even: bool = True) -> lis
             size = chunk_of(axis.count, most, align if inside == 1 else 1) if even else most
             return _cut(nest, position, size)
         inside *= axis.count
-    return [Tiling(replace(nest, axes=()), nest.axes)]
+    return [Tiling(nest.around(()), nest.axes)]
 
 
 def tile_of(counts: Sequence[int], limit: int) -> tuple[tuple[int, ...], int]:
@@ -294,10 +304,10 @@ def _cut(nest: Nest, position: int, size: int) -> list[Tiling]:
     before, after = nest.axes[:position], nest.axes[position + 1 :]
     strides = tuple(stride * size for stride in axis.strides)
     looped = (*before, Axis(whole, strides, axis.dim)) if whole > 1 else before
-    found = [Tiling(replace(nest, axes=looped), (replace(axis, count=size), *after))]
+    found = [Tiling(nest.around(looped), (axis.cut_to(size), *after))]
     if rest:
         moved = nest.moved([stride * whole for stride in strides])
-        found.append(Tiling(replace(moved, axes=before), (replace(axis, count=rest), *after)))
+        found.append(Tiling(moved.around(before), (axis.cut_to(rest), *after)))
     return found
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pimc.backends.affine import Scalar
 from pimc.backends.emitter import Emitter
 from pimc.backends.kernels.nest import chunks
@@ -31,14 +29,18 @@ class Matrix:
         """The address of a k where a block begins."""
         return self.address + k * (self.block or self.column)
 
+    def starting(self, address: Scalar) -> Matrix:
+        """The same elsewhere."""
+        return Matrix(address, self.row, self.column, self.block, self.twin)
+
     def rows_from(self, row: Scalar) -> Matrix:
         """Without the rows before this one."""
-        return Matrix(self.address + row * self.row, self.row, self.column, self.block, self.twin)
+        return self.starting(self.address + row * self.row)
 
     @property
     def other(self) -> Matrix:
         """The second one, or what both products have in common."""
-        return replace(self, address=self.address + self.twin, twin=0)
+        return Matrix(self.address + self.twin, self.row, self.column, self.block)
 
 
 @record
@@ -62,7 +64,11 @@ class Sums:
 
     @property
     def other(self) -> Sums:
-        return replace(self, address=self.address + self.twin, twin=0)
+        return Sums(self.address + self.twin, self.row)
+
+    def starting(self, address: Scalar) -> Sums:
+        """The same elsewhere."""
+        return Sums(address, self.row, self.twin)
 
     def at(self, row: Scalar, column: Scalar) -> Scalar:
         return self.address + row * self.row + column * ACCUMULATOR_BYTES
@@ -98,7 +104,7 @@ class Blocks:
             return
         block = self._sums_of_block if self.machine.sums_stay else self._stream_past
         for first, width, _ in chunks(self.emit, columns, self.wide):
-            block(t, s.rows_from(first), rows, width, k, replace(sums, address=sums.at(0, first)), added)
+            block(t, s.rows_from(first), rows, width, k, sums.starting(sums.at(0, first)), added)
         if sums.twin:
             with self.emit.of_op(self.second):
                 self.multiply(t.other, s.other, rows, columns, k, sums.other, added)
@@ -111,7 +117,7 @@ class Blocks:
                 column_stride=s.row,
             )  # fmt: skip
             self.emit.issue("npu", preload)
-            self._stream(replace(t, address=t.at(start)), rows, depth, width, sums, added + start)
+            self._stream(t.starting(t.at(start)), rows, depth, width, sums, added + start)
 
     def _stream(self, t: Matrix, rows: int, depth: int, width: int, sums: Sums, added: Scalar) -> None:
         """All rows past the block that is loaded."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pimc.backends.hazards import Access
+from pimc.backends.hazards import within
 from pimc.backends.npu.isa import Drain, Fence, Matmul, MatmulOs, Preload
 from pimc.backends.program import Item, Loop, Step
 from pimc.record import record
@@ -116,8 +116,8 @@ def _touched(item: Item, ranges: Mapping[int, int]) -> Iterator[tuple[int, int, 
     arrays = isinstance(command, Preload | Matmul | MatmulOs)
     for region in command.regions():
         if arrays:
-            yield GATHERED if region.write else STREAMED, *Access.of(region).within(ranges)
+            yield GATHERED if region.write else STREAMED, *within(region, ranges)
         elif region.write:
-            yield COMPUTED, *Access.of(region).within(ranges)
+            yield COMPUTED, *within(region, ranges)
         elif isinstance(command, Drain):
-            yield DRAINED, *Access.of(region).within(ranges)
+            yield DRAINED, *within(region, ranges)

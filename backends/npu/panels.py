@@ -30,7 +30,7 @@ class Panels(Tiled):
         (axis, *inner), start = parts[0].axes, parts[0]
         turns = axis.count // layers
         for number in range(layers):
-            part = Nest(start.starts, (replace(axis, count=turns), *inner))
+            part = Nest(start.starts, (axis.cut_to(turns), *inner))
             yield Layer([part.merged()], self.tiles.k, 1 if number else cuts, number, number == layers - 1)
             start = start.moved([turns * stride for stride in axis.strides])
 
@@ -67,13 +67,13 @@ class Panels(Tiled):
         results = plus(results, at[1:])
         if len(loops) <= 1:
             self._pass(pieces, whole, whole.outer.starts, moved, results, held, (number, SLOTS), arrives=True)
-            after = [replace(x, count=x.count - 1) for x in loops]
+            after = [x.cut_to(x.count - 1) for x in loops]
             turns = Nest(whole.outer.moved(loops[0].strides).starts, tuple(after)) if loops else None
             alone = len(pieces) == 1 and not pieces[0].outer.axes
             if turns is not None and loops and alone and self.tiles.early > 1:
                 own, place = (self.order[1],), (number, SLOTS + 1)
                 self._pass(pieces, whole, turns.starts, moved, results, held, place, arrives=False, parts=own)
-                after = [replace(x, count=x.count - 1) for x in after]
+                after = [x.cut_to(x.count - 1) for x in after]
                 turns = Nest(turns.moved(loops[0].strides).starts, tuple(after))
         else:  # the first turn is not a turn of one loop: all pieces are brought before
             for piece, starts, _, chip in self._each(pieces, held):
@@ -86,8 +86,8 @@ class Panels(Tiled):
         if ends and not rest and turns is not None and len(turns.axes) == 1 and turns.axes[0].count > 0:
             (axis,) = turns.axes
             final = turns.moved([stride * (axis.count - 1) for stride in axis.strides])
-            rest = [Tiling(replace(final, axes=()), whole.tile)]
-            turns = replace(turns, axes=(replace(axis, count=axis.count - 1),))
+            rest = [Tiling(final.around(()), whole.tile)]
+            turns = turns.around((axis.cut_to(axis.count - 1),))
         last = SLOTS
         if turns is not None and not all(axis.count for axis in turns.axes):
             turns = None
@@ -233,7 +233,7 @@ class Panels(Tiled):
                 brought = {}
                 for i, name in ((1, "s"), (0, "t")):  # the block is loaded into the arrays while rows still arrive
                     matrix = self._resident(name, tiles[name], starts[name], held[name], moves=False)
-                    part = replace(matrix, address=matrix.at(turn * cut.elements + done))
+                    part = matrix.starting(matrix.at(turn * cut.elements + done))
                     if name in parts and not self._stays(name, tiles[name], [own.axes for own in self.layer.parts]):
                         self._copy(name, tiles[name], [cut.tile], i, [starts[name] + at[i]], part)
                     brought[name] = part

@@ -97,7 +97,7 @@ class Slabs(Tiled):
                 pair = []
                 for i, (name, tile) in enumerate(tiles.items()):
                     if whole is not None and name == kept:
-                        pair.append(replace(whole, address=whole.at(turn * slab.elements + done)))
+                        pair.append(whole.starting(whole.at(turn * slab.elements + done)))
                         continue
                     start = address[name] + starts[i]
                     held = self._place(name, (parity, "last" if number and slab is slabs[-1] else slot))
@@ -109,7 +109,7 @@ class Slabs(Tiled):
         if last is None:
             return None
         places = {name: self._place(name, (parity, "last")) for name in tiles if whole is None or name != kept}
-        return _LastSlab(last, address, places, whole and replace(whole, address=whole.at(done)), added)
+        return _LastSlab(last, address, places, whole and whole.starting(whole.at(done)), added)
 
     def _multiply(self, t: Matrix, s: Matrix, rows: int, columns: int, k: int, sums: Sums, added: Scalar) -> None:
         """The products of one slab. If its first block is on chip before the slab is, it is outside of the loop over
@@ -117,7 +117,7 @@ class Slabs(Tiled):
         first = self.blocks.high if self.tiles.kept == "s" and columns <= self.blocks.wide else 0
         if 0 < first < k:
             self.blocks.multiply(t, s, rows, columns, first, sums, added)
-            t, s, added = replace(t, address=t.at(first)), replace(s, address=s.at(first)), 1
+            t, s, added = t.starting(t.at(first)), s.starting(s.at(first)), 1
             k -= first
         self.blocks.multiply(t, s, rows, columns, k, sums, added)
 
@@ -133,7 +133,7 @@ class Slabs(Tiled):
         for number, (_, block, deep) in enumerate(blocks):
             ends = number == len(blocks) - 1
             if last.kept is not None:
-                fixed = replace(last.kept, address=last.kept.at(done))
+                fixed = last.kept.starting(last.kept.at(done))
             else:
                 place = last.places[other] + done * tiles[other].elements * size
                 fixed = self._bring(other, tiles[other], [block.tile], two, [last.starts[other] + deep[two]], place)
@@ -145,7 +145,7 @@ class Slabs(Tiled):
                 t, s, rows, columns = (matrix, fixed, strip, tiles[other])
                 if own == "s":
                     t, s, rows, columns = fixed, matrix, tiles[other], strip
-                part = replace(sums, address=sums.at(*((before, 0) if own == "t" else (0, before))))
+                part = sums.starting(sums.at(*((before, 0) if own == "t" else (0, before))))
                 alike = own == "t" and columns.elements <= self.blocks.wide  # all past the same block
                 pair, added, loaded = (t, s), last.added + done, alike and before > 0
                 if ends:
@@ -169,7 +169,7 @@ class Slabs(Tiled):
         leaving = self._leaving(rows, columns, start, held)
         size = -(-rows.elements // drains)
         for first in range(0, rows.elements, size):
-            count, part = min(size, rows.elements - first), replace(sums, address=sums.at(first, 0))
+            count, part = min(size, rows.elements - first), sums.starting(sums.at(first, 0))
             self.blocks.multiply(
                 t.rows_from(first), s, count, columns.elements, k, part, added, loaded=loaded or first > 0
             )  # fmt: skip
@@ -189,8 +189,8 @@ def _in_turn(nest: Nest, most: int) -> Iterator[tuple[int, Tiling, tuple[Scalar,
 def _but_last(tiling: Tiling) -> tuple[list[Tiling], Nest]:
     """The tiles of one loop before the last one, and that."""
     if not tiling.outer.axes:
-        return [], replace(tiling.outer, axes=tiling.tile)
+        return [], tiling.outer.around(tiling.tile)
     (axis,) = tiling.outer.axes
-    before = replace(tiling.outer, axes=(replace(axis, count=axis.count - 1),))
+    before = tiling.outer.around((axis.cut_to(axis.count - 1),))
     final = tiling.outer.moved([stride * (axis.count - 1) for stride in axis.strides])
-    return [replace(tiling, outer=before)], replace(final, axes=tiling.tile)
+    return [replace(tiling, outer=before)], final.around(tiling.tile)

@@ -230,9 +230,9 @@ class Tiled(ABC):
                 self._copy(name, tile, parts, operand, [start + self.twin.away for start in starts], matrix.other)
             return
         tensor, done = self.operands[name], 0
-        rows = [replace(a, strides=(a.strides[0],)) for a in tile.tile]
+        rows = [a.of((0,)) for a in tile.tile]
         for axes, start in zip(parts, starts, strict=True):
-            depths = [replace(a, strides=(a.strides[operand],)) for a in axes]
+            depths = [a.of((operand,)) for a in axes]
             for first, part in _in_blocks(depths, self.blocks.high) if matrix.block else [(0, depths)]:
                 steps = [matrix.block * self.blocks.high, matrix.column][-len(part) :]
                 inside = steps if matrix.block else scaled(part, matrix.column)
@@ -353,9 +353,9 @@ def _in_blocks(axes: Sequence[Axis], size: int) -> Iterator[tuple[int, list[Axis
     (axis,) = axes
     whole, rest = divmod(axis.count, size)
     if whole:
-        yield 0, [replace(axis, count=whole, strides=tuple(size * s for s in axis.strides)), replace(axis, count=size)]
+        yield 0, [replace(axis, count=whole, strides=tuple(size * s for s in axis.strides)), axis.cut_to(size)]
     if rest:
-        yield whole * size, [replace(axis, count=rest)]
+        yield whole * size, [axis.cut_to(rest)]
 
 
 def counted(emit: Emitter, nest: Nest, slots: int) -> Iterator[tuple[Scalar, tuple[Scalar, ...], int]]:

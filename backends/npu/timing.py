@@ -17,8 +17,9 @@ tile may begin to arrive when the DRAINs of the tile before last are over.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from pimc.backends.isa import Command
 from pimc.backends.npu.array import array_time
@@ -89,74 +90,85 @@ class NpuTimer:
         self.vector_begun: tuple[int, ...] = (0,) * self.npu.vector.waiting
         """when its last commands began, as many as may wait, the earliest first"""
         self.array = array_time(self.npu.array, self.npu.arrays)
+        self.load, self.first_load = self.array.load * self.clock_ps, self.array.first_load * self.clock_ps
+        self.skew, self.unload = self.array.skew * self.clock_ps, self.array.unload * self.clock_ps
         self.ahead = self.array.ahead * self.clock_ps
+        """the part of the very first block that lies before time 0"""
 
     def issue(self, command: Command, ready: int) -> Issued:
-        at = max(ready, self.slot_at)
+        return self.bind(command, {})(ready)
+
+    def bind(self, command: Command, variables: Mapping[int, int]) -> Callable[[int], Issued]:
         match command:
             case Preload():
-                return self._preload(at)
+                return self._preload
             case Matmul(rows=rows, k=k, columns=columns):
                 stream = self.array.stream(plain(rows), plain(k), plain(columns)) * self.clock_ps
-                return self._matmul(command, at, max(at, self.next_at, self.loaded_at), stream)
-            case MatmulOs(rows=rows, k=k, columns=columns):
+                return partial(self._matmul, stream, plain(rows) * plain(k) * plain(columns))
+            case MatmulOs(rows=rows, k=k, columns=columns, accumulate=accumulate):
                 stream = self.array.stream(plain(k), plain(rows), plain(columns)) * self.clock_ps
-                return self._matmul_os(command, at, stream)
+                work = plain(rows) * plain(k) * plain(columns)
+                return partial(self._matmul_os, stream, work, bool(plain(accumulate)))
             case Fence(of=of):
-                done = max(at, self.vector_done, self.array_done if of == "all" else 0)
-                self.slot_at = done
-                return Issued(done, done, done, 0, "fence" if done > at else "")
-        return self._vector(command, at)
+                return partial(self._fence, of == "all")
+            case Drain() if self.npu.drain == "free":
+                return self._free_drain
+        cycles = vector_cycles(command, self.npu.vector, self.npu.cores)
+        return partial(self._vector, cycles, isinstance(command, Drain))
 
-    def _preload(self, at: int) -> Issued:
-        array, clock = self.array, self.clock_ps
-        earliest = max(at, self.array_done) if array.serial else at
+    def _fence(self, whole: bool, ready: int) -> Issued:
+        at = max(ready, self.slot_at)
+        done = self.slot_at = max(at, self.vector_done, self.array_done if whole else 0)
+        return Issued(done, done, done, 0, "fence" if done > at else "")
+
+    def _preload(self, ready: int) -> Issued:
+        at = max(ready, self.slot_at)
+        earliest = max(at, self.array_done) if self.array.serial else at
         empty = self.array_done <= earliest
-        start = earliest if empty else max(at, self.next_at if array.alternating else self.begun_at)
-        took = (array.first_load if empty else array.load) * clock - self._started()
-        self.loaded_at = start + took
-        self.slot_at = max(at + clock, start)
+        start = earliest if empty else max(at, self.next_at if self.array.alternating else self.begun_at)
+        took = (self.first_load if empty else self.load) - self.ahead
+        self.loaded_at, self.ahead = start + took, 0
+        self.slot_at = max(at + self.clock_ps, start)
         return Issued(start, self.slot_at, self.loaded_at, took, "array" if start > at else "")
 
-    def _matmul_os(self, command: MatmulOs, at: int, stream: int) -> Issued:
+    def _matmul(self, stream: int, work: int, ready: int) -> Issued:
+        at = max(ready, self.slot_at)
+        return self._streamed(work, at, max(at, self.next_at, self.loaded_at), stream)
+
+    def _matmul_os(self, stream: int, work: int, goes_on: bool, ready: int) -> Issued:
+        at = max(ready, self.slot_at)
         earliest = max(at, self.next_at)
-        if not plain(command.accumulate):
+        if not goes_on:
             earliest = max(earliest, self.array_done if self.array.serial else self.unloaded_at)
-            stream -= self._started()
-        issued = self._matmul(command, at, earliest, stream)
-        unload = self.array.unload * self.clock_ps
-        self.unloaded_at, self.array_done = self.begun_at + unload, self.array_done + unload
+            stream, self.ahead = stream - self.ahead, 0
+        issued = self._streamed(work, at, earliest, stream)
+        self.unloaded_at, self.array_done = self.begun_at + self.unload, self.array_done + self.unload
         return issued._replace(done=self.array_done)
 
-    def _started(self) -> int:
-        """The part of the very first block that lies before time 0."""
-        ahead, self.ahead = self.ahead, 0
-        return ahead
-
-    def _matmul(self, command: Matmul | MatmulOs, at: int, earliest: int, stream: int) -> Issued:
+    def _streamed(self, work: int, at: int, earliest: int, stream: int) -> Issued:
         if self.draining:
             self.drains, self.draining = (self.drains[1], self.vector_done), False
-        after = self.array.skew * self.clock_ps
-        start = max(earliest, self.drains[0] - after)
+        start = max(earliest, self.drains[0] - self.skew)
         self.slot_at = max(at + self.clock_ps, self.begun_at)
         self.begun_at, self.next_at = start, start + stream
-        self.array_done = start + after + stream
-        self.counters["MAC"] += plain(command.rows) * plain(command.k) * plain(command.columns)
+        self.array_done = start + self.skew + stream
+        self.counters["MAC"] += work
         return Issued(start, self.slot_at, self.array_done, stream, "array" if start > at else "")
 
-    def _vector(self, command: Command, at: int) -> Issued:
-        drains = isinstance(command, Drain)
+    def _free_drain(self, ready: int) -> Issued:
+        at = max(ready, self.slot_at)
+        start = max(at, self.array_done)
+        self.draining, self.slot_at = True, at + self.clock_ps
+        self.vector_done = max(self.vector_done, start)
+        return Issued(start, self.slot_at, start, 0)
+
+    def _vector(self, cycles: int, drains: bool, ready: int) -> Issued:
+        at = max(ready, self.slot_at)
         self.draining = self.draining or drains
-        if drains and self.npu.drain == "free":
-            start = max(at, self.array_done)
-            self.slot_at = at + self.clock_ps
-            self.vector_done = max(self.vector_done, start)
-            return Issued(start, self.slot_at, start, 0)
         earliest = max(at, self.vector_done)
         cause = "vector unit" if earliest > at else ""
         start = max(earliest, self.array_done) if drains else earliest
         cause = "array" if start > earliest else cause
-        cycles = vector_cycles(command, self.npu.vector, self.npu.cores)
         if self.unit is not None:
             granted = self.unit.acquire(start, cycles * self.clock_ps)
             cause = "vector unit" if granted > start else cause

@@ -15,7 +15,7 @@ from pimc.cli.arrays import read_values
 from pimc.cli.files import check_writable, write_file, write_text_file
 from pimc.cli.guard import DONE
 from pimc.cli.screen import Line, line, write_page, write_text
-from pimc.cli.watch import Progress, check_pass_names, observers_of, print_timing, with_pass_times
+from pimc.cli.watch import Progress, check_pass_names, observers_of, pass_seconds, print_timing
 from pimc.driver import Options, Result, Values, compile_model, pipeline_for, registry_for
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind
 from pimc.sim.compare import Comparison
@@ -75,8 +75,7 @@ def report(options: Options, given: Mapping[str, Any]) -> int:
         wide = given["form"] == "wide"
         result = compile_model(given["models"][0], given["target"], options, values=values, wide=wide)
     print_timing(options.observers)
-    if result.report is not None:
-        result = replace(result, report=with_pass_times(result.report, options.observers))
+    result = replace(result, pass_seconds=pass_seconds(result.program, options.observers))
     if given["trace"] and result.timing is not None:
         from pimc.sim.trace import write_trace
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from pimc.passes.manager import Observer
 from pimc.record import record
 
 if TYPE_CHECKING:
-    from pimc.sim.report import Report
+    from pimc.backends.program import Program
 
 
 @dataclass
@@ -170,14 +170,12 @@ def observers_of(
     return found
 
 
-def with_pass_times(report: Report, observers: Sequence[Observer]) -> Report:
-    """A report that says how long each pass took, where a stopwatch ran (`--timing`)."""
+def pass_seconds(program: Program, observers: Sequence[Observer]) -> Sequence[float]:
+    """How long each pass took, where a stopwatch ran (`--timing`)."""
     for observer in observers:
-        if isinstance(observer, Stopwatch) and [p.name for p in report.passes] == [e.name for e in observer.ran]:
-            times = [each.seconds for each in observer.ran]
-            passes = zip(report.passes, times, strict=True)
-            return replace(report, passes=tuple(replace(row, seconds=seconds) for row, seconds in passes))
-    return report
+        if isinstance(observer, Stopwatch) and [p.name for p in program.passes] == [e.name for e in observer.ran]:
+            return [each.seconds for each in observer.ran]
+    return ()
 
 
 def print_timing(observers: Sequence[Observer]) -> None:

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from pimc.backends.affine import DEVICE, INSTANCE, Affine, Scalar
 from pimc.backends.executors import Executor
-from pimc.backends.isa import SYNCHRONISING, Command, Signal, Wait, operands_of
+from pimc.backends.isa import SYNCHRONISING, Command, Signal, Wait, operands_of, values_of
 from pimc.backends.link.isa import Exchange
 from pimc.backends.program import Item, Loop, Step
 from pimc.backends.timing import Binding, Following, Issued, Repeating, Timer, Turns, having
@@ -313,17 +314,16 @@ def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 def _resolving(command: Command, timer: Timer, variables: Mapping[int, int]) -> Time:
     resolve = resolver(command)
     if resolve is None:
-        return lambda ready: timer.issue(command, ready)
+        return partial(timer.issue, command)
     return lambda ready: timer.issue(resolve(variables), ready)
 
 
 def resolver(command: Command) -> Resolver | None:
     """What gives the command for the counters of its loops; None for a command that does not move."""
-    values = [getattr(command, name) for name in operands_of(type(command))]
-    moving = [(i, v.base, v.terms) for i, v in enumerate(values) if isinstance(v, Affine)]
-    if not moving:
+    if not command.is_affine:
         return None
-    cls = type(command)
+    values, cls = list(values_of(command)), type(command)
+    moving = [(i, v.base, v.terms) for i, v in enumerate(values) if isinstance(v, Affine)]
 
     def resolve(variables: Mapping[int, int]) -> Command:
         operands = values.copy()
@@ -364,4 +364,5 @@ def _variables(value: object) -> Iterator[int]:
         yield from (v for v, _ in value.terms)
     elif isinstance(value, tuple):
         for part in value:
-            yield from _variables(part)
+            if isinstance(part, Affine | tuple):
+                yield from _variables(part)

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from pimc.backends.engines import spec_of
 from pimc.backends.pim.tallies import OPEN_CLOCKS, TRACES
 from pimc.backends.program import Program
-from pimc.backends.target import StaticPower, TargetSpec, from_description
+from pimc.backends.target import StaticPower, TargetSpec
 from pimc.record import record
 from pimc.sim.timing import EngineTiming, Timing
 
@@ -42,7 +43,7 @@ class Energy:
 
 def energy_of(program: Program, timing: Timing, spec: TargetSpec | None = None) -> Energy | None:
     """The energy of a program's run; None where the target gives no constants."""
-    spec = spec or from_description(program.target)
+    spec = spec or spec_of(program)
     if not spec.energy.events and not spec.energy.static:
         return None
     found = Energy()

@@ -7,7 +7,6 @@ to the op that is being worked for then, so that the sums over ops are always th
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -15,7 +14,7 @@ from pimc.backends.timing import Tallying, Timer, having
 
 K = TypeVar("K", int, str)
 
-Counts = dict[int, Counter[str]]
+Counts = dict[int, dict[str, int]]
 """By row of the op table."""
 
 
@@ -29,7 +28,7 @@ class Ledger:
         self.by_op: Counts = {}
         self._timer = timer
         self._tallies: Tallying | None = having(timer, Tallying)
-        self._settled: Counter[str] = Counter()
+        self._settled: dict[str, int] = {}
 
     def turn(self, op: int) -> None:
         """Another op begins."""
@@ -38,35 +37,34 @@ class Ledger:
 
     def settle(self) -> None:
         """Put down what the timer has counted since the last time."""
-        now = Counter(self._timer.counters)
+        now = dict(self._timer.counters)
         if self._tallies is not None:
-            now.update(self._tallies.tallies)
+            add(now, self._tallies.tallies, 1)
         if now != self._settled:
-            add(self.by_op.setdefault(self.op, Counter()), difference(self._settled, now), 1)
+            add(self.by_op.setdefault(self.op, {}), difference(self._settled, now), 1)
             self._settled = now
 
     def copy(self) -> Counts:
         """Everything up to now."""
         self.settle()
-        return {op: Counter(counts) for op, counts in self.by_op.items()}
+        return {op: dict(counts) for op, counts in self.by_op.items()}
 
     def since(self, before: Counts) -> Counts:
         """What has come since `copy` gave that."""
         self.settle()
-        none: Counter[str] = Counter()
-        found = {op: difference(before.get(op, none), counts) for op, counts in self.by_op.items()}
+        found = {op: difference(before.get(op, {}), counts) for op, counts in self.by_op.items()}
         return {op: counts for op, counts in found.items() if counts}
 
     def repeat(self, counts: Counts, times: int) -> None:
         for op, more in counts.items():
-            add(self.by_op.setdefault(op, Counter()), more, times)
+            add(self.by_op.setdefault(op, {}), more, times)
 
-    def total(self) -> Counter[str]:
+    def total(self) -> dict[str, int]:
         """Over all ops."""
         self.settle()
-        found: Counter[str] = Counter()
+        found: dict[str, int] = {}
         for counts in self.by_op.values():
-            found.update(counts)
+            add(found, counts, 1)
         return found
 
     def split(self) -> tuple[dict[str, int], dict[str, int]]:
@@ -77,10 +75,10 @@ class Ledger:
         return counters, {name: number for name, number in total.items() if name in names}
 
 
-def difference(before: Mapping[K, int], after: Mapping[K, int]) -> Counter[K]:
-    return Counter({n: total - before.get(n, 0) for n, total in after.items() if total != before.get(n, 0)})
+def difference(before: Mapping[K, int], after: Mapping[K, int]) -> dict[K, int]:
+    return {n: total - before.get(n, 0) for n, total in after.items() if total != before.get(n, 0)}
 
 
-def add(sums: Counter[K], more: Mapping[K, int], times: int) -> None:
+def add(sums: dict[K, int], more: Mapping[K, int], times: int) -> None:
     for name, total in more.items():
-        sums[name] += total * times
+        sums[name] = sums.get(name, 0) + total * times

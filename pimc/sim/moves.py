@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from pimc.backends.engines import spec_of
 from pimc.backends.program import Program
-from pimc.backends.target import PimSpec, TargetSpec, from_description
+from pimc.backends.target import PimSpec, TargetSpec
 from pimc.record import record
 from pimc.sim.timing import EngineTiming, Timing
 
@@ -61,7 +62,7 @@ class MoveReport:
 
 def moves_of(program: Program, timing: Timing) -> Sequence[MoveReport]:
     """All that is counted, the most first. What engines move between an on-chip buffer and themselves is not."""
-    spec = from_description(program.target)
+    spec = spec_of(program)
     total: Counter[tuple[Way, str]] = Counter()
     for engine in timing.engines:
         for name, number in engine.counters.items():

@@ -11,9 +11,10 @@ from fractions import Fraction
 
 from pimc.backends.analytic.timing import ATTOSECONDS, WORK
 from pimc.backends.cent.program import BLOCK, EMBEDDING, HOST, LINK, PIM, PNM
+from pimc.backends.engines import spec_of
 from pimc.backends.pim.tallies import trace_clocks
 from pimc.backends.program import Flight, Program
-from pimc.backends.target import TargetSpec, from_description
+from pimc.backends.target import TargetSpec
 from pimc.record import record
 from pimc.sim.breakdown import Breakdown
 from pimc.sim.energy import Energy
@@ -30,7 +31,7 @@ def breakdown_of(program: Program, timing: Timing, energy: Energy | None) -> Bre
     """
     flight = program.flight
     assert flight is not None
-    spec = from_description(program.target)
+    spec = spec_of(program)
     own = {e.name: e for e in timing.engines if 0 in e.devices}
     turns = flight.blocks * flight.tokens
     in_blocks = {i for i, row in enumerate(program.ops) if row.layer >= 0}

@@ -10,16 +10,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, field
 from fractions import Fraction
+from itertools import zip_longest
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pimc.backends.assembly import ranks
-from pimc.backends.engines import platform_of
+from pimc.backends.engines import platform_of, spec_of
 from pimc.backends.program import Choice, OpRow, Program
 from pimc.backends.roofs import Roof, roofs_of
-from pimc.backends.target import from_description
 from pimc.backends.timing import SERVED
 from pimc.record import record
 from pimc.sim.accounts import END, OP, START
@@ -302,10 +302,11 @@ def build_report(
     model: str | None = None,
     comparison: Comparison | None = None,
     form: str = "wide",
+    pass_seconds: Sequence[float] = (),
 ) -> Report:
     """The report of a simulated program, with the comparison of its values where there is one.
 
-    model: the name to report instead of the graph's.
+    model: the name to report instead of the graph's. pass_seconds: that each pass took, where that is to be told.
     """
     energy = energy_of(program, timing)
     ops = tuple(_ops(program, timing, energy))
@@ -337,8 +338,10 @@ def build_report(
         breakdown=_breakdown(program, timing, energy),
         pimc=version(),
         command=_command(program, timing),
-        passes=tuple(PassReport(p.name, p.changed, p.ops) for p in program.passes),
-        roofs=roofs_of(from_description(program.target)),
+        passes=tuple(
+            PassReport(p.name, p.changed, p.ops, took) for p, took in zip_longest(program.passes, pass_seconds)
+        ),
+        roofs=roofs_of(spec_of(program)),
         memory=memories_of(program),
         banks=banks_of(program),
         channels=channels_of(program, timing),
@@ -406,7 +409,7 @@ def _pipeline(program: Program, timing: Timing) -> PipelineReport | None:
         return None
     tokens = prod(n for name, n in program.dims.items() if name in ("batch", "seq"))
     slowest = max((last - first for first, last in _spans(program, timing).values()), default=0)
-    parts = from_description(program.target).system.sharing
+    parts = spec_of(program).system.sharing
     seconds = timing.time * PS
     groups = -(-program.stages // program.turns)
     return PipelineReport(
@@ -550,7 +553,7 @@ def _background(program: Program, timing: Timing) -> BackgroundReport | None:
     """The reads that PIM engines count as served."""
     if timing.background is None:
         return None
-    access_bytes = from_description(program.target).dram.access_bytes
+    access_bytes = spec_of(program).dram.access_bytes
     served = channels = cycles = 0
     for engine in (e for e in timing.engines if e.kind == "pim"):
         number = len(engine.devices) * len(engine.instances)

@@ -14,7 +14,7 @@ a state that a known period begins with.
 from __future__ import annotations
 
 import heapq
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -90,7 +90,7 @@ class Trial:
     marks: Sequence[Mark]
     fronts: tuple[int, ...]
     counts: Sequence[Counts]
-    meters: Sequence[tuple[int, Counter[int]]]
+    meters: Sequence[tuple[int, dict[int, int]]]
     identities: Sequence[tuple[int, ...]]
     deadline: int | None
 
@@ -110,7 +110,7 @@ class Period:
     fronts: tuple[int, ...]
     stretches: Sequence[Stretch]
     counts: Sequence[Counts]
-    meters: Sequence[tuple[int, Counter[int]]]
+    meters: Sequence[tuple[int, dict[int, int]]]
     moves: Sequence[tuple[int, ...]]
     """how far each identity that a timer remembers goes"""
     arrangements: Sequence[Arrangement]
@@ -436,7 +436,7 @@ def _trial(begin: Sighting, steps: Turns, scope: Sequence[Runner]) -> Trial:
         marks=[r.account.mark() for r in scope],
         fronts=_fronts(scope, begin.base, steps),
         counts=[r.ledger.copy() if any(step) else {} for r, step in zip(scope, steps, strict=True)],
-        meters=[(m.busy, Counter(m.by_op)) for m in _meters(scope)],
+        meters=[(m.busy, dict(m.by_op)) for m in _meters(scope)],
         identities=[_identities(r) for r in scope],
         deadline=_deadline(scope, steps),
     )
