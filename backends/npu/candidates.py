@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 
 from pimc.backends.npu.extents import Extents
@@ -30,8 +31,8 @@ class Room:
         return False
 
 
-_ENOUGH = 1.005
-"""Tiles that take so much of what they take at least are good enough."""
+_ENOUGH = 0.99
+"""Tiles are good enough that take so much of what they take at least: pieces may come a little faster than a stream."""
 _PATIENCE = 3
 """After so many grids of arrays that made the best tiles no better, which is by more than `_BETTER`, others do not."""
 _BETTER = 0.999
@@ -63,27 +64,21 @@ class Search:
             if depth > machine.array.rows * (down - 1) and product.s > machine.array.columns * (across - 1)
         ]
         self.grids = sorted(grids, key=lambda grid: machine.compute(product.t, product.s, product.k, *grid))
-        self._memory = self._moved_once()
-        """seconds of transfers where each operand and the result move once, as a stream or as the best tiles so far"""
 
-    def _moved_once(self) -> float:
-        e = self.product
+    @cached_property
+    def enough(self) -> float:
+        """A score with which there is no need to look further: operands and result move once, as a stream, beside the
+        arrays or the vector unit, and the last of it leaves."""
+        e, copies = self.product, self.machine.copies
         shapes = (e.t, e.k), (e.s, e.k), (e.t, e.s)
         t, s, out = (
             0 if side is None else e.times(name) * rows * columns * e.element_bytes
             for name, side, (rows, columns) in zip(_NAMES, self._sides, shapes, strict=True)
         )
-        return self.machine.copies.stream(t + s) + self.machine.copies.stream(out, writes=True)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there is little to gain: the best tiles take about as long as arrays, memory or vector unit alone."""
-        if not self.machine.overlaps:
-            return False
-        e = self.product
+        memory = copies.stream(t + s) + copies.stream(out, writes=True)
         compute = self.compute(e.t, e.s, e.k, self.grids[0])
-        least = max(self._memory, compute, e.t * e.s * e.vector)
-        return self.least <= _ENOUGH * self.score(least + self.turnaround, least, self._memory, compute)
+        least = max(memory, compute, e.t * e.s * e.vector)
+        return _ENOUGH * self.score(least + self.turnaround, least, memory, compute) if self.machine.overlaps else 0.0
 
     def moved(self, operand: int, rows: int, columns: int) -> Moved:
         """How long a tile [rows, columns] of T, S or the result takes from or to memory; tiles, where there are two."""
@@ -125,16 +120,11 @@ class Search:
         """Whether what takes at least that long is not better than the best."""
         return self.score(seconds, among, memory, compute) >= self.least
 
-    def offer(self, found: Tiles | None) -> bool:
-        """Whether they are better than all before, which is remembered."""
-        if found is None:
-            return False
-        self._memory = min(self._memory, found.memory)
-        score = self.score(found.seconds, found.among, found.memory, found.compute)
-        better = score < self.least
-        if better:
-            self.best, self.least = found, score
-        return better
+    def offer(self, found: Tiles | None) -> None:
+        if found is not None:
+            score = self.score(found.seconds, found.among, found.memory, found.compute)
+            if score < self.least:
+                self.best, self.least = found, score
 
     def score(self, seconds: float, among: float, memory: float, compute: float) -> float:
         """What is to be small: the time, and of tiles that take about the same time, what they move; where ops overlap,

@@ -47,7 +47,8 @@ def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | Non
 
 def _run(search: Search, limits: Limits) -> None:
     for found in _candidates(search, limits):
-        if search.offer(found) and search.is_over:
+        search.offer(found)
+        if search.least <= search.enough:
             return
 
 
