@@ -13,7 +13,7 @@ from math import prod
 from pimc.backends.dma.isa import MapBlocks
 from pimc.backends.emitter import Emitter, MissingEngineError, Scratch
 from pimc.backends.engines import packages
-from pimc.backends.lowering import CHAIN_RULES, RULES, Lowering
+from pimc.backends.lowering import CHAIN_RULES, RULES, Cut, Lowering
 from pimc.backends.lowering_memory import LoweringMemory, seen_by_rules
 from pimc.backends.npu.fences import spare_fences
 from pimc.backends.pim.mapping import mapping_of, why_no_values
@@ -26,7 +26,7 @@ from pimc.backends.synchronize import Barrier, split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
 from pimc.ir.blocks import Window
 from pimc.ir.chains import chains_in, twin_in
-from pimc.ir.diagnostics import CompileError, InternalError, Kind, fail
+from pimc.ir.diagnostics import InternalError, Kind, fail
 from pimc.ir.facts import (
     Beat,
     Epilogue,
@@ -38,7 +38,6 @@ from pimc.ir.facts import (
     Queue,
     Ragged,
     Stage,
-    SubBatch,
     Tile,
     Work,
 )
@@ -198,20 +197,20 @@ def program_of(graph: Graph, spec: TargetSpec, order: Sequential, dims: Mapping[
     )
 
 
-def emit_node(node: Node, spec: TargetSpec, plan: Plan, limited: Callable[[str], None] | None = None) -> Program:
-    """A program of one node alone, for estimates. limited: is told what limits a contraction."""
-    return emit_nodes([node], spec, plan, limited)
+def emit_node(node: Node, spec: TargetSpec, plan: Plan, told: Callable[[Cut], None] | None = None) -> Program:
+    """A program of one node alone, for estimates. told: is told how a contraction is cut."""
+    return emit_nodes([node], spec, plan, told)
 
 
 def emit_nodes(
-    nodes: Sequence[Node], spec: TargetSpec, plan: Plan, limited: Callable[[str], None] | None = None
+    nodes: Sequence[Node], spec: TargetSpec, plan: Plan, told: Callable[[Cut], None] | None = None
 ) -> Program:
     """The same of a few nodes that follow each other."""
     load_rules(spec)
     group = nodes[0].attributes.get("group")
     part = Part(tuple(nodes), tuple(range(group if isinstance(group, int) else 1)), plan)
     rows = tuple(OpRow(node.name, node.op.name, "", (), "", "", _engine(node), "", 0, 0) for node in nodes)
-    items, _, _ = _folded(_fenced_as_needed(_lowered(part, spec, 0, limited)))
+    items, _, _ = _folded(_fenced_as_needed(_lowered(part, spec, 0, told)))
     return Program(
         graph=nodes[0].name, dims={}, phase="", target=describe(spec), target_name=spec.name, target_hash="",
         devices=len(part.devices), streams=tuple(streams_of(items, part.devices, spec)), memory=(), ops=rows,
@@ -299,13 +298,13 @@ def _lowered(
     part: Part,
     spec: TargetSpec,
     first_op: int,
-    limited: Callable[[str], None] | None = None,
+    told: Callable[[Cut], None] | None = None,
     memory: LoweringMemory | None = None,
 ) -> Iterator[_Stretch]:
     split = BufferSplit.beside(spec, part.plan.homes.values())
-    emitter = _emitter(spec, part.plan.homes)
+    emitter = emitter_for(spec, part.plan.homes)
     mapped: set[Window] = set()
-    scratch = _scratch(split, {_queue(n) for n in part.nodes})
+    scratch = scratch_areas(split, {_queue(n) for n in part.nodes})
     at = Lowering(
         spec,
         emitter,
@@ -314,7 +313,7 @@ def _lowered(
         part.plan.staging,
         part.stage,
         len(part.devices),
-        limited=limited,
+        told=told,
         accumulators=_accumulators(spec),
     )
     current: tuple[int, int] | None = None
@@ -403,7 +402,7 @@ def _without(spare: Set[int], run: Sequence[_Stretch]) -> Iterator[_Stretch]:
         yield replace(stretch, items=items, fences=fences)
 
 
-def _emitter(spec: TargetSpec, homes: Mapping[Value, Home]) -> Emitter:
+def emitter_for(spec: TargetSpec, homes: Mapping[Value, Home]) -> Emitter:
     return Emitter(spec.engines(), spec.dma.moves if spec.dma is not None else "load", _windows(homes))
 
 
@@ -412,7 +411,7 @@ QUEUE_SHARES = {"pim": 4, "cache": 8, "link": 16}
 What is held goes to its place at once."""
 
 
-def _scratch(split: BufferSplit, queues: Set[str]) -> dict[str, Scratch]:
+def scratch_areas(split: BufferSplit, queues: Set[str]) -> dict[str, Scratch]:
     """The scratch of nodes by the queues that they have (empty: those of their engines)."""
     areas: dict[str, Scratch] = {}
     end = split.resident + split.scratch
@@ -530,65 +529,6 @@ def _map_blocks(node: Node, at: Lowering, mapped: set[Window]) -> None:
             if blocks.window not in mapped:
                 mapped.add(blocks.window)
                 at.emit.issue("load", MapBlocks.of(blocks))
-
-
-def tile_of(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> Tile | None:
-    """How the rule of a node's engine cuts it and what is computed on its tiles, found by lowering it for nothing; None
-    where requests of different lengths are each cut in a way of their own."""
-    if chain[0].fact(Ragged) is not None:
-        return None
-    found: list[Tile] = []
-    lower_chain(chain, _rehearsal(chain, spec, homes, tiled=found.append))
-    if not found:
-        return None
-    largest = max(found, key=lambda t: t.m * t.n * t.k)
-    return replace(largest, tiles=sum(t.tiles for t in found))
-
-
-def limits_of(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> list[str]:
-    """What limits each contraction of a chain, found by lowering it for nothing."""
-    found: list[str] = []
-    lower_chain(chain, _rehearsal(chain, spec, homes, limited=found.append))
-    return found
-
-
-def why_too_large(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> str:
-    """What a node needs on chip, by itself, and does not have; empty if it fits."""
-    try:
-        lower(node, _rehearsal([node], spec, homes))
-    except CompileError as error:
-        if error.diagnostics[0].kind is not Kind.CAPACITY:
-            raise
-        return error.diagnostics[0].message
-    return ""
-
-
-def are_cut_as_one(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> bool:
-    """Whether there are tiles in which a product and a second one among what follows it both fit."""
-    found: list[str] = []
-    product, *after = chain
-    rule = CHAIN_RULES.get((_kind(product, spec), product.op.name))
-    if rule is not None:
-        rule([], product, after, _within_tile(product, _rehearsal(chain, spec, homes, limited=found.append)))
-    return len(found) == 1
-
-
-def on_tiles(chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> int:
-    """How many nodes of a chain are computed on tiles of a product, found by lowering it for nothing."""
-    return lower_chain(chain, _rehearsal(chain, spec, homes))
-
-
-def _rehearsal(
-    chain: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home], tiled: Callable[[Tile], None] | None = None,
-    limited: Callable[[str], None] | None = None,
-) -> Lowering:  # fmt: skip
-    """Lowering for nothing."""
-    load_rules(spec)
-    split = BufferSplit.beside(spec, homes.values())
-    scratch = _scratch(split, {"", "pim", "cache"} if chain[0].fact(SubBatch) is not None else {""})
-    return Lowering(
-        spec, _emitter(spec, homes), scratch[""], homes, tiled=tiled, limited=limited, rehearsed=True
-    )  # fmt: skip
 
 
 def _engine(node: Node) -> str:

@@ -25,6 +25,21 @@ Tensor = Home
 
 
 @record
+class Cut:
+    """How a contraction is cut, and what that is estimated to take, in seconds."""
+
+    tile: Tile | None
+    """None: a way without one"""
+    seconds: float
+    memory: float
+    """of the transfers alone"""
+    computing: float
+    """of arrays and vector unit alone, one after the other"""
+    limit: str
+    """which bound holds, in words"""
+
+
+@record
 class Lowering:
     """Everything that a rule may use."""
 
@@ -41,14 +56,12 @@ class Lowering:
     """Devices of one stage."""
     tile: Tile | None = None
     """The largest tile of the node that is lowered, where a pass has chosen one."""
-    tiled: Callable[[Tile], None] | None = None
-    """Told how a contraction was cut."""
-    limited: Callable[[str], None] | None = None
-    """Told what limits a contraction."""
+    told: Callable[[Cut], None] | None = None
+    """Told how each contraction is cut."""
     marked: bool = False
     """Vectors on their way into PIM are taken to be where it reads them."""
     rehearsed: bool = False
-    """Nothing comes of it but what `tiled` and `limited` are told: commands need not be issued."""
+    """Nothing comes of it but what `told` is: commands need not be issued."""
     accumulators: Scratch | None = None
     """Of the arrays: those of ops that follow each other lie apart, so that no op need wait for another's to leave."""
 

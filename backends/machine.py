@@ -10,10 +10,11 @@ from typing import Any
 
 from pimc.backends import emission
 from pimc.backends.dma.copy import transferred
+from pimc.backends.dma.timing import copy_time
 from pimc.backends.kernels.elementwise import is_follower, is_leader, is_twin
 from pimc.backends.kernels.groups import goes_by_groups
 from pimc.backends.legality import why_not
-from pimc.backends.lowering import CHAIN_RULES, RULES
+from pimc.backends.lowering import CHAIN_RULES, RULES, Cut
 from pimc.backends.lowering_memory import LoweringMemory
 from pimc.backends.pim.tiles import shared_tiles
 from pimc.backends.pim.tiles import tile_of as pim_tile
@@ -28,6 +29,7 @@ from pimc.backends.planning import (
     wanted_in_banks,
 )
 from pimc.backends.program import Program
+from pimc.backends.rehearsal import Rehearsal, rehearse, why_too_large
 from pimc.backends.sharing import turns_on
 from pimc.backends.target import TargetSpec, describe
 from pimc.ir.facts import Epilogue, Placement, Prologue, Ragged, ReadAs, Tile
@@ -47,6 +49,8 @@ _WORTH = 1.02
 """By so much a prologue must be faster by itself, since the loads of its product wait for it, and tiles are larger."""
 _TIE = 1.001
 """Times that differ by less are equal: the choice is then for what needs less memory."""
+_SAME = 1.00005
+"""Estimates that differ by less are equal."""
 
 
 @dataclass
@@ -146,7 +150,7 @@ class Machine:
         if key not in self.estimates.rooms:
             placed = _placed_alone(node, engine)
             homes = plan_node(placed, self.spec).homes
-            self.estimates.rooms[key] = emission.why_too_large(placed, self.spec, homes)
+            self.estimates.rooms[key] = why_too_large(placed, self.spec, homes)
         return self.estimates.rooms[key]
 
     def _is_expanded_elsewhere(self, node: Node) -> bool:
@@ -163,9 +167,9 @@ class Machine:
         if key not in self.estimates.seconds:
             placed = _placed_alone(node, engine)
             plan = plan_node(placed, self.spec)
-            limits: list[str] = []
-            self.estimates.seconds[key] = self.simulate(emission.emit_node(placed, self.spec, plan, limits.append))
-            self.estimates.limits[key] = limits[0] if limits else ""
+            cuts: list[Cut] = []
+            self.estimates.seconds[key] = self.simulate(emission.emit_node(placed, self.spec, plan, cuts.append))
+            self.estimates.limits[key] = cuts[0].limit if cuts else ""
         return self.estimates.seconds[key]
 
     def _fullest_channel(self, node: Node, engine: Engine, ragged: Ragged) -> float:
@@ -186,9 +190,14 @@ class Machine:
             return self._comes_in_pieces(product)
         return is_follower(node, product)
 
-    def _on_tiles(self, chain: Sequence[Node]) -> int:
-        """How many of a chain are computed on tiles of its product."""
-        return emission.on_tiles(chain, self.spec, plan_nodes(chain, self.spec).homes)
+    def _rehearsed(self, nodes: Sequence[Node]) -> Rehearsal:
+        return rehearse(nodes, self.spec, plan_nodes(nodes, self.spec).homes)
+
+    def _is_hidden(self, chain: Sequence[Node], rehearsed: Rehearsal, apart: Sequence[Node]) -> bool:
+        """Whether all of a chain is computed on tiles, behind transfers that take no longer than those of the products
+        with its nodes apart: this need not be timed. How weights are expanded is not told."""
+        on_tiles = rehearsed.on_tiles == len(chain) - 1 and all(n.op.name != "quantized_matmul" for n in chain)
+        return on_tiles and rehearsed.hides and rehearsed.seconds <= _SAME * self._rehearsed(apart).seconds
 
     def _takes(self, nodes: Sequence[Node]) -> float:
         """`_in_a_row`, of nodes that follow each other."""
@@ -196,8 +205,9 @@ class Machine:
 
     def _in_a_row(self, program: Program) -> float:
         """Seconds of a program among others: the mean of what it takes on an idle machine, and where operands are there
-        when they are needed, as where they come ahead."""
-        return (self.simulate(program) + self.simulate(self._at_once(program))) / 2
+        when they are needed, as where they come ahead, which memory allows in no less than all transfers take."""
+        moving = copy_time(self.spec).least(self._transferred(program))
+        return (self.simulate(program) + max(moving, self.simulate(self._at_once(program)))) / 2
 
     def _at_once(self, program: Program) -> Program:
         """The program on the machine whose transfers take no time."""
@@ -220,25 +230,28 @@ class Machine:
             aside = any(node.result.type != chain[-1].result.type for node in chain)
             part = 1 / _TIE if instead or aside else _TIE
             less = [*fused[: instead + 1], *chain[instead + 1 :]]
-            count = self._on_tiles(fused)
-            alike = count <= instead and count == self._on_tiles(less)  # then the commands are the same
-            self.estimates.gains[key] = part > 1 if alike else self._takes(fused) <= part * self._takes(less)
+            rehearsed = self._rehearsed(fused)
+            if rehearsed.on_tiles <= instead and rehearsed.on_tiles == self._rehearsed(less).on_tiles:
+                gains = part > 1  # the commands are the same
+            else:
+                hidden = part > 1 and self._is_hidden(fused, rehearsed, less)
+                gains = hidden or self._takes(fused) <= part * self._takes(less)
+            self.estimates.gains[key] = gains
         return self.estimates.gains[key]
 
     def gains_by_joining(self, joined: Sequence[Node], apart: Sequence[Node]) -> bool:
         facts = tuple(node.fact(Epilogue) for node in (*joined, *apart))
         key = "beside", facts, *self._told((*joined, *apart))
         if key not in self.estimates.gains:
-            self.estimates.gains[key] = self._are_cut_as_one(joined) and self._is_joined_faster(joined, apart)
+            rehearsed = self._rehearsed(joined)
+            self.estimates.gains[key] = len(rehearsed.cuts) == 1 and (
+                self._is_hidden(joined, rehearsed, apart) or self._is_joined_faster(joined, apart)
+            )
         return self.estimates.gains[key]
-
-    def _are_cut_as_one(self, joined: Sequence[Node]) -> bool:
-        """Whether there are tiles in which both products fit."""
-        return emission.are_cut_as_one(joined, self.spec, plan_nodes(joined, self.spec).homes)
 
     def _is_joined_faster(self, joined: Sequence[Node], apart: Sequence[Node]) -> bool:
         more, less = (self._score(self._emitted(nodes)) for nodes in (joined, apart))
-        return more <= _TIE * less
+        return more <= less
 
     def _score(self, program: Program) -> float:
         """Of programs that take about the same time, what they transfer counts, as in the search for tiles."""
@@ -295,7 +308,8 @@ class Machine:
         chain = chain or (node,)
         key = tuple((_key(n, engine), tuple(_shape_of(homes[v]) for v in (*n.inputs(), *n.results))) for n in chain)
         if key not in self.estimates.tiles:
-            self.estimates.tiles[key] = emission.tile_of(chain, self.spec, homes)
+            ragged = chain[0].fact(Ragged) is not None  # requests are cut in ways of their own
+            self.estimates.tiles[key] = None if ragged else rehearse(chain, self.spec, homes).tile
         return self.estimates.tiles[key]
 
     def shared_tiles(self, node: Node, engine: Engine) -> Sequence[Tile]:
@@ -308,8 +322,7 @@ class Machine:
         key = _key(node, engine)
         if key not in self.estimates.limits:
             placed = _placed_alone(node, engine)
-            limits = emission.limits_of([placed], self.spec, plan_node(placed, self.spec).homes)
-            self.estimates.limits[key] = limits[0] if limits else ""
+            self.estimates.limits[key] = rehearse([placed], self.spec, plan_node(placed, self.spec).homes).limit
         return self.estimates.limits[key]
 
     def plans(self, graph: Graph) -> Mapping[int, Plan]:

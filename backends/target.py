@@ -35,9 +35,10 @@ Option = StrictBool | StrictInt | float | str
 
 
 class Group(BaseModel):
-    """The base of all groups: frozen, and unknown keys are mistakes."""
+    """The base of all groups: frozen, and unknown keys are mistakes. Validators are built for the machine as a whole,
+    rather than for each group and once more for those that it is in."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, defer_build=True)
 
 
 class Sourced(Group):
@@ -576,7 +577,7 @@ QUEUES: Mapping[str, tuple[str, ...]] = {
 """What has queues of its own beside an NPU with PIM (`pimc.ir.facts.Queue`), on which kinds of engines."""
 
 
-class TargetSpec(Group):
+class TargetSpec(Group, defer_build=False):
     """A machine. `describe` gives it as plain data, `from_description` takes it back."""
 
     name: Annotated[str, Field(min_length=1)]
@@ -693,11 +694,14 @@ def clocks_of(timing: Group, hertz: int) -> dict[str, int]:
     return found
 
 
+@by_identity
 def describe(spec: TargetSpec) -> dict[str, Any]:
-    """The resolved description as plain data (what a YAML or JSON file can hold); quantities are text with units."""
+    """The resolved description as plain data (what a YAML or JSON file can hold); quantities are text with units. Not
+    to be changed: programs of a machine share it."""
     return spec.model_dump(mode="json", exclude_none=True)
 
 
+@by_identity
 def from_description(description: Mapping[str, Any]) -> TargetSpec:
     """The machine of a description that `describe` made; pydantic's ValidationError where it is damaged."""
     return TargetSpec.model_validate(dict(description))

@@ -44,7 +44,7 @@ def _sound(said: _Said) -> TargetSpec:
 
 def _judged(tree: Located, problems: Sequence[Diagnostic]) -> TargetSpec:
     spec, mistakes = FORM.parsed(tree)
-    return without_mistakes(spec, [*problems, *mistakes, *contradictions(tree)])
+    return without_mistakes(spec, [*problems, *mistakes, *contradictions(tree, spec)])
 
 
 def known_keys(tree: Located, path: Path) -> list[str]:
@@ -70,15 +70,16 @@ class _Values:
     """Single values of a tree, parsed; None for what is absent or wrong on its own."""
 
     tree: Located
-    known: dict[str, Any] = field(default_factory=dict)
+    spec: TargetSpec | None
+    """the machine of the tree, where nothing is wrong"""
 
     def get(self, dotted: str) -> Any:
-        if dotted not in self.known:
-            self.known[dotted] = self._found(dotted)
-        return self.known[dotted]
-
-    def _found(self, dotted: str) -> Any:
         path = tuple(dotted.split("."))
+        if self.spec is not None:
+            found: Any = self.spec
+            for key in path:
+                found = getattr(found, key, None)
+            return found
         here = self.tree.at(path)
         for model in FORM.models_at(self.tree, path[:-1]):
             field = model.model_fields.get(path[-1])
@@ -119,9 +120,9 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def contradictions(tree: Located) -> list[Diagnostic]:
+def contradictions(tree: Located, spec: TargetSpec | None) -> list[Diagnostic]:
     """Values that are each possible but not together. Judged even where other values are wrong."""
-    values = _Values(tree)
+    values = _Values(tree, spec)
     found: list[Diagnostic] = []
 
     def report(at: str, message: str, help_line: str | None = None) -> None:

@@ -47,6 +47,16 @@ def chains_in(nodes: Sequence[Node]) -> Iterator[Chain]:
         start = stop
 
 
+def together(nodes: Sequence[Node]) -> Iterator[Sequence[Node]]:
+    """All nodes, in order: those of each chain together, others by themselves."""
+    position = 0
+    for chain in chains_in(nodes):
+        yield from ([node] for node in nodes[position : chain.start])
+        yield nodes[chain.start : chain.stop]
+        position = chain.stop
+    yield from ([node] for node in nodes[position:])
+
+
 def twin_in(product: Node, followers: Sequence[Node]) -> int | None:
     """Which of the nodes behind a product is a second one with the same left operand, whose tiles come beside those of
     the first."""

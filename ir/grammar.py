@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import pickle
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,8 @@ class Grammar:
         kept = self._kept()
         if kept is None:
             return self.made(postlex)
+        for table, key in ((kept, "memo"), (kept["data"]["parser"]["parser"], "states")):
+            table[key] = {int(number): each for number, each in table[key].items()}  # JSON has no numbers for keys
         loaded: Lark = Lark._load_from_dict(kept["data"], kept["memo"], postlex=postlex)  # type: ignore[no-untyped-call]
         return loaded
 
@@ -59,7 +60,7 @@ class Grammar:
             mark, _, tables = self.tables_file.read_text("utf-8").partition("\n")
         except OSError:
             return None
-        found: dict[str, Any] | None = json.loads(tables, object_pairs_hook=_numbered) if mark == self._mark() else None
+        found: dict[str, Any] | None = json.loads(tables) if mark == self._mark() else None
         return found
 
     def tables(self, postlex: PostLex | None = None) -> str:
@@ -72,8 +73,3 @@ class Grammar:
         """What tables are made from, in one line."""
         text = "\0".join((self.file.read_text("utf-8"), *self.start))
         return f"{self.file.name} {hashlib.sha256(text.encode()).hexdigest()} lark {lark.__version__}"
-
-
-def _numbered(pairs: Iterable[tuple[str, Any]]) -> dict[str | int, Any]:
-    """JSON has no numbers for keys, and the numbers of states, terminals and rules are some."""
-    return {int(key) if key.isdigit() else key: value for key, value in pairs}

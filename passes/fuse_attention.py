@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 import numpy as np
@@ -113,7 +113,7 @@ class _Combined:
         return {"causal": self.pattern.causal, "window": self.pattern.window}
 
 
-@dataclass
+@record
 class _Masks:
     """Brings masks into the canonical shape [B|1, H|1, S|1, T|1]; each once, since layers share them."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
@@ -11,12 +11,13 @@ from pimc.ir.op import Array
 from pimc.passes.last_axis import interleaved, is_last_axis, stretch_of, width_of
 from pimc.passes.match import contents_of, opdef, operand, scaled, skip_float_casts
 from pimc.passes.views import identity_view, joined, origins, reshape
+from pimc.record import record
 
 _UNARY = frozenset({"cos", "sin", "identity", "cast"})
 _MOVES = frozenset({"unsqueeze", "squeeze", "reshape", "transpose", "expand"})
 
 
-@dataclass
+@record
 class HalfTables:
     """Makes tables of half width out of full ones that hold each number twice; each table once.
 

@@ -130,10 +130,8 @@ def chosen_ps(dram: Dram, row: tuple[Digit, ...], element_bytes: int, count: int
     return _nest_ps(dram, Nest(run, tuple(rest), count, table[1], table[0]))
 
 
-def least_ps(dram: Dram, moved: int, *, contiguous: bool = False) -> int:
-    """What a transfer of so many bytes takes at least, wherever they lie; exactly, if they are contiguous."""
-    if contiguous and not dram.memory.hashed:
-        return _nest_ps(dram, Nest(moved, ()))
+def least_ps(dram: Dram, moved: int) -> int:
+    """What a transfer of so many bytes takes at least, wherever they lie."""
     return _evenly_ps(dram, -(-moved // dram.memory.access_bytes), 0.0)
 
 

@@ -214,14 +214,17 @@ class CopyTime:
         held = min(moving, held_ps(dram, accesses_of(dram.memory, digits, element_bytes)))
         return max(moving / PS_PER_S, elements * element_bytes * self.port), held / PS_PER_S
 
-    def least(self, moved: int, *, contiguous: bool = False, writes: bool = False) -> float:
-        """No more than a copy of so many bytes of memory takes, wherever they lie: what it takes if it is contiguous.
-        Cheap: nothing is looked at. In seconds.
-        """
+    def least(self, moved: int, *, writes: bool = False) -> float:
+        """No more seconds than a copy of so many bytes of memory takes, wherever they lie."""
+        dram = self.writes if writes else self.reads
+        return max(least_ps(dram, moved) / PS_PER_S, moved * self.port) if dram is not None else 0.0
+
+    def stream(self, moved: int, *, writes: bool = False) -> float:
+        """Seconds of so many bytes as a part of a stream that keeps all channels at work."""
         dram = self.writes if writes else self.reads
         if dram is None:
             return 0.0
-        return max(least_ps(dram, moved, contiguous=contiguous) / PS_PER_S, moved * self.port)
+        return max(held_ps(dram, -(-moved // dram.memory.access_bytes)) / PS_PER_S, moved * self.port)
 
 
 @by_identity

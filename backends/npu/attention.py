@@ -24,7 +24,7 @@ from pimc.backends.kernels.movement import index_tensor
 from pimc.backends.kernels.nest import Axis, Nest, nests, spread, tilings
 from pimc.backends.kernels.normalization import with_rank
 from pimc.backends.kernels.places import copy_tensor, dense_at, given, on_chip, operand, place
-from pimc.backends.lowering import Lowering, Tensor, lowers
+from pimc.backends.lowering import Cut, Lowering, Tensor, lowers
 from pimc.backends.npu.attention_stream import Operand, Stream
 from pimc.backends.npu.attention_tiles import (
     F32_BYTES,
@@ -126,23 +126,29 @@ class _Attention:
             if "last" in tensors or "first" in tensors:
                 held = index_tensor(self.at, NPU, self.arena, self.keys)
                 numbers = Ref(held.layout.offset, DType.I32, (F32_BYTES,))
-            stream = Stream(self.emit, self.arena, self.core, e, tiles, operands, numbers, self.scale, self.softcap)
-            for start in range(0, e.queries, tiles.queries):
-                rows = min(tiles.queries, e.queries - start)
-                for tiling in tilings(Nest(nest.starts, batch), tiles.pairs, even=False):
-                    stream.block(start, rows, tiling)
+            if not self.at.rehearsed:
+                self._stream(nest, batch, e, tiles, operands, numbers)
             self.arena.reset(mark)
             self._report(tiles)
         if self.out is not self.target:
             copy_tensor(self.at, self.out, self.target, self.out.shape)
 
+    def _stream(
+        self, nest: Nest, batch: tuple[Axis, ...], e: Attended, tiles: AttentionTiles, operands: dict[str, Operand],
+        numbers: Ref | None,
+    ) -> None:  # fmt: skip
+        stream = Stream(self.emit, self.arena, self.core, e, tiles, operands, numbers, self.scale, self.softcap)
+        for start in range(0, e.queries, tiles.queries):
+            rows = min(tiles.queries, e.queries - start)
+            for tiling in tilings(Nest(nest.starts, batch), tiles.pairs, even=False):
+                stream.block(start, rows, tiling)
+
     def _report(self, tiles: AttentionTiles) -> None:
-        if self.at.limited is not None:
+        if self.at.told is not None:
             parts = f"{microseconds(tiles.memory)} of transfers, {microseconds(tiles.compute)} of arrays"
             parts += f", {microseconds(tiles.vector)} on the vector unit"
-            self.at.limited(
-                f"bound by {tiles.limit} ({parts}; {tiles.queries} queries and {tiles.keys} keys at a time)"
-            )
+            limit = f"bound by {tiles.limit} ({parts}; {tiles.queries} queries and {tiles.keys} keys at a time)"
+            self.at.told(Cut(None, tiles.seconds, tiles.memory, tiles.compute + tiles.vector, limit))
 
     # -- operands -------------------------------------------------------------------------------------------------
 

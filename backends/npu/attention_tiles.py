@@ -186,7 +186,7 @@ def best_attention(core: Core, e: Attended, room: int) -> AttentionTiles | None:
             for pairs in _halves(e.pairs, 1):
                 if not _fits(core, e, pairs, queries, keys, room):
                     continue
-                found = _timed(core, e, pairs, queries, keys, arrays=best is None)
+                found = _timed(core, e, pairs, queries, keys, least=best is not None)
                 if best is not None and found.seconds < best.seconds:
                     found = _timed(core, e, pairs, queries, keys)
                 if best is None or found.seconds < best.seconds:
@@ -216,22 +216,24 @@ def _fits(core: Core, e: Attended, pairs: int, queries: int, keys: int, room: in
     return rows * max(keys, e.width) * ACCUMULATOR_BYTES <= core.accumulators
 
 
-def _timed(core: Core, e: Attended, pairs: int, queries: int, keys: int, *, arrays: bool = True) -> AttentionTiles:
-    """arrays: else it is what all takes at least, found without them."""
+def _timed(core: Core, e: Attended, pairs: int, queries: int, keys: int, *, least: bool = False) -> AttentionTiles:
+    """least: no more than that, without a look at the arrays and at where keys and values lie."""
     machine, clock = core.machine, core.machine.clock
     rows, size = pairs * e.group * queries, e.element_bytes
     compute, drain = 0, 0
     products = ((e.group * queries, keys, e.depth), (e.group * queries, e.width, keys))
-    for m, n, k in products if arrays else ():
+    for m, n, k in () if least else products:
         _, pack = core.product(m, n, k, pairs)
         compute += pack.clocks(machine, pairs)
         drain += pack.drain_clocks(machine, pairs)
     cell, row = core.passes(rows, keys), core.passes(rows, e.width)
     steps = 1 + e.masks + (3 if e.softcap else 0)
     vector = drain + (steps * core.step + core.exp) * cell + 2 * core.reduction(rows, keys) + 2 * core.step * row
-    side_k = move_seconds(machine.copies, e.k, keys, e.depth, size, pairs)
-    side_v = move_seconds(machine.copies, e.v, keys, e.width, size, pairs)
-    memory = side_k[0] + side_v[0]
+    sides = ((e.k, e.depth), (e.v, e.width))
+    if least:
+        memory = sum(machine.copies.least(pairs * keys * n * size) for side, n in sides if _is_read_once(side))
+    else:
+        memory = sum(move_seconds(machine.copies, side, keys, n, size, pairs)[0] for side, n in sides)
     cut = AttentionTiles(pairs, queries, keys, 0.0, 0.0, 0.0, 0.0)
     turns, ends = 0, 0
     for start in range(0, e.queries, queries):
@@ -243,3 +245,8 @@ def _timed(core: Core, e: Attended, pairs: int, queries: int, keys: int, *, arra
     return AttentionTiles(
         pairs, queries, keys, seconds, turns * compute / clock, turns * vector / clock, turns * memory
     )  # fmt: skip
+
+
+def _is_read_once(side: Side | None) -> bool:
+    """Whether a matrix is in memory, and nothing of it for several pairs."""
+    return side is not None and all(stride or count == 1 for count, stride in (*side.batch, *side.rows, *side.columns))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
@@ -28,6 +29,12 @@ class Room:
         self.below = min(self.below, wanted)
         return False
 
+
+_ENOUGH = 1.003
+"""Tiles that take so much of what they take at least are good enough."""
+_PATIENCE = 3
+"""After so many grids of arrays that made the best tiles no better, which is by more than `_BETTER`, others do not."""
+_BETTER = 0.999
 
 T, S, RESULT = range(3)
 _NAMES = "t", "s", "result"
@@ -56,6 +63,27 @@ class Search:
             if depth > machine.array.rows * (down - 1) and product.s > machine.array.columns * (across - 1)
         ]
         self.grids = sorted(grids, key=lambda grid: machine.compute(product.t, product.s, product.k, *grid))
+        self._memory = self._moved_once()
+        """seconds of transfers where each operand and the result move once, as a stream or as the best tiles so far"""
+
+    def _moved_once(self) -> float:
+        e = self.product
+        shapes = (e.t, e.k), (e.s, e.k), (e.t, e.s)
+        t, s, out = (
+            0 if side is None else e.times(name) * rows * columns * e.element_bytes
+            for name, side, (rows, columns) in zip(_NAMES, self._sides, shapes, strict=True)
+        )
+        return self.machine.copies.stream(t + s) + self.machine.copies.stream(out, writes=True)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is little to gain: the best tiles take about as long as arrays, memory or vector unit alone."""
+        if not self.machine.overlaps:
+            return False
+        e = self.product
+        compute = self.compute(e.t, e.s, e.k, self.grids[0])
+        least = max(self._memory, compute, e.t * e.s * e.vector)
+        return self.least <= _ENOUGH * self.score(least + self.turnaround, least, self._memory, compute)
 
     def moved(self, operand: int, rows: int, columns: int) -> Moved:
         """How long a tile [rows, columns] of T, S or the result takes from or to memory; tiles, where there are two."""
@@ -82,21 +110,31 @@ class Search:
         """Seconds of the arrays, for both products where there are two."""
         return self.product.products * self.machine.compute(t, s, k, *grid) / self.machine.clock
 
-    def hopeless(self, grid: tuple[int, int]) -> bool:
-        """Whether computing alone takes longer on a grid than the best tiles do."""
-        product = self.product
-        computing = self.compute(product.t, product.s, product.k, grid)
-        return self.beaten(computing, computing, compute=computing)
+    def promising(self) -> Iterator[tuple[int, int]]:
+        """Grids to try, until computing alone takes longer than the best tiles do, or the last ones brought little."""
+        product, idle = self.product, 0
+        for grid in self.grids:
+            computing = self.compute(product.t, product.s, product.k, grid)
+            if idle == _PATIENCE or self.beaten(computing, computing, compute=computing):
+                return
+            before = self.least
+            yield grid
+            idle = idle + 1 if self.machine.overlaps and self.least > _BETTER * before else 0
 
     def beaten(self, seconds: float, among: float, memory: float = 0.0, compute: float = 0.0) -> bool:
         """Whether what takes at least that long is not better than the best."""
-        return self.best is not None and self.score(seconds, among, memory, compute) >= self.least
+        return self.score(seconds, among, memory, compute) >= self.least
 
-    def offer(self, found: Tiles | None) -> None:
-        if found is not None:
-            score = self.score(found.seconds, found.among, found.memory, found.compute)
-            if score < self.least:
-                self.best, self.least = found, score
+    def offer(self, found: Tiles | None) -> bool:
+        """Whether they are better than all before, which is remembered."""
+        if found is None:
+            return False
+        self._memory = min(self._memory, found.memory)
+        score = self.score(found.seconds, found.among, found.memory, found.compute)
+        better = score < self.least
+        if better:
+            self.best, self.least = found, score
+        return better
 
     def score(self, seconds: float, among: float, memory: float, compute: float) -> float:
         """What is to be small: the time, and of tiles that take about the same time, what they move; where ops overlap,

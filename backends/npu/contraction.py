@@ -10,7 +10,7 @@ from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.nest import SLOTS, Axis, Nest, walk
 from pimc.backends.kernels.product_nest import OUT, A, B, ProductNest
 from pimc.backends.kernels.vector_product import RowProducts, VectorShape
-from pimc.backends.lowering import Lowering, Tensor
+from pimc.backends.lowering import Cut, Lowering, Tensor
 from pimc.backends.npu.blocks import Twin
 from pimc.backends.npu.extents import Extents, Side
 from pimc.backends.npu.grouped import Group, Groups, best_group
@@ -89,12 +89,10 @@ class Contraction:
         """Whether the choice is no slower than the best one for the product alone, with prologue and epilogue by
         themselves and what they read and write again."""
         machine, e = machine_of(self.at), choice.extents
-        apart = e.t * e.s * e.vector + 2 * self._moving(machine, e.out, e.t, e.s)
-        if self.prologue is not None:
-            rows = e.t if e.led == "t" else e.s
-            apart += rows * e.k * e.before
-            if not self.tensors[A].on_chip:
-                apart += 2 * self._moving(machine, e.streamed if e.led == "t" else e.stationary, rows, e.k)
+        apart = e.on_vector_unit + 2 * self._moving(machine, e.out, e.t, e.s)
+        if self.prologue is not None and not self.tensors[A].on_chip:
+            side, rows = (e.streamed, e.t) if e.led == "t" else (e.stationary, e.s)
+            apart += 2 * self._moving(machine, side, rows, e.k)
         seconds = choice.seconds(machine)
         if self.twin is None and seconds <= e.turns * (choice.cut.compute + apart):
             return True
@@ -230,13 +228,15 @@ class Contraction:
 
     def _report_vector(self, choice: Choice, work: VectorWork) -> None:
         turns, copies = choice.extents.turns, copy_time(self.at.spec)
-        if self.at.limited is not None:
+        if self.at.told is not None:
             moved, computed = turns * work.memory, turns * work.passes
             bounds = {"memory": moved, "vector unit": computed, "latency": copies.latency}
             parts = f"{microseconds(moved)} of transfers, {microseconds(computed)} on the vector unit"
             limit = max(bounds, key=lambda name: bounds[name])
             arrays = microseconds(choice.seconds(machine_of(self.at)))
-            self.at.limited(f"bound by {limit} ({parts}; {arrays} on the arrays)")
+            said = f"bound by {limit} ({parts}; {arrays} on the arrays)"
+            seconds = choice.extents.products * work.seconds(turns, copies.latency)
+            self.at.told(Cut(None, seconds, moved, computed, said))
 
     def choice(self) -> Choice:
         """The fastest way to stream one operand past the other. Raises CompileError: CAPACITY."""
@@ -325,19 +325,18 @@ class Contraction:
 
     def _report(self, choice: Choice) -> None:
         """Say how the product is cut, and which bound holds."""
-        cut, e = choice.cut, choice.extents
-        if self.at.tiled is not None:
-            m, n = (cut.s, cut.t) if choice.swap else (cut.t, cut.s)
-            count = e.turns * -(-e.t // cut.t) * -(-e.s // cut.s) * -(-e.k // cut.k)
-            self.at.tiled(Tile(m, n, cut.k, count))
-        if self.at.limited is not None:
-            npu = self.at.spec.npu
-            assert npu is not None
-            stays = "sums stay" if npu.array.dataflow == "os" else "activation stays" if choice.swap else "weight stays"
-            parts = (
-                f"{microseconds(e.turns * cut.memory)} of transfers, {microseconds(e.turns * cut.compute)} of arrays"
-            )
-            self.at.limited(f"bound by {cut.limit} ({parts}; {stays})")
+        if self.at.told is None:
+            return
+        cut, e, npu = choice.cut, choice.extents, self.at.spec.npu
+        assert npu is not None
+        m, n = (cut.s, cut.t) if choice.swap else (cut.t, cut.s)
+        count = e.turns * -(-e.t // cut.t) * -(-e.s // cut.s) * -(-e.k // cut.k)
+        stays = "sums stay" if npu.array.dataflow == "os" else "activation stays" if choice.swap else "weight stays"
+        memory, compute = e.turns * cut.memory, e.turns * cut.compute
+        parts = f"{microseconds(memory)} of transfers, {microseconds(compute)} of arrays"
+        limit = f"bound by {cut.limit} ({parts}; {stays})"
+        seconds, computing = choice.seconds(machine_of(self.at)), compute + e.turns * e.on_vector_unit
+        self.at.told(Cut(Tile(m, n, cut.k, count), seconds, memory, computing, limit))
 
     def _side(
         self, operand: int, batch: Sequence[Axis], rows: Sequence[Axis], columns: Sequence[Axis] | None = None

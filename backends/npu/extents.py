@@ -90,6 +90,12 @@ class Extents:
     def products(self) -> int:
         return 2 if self.doubled else 1
 
+    @property
+    def on_vector_unit(self) -> float:
+        """Seconds of prologue and epilogue."""
+        led = self.t if self.led == "t" else self.s
+        return self.t * self.s * self.vector + led * self.k * self.before
+
     def accumulators(self, t: int, s: int) -> int:
         """Bytes of those of a tile."""
         return self.products * t * s * ACCUMULATOR_BYTES

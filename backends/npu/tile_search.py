@@ -46,29 +46,36 @@ def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | Non
 
 
 def _run(search: Search, limits: Limits) -> None:
+    for found in _candidates(search, limits):
+        if search.offer(found) and search.is_over:
+            return
+
+
+def _candidates(search: Search, limits: Limits) -> Iterator[Tiles | None]:
+    """None for what does not fit. What comes later depends on the best so far."""
     machine, product = search.machine, search.product
     if product.led:  # panels alone make each tile once
         if limits[2] >= product.k:
-            _panels(search, limits)
+            yield from _panels(search, limits)
         return
     if machine.tiling == "whole" and limits >= (product.t, product.s, product.k):
         for grid in search.grids:
-            search.offer(panel(search, grid, True, product.t, product.t, product.s))
+            yield panel(search, grid, True, product.t, product.t, product.s)
         if search.best is not None:
             return
     if machine.tiling == "passes" and limits >= (product.t, product.s, product.k):
         width = min(product.s, machine.array.columns)
-        search.offer(panel(search, (1, 1), True, product.t, product.t, width))
+        yield panel(search, (1, 1), True, product.t, product.t, width)
         if search.best is not None:
             return
     if limits[2] >= product.k:
-        _panels(search, limits)
+        yield from _panels(search, limits)
     if product.cuts_k and machine.tiling == "search" and not machine.sums_stay and not product.repeated:
-        _layers(search, limits)
+        yield from _layers(search, limits)
     if search.best is None or machine.tiling != "panels":
-        _slabs(search, limits)
+        yield from _slabs(search, limits)
     if search.best is None:
-        _slabs(search, limits, small=True)
+        yield from _slabs(search, limits, small=True)
 
 
 @lru_cache(maxsize=4096)
@@ -84,28 +91,24 @@ def _sizes(extent: int, block: int, most: int, *, small: bool = False) -> tuple[
         size = -(-half // block) * block if half > block else chunk_of(extent, half)
 
 
-def _panels(search: Search, most: Limits) -> None:
+def _panels(search: Search, most: Limits) -> Iterator[Tiles | None]:
     machine, product = search.machine, search.product
-    for grid in search.grids:
-        if search.hopeless(grid):
-            return
+    for grid in search.promising():
         for t_outside in (True, False):
             outer, most_outer = (product.t, most[0]) if t_outside else (product.s, most[1])
             for piece, turn in _pairs(machine, product, grid, most, t_outside=t_outside):
                 for tile in _sizes(outer, piece, most_outer):
-                    search.offer(panel(search, grid, t_outside, tile, min(piece, tile), turn))
+                    yield panel(search, grid, t_outside, tile, min(piece, tile), turn)
 
 
-def _layers(search: Search, most: Limits) -> None:
+def _layers(search: Search, most: Limits) -> Iterator[Tiles | None]:
     """Panels of a few layers of k, where fill and drain take a visible part of the time."""
     machine, product, best = search.machine, search.product, search.best
     if best is not None and best.seconds < _WORTH_LAYERS * max(best.compute, best.memory):
         return
     if product.accumulators(product.t, product.s) > machine.accumulator_bytes:
         return
-    for grid in search.grids:
-        if search.hopeless(grid):
-            return
+    for grid in search.promising():
         high, _ = machine.block(*grid)
         layers = [n for n in _LAYERS if product.cuts_k % n == 0 and product.k % (n * high) == 0]
         depths = [product.k // n for n in layers if product.k // n <= most[2]]
@@ -115,7 +118,7 @@ def _layers(search: Search, most: Limits) -> None:
                 continue
             for piece, turn in _pairs(machine, product, grid, most, t_outside=t_outside):
                 for depth in depths:
-                    search.offer(panel(search, grid, t_outside, outer, piece, turn, depth))
+                    yield panel(search, grid, t_outside, outer, piece, turn, depth)
 
 
 def _pairs(
@@ -136,12 +139,10 @@ def _pieces(least: int, whole: int) -> list[int]:
     return list(dict.fromkeys(min(whole, size) for size in (least, 4 * least, whole)))
 
 
-def _slabs(search: Search, most: Limits, *, small: bool = False) -> None:
+def _slabs(search: Search, most: Limits, *, small: bool = False) -> Iterator[Tiles | None]:
     machine, product = search.machine, search.product
     known: dict[tuple[int, int, int, bool], Slab | None] = {}
-    for grid in search.grids:
-        if search.hopeless(grid):
-            return
+    for grid in search.promising():
         high, wide = machine.block(*grid)
         for k in _sizes(product.k, machine.array.rows if machine.sums_stay else high, most[2], small=small):
             if not machine.sums_stay and k <= high - machine.array.rows:
@@ -156,4 +157,4 @@ def _slabs(search: Search, most: Limits, *, small: bool = False) -> None:
                             known[key] = slab_of(search, *key)
                         slab = known[key]
                         if slab is not None and not search.beaten(slab.least, slab.memory, slab.memory):
-                            search.offer(on_arrays(search, slab, grid))
+                            yield on_arrays(search, slab, grid)

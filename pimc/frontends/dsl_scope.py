@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NoReturn
 
 from pimc.frontends.dsl_arithmetic import shown
@@ -12,9 +12,10 @@ from pimc.frontends.dsl_tree import Name
 from pimc.ir.diagnostics import Kind, did_you_mean, fail
 from pimc.ir.graph import Value
 from pimc.ir.source import TextSpan
+from pimc.record import record
 
 
-@dataclass(slots=True)
+@record
 class Binding:
     value: Datum
     span: TextSpan
@@ -22,7 +23,7 @@ class Binding:
     """What it is, where it cannot be given another value (a dimension, a counter)."""
 
 
-@dataclass(slots=True)
+@record
 class Scope:
     """Names of one block. `path` is put before the names of weights and intermediates ("layer.3.")."""
 

@@ -6,10 +6,9 @@ The grammar is `dsl.lark`. Whatever does not follow it becomes a diagnostic with
 from __future__ import annotations
 
 import difflib
-import functools
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,7 @@ from pimc.frontends.dsl_tree import (
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.grammar import Grammar
 from pimc.ir.source import TextSpan
+from pimc.record import record
 
 # -- from text to lark's tree ---------------------------------------------------------------------------------------
 
@@ -92,20 +92,20 @@ class Newlines(PostLex):
 GRAMMAR = Grammar(Path(__file__).with_name("dsl.lark"), start=("start", "library"))
 
 
-@functools.cache
+@cache
 def _parser() -> tuple[Lark, Newlines]:
     newlines = Newlines()
     return GRAMMAR.parser(newlines), newlines
 
 
-@functools.lru_cache(maxsize=8)
+@lru_cache(maxsize=8)
 def parse_model(text: str, file: str) -> Model:
     """Parse a whole model. Raises CompileError (SYNTAX) at the first place that does not follow the grammar."""
     tree, builder = _parse(text, file, "start")
     return builder.model(tree)
 
 
-@functools.lru_cache(maxsize=8)
+@lru_cache(maxsize=8)
 def parse_library(text: str, file: str) -> tuple[Statement, ...]:
     """Parse a file that has no `model` line and is meant to be included."""
     tree, builder = _parse(text, file, "library")
@@ -245,19 +245,25 @@ def _number(text: str) -> int | float | None:
 _Child = Tree[Token] | Token | None
 
 
-@dataclass
+@record
 class _Builder:
     """One method for each rule of the grammar that stays in lark's tree."""
 
     file: str
     lines: list[str]
-    expressions: dict[str, Callable[[Tree[Token]], Expression]] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.expressions = {
-            "number": self.number, "text": self.text_expression, "name": self.name_expression, "literal": self.literal,
+    @cached_property
+    def tokens(self) -> Mapping[str, Callable[[Token], Expression]]:
+        return {
+            "NUMBER": self.number, "STRING": self.text_of, "NAME": self.name, "TRUE": self.literal,
+            "FALSE": self.literal, "NONE": self.literal,
+        }  # fmt: skip
+
+    @cached_property
+    def trees(self) -> Mapping[str, Callable[[Tree[Token]], Expression]]:
+        return {
             "list": self.list_of, "comprehension": self.comprehension, "binary": self.operation,
-            "unary": self.operation, "call": self.call,
+            "unary": self.operation, "call": self.call, "bracketed": self.bracketed,
         }  # fmt: skip
 
     def span(self, at: Tree[Token] | Token) -> TextSpan:
@@ -301,7 +307,7 @@ class _Builder:
                 return Include(self.span(tree), self.text_of(_token(children[0])))
             case "let" | "assign":
                 targets, values = _trees(tree)
-                return Let(self.span(tree), self.names(targets), self.all(_trees(values)), rule == "let")
+                return Let(self.span(tree), self.names(targets), self.all(values.children), rule == "let")
             case "weight":
                 name, label, kind, initial = children
                 start = None if initial is None else self.expression(initial)
@@ -334,7 +340,7 @@ class _Builder:
                 listed = tuple(self.parameter(p) for p in parameters if isinstance(p, Tree))
                 return Function(self.span(_token(name)), str(name), listed, self.block(_tree(body)))
             case "return":
-                return Return(self.span(tree), self.all(_trees(_tree(children[0]))))
+                return Return(self.span(tree), self.all(_tree(children[0]).children))
             case _:
                 return self.call(tree)
 
@@ -361,8 +367,7 @@ class _Builder:
 
     def type(self, child: _Child) -> TypeOf:
         tree = _tree(child)
-        dims = self.all([d for d in tree.children[1:] if isinstance(d, Tree)])
-        return TypeOf(self.span(tree), str(tree.children[0]), dims)
+        return TypeOf(self.span(tree), str(tree.children[0]), self.all(tree.children[1:]))
 
     def name(self, child: _Child) -> Name:
         token = _token(child)
@@ -374,11 +379,16 @@ class _Builder:
     # -- expressions
 
     def expression(self, child: _Child) -> Expression:
+        if isinstance(child, Token):
+            return self.tokens[child.type](child)
         tree = _tree(child)
-        return self.expressions[str(tree.data)](tree)
+        return self.trees[str(tree.data)](tree)
 
-    def all(self, trees: list[Tree[Token]]) -> tuple[Expression, ...]:
-        return tuple(self.expression(t) for t in trees)
+    def all(self, children: Sequence[_Child]) -> tuple[Expression, ...]:
+        return tuple(self.expression(child) for child in children if child is not None)
+
+    def bracketed(self, tree: Tree[Token]) -> Expression:
+        return self.expression(tree.children[0])
 
     def number_of(self, token: Token) -> int | float:
         value = _number(token)
@@ -386,8 +396,8 @@ class _Builder:
             raise fail(Kind.SYNTAX, f"bad number '{token[:40]}'", self.span(token))
         return value
 
-    def number(self, tree: Tree[Token]) -> Expression:
-        return Number(self.span(tree), self.number_of(_token(tree.children[0])))
+    def number(self, token: Token) -> Number:
+        return Number(self.span(token), self.number_of(token))
 
     def text_of(self, token: Token) -> Text:
         parts = tuple(re.split(r"\{(\w+)\}", token[1:-1]))
@@ -403,17 +413,11 @@ class _Builder:
     def text(self, child: _Child) -> Text | None:
         return None if child is None else self.text_of(_token(child))
 
-    def text_expression(self, tree: Tree[Token]) -> Expression:
-        return self.text_of(_token(tree.children[0]))
-
-    def name_expression(self, tree: Tree[Token]) -> Expression:
-        return self.name(tree.children[0])
-
-    def literal(self, tree: Tree[Token]) -> Expression:
-        return Literal(self.span(tree), {"true": True, "false": False}.get(str(tree.children[0])))
+    def literal(self, token: Token) -> Literal:
+        return Literal(self.span(token), {"true": True, "false": False}.get(token))
 
     def list_of(self, tree: Tree[Token]) -> Expression:
-        return ListOf(self.span(tree), self.all(_trees(tree)))
+        return ListOf(self.span(tree), self.all(tree.children))
 
     def comprehension(self, tree: Tree[Token]) -> Expression:
         item, name, *bounds = tree.children
