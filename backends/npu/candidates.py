@@ -30,7 +30,7 @@ class Room:
         return False
 
 
-_ENOUGH = 1.003
+_ENOUGH = 1.005
 """Tiles that take so much of what they take at least are good enough."""
 _PATIENCE = 3
 """After so many grids of arrays that made the best tiles no better, which is by more than `_BETTER`, others do not."""
