@@ -116,15 +116,20 @@ def axes_of_segments(layouts: Sequence[Layout], dim: int, extent: int) -> Sequen
 
 def spread(layout: Layout, shape: Sequence[int]) -> Layout:
     """Broadcasting that leaves dimensions alone which are larger than the shape."""
-    lead = len(shape) - len(layout.dims)
-    extents = layout.shape
+    return Layout(layout.offset, _spread(layout.dims, tuple(shape)))
+
+
+@lru_cache(maxsize=4096)
+def _spread(own: tuple[tuple[Digit, ...], ...], shape: tuple[int, ...]) -> tuple[tuple[Digit, ...], ...]:
+    lead = len(shape) - len(own)
+    extents = Layout(0, own).shape
     dims: list[tuple[Digit, ...]] = []
     for i, extent in enumerate(shape):
         if i < lead or (extents[i - lead] == 1 and extent != 1):
             dims.append(((extent, 0),))
         else:
-            dims.append(layout.dims[i - lead])
-    return Layout(layout.offset, tuple(dims))
+            dims.append(own[i - lead])
+    return tuple(dims)
 
 
 @lru_cache(maxsize=4096)
