@@ -265,7 +265,7 @@ class Tiling:
 
     @property
     def elements(self) -> int:
-        return prod(axis.count for axis in self.tile)
+        return prod([axis.count for axis in self.tile])
 
     def fixed(self, operand: int) -> bool:
         """Whether all tiles hold the same elements of an operand."""
