@@ -348,7 +348,8 @@ def _lowered(
             fences.append(emitter.level[0])
         emitter.op = first_op + offset
         emitter.queue = _queue(node)
-        there = replace(at, scratch=scratch.get(emitter.queue, scratch[""]))
+        own = scratch.get(emitter.queue, at.scratch)
+        there = at if own is at.scratch else replace(at, scratch=own)
         nodes = chains.get(offset, [node])
         for each in nodes:
             _map_blocks(each, there, mapped)

@@ -305,8 +305,8 @@ class _Splitter:
                 continue
             touched = self._regions.get(id(item))
             if touched is None:
-                flat = [region.flat(self._row_stride) for region in item.command.regions()]
-                touched = self._regions[id(item)] = [region for region in flat if region.length > 0]
+                touched = [region.flat(self._row_stride) for region in item.command.regions() if region.length > 0]
+                self._regions[id(item)] = touched
             for region in touched:
                 if region.write:
                     spans[region.space].append(within(region, ranges))

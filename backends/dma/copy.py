@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 
 from pimc.backends.affine import Scalar
@@ -35,22 +36,30 @@ def issue_copy(
         return
     engine, kind = _BY_SPACES[spaces]
     engine = engine or emit.moves
-    axes = tuple(Axis(c, (s, d)) for c, s, d in zip(counts, src_strides, dst_strides, strict=True))
-    nest = Nest((src, dst), axes).merged()
-    outer, inner = nest.axes[:-MAX_DIGITS], nest.axes[-MAX_DIGITS:]
+    around, nested = _cut(tuple(counts), tuple(src_strides), tuple(dst_strides))
     block = emit.block_bytes(src if kind is Load else dst) if kind is not Move else 0
-    for (first, second), _ in walk(emit, Nest(nest.starts, outer)):
-        nested = (
-            tuple(a.count for a in inner) or (1,),
-            tuple(a.strides[0] for a in inner) or (0,),
-            tuple(a.strides[1] for a in inner) or (0,),
-        )
+    for (first, second), _ in walk(emit, Nest((src, dst), around)):
         if not block:
             emit.issue(engine, kind(first, second, dtype, *nested))
         elif kind is Load:
             emit.issue(engine, LoadBlocks(first, second, dtype, *nested, block))
         else:
             emit.issue(engine, StoreBlocks(first, second, dtype, *nested, block))
+
+
+_Nested = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Counts and strides of a command."""
+
+
+@lru_cache(maxsize=1024)  # a program's copies have few shapes
+def _cut(
+    counts: tuple[int, ...], src_strides: tuple[int, ...], dst_strides: tuple[int, ...]
+) -> tuple[tuple[Axis, ...], _Nested]:
+    """The loops around a copy's commands, and the loop nest of each."""
+    axes = tuple(map(Axis, counts, zip(src_strides, dst_strides, strict=True)))
+    nest = Nest((), axes).merged()
+    inner = Nest((), nest.axes[-MAX_DIGITS:])
+    return nest.axes[:-MAX_DIGITS], (inner.counts() or (1,), inner.strides(0) or (0,), inner.strides(1) or (0,))
 
 
 def transferred(items: Sequence[Item]) -> int:

@@ -7,6 +7,7 @@ theirs is known and their bank, tRRD, tFAW and refresh allow it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -30,17 +31,22 @@ def walked(found: Stretches, times: RowTimes, refresh: Refresh | None, count: in
         clocks = float(walk(found, times).max())
     from_ = begins(refresh, clocks, max(1, min(count, round(ENOUGH * refresh.apart / clocks))), turn)
     firsts = times.opening + from_.moments - from_.ranks * refresh.apart
-    return from_.mean(np.asarray([walk(found, times, refresh, first).max() for first in firsts.tolist()]), clocks)
+    return from_.mean(np.asarray([own.max() for own in _walks(found, times, refresh, firsts.tolist())]), clocks)
 
 
 def walk(found: Stretches, times: RowTimes, refresh: Refresh | None = None, moment: int = 0) -> Floats:
     """Clocks of each channel from its first burst to its last, if the first rank's refresh begins at such a clock."""
-    begun = [0] * times.banks
-    if refresh:
-        begun = [moment + bank // refresh.rank_banks * refresh.apart for bank in range(times.banks)]
+    return next(_walks(found, times, refresh, [moment]))
+
+
+def _walks(found: Stretches, times: RowTimes, refresh: Refresh | None, moments: Sequence[int]) -> Iterator[Floats]:
+    """The same for each of several."""
+    behind = [bank // refresh.rank_banks * refresh.apart if refresh else 0 for bank in range(times.banks)]
     rows, bursts, ends = found.rows.tolist(), found.bursts.tolist(), found.lanes.tolist()
     lanes = [(rows[begin:end], bursts[begin:end]) for begin, end in pairwise([0, *ends])]
-    return np.asarray([_channel(*lane, times, refresh, begun) for lane in lanes], np.float64)
+    for moment in moments:
+        begun = [moment + by for by in behind]
+        yield np.asarray([_channel(own, left.copy(), times, refresh, begun) for own, left in lanes], np.float64)
 
 
 def _channel(rows: list[int], left: list[int], times: RowTimes, refresh: Refresh | None, begun: list[int]) -> int:

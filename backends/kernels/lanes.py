@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -117,13 +118,10 @@ class Lanes:
 
     def _grid(self, function: str, form: str, refs: list[Ref], immediate: float, out: Ref) -> None:
         views = [*refs, out]
-        axes = tuple(map(Axis, self.counts, zip(*[v.strides for v in views], strict=True)))
-        nest = Nest(tuple(v.address for v in views), axes).merged()
-        order = _lanes_last(nest.axes, self.machine.lanes)
-        rows, columns = order[-2:] if len(order) > 1 else (_once(len(views)), *(order or [_once(len(views))]))
+        around, rows, columns = _cut(self.counts, tuple([v.strides for v in views]), self.machine.lanes)
         kind = self.machine.elementwise(function)
         names = [_OPERANDS[letter] for letter in form if letter != "i"]
-        for starts, _ in walk(self.emit, Nest(nest.starts, tuple(order[:-2]))):
+        for starts, _ in walk(self.emit, Nest(tuple([v.address for v in views]), around)):
             operands: dict[str, Any] = {}
             for i, own in enumerate(names):
                 operands.update(zip(own, (starts[i], refs[i].dtype, rows.strides[i], columns.strides[i]), strict=True))
@@ -216,6 +214,17 @@ def _named(sources: Sequence[Source]) -> tuple[str, list[Ref], float]:
 
 def _once(operands: int) -> Axis:
     return Axis(1, (0,) * operands)
+
+
+@lru_cache(maxsize=1024)  # the steps of a recipe have few shapes
+def _cut(
+    counts: tuple[int, ...], strides: tuple[tuple[int, ...], ...], lanes: int
+) -> tuple[tuple[Axis, ...], Axis, Axis]:
+    """The loops around the commands for a grid, and the rows and columns of each; strides: of every operand."""
+    merged = Nest((), tuple(map(Axis, counts, zip(*strides, strict=True)))).merged()
+    order = _lanes_last(merged.axes, lanes)
+    rows, columns = order[-2:] if len(order) > 1 else (_once(len(strides)), *(order or [_once(len(strides))]))
+    return tuple(order[:-2]), rows, columns
 
 
 def _lanes_last(axes: Sequence[Axis], lanes: int) -> list[Axis]:

@@ -92,7 +92,7 @@ def nests(layouts: Sequence[Layout], shape: Sequence[int]) -> list[Nest]:
     if any(extent == 0 for extent in shape):
         return []
     wide = [spread(layout, shape) for layout in layouts]
-    choices = [_segments(wide, dim, extent) for dim, extent in enumerate(shape)]
+    choices = [_segments(tuple([x.dims[dim] for x in wide]), extent, dim) for dim, extent in enumerate(shape)]
     offsets = [layout.offset for layout in wide]
     found = []
     for combination in product(*choices):
@@ -105,63 +105,67 @@ def nests(layouts: Sequence[Layout], shape: Sequence[int]) -> list[Nest]:
     return found
 
 
-Segment = tuple[tuple[int, ...], list[Axis]]
+Segment = tuple[tuple[int, ...], tuple[Axis, ...]]
 """How far each operand's first address moves, and the axes, for a range of one dimension."""
 
 
-def axes_of_segments(layouts: Sequence[Layout], dim: int, extent: int) -> list[Segment]:
+def axes_of_segments(layouts: Sequence[Layout], dim: int, extent: int) -> Sequence[Segment]:
     """The ranges of one dimension (counted from the end) in which layouts of any ranks are regular together."""
-    single = [Layout(layout.offset, (layout.dims[dim],)) for layout in layouts]
-    return _segments(single, 0, extent)
+    return _segments(tuple([layout.dims[dim] for layout in layouts]), extent, 0)
 
 
 def spread(layout: Layout, shape: Sequence[int]) -> Layout:
     """Broadcasting that leaves dimensions alone which are larger than the shape."""
-    lead = len(shape) - len(layout.dims)
-    extents = layout.shape
+    return Layout(layout.offset, _spread(layout.dims, tuple(shape)))
+
+
+@lru_cache(maxsize=4096)
+def _spread(own: tuple[tuple[Digit, ...], ...], shape: tuple[int, ...]) -> tuple[tuple[Digit, ...], ...]:
+    lead = len(shape) - len(own)
+    extents = Layout(0, own).shape
     dims: list[tuple[Digit, ...]] = []
     for i, extent in enumerate(shape):
         if i < lead or (extents[i - lead] == 1 and extent != 1):
             dims.append(((extent, 0),))
         else:
-            dims.append(layout.dims[i - lead])
-    return Layout(layout.offset, tuple(dims))
+            dims.append(own[i - lead])
+    return tuple(dims)
 
 
-def _segments(layouts: Sequence[Layout], dim: int, extent: int) -> list[Segment]:
-    """Ranges of a dimension in which all layouts are regular together."""
+@lru_cache(maxsize=4096)
+def _segments(dims: tuple[tuple[Digit, ...], ...], extent: int, dim: int) -> Sequence[Segment]:
+    """Ranges of a dimension, which layouts have with these digits, in which all of them are regular together."""
+    layouts = [Layout(0, (digits,)) for digits in dims]
     found: list[Segment] = []
     start = 0
     while start < extent:
         stop = extent
-        while (segment := _segment(layouts, dim, start, stop)) is None:
-            stop = _earlier(layouts, dim, start, stop)
+        while (segment := _segment(layouts, start, stop, dim)) is None:
+            stop = _earlier(layouts, start, stop)
         found.append(segment)
         start = stop
-    return found
+    return tuple(found)
 
 
-def _segment(layouts: Sequence[Layout], dim: int, start: int, stop: int) -> Segment | None:
-    parts = [layout.sliced(dim, start, stop) for layout in layouts]
+def _segment(layouts: Sequence[Layout], start: int, stop: int, dim: int) -> Segment | None:
+    parts = [layout.sliced(0, start, stop) for layout in layouts]
     if any(part is None for part in parts):
         return None
     cut = [part for part in parts if part is not None]
-    axes = _common([list(part.dims[dim]) for part in cut], stop - start, dim)
-    if axes is None:
-        return None
-    return tuple(part.offset - whole.offset for part, whole in zip(cut, layouts, strict=True)), axes
+    axes = _common([list(part.dims[0]) for part in cut], stop - start, dim)
+    return None if axes is None else (tuple([part.offset for part in cut]), tuple(axes))
 
 
-def _earlier(layouts: Sequence[Layout], dim: int, start: int, stop: int) -> int:
+def _earlier(layouts: Sequence[Layout], start: int, stop: int) -> int:
     """A nearer end of a range that is not regular."""
     ends = [stop]
     for layout in layouts:
-        spans = pieces(layout, dim, start, stop)
+        spans = pieces(layout, 0, start, stop)
         first = next(spans)[1]
-        ends.append(start + first.shape[dim])
+        ends.append(start + first.shape[0])
     if min(ends) < stop:
         return min(ends)
-    inner = [prod(c for c, _ in layout.dims[dim][1:]) for layout in layouts]
+    inner = [prod(c for c, _ in layout.dims[0][1:]) for layout in layouts]
     steps = [period for period in inner if 1 < period < stop - start]
     return start + (min(steps) if steps else 1)
 
@@ -261,7 +265,7 @@ class Tiling:
 
     @property
     def elements(self) -> int:
-        return prod(axis.count for axis in self.tile)
+        return prod([axis.count for axis in self.tile])
 
     def fixed(self, operand: int) -> bool:
         """Whether all tiles hold the same elements of an operand."""

@@ -90,7 +90,6 @@ class Body:
     """nothing waits, signals or meets"""
     meets: bool = False
     """there is an exchange"""
-    ops: set[int] = field(default_factory=set)
     commands: int = 0
     """executed in one turn"""
     families: dict[Family, None] = field(default_factory=dict)
@@ -101,7 +100,6 @@ class Body:
         self.moved |= inner.moved - {variable}
         self.alone = self.alone and inner.alone
         self.meets = self.meets or inner.meets
-        self.ops |= inner.ops
         self.commands += inner.commands * count
         for family in inner.families:
             self.families.setdefault(family.over(variable, count))
@@ -246,7 +244,6 @@ class Compiler:
 
     def _step(self, step: Step, body: Body) -> None:
         command = step.command
-        body.ops.add(step.op)
         if isinstance(command, SYNCHRONISING):
             what, number = SIGNAL if isinstance(command, Signal) else WAIT, command.semaphore
             known = self._semaphores.of(number) if isinstance(number, int) else None

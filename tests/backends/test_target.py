@@ -176,6 +176,18 @@ def test_overrides_come_before_what_is_derived() -> None:
     assert load_target("cent", ["system.devices=8"]).system.link_bandwidth == 18 * 4 * 2**30
 
 
+def test_targets_that_say_the_same_are_one_machine(tmp_path: Path) -> None:
+    """Wherever they say it: what is known of a machine is found by its identity."""
+    path = write(tmp_path, "base: npu\nname: mine\n")
+    mine = load_target(path)
+    assert load_target(path, ["npu.array.rows=128"]) is mine
+    assert load_target(path, ["npu.array.rows=64"]) is not mine
+    write(tmp_path, "base: npu\nname: mine\nnpu: {array: {rows: 32}}\n")
+    changed = load_target(path)
+    assert changed.npu is not None
+    assert changed.npu.array.rows == 32
+
+
 def test_the_hash_is_of_the_numbers(tmp_path: Path) -> None:
     plain = target_hash(load_target("npu"))
     assert plain == target_hash(load_target("npu", ["dram.source=elsewhere", "dram.timing.tRP=0.014us"]))
