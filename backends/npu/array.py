@@ -44,10 +44,17 @@ class ArrayTime:
         """Arrays that a block of so many rows and columns lies on."""
         return -(-down // self.rows) * -(-across // self.columns)
 
+    def sharing(self, down: int, across: int) -> int:
+        """Groups of so many arrays, each of which takes a part of a stream."""
+        return max(1, self.arrays // self.side_by_side(down, across))
+
+    def most(self, down: int, across: int) -> int:
+        """Rows that one command can stream past a block; 0: any number."""
+        return self.longest and self.longest * self.sharing(down, across)
+
     def stream(self, length: int, down: int, across: int) -> int:
         """Clocks for which a stream past a block enters the arrays."""
-        sharing = max(1, self.arrays // self.side_by_side(down, across))
-        return max(-(-length // sharing), self.minimum)
+        return max(-(-length // self.sharing(down, across)), self.minimum)
 
     def visit(self, length: int, down: int, across: int) -> int:
         """Clocks from the start of a loaded block to that of the next."""

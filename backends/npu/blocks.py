@@ -122,7 +122,7 @@ class Blocks:
     def _stream(self, t: Matrix, rows: int, depth: int, width: int, sums: Sums, added: Scalar) -> None:
         """All rows past the block that is loaded."""
         array = self.machine.array
-        longest = array.longest * max(1, array.arrays // array.side_by_side(depth, width)) or rows
+        longest = array.most(depth, width) or rows
         for row, length, _ in chunks(self.emit, rows, longest):
             matmul = Matmul(
                 src=t.address + row * t.row, dtype=self.dtype, rows=length, k=depth, row_stride=t.row,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import lru_cache
 from math import ceil
 
 from pimc.backends.dma.timing import CopyTime, copy_time
@@ -124,21 +124,19 @@ class Machine:
     def _streams(self, t: int, high: int, wide: int) -> int:
         """A stream past a block, cut where it is too long for one command."""
         array = self.array
-        most = array.longest * max(1, array.arrays // array.side_by_side(high, wide)) or t
+        most = array.most(high, wide) or t
+        if t <= most:
+            return array.visit(t, high, wide)
         whole, rest = divmod(t, most)
         streams = whole * array.stream(most, high, wide) + (array.stream(rest, high, wide) if rest else 0)
-        if whole + bool(rest) == 1:
-            return array.visit(t, high, wide)
         return array.load + streams if array.alternating else max(array.load, streams)
 
 
-def _blocks(extent: int, size: int) -> Iterator[tuple[int, int]]:
+@lru_cache(maxsize=4096)
+def _blocks(extent: int, size: int) -> tuple[tuple[int, int], ...]:
     """Sizes of blocks, and how many of each: what is left over leaves arrays that share its streams."""
     whole, rest = divmod(extent, size)
-    if whole:
-        yield size, whole
-    if rest:
-        yield rest, 1
+    return tuple(each for each in ((size, whole), (rest, 1)) if all(each))
 
 
 def machine_of(at: Lowering) -> Machine:
