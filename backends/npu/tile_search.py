@@ -69,11 +69,14 @@ def _candidates(search: Search, limits: Limits) -> Iterator[Tiles | None]:
         yield panel(search, (1, 1), True, product.t, product.t, width)
         if search.best is not None:
             return
+    deep = machine.overlaps and product.k > max(product.t, product.s)
+    if deep:  # where they are mostly the best, and the search may end soon
+        yield from _slabs(search, limits)
     if limits[2] >= product.k:
         yield from _panels(search, limits)
     if product.cuts_k and machine.tiling == "search" and not machine.sums_stay and not product.repeated:
         yield from _layers(search, limits)
-    if search.best is None or machine.tiling != "panels":
+    if not deep and (search.best is None or machine.tiling != "panels"):
         yield from _slabs(search, limits)
     if search.best is None:
         yield from _slabs(search, limits, small=True)
