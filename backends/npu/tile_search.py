@@ -9,6 +9,8 @@ stay, both stream. Two schedules are tried:
             first pieces of the first layer are there
     slabs   tiles [t, k] and [s, k] of any depth; the products of all k gather in the accumulators. Of a few rows all of
             k may come at once and stay meanwhile, since their tiles, one by one, would use few channels each
+
+The search ends where tiles take about what memory, arrays or vector unit take at least.
 """
 
 from __future__ import annotations
