@@ -1,4 +1,4 @@
-"""When two accesses of memory conflict: intervals that move with loop counters.
+"""When two touched regions of memory conflict: intervals that move with loop counters.
 
 Enclosing loops appear as terms of a region's start; loops that lie inside have been spread out into its length.
 """

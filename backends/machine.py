@@ -29,7 +29,7 @@ from pimc.backends.planning import (
     wanted_in_banks,
 )
 from pimc.backends.program import Program
-from pimc.backends.rehearsal import Rehearsal, rehearse, why_too_large
+from pimc.backends.rehearsal import Rehearsed, rehearse, why_too_large
 from pimc.backends.sharing import turns_on
 from pimc.backends.target import TargetSpec, describe
 from pimc.ir.facts import Epilogue, Placement, Prologue, Ragged, ReadAs, Tile
@@ -190,10 +190,10 @@ class Machine:
             return self._comes_in_pieces(product)
         return is_follower(node, product)
 
-    def _rehearsed(self, nodes: Sequence[Node]) -> Rehearsal:
+    def _rehearsed(self, nodes: Sequence[Node]) -> Rehearsed:
         return rehearse(nodes, self.spec, plan_nodes(nodes, self.spec).homes)
 
-    def _is_hidden(self, chain: Sequence[Node], rehearsed: Rehearsal, apart: Sequence[Node]) -> bool:
+    def _is_hidden(self, chain: Sequence[Node], rehearsed: Rehearsed, apart: Sequence[Node]) -> bool:
         """Whether all of a chain is computed on tiles, behind transfers that take no longer than those of the products
         with its nodes apart: this need not be timed. How weights are expanded is not told."""
         on_tiles = rehearsed.on_tiles == len(chain) - 1 and all(n.op.name != "quantized_matmul" for n in chain)

@@ -21,7 +21,7 @@ _CLEARLY = 2.0
 
 
 @record
-class Rehearsal:
+class Rehearsed:
     """What lowering nodes for nothing tells."""
 
     on_tiles: int
@@ -51,11 +51,11 @@ class Rehearsal:
         return all(cut.memory >= _CLEARLY * cut.computing for cut in self.cuts)
 
 
-def rehearse(nodes: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> Rehearsal:
+def rehearse(nodes: Sequence[Node], spec: TargetSpec, homes: Mapping[Value, Home]) -> Rehearsed:
     """Lower nodes that follow each other for nothing."""
     found: list[Cut] = []
     at = _rehearsal(nodes, spec, homes, found.append)
-    return Rehearsal(sum(lower_chain(chain, at) for chain in together(nodes)), tuple(found))
+    return Rehearsed(sum(lower_chain(chain, at) for chain in together(nodes)), tuple(found))
 
 
 def why_too_large(node: Node, spec: TargetSpec, homes: Mapping[Value, Home]) -> str:

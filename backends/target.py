@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
@@ -39,6 +39,14 @@ class Group(BaseModel):
     rather than for each group and once more for those that it is in."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, defer_build=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy that finds out anew what is kept about its values."""
+        copied = super().model_copy(update=update, deep=deep)
+        kept = [name for name in vars(copied) if isinstance(getattr(type(copied), name, None), cached_property)]
+        for name in kept:
+            del vars(copied)[name]
+        return copied
 
 
 class Sourced(Group):
@@ -694,14 +702,17 @@ def clocks_of(timing: Group, hertz: int) -> dict[str, int]:
     return found
 
 
-@by_identity
 def describe(spec: TargetSpec) -> dict[str, Any]:
-    """The resolved description as plain data (what a YAML or JSON file can hold); quantities are text with units. Not
-    to be changed: programs of a machine share it."""
-    return spec.model_dump(mode="json", exclude_none=True)
+    """The resolved description as plain data (what a YAML or JSON file can hold); quantities are text with units."""
+    described: dict[str, Any] = json.loads(_description(spec))
+    return described
 
 
 @by_identity
+def _description(spec: TargetSpec) -> str:
+    return json.dumps(spec.model_dump(mode="json", exclude_none=True))
+
+
 def from_description(description: Mapping[str, Any]) -> TargetSpec:
     """The machine of a description that `describe` made; pydantic's ValidationError where it is damaged."""
     return TargetSpec.model_validate(dict(description))

@@ -31,11 +31,12 @@ class Room:
         return False
 
 
-_ENOUGH = 0.99
-"""Tiles are good enough that take so much of what they take at least: pieces may come a little faster than a stream."""
-_PATIENCE = 3
-"""After so many grids of arrays that made the best tiles no better, which is by more than `_BETTER`, others do not."""
-_BETTER = 0.999
+_LIMITED = 2.0
+"""Loads limit a product that take so many times as long as arrays, vector unit or stores."""
+_ENOUGH, _SOON = 0.99, 1.03
+"""Its tiles are good enough at these parts of the score and of the time of a stream: pieces may be a little faster."""
+_PATIENCE, _BETTER = 3, 0.999
+"""Nor are further grids of arrays tried after so many that did not bring the best score down to this part."""
 
 T, S, RESULT = range(3)
 _NAMES = "t", "s", "result"
@@ -66,19 +67,28 @@ class Search:
         self.grids = sorted(grids, key=lambda grid: machine.compute(product.t, product.s, product.k, *grid))
 
     @cached_property
-    def enough(self) -> float:
-        """A score with which there is no need to look further: operands and result move once, as a stream, beside the
-        arrays or the vector unit, and the last of it leaves."""
+    def stream(self) -> float:
+        """Seconds of the transfers of a skinny product that loads limit, if all moves once; of others 0."""
         e, copies = self.product, self.machine.copies
         shapes = (e.t, e.k), (e.s, e.k), (e.t, e.s)
         t, s, out = (
             0 if side is None else e.times(name) * rows * columns * e.element_bytes
             for name, side, (rows, columns) in zip(_NAMES, self._sides, shapes, strict=True)
         )
-        memory = copies.stream(t + s) + copies.stream(out, writes=True)
+        loads, stores = copies.stream(t + s), copies.stream(out, writes=True)
+        others = self.compute(e.t, e.s, e.k, self.grids[0]), e.t * e.s * e.vector, stores
+        skinny = self.machine.overlaps and min(e.t, e.s) < self.machine.array.columns
+        return loads + stores if skinny and loads >= _LIMITED * max(others) else 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the best tiles take about what a stream takes, so that there is no need to look further."""
+        if self.best is None or not self.stream:
+            return False
+        alone, e = self.stream + self.turnaround, self.product
         compute = self.compute(e.t, e.s, e.k, self.grids[0])
-        least = max(memory, compute, e.t * e.s * e.vector)
-        return _ENOUGH * self.score(least + self.turnaround, least, memory, compute) if self.machine.overlaps else 0.0
+        soon = self.best.seconds <= _SOON * alone
+        return soon and self.least <= _ENOUGH * self.score(alone, self.stream, self.stream, compute)
 
     def moved(self, operand: int, rows: int, columns: int) -> Moved:
         """How long a tile [rows, columns] of T, S or the result takes from or to memory; tiles, where there are two."""
@@ -106,7 +116,8 @@ class Search:
         return self.product.products * self.machine.compute(t, s, k, *grid) / self.machine.clock
 
     def promising(self) -> Iterator[tuple[int, int]]:
-        """Grids to try, until computing alone takes longer than the best tiles do, or the last ones brought little."""
+        """Grids to try, until computing alone takes longer than the best tiles do, or the last ones brought little
+        to a skinny product that loads limit."""
         product, idle = self.product, 0
         for grid in self.grids:
             computing = self.compute(product.t, product.s, product.k, grid)
@@ -114,17 +125,21 @@ class Search:
                 return
             before = self.least
             yield grid
-            idle = idle + 1 if self.machine.overlaps and self.least > _BETTER * before else 0
+            idle = idle + 1 if self.stream and self.least > _BETTER * before else 0
 
     def beaten(self, seconds: float, among: float, memory: float = 0.0, compute: float = 0.0) -> bool:
         """Whether what takes at least that long is not better than the best."""
         return self.score(seconds, among, memory, compute) >= self.least
 
-    def offer(self, found: Tiles | None) -> None:
-        if found is not None:
-            score = self.score(found.seconds, found.among, found.memory, found.compute)
-            if score < self.least:
-                self.best, self.least = found, score
+    def offer(self, found: Tiles | None) -> bool:
+        """Whether they are better than all before."""
+        if found is None:
+            return False
+        score = self.score(found.seconds, found.among, found.memory, found.compute)
+        if score >= self.least:
+            return False
+        self.best, self.least = found, score
+        return True
 
     def score(self, seconds: float, among: float, memory: float, compute: float) -> float:
         """What is to be small: the time, and of tiles that take about the same time, what they move; where ops overlap,

@@ -10,7 +10,7 @@ stay, both stream. Two schedules are tried:
     slabs   tiles [t, k] and [s, k] of any depth; the products of all k gather in the accumulators. Of a few rows all of
             k may come at once and stay meanwhile, since their tiles, one by one, would use few channels each
 
-The search ends where tiles take about what memory, arrays or vector unit take at least.
+Of a skinny product that loads limit, as in decode, the search ends where tiles take about what a stream takes.
 """
 
 from __future__ import annotations
@@ -49,8 +49,7 @@ def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | Non
 
 def _run(search: Search, limits: Limits) -> None:
     for found in _candidates(search, limits):
-        search.offer(found)
-        if search.least <= search.enough:
+        if search.offer(found) and search.is_over:
             return
 
 
@@ -71,7 +70,7 @@ def _candidates(search: Search, limits: Limits) -> Iterator[Tiles | None]:
         yield panel(search, (1, 1), True, product.t, product.t, width)
         if search.best is not None:
             return
-    deep = machine.overlaps and product.k > max(product.t, product.s)
+    deep = product.k > max(product.t, product.s) and search.stream > 0
     if deep:  # where they are mostly the best, and the search may end soon
         yield from _slabs(search, limits)
     if limits[2] >= product.k:

@@ -130,6 +130,20 @@ def test_what_the_search_leaves_out_is_not_better(seed: int, monkeypatch: pytest
         assert search.best == tiles
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_where_the_search_ends_early_little_is_lost(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of skinny products that loads limit."""
+    rng = random.Random(seed)
+    rows, (s, k) = rng.choice([1, 2, 4, 16, 64]), rng.choices([256, 1024, 1536, 4096, 5120, 11008, 14336], k=2)
+    weight = rng.choice([Side(((s, 2 * k),), ((k, 2),)), Side(((s, 2),), ((k, 2 * s),))])
+    activation, out = Side(((rows, 2 * k),), ((k, 2),)), Side(((rows, 2 * s),), ((s, 2),))
+    searches = [Search(MACHINE, Extents(rows, s, k, 2, activation, weight, out), Room(1 << 26)) for _ in range(2)]
+    _run(searches[0], (rows, s, k))
+    monkeypatch.setattr(Search, "stream", 0.0)
+    _run(searches[1], (rows, s, k))
+    assert searches[1].least <= searches[0].least <= 1.02 * searches[1].least
+
+
 def test_an_operand_that_stays_where_it_is_leaves_its_room_to_the_other() -> None:
     """An activation of 4 MiB on chip, and 4 MiB for tiles: the weight comes once, as where memory is plenty."""
     weight = Side(((4096, 2 * 4096),), ((4096, 2),))

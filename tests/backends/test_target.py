@@ -13,6 +13,7 @@ from pimc.backends.target import describe, from_description, json_schema, target
 from pimc.backends.target_registry import BUILTIN, load_target, target_names
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind
 from pimc.ir.source import TextSpan
+from pimc.ir.types import DType
 
 REPO = Path(__file__).parents[2]
 
@@ -356,3 +357,18 @@ def test_the_schema_knows_every_key() -> None:
     assert {"dram", "npu", "pim", "system", "base"} <= set(schema["properties"])
     assert "tRCDRD" in schema["$defs"]["DramTiming"]["properties"]
     assert schema["$defs"]["DramSpec"]["properties"]["row_bytes"]["type"] == "string"
+
+
+def test_what_a_user_changes_is_not_another_programs_machine() -> None:
+    """Descriptions are the reader's own, and copies of a machine find out anew what is kept about it."""
+    spec = load_target("npu")
+    describe(spec)["dram"]["clock"] = "1 Hz"
+    assert describe(spec)["dram"]["clock"] != "1 Hz"
+    described = describe(spec)
+    assert from_description(described).npu is not None
+    described["npu"]["array"]["rows"] = 64
+    npu = from_description(described).npu
+    assert npu is not None and npu.array.rows == 64
+    assert "load" in [engine.name for engine in spec.engines()] and spec.storage_dtype is DType.F16
+    copied = spec.model_copy(update={"dma": None, "storage": "bf16"})
+    assert "load" not in [engine.name for engine in copied.engines()] and copied.storage_dtype is DType.BF16
