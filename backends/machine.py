@@ -49,6 +49,8 @@ _WORTH = 1.02
 """By so much a prologue must be faster by itself, since the loads of its product wait for it, and tiles are larger."""
 _TIE = 1.001
 """Times that differ by less are equal: the choice is then for what needs less memory."""
+_LONG = 100
+"""Of what takes less than so many latencies of the memory, these are a visible part."""
 _SAME = 1.00005
 """Estimates that differ by less are equal."""
 
@@ -197,7 +199,8 @@ class Machine:
         """Whether all of a chain is computed on tiles, behind transfers that take no longer than those of the products
         with its nodes apart: this need not be timed. How weights are expanded is not told."""
         on_tiles = rehearsed.on_tiles == len(chain) - 1 and all(n.op.name != "quantized_matmul" for n in chain)
-        return on_tiles and rehearsed.hides and rehearsed.seconds <= _SAME * self._rehearsed(apart).seconds
+        long = rehearsed.seconds >= _LONG * copy_time(self.spec).latency
+        return on_tiles and long and rehearsed.hides and rehearsed.seconds <= _SAME * self._rehearsed(apart).seconds
 
     def _takes(self, nodes: Sequence[Node]) -> float:
         """`_in_a_row`, of nodes that follow each other."""
