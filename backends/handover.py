@@ -17,6 +17,7 @@ from pimc.backends.affine import DEVICE, variable
 from pimc.backends.dma.copy import issue_copy
 from pimc.backends.emission import streams_of
 from pimc.backends.emitter import Emitter, Scratch
+from pimc.backends.engines import spec_of
 from pimc.backends.kernels.arena import Arena, padded
 from pimc.backends.kernels.nest import SLOTS, Nest, Tiling, dense_strides, nests, tilings, walk
 from pimc.backends.kernels.places import common_parts, cropped, runs_inside
@@ -24,7 +25,7 @@ from pimc.backends.link.isa import Export, Import
 from pimc.backends.lowering import Lowering
 from pimc.backends.planning import BufferSplit
 from pimc.backends.program import Item, MapEntry, OpRow, Program, Stream
-from pimc.backends.target import LinkSpec, TargetSpec, describe, from_description, target_hash
+from pimc.backends.target import LinkSpec, TargetSpec, describe, target_hash
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.memory import Home
 from pimc.record import record
@@ -94,7 +95,7 @@ def handover(sender: Program, receiver: Program, passages: Sequence[Passage]) ->
 
     Raises CompileError (UNAVAILABLE) where the two store numbers differently, or cannot move anything.
     """
-    specs = from_description(sender.target), from_description(receiver.target)
+    specs = spec_of(sender), spec_of(receiver)
     _check(specs, passages)
     link = crossing(*specs).link
     ends = [_End(p, _joined(spec, link)) for p, spec in zip((sender, receiver), specs, strict=True)]

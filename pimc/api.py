@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pimc.backends.engines import spec_of
 from pimc.backends.program import MapEntry, Objective, Program
 from pimc.backends.references import FileReference
-from pimc.backends.target import from_description
 from pimc.backends.verify import verify_program
 from pimc.driver import Options, Result, SimEngine, Values, compared, compile_model, given_inputs, time_program
 from pimc.garbage import collecting_seldom
@@ -143,7 +143,7 @@ def simulate(
         outputs = _execute(loaded, values, weights or {}, form, seed, progress)
         expected = {} if isinstance(values, str) else {n[4:]: a for n, a in values.items() if n.startswith("out:")}
         if expected:
-            comparison = compared(outputs, expected, from_description(loaded.target), wide=is_wide(form))
+            comparison = compared(outputs, expected, spec_of(loaded), wide=is_wide(form))
     return Run(loaded, timing, comparison, outputs, form)
 
 

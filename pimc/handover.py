@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from pimc.backends.engines import spec_of
 from pimc.backends.handover import Crossing, Passage, check_moves_caches, crossing, handover
 from pimc.backends.program import MapEntry, Program
-from pimc.backends.target import from_description
 from pimc.backends.verify import verify_program
 from pimc.driver import SimEngine, time_program
 from pimc.ir.diagnostics import Kind, fail
@@ -155,7 +155,7 @@ def hand_over(
 
     Raises CompileError (UNAVAILABLE) where the two machines do not go together.
     """
-    specs = [from_description(p.target) for p in (prefill, decode)]
+    specs = [spec_of(p) for p in (prefill, decode)]
     for spec in specs:
         check_moves_caches(spec)
     rows = {row.name: index for index, row in enumerate(prefill.ops)}

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pimc.backends.engines import spec_of
 from pimc.backends.pim.aim_isa import EndTrace
 from pimc.backends.pim.aim_lines import LINES, LineMaker
 from pimc.backends.pim.aim_trace import END_TEXT, text_of
 from pimc.backends.program import Item, Program, steps, unrolled
-from pimc.backends.target import AimPim, from_description
+from pimc.backends.target import AimPim
 from pimc.ir.diagnostics import Kind, fail
 
 
 def aim_trace(program: Program) -> Iterator[str]:
     """The lines of the trace. Raises CompileError (UNAVAILABLE) where the program holds more than one AiM device's
     stream."""
-    spec = from_description(program.target)
+    spec = spec_of(program)
     if not isinstance(spec.pim, AimPim):
         raise fail(Kind.UNAVAILABLE, f"'{program.target_name}' has no GDDR6-AiM, whose trace this would be")
     others = sorted({s.engine for s in program.streams if any(type(x.command) not in LINES for x in steps(s.items))})

@@ -97,7 +97,7 @@ def _of_file(given: dict[str, Any]) -> tuple[TargetSpec, Issued]:
 
 def _of_program(given: dict[str, Any]) -> tuple[TargetSpec, Issued]:
     from pimc.api import simulate
-    from pimc.backends.target import from_description
+    from pimc.backends.engines import spec_of
     from pimc.cli.files import read_program
     from pimc.cli.watch import Progress
     from pimc.sim.check import part_of
@@ -107,7 +107,7 @@ def _of_program(given: dict[str, Any]) -> tuple[TargetSpec, Issued]:
     if name.removesuffix(".gz").endswith(".csv"):
         raise click.UsageError(f"{name} does not say of which machine it is: give -t TARGET")
     program = read_program(name)
-    spec = from_description(program.target)
+    spec = spec_of(program)
     part_of(spec)
     log = IssueLog()
     with Progress(name, quiet=given["quiet"]) as progress:
