@@ -126,11 +126,9 @@ def _stage(graph: Graph, node: Node, stage: GraphStage) -> Iterator[Diagnostic]:
     reason = illegal(node.op, stage)
     if reason is not None:
         yield _at(graph, node, Kind.STAGE, f"at stage {stage.name}: {reason}")
-    if not all(map(node.facts.__contains__, required_facts(stage))):
-        lacks = [fact.__name__ for fact in required_facts(stage) if fact not in node.facts]
+    lacks = [fact.__name__ for fact in required_facts(stage) if fact not in node.facts]
+    if lacks:
         yield _at(graph, node, Kind.STAGE, f"at stage {stage.name} %{node.name} must have: {', '.join(lacks)}")
-    if all(map(isinstance, node.facts.values(), node.facts)):
-        return
     for kind, fact in node.facts.items():
         if not isinstance(fact, kind):
             yield _at(graph, node, Kind.STAGE, f"%{node.name} has {fact!r} where its {kind.__name__} should be")

@@ -214,10 +214,9 @@ class CopyTime:
         held = min(moving, held_ps(dram, accesses_of(dram.memory, digits, element_bytes)))
         return max(moving / PS_PER_S, elements * element_bytes * self.port), held / PS_PER_S
 
-    def least(self, moved: int, *, writes: bool = False) -> float:
+    def least(self, moved: int) -> float:
         """No more seconds than a copy of so many bytes of memory takes, wherever they lie."""
-        dram = self.writes if writes else self.reads
-        return max(least_ps(dram, moved) / PS_PER_S, moved * self.port) if dram is not None else 0.0
+        return 0.0 if self.reads is None else max(least_ps(self.reads, moved) / PS_PER_S, moved * self.port)
 
     def stream(self, moved: int, *, writes: bool = False) -> float:
         """Seconds of so many bytes as a part of a stream that keeps all channels at work."""

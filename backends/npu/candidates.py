@@ -76,7 +76,7 @@ class Search:
             for name, side, (rows, columns) in zip(_NAMES, self._sides, shapes, strict=True)
         )
         loads, stores = copies.stream(t + s), copies.stream(out, writes=True)
-        others = self.compute(e.t, e.s, e.k, self.grids[0]), e.t * e.s * e.vector, stores
+        others = self._computing, e.t * e.s * e.vector, stores
         skinny = self.machine.overlaps and min(e.t, e.s) < self.machine.array.columns
         return loads + stores if skinny and loads >= _LIMITED * max(others) else 0.0
 
@@ -85,10 +85,14 @@ class Search:
         """Whether the best tiles take about what a stream takes, so that there is no need to look further."""
         if self.best is None or not self.stream:
             return False
-        alone, e = self.stream + self.turnaround, self.product
-        compute = self.compute(e.t, e.s, e.k, self.grids[0])
+        alone = self.stream + self.turnaround
         soon = self.best.seconds <= _SOON * alone
-        return soon and self.least <= _ENOUGH * self.score(alone, self.stream, self.stream, compute)
+        return soon and self.least <= _ENOUGH * self.score(alone, self.stream, self.stream, self._computing)
+
+    @cached_property
+    def _computing(self) -> float:
+        """Seconds of the arrays alone."""
+        return self.compute(self.product.t, self.product.s, self.product.k, self.grids[0])
 
     def moved(self, operand: int, rows: int, columns: int) -> Moved:
         """How long a tile [rows, columns] of T, S or the result takes from or to memory; tiles, where there are two."""
