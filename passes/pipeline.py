@@ -16,7 +16,7 @@ from enum import Enum
 from pimc.ir.diagnostics import Kind, did_you_mean, fail
 from pimc.ir.stage import GraphStage
 from pimc.passes.manager import Pass, Pipeline
-from pimc.passes.registry import PassRegistry, default_registry
+from pimc.passes.registry import PassRegistry, default_registry, import_builtin
 
 DEFAULT: tuple[str, ...] = (
     "bind",
@@ -47,6 +47,8 @@ DEFAULT: tuple[str, ...] = (
     "emit",
 )
 """The passes of `pimc compile`, in order, before lowering."""
+
+import_builtin(DEFAULT)  # here rather than within the first compilation
 
 _PARTITIONED, _PLACED = DEFAULT.index("partition") + 1, DEFAULT.index("place") + 1
 WITH_REQUESTS: tuple[str, ...] = (

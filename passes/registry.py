@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Container
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -54,6 +55,13 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("emit", "pimc.passes.emit:EmitPass"),
 )
 """Name and class of each pass of pimc, as the entry points of its distribution declare them."""
+
+
+def import_builtin(names: Container[str]) -> None:
+    """Import the modules of pimc's own passes of such names."""
+    for name, reference in BUILTIN:
+        if name in names:
+            importlib.import_module(reference.partition(":")[0])
 
 
 @dataclass

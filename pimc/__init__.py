@@ -14,10 +14,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pimc.api import Run as Run
     from pimc.api import compile as compile
-    from pimc.api import load_program as load_program
-    from pimc.api import simulate as simulate
     from pimc.backends import storage as _storage
     from pimc.backends.assembler import assemble as assemble
     from pimc.backends.assembly import disassemble as disassemble
@@ -59,6 +56,7 @@ if TYPE_CHECKING:
     from pimc.ir.types import TensorType as TensorType
     from pimc.ir.verify import verify as verify
     from pimc.ir.weights import Inline as Inline
+    from pimc.loading import load_program as load_program
     from pimc.passes.manager import Observer as Observer
     from pimc.passes.manager import Pass as Pass
     from pimc.passes.manager import PassContext as PassContext
@@ -69,6 +67,8 @@ if TYPE_CHECKING:
     from pimc.passes.pipeline import parse_pipeline as parse_pipeline
     from pimc.phases import Phases as Phases
     from pimc.phases import compile_phases as compile_phases
+    from pimc.simulation import Run as Run
+    from pimc.simulation import simulate as simulate
     from pimc.sweeps.results import SweepResult as SweepResult
     from pimc.sweeps.run import sweep as sweep
 
@@ -80,7 +80,9 @@ if TYPE_CHECKING:
     __version__: str
 
 _PLACES = {
-    "api": ("compile", "load_program", "simulate", "Run"),
+    "api": ("compile",),
+    "loading": ("load_program",),
+    "simulation": ("simulate", "Run"),
     "phases": ("compile_phases", "Phases"),
     "disaggregated": ("serve",),
     "sweeps.run": ("sweep",),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pimc.backends.machine import Estimates, Machine
 from pimc.backends.program import Choice, Objective, PassRow, Program
@@ -16,6 +16,17 @@ from pimc.backends.sharing import shared
 from pimc.backends.target import TargetSpec, target_hash
 from pimc.backends.target_registry import load_target
 from pimc.backends.verify import verify_program
+from pimc.execution import (
+    SimEngine,
+    Values,
+    check_program_computes,
+    compared,
+    given_inputs,
+    given_outputs,
+    run_program,
+    seconds_of,
+    time_program,
+)
 from pimc.frontends import load_model
 from pimc.garbage import collecting_seldom
 from pimc.ir import interp
@@ -34,16 +45,10 @@ from pimc.record import record
 from pimc.reproduce import compile_command
 from pimc.requests import batch_of, expected_of_each, name_of_one, of_each, own_inputs, padded_inputs
 from pimc.sim.report import Report, build_report
-from pimc.sim.time import simulate
 from pimc.sim.timing import Timing
 
 if TYPE_CHECKING:
     from pimc.sim.compare import Comparison
-    from pimc.sim.issue_trace import IssueLog
-
-SimEngine = Literal["fast", "plain"]
-Values = Mapping[str, Array] | Literal["random"]
-"""Arrays named `in:<input>` and `out:<output>`, or random inputs with the interpreter's outputs to compare with."""
 
 
 @record
@@ -427,29 +432,7 @@ def emitted(program: Program | None) -> Program:
     return program
 
 
-# -- time -------------------------------------------------------------------------------------------------------------
-
-
-def seconds_of(engine: SimEngine) -> Callable[[Program], float]:
-    """The simulator as what a machine asks for its estimates."""
-    return lambda program: time_program(program, engine).time * 1e-12
-
-
-@collecting_seldom()
-def time_program(
-    program: Program, engine: SimEngine = "fast", issues: IssueLog | None = None, background: int | None = None
-) -> Timing:
-    return simulate(program, engine=engine, issues=issues, background=background)
-
-
 # -- values -----------------------------------------------------------------------------------------------------------
-
-
-def given_inputs(values: Values | None) -> dict[str, Array]:
-    """The input arrays of an npz by name."""
-    if values is None or isinstance(values, str):
-        return {}
-    return {name[3:]: array for name, array in values.items() if name.startswith("in:")}
 
 
 def inputs_and_expected(
@@ -459,24 +442,13 @@ def inputs_and_expected(
     if lowered.batch is not None:
         return _of_requests(lowered, lowered.batch, values, seed, wide=wide)
     if not isinstance(values, str):
-        return given_inputs(values), _expected(values)
+        return given_inputs(values), given_outputs(values)
     reference = lowered.reference
     if reference is lowered.graph:
         raise fail(Kind.UNAVAILABLE, "random values need the model as a file", help="give inputs and expected outputs")
     run_passes(reference, Options(dims=lowered.dims, until="fold"), None)
     inputs = random_inputs(reference, seed)
     return inputs, interp.run(reference, inputs, wide=wide)
-
-
-def check_program_computes(program: Program) -> None:
-    """Raises CompileError (UNAVAILABLE) for a program that has a time alone."""
-    from pimc.sim.values import check_computes
-
-    check_computes(program)
-
-
-def _expected(values: Mapping[str, Array]) -> dict[str, Array]:
-    return {name[4:]: array for name, array in values.items() if name.startswith("out:")}
 
 
 def _of_requests(
@@ -487,7 +459,7 @@ def _of_requests(
     reference = lowered.reference
     if not isinstance(values, str):
         inputs = padded_inputs(reference, batch, given_inputs(values))
-        return inputs, expected_of_each(batch, reference, _expected(values))
+        return inputs, expected_of_each(batch, reference, given_outputs(values))
     if reference is lowered.graph:
         raise fail(Kind.UNAVAILABLE, "random values need the model as a file", help="give inputs and expected outputs")
     inputs = random_inputs(_folded(reference, batch.dims), seed)
@@ -505,19 +477,3 @@ def _of_requests(
 def _folded(graph: Graph, dims: Mapping[str, int]) -> Graph:
     run_passes(graph, Options(dims=dims, until="fold"), None)
     return graph
-
-
-def run_program(program: Program, inputs: Mapping[str, Array], *, wide: bool) -> dict[str, Array]:
-    from pimc.sim.values import execute
-
-    outputs, _ = execute(program, inputs, wide=wide)
-    return outputs
-
-
-def compared(
-    outputs: Mapping[str, Array], expected: Mapping[str, Array], spec: TargetSpec, *, wide: bool
-) -> Comparison:
-    """Compare with the tolerance of the format: 1e-4 wide, else the documented bound of the storage type."""
-    from pimc.sim.compare import WIDE_TOLERANCE, compare
-
-    return compare(outputs, expected, WIDE_TOLERANCE if wide else spec.value_tolerance)

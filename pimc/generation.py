@@ -14,18 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pimc.driver import (
-    Lowered,
-    Options,
-    checked_program,
-    compared,
-    lower_model,
-    read_model,
-    run_passes,
-    spec_for,
-    time_program,
-    with_degrees,
-)
+from pimc.driver import Lowered, Options, checked_program, lower_model, read_model, run_passes, spec_for, with_degrees
+from pimc.execution import compared, time_program
 from pimc.ir import interp
 from pimc.ir.blocks import NO_BLOCK, Blocks
 from pimc.ir.diagnostics import Kind, fail

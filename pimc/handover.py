@@ -21,7 +21,7 @@ from pimc.backends.engines import spec_of
 from pimc.backends.handover import Crossing, Passage, check_moves_caches, crossing, handover
 from pimc.backends.program import MapEntry, Program
 from pimc.backends.verify import verify_program
-from pimc.driver import SimEngine, time_program
+from pimc.execution import SimEngine, time_program
 from pimc.ir.diagnostics import Kind, fail
 from pimc.record import record
 from pimc.sim.accounts import END, START

@@ -12,7 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pimc.driver import Options, Result, Values, command_of, compile_model, lower_model, read_model, with_degrees
+from pimc.driver import Options, Result, command_of, compile_model, lower_model, read_model, with_degrees
+from pimc.execution import Values
 from pimc.generation import DEFAULT_PROMPT
 from pimc.ir.diagnostics import Kind, fail
 from pimc.ir.graph import Graph

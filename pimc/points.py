@@ -35,11 +35,10 @@ from pimc.driver import (
     registry_for,
     run_passes,
     run_pipeline,
-    seconds_of,
     spec_for,
-    time_program,
     with_degrees,
 )
+from pimc.execution import seconds_of, time_program
 from pimc.garbage import collect_seldom
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.ir.facts import Placement, Position

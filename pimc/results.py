@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pimc.backends.storage import MAGIC, from_bytes
-from pimc.driver import time_program
+from pimc.execution import time_program
 from pimc.ir.diagnostics import CompileError, Kind, fail
 from pimc.record import record
 from pimc.served import Served

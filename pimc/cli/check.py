@@ -96,12 +96,12 @@ def _of_file(given: dict[str, Any]) -> tuple[TargetSpec, Issued]:
 
 
 def _of_program(given: dict[str, Any]) -> tuple[TargetSpec, Issued]:
-    from pimc.api import simulate
     from pimc.backends.engines import spec_of
     from pimc.cli.files import read_program
-    from pimc.cli.watch import Progress
+    from pimc.cli.progress import Progress
     from pimc.sim.check import part_of
     from pimc.sim.issue_trace import IssueLog
+    from pimc.simulation import simulate
 
     name = given["commands"]
     if name.removesuffix(".gz").endswith(".csv"):

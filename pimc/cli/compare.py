@@ -33,7 +33,7 @@ def compare(**given: Any) -> None:
     phases are put side by side.
     """
     from pimc.cli.files import check_writable, read_runs
-    from pimc.cli.watch import Progress
+    from pimc.cli.progress import Progress
 
     check_writable(given["csv"])
     with Progress("compare", quiet=given["quiet"]) as progress:

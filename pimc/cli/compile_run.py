@@ -9,17 +9,14 @@ from typing import Any
 
 import click
 
-from pimc.backends.program import Program
-from pimc.backends.target import TargetSpec
-from pimc.cli.arrays import read_values
 from pimc.cli.files import check_writable, write_file, write_text_file
 from pimc.cli.guard import DONE
+from pimc.cli.outcome import outcome, tolerance_of, values_of, write_tables, written_line
+from pimc.cli.progress import Progress
 from pimc.cli.screen import Line, line, write_page, write_text
-from pimc.cli.watch import Progress, check_pass_names, observers_of, pass_seconds, print_timing
-from pimc.driver import Options, Result, Values, compile_model, pipeline_for, registry_for
-from pimc.ir.diagnostics import CompileError, Diagnostic, Kind
-from pimc.sim.compare import Comparison
-from pimc.sim.report import Report
+from pimc.cli.watch import check_pass_names, observers_of, pass_seconds, print_timing
+from pimc.driver import Options, Result, compile_model, pipeline_for, registry_for
+from pimc.execution import Values
 
 
 def side_by_side(options: Options, given: Mapping[str, Any]) -> int:
@@ -38,14 +35,6 @@ def side_by_side(options: Options, given: Mapping[str, Any]) -> int:
     print_timing(options.observers)
     write_comparison([(r.report.target, r.report) for r in results if r.report is not None], given)
     return outcome(*(r.comparison for r in results))
-
-
-def values_of(given: Mapping[str, Any]) -> Values | None:
-    """The arrays of `--values`."""
-    named = given.get("values")
-    if named is None:
-        return None
-    return "random" if named == "random" else read_values(named)
 
 
 def watched(options: Options, given: Mapping[str, Any], progress: Progress) -> Options:
@@ -99,17 +88,6 @@ def _export(result: Result, given: Mapping[str, Any]) -> None:
         from pimc.graphviz import dot
 
         write_text_file(given["dot"], dot(result))
-
-
-def write_tables(report: Report, program: Program, given: Mapping[str, Any]) -> None:
-    """The table of ops to the file of `--csv`, every table to the folder of `--tables`."""
-    from pimc.cli.files import write_tables as write_folder
-    from pimc.sim.report_csv import ops_csv, tables_of
-
-    if given["csv"]:
-        write_text_file(given["csv"], ops_csv(report))
-    if given["tables"]:
-        write_folder(given["tables"], tables_of(report, program))
 
 
 def _print(result: Result, given: Mapping[str, Any]) -> None:
@@ -176,33 +154,6 @@ def page_of(result: Result, given: Mapping[str, Any]) -> list[Line]:
     return page + written_line(given["output"], given["trace"], given["annotate"], given["dot"])
 
 
-def written_line(*paths: str | None) -> list[Line]:
-    """Which files were written."""
-    written = [name for name in paths if name and name != "-"]
-    return [[("  written    ", "dim"), (", ".join(written), "")]] if written else []
-
-
-def tolerance_of(spec: TargetSpec, form: str) -> float:
-    """The largest relative error that is ok."""
-    from pimc.sim.compare import WIDE_TOLERANCE
-
-    return WIDE_TOLERANCE if form == "wide" else spec.value_tolerance
-
-
-def outcome(*comparisons: Comparison | None) -> int:
-    """The exit status of what has been printed. Raises CompileError (VALUES) where outputs differ."""
-    wrong = [_difference(c) for c in comparisons if c is not None and not c.ok]
-    if wrong:
-        raise CompileError(wrong)
-    return DONE
-
-
-def _difference(comparison: Comparison) -> Diagnostic:
-    wrong = [x for x in comparison.outputs if x.problem]
-    first = f"the streams do not compute what they should: {len(wrong)} of {len(comparison.outputs)} outputs differ"
-    return Diagnostic(Kind.VALUES, first, notes=tuple(f"'{x.name}': {x.problem}" for x in wrong[:12]))
-
-
 def emit_stage(options: Options, given: Mapping[str, Any]) -> int:
     """Print the graph as the frontend made it, or as it is after a stage of the pipeline."""
     from pimc.driver import lower_model, read_model
@@ -232,7 +183,7 @@ def last_pass(options: Options, wanted: str) -> str:
 
 def generate(options: Options, given: Mapping[str, Any]) -> int:
     """Prefill and decode steps; print times to the first and to each further token."""
-    from pimc.cli.tables import generation_page
+    from pimc.cli.generation_page import generation_page
     from pimc.generation import generate as run
     from pimc.sim.report_csv import csv_text
 

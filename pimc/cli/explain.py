@@ -47,9 +47,10 @@ def explain(**given: Any) -> None:
     """
     from pimc.cli.arrays import read_values
     from pimc.cli.compile import options_of
+    from pimc.cli.progress import Progress
     from pimc.cli.screen import write_page, write_text
-    from pimc.cli.watch import Progress
-    from pimc.driver import given_inputs, lower_model
+    from pimc.driver import lower_model
+    from pimc.execution import given_inputs
 
     inputs = given_inputs(read_values(given["values"])) if given["values"] else None
     with Progress(given["model"], quiet=given["quiet"]) as progress:

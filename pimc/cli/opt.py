@@ -78,7 +78,7 @@ def _machine(given: dict[str, Any]) -> Any:
         return None
     from pimc.backends.schedules import scheduled_machine
     from pimc.backends.target_registry import load_target
-    from pimc.driver import seconds_of
+    from pimc.execution import seconds_of
 
     return scheduled_machine(load_target(given["target"], given["overrides"]), seconds_of("fast"))
 

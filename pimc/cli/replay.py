@@ -46,8 +46,8 @@ def replay(**given: Any) -> None:
     """
     from pimc.backends.target_registry import load_target
     from pimc.cli.files import check_writable, read_lines, write_issue_trace
+    from pimc.cli.progress import Progress
     from pimc.cli.screen import write_page, write_text
-    from pimc.cli.watch import Progress
     from pimc.sim.issue_trace import IssueLog
     from pimc.sim.replay import replay as run
 

@@ -36,8 +36,8 @@ def report(**given: Any) -> None:
     if given["output"] == "-" and given["as_json"]:
         raise click.UsageError("-o - and --json both write to stdout")
     from pimc.cli.files import check_writable, read_runs, write_text_file
+    from pimc.cli.progress import Progress
     from pimc.cli.screen import write_text
-    from pimc.cli.watch import Progress
     from pimc.report.page import page_of, page_of_request
 
     check_writable(given["output"])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from pimc.cli.generation_page import step_table, values_line
 from pimc.cli.layout import Column, count_text, memory_text, percent, size_text, table, time_text
 from pimc.cli.screen import Line, line
-from pimc.cli.tables import energy_text, report_page, step_table, values_line
+from pimc.cli.tables import energy_text, report_page
 from pimc.disaggregated import PS, Request
 from pimc.handover import Handover
 from pimc.sim.report import Report

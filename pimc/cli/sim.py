@@ -45,14 +45,14 @@ def sim(**given: Any) -> int:
     piped += ["--json"] * given["as_json"]
     if len(piped) > 1:
         raise click.UsageError(f"{' and '.join(piped[:2])} both write to stdout")
-    from pimc.api import simulate
     from pimc.cli.arrays import write_outputs
-    from pimc.cli.compile_run import outcome, values_of, write_tables
     from pimc.cli.files import check_writable, read_program, write_issue_trace
+    from pimc.cli.outcome import outcome, values_of, write_tables
+    from pimc.cli.progress import Progress
     from pimc.cli.screen import write_page, write_text
-    from pimc.cli.watch import Progress
     from pimc.sim.issue_trace import IssueLog
     from pimc.sim.trace import write_trace
+    from pimc.simulation import simulate
 
     for path in (given["out"], given["trace"], given["issue_trace"], given["csv"]):
         check_writable(path)
@@ -97,7 +97,7 @@ def _weights(path: str | None) -> Any:
 def _page(run: Any, given: dict[str, Any]) -> list[Any]:
     from pimc.backends.engines import spec_of
     from pimc.cli import tables
-    from pimc.cli.compile_run import tolerance_of, written_line
+    from pimc.cli.outcome import tolerance_of, written_line
 
     page = tables.report_page(run.report, run.program, verbose=given["verbose"])
     if run.outputs is not None:

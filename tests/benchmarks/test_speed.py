@@ -17,7 +17,8 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import pimc
-from pimc.driver import Options, compile_model, time_program
+from pimc.driver import Options, compile_model
+from pimc.execution import time_program
 
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = {

@@ -39,6 +39,18 @@ def test_importing_pimc_imports_nothing_heavy() -> None:
     assert python(f"import sys, pimc; print([m for m in {HEAVY} if m in sys.modules])").strip() == "[]"
 
 
+def test_simulating_a_stored_program_imports_no_compiler(run: CommandLine, tmp_path: Path) -> None:
+    stored = tmp_path / "tiny.pimprog"
+    run.done("compile", TINY, "-t", "neupims", "--dim", "past=7", "-o", str(stored), "-q")
+    compiler = ("pimc.driver", "pimc.passes.pipeline", "pimc.backends.emission", "pimc.frontends", "lark")
+    code = (
+        "import sys\nfrom pimc.cli import main\n"
+        "try: main(['sim', sys.argv[1]])\n"
+        f"finally: print('LOADED', [m for m in {compiler} if m in sys.modules])"
+    )
+    assert python(code, str(stored)).splitlines()[-1] == "LOADED []"
+
+
 def test_public_names_are_there_for_type_checkers_as_well() -> None:
     tree = ast.parse((ROOT / "pimc/__init__.py").read_text())
     block = next(n for n in tree.body if isinstance(n, ast.If))

@@ -14,8 +14,9 @@ from pimc.backends.executors import selected
 from pimc.backends.isa import Command
 from pimc.backends.program import Program, Step, steps
 from pimc.backends.target import TargetSpec
-from pimc.driver import Options, Values, checked_program, compared, inputs_and_expected, lower_model, run_passes
-from pimc.driver import given_inputs as given_inputs
+from pimc.driver import Options, checked_program, inputs_and_expected, lower_model, run_passes
+from pimc.execution import Values, compared
+from pimc.execution import given_inputs as given_inputs
 from pimc.ir import interp
 from pimc.ir.graph import Graph
 from pimc.ir.op import Array

@@ -11,7 +11,8 @@ from pimc.backends.numbering import canonical
 from pimc.backends.program import Program
 from pimc.backends.races import check_races
 from pimc.backends.storage import from_bytes, to_bytes
-from pimc.driver import Options, checked_program, lower_model, time_program
+from pimc.driver import Options, checked_program, lower_model
+from pimc.execution import time_program
 from pimc.ir.diagnostics import CompileError
 from pimc.sim.report import build_report
 from tests.e2e.harness import (

@@ -8,7 +8,8 @@ import pytest
 
 from pimc.backends.sharing import shared
 from pimc.backends.target_registry import load_target
-from pimc.driver import Options, checked_program, lower_model, time_program
+from pimc.driver import Options, checked_program, lower_model
+from pimc.execution import time_program
 from pimc.sim.report import build_report
 from tests.e2e.harness import MODELS
 

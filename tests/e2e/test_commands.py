@@ -7,7 +7,7 @@ import pytest
 from pimc.backends.engines import commands
 from pimc.backends.isa import Command
 from pimc.backends.program import steps
-from pimc.driver import time_program
+from pimc.execution import time_program
 from pimc.ir.diagnostics import CompileError, Kind
 from tests.e2e.breaking import Effect, broken, half_done, nothing, slightly_off
 from tests.e2e.harness import keeping

@@ -14,7 +14,7 @@ import pytest
 
 import pimc
 from pimc.backends.storage import to_bytes
-from pimc.driver import time_program
+from pimc.execution import time_program
 from tests.e2e.harness import ROOT, SAMPLES, TARGETS, Built, assert_equal_bits, build_sample
 from tests.e2e.programs import PROGRAMS, program_of
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import pimc
-from pimc.driver import Result, time_program
+from pimc.driver import Result
+from pimc.execution import time_program
 from pimc.ir.chains import keeps
 from pimc.ir.facts import Epilogue, Position, Tile
 from tests.e2e import chains

@@ -21,7 +21,7 @@ from pimc.backends.races import check_races
 from pimc.backends.state import WIDE_SCALE, DeviceState, Space
 from pimc.backends.timing import Issued
 from pimc.backends.verify import verify_program
-from pimc.driver import time_program
+from pimc.execution import time_program
 from pimc.ir.diagnostics import CompileError, Kind
 from pimc.sim.time import Clockwork, Runner
 from pimc.sim.values import execute

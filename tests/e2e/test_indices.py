@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pimc.driver import Options, checked_program, lower_model, run_program
+from pimc.driver import Options, checked_program, lower_model
+from pimc.execution import run_program
 from pimc.ir.diagnostics import CompileError, Kind
 from pimc.ir.op import Array
 from pimc.ir.text import parse

@@ -13,7 +13,8 @@ from pimc.backends.dma.timing import DmaCosts
 from pimc.backends.npu.array import array_time
 from pimc.backends.program import steps
 from pimc.backends.target_registry import load_target
-from pimc.driver import Options, compile_model, time_program
+from pimc.driver import Options, compile_model
+from pimc.execution import time_program
 from pimc.ir.diagnostics import CompileError
 from pimc.ir.facts import Tile
 from pimc.sim.report import Report

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pimc.backends.races import check_races
-from pimc.driver import Result, time_program
+from pimc.driver import Result
+from pimc.execution import time_program
 from pimc.ir.chains import keeps
 from pimc.ir.facts import Prologue
 from tests.e2e import chains

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import pimc
-from pimc.driver import Result, SimEngine, time_program
+from pimc.driver import Result
+from pimc.execution import SimEngine, time_program
 from pimc.ir.diagnostics import CompileError
 from pimc.ir.facts import Tile
 from pimc.sim.check import check, part_of

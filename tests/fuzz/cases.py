@@ -18,7 +18,8 @@ import numpy as np
 
 from pimc.cli.render import render
 from pimc.cli.screen import plain
-from pimc.driver import Options, checked_program, lower_model, read_model, run_passes, time_program
+from pimc.driver import Options, checked_program, lower_model, read_model, run_passes
+from pimc.execution import time_program
 from pimc.ir import interp
 from pimc.ir.diagnostics import CompileError
 from pimc.passes.bind import dims_from_arrays, resolve_dims
