@@ -180,25 +180,33 @@ class Core:
 @lru_cache(maxsize=512)
 def best_attention(core: Core, e: Attended, room: int) -> AttentionTiles | None:
     """The fastest cut that fits `room` bytes of the buffer and the accumulators, or None."""
-    best: AttentionTiles | None = None
+    cuts = [cut for cut in _cuts(e) if _fits(core, e, *cut, room)]
+    if not cuts:
+        small = (cut for cut in _small_cuts(e) if _fits(core, e, *cut, room))
+        return next((_timed(core, e, *cut) for cut in small), None)
+    best: tuple[float, int, AttentionTiles] | None = None
+    for least, number in sorted((_timed(core, e, *cut, least=True).seconds, n) for n, cut in enumerate(cuts)):
+        if best is not None and least > best[0]:
+            break
+        found = _timed(core, e, *cuts[number])
+        if best is None or (found.seconds, number) < best[:2]:
+            best = found.seconds, number, found
+    return best and best[2]
+
+
+def _cuts(e: Attended) -> Iterator[tuple[int, int, int]]:
+    """Pairs, queries and keys to try."""
     for queries in _halves(e.queries, min(LEAST_QUERIES, e.queries)):
         for keys in _halves(e.keys, min(LEAST_KEYS, e.keys)):
             for pairs in _halves(e.pairs, 1):
-                if not _fits(core, e, pairs, queries, keys, room):
-                    continue
-                found = _timed(core, e, pairs, queries, keys, least=best is not None)
-                if best is not None and found.seconds < best.seconds:
-                    found = _timed(core, e, pairs, queries, keys)
-                if best is None or found.seconds < best.seconds:
-                    best = found
-                if found.compute + found.vector + found.memory > 4 * best.seconds:
-                    break
-    if best is None:
-        for queries in _halves(min(LEAST_QUERIES, e.queries), 1):
-            for keys in _halves(min(LEAST_KEYS, e.keys), 1):
-                if best is None and _fits(core, e, 1, queries, keys, room):
-                    best = _timed(core, e, 1, queries, keys)
-    return best
+                yield pairs, queries, keys
+
+
+def _small_cuts(e: Attended) -> Iterator[tuple[int, int, int]]:
+    """Of single pairs, where nothing else fits."""
+    for queries in _halves(min(LEAST_QUERIES, e.queries), 1):
+        for keys in _halves(min(LEAST_KEYS, e.keys), 1):
+            yield 1, queries, keys
 
 
 def _halves(extent: int, least: int) -> Iterator[int]:
@@ -234,14 +242,13 @@ def _timed(core: Core, e: Attended, pairs: int, queries: int, keys: int, *, leas
         memory = sum(machine.copies.least(pairs * keys * n * size) for side, n in sides if _is_read_once(side))
     else:
         memory = sum(move_seconds(machine.copies, side, keys, n, size, pairs)[0] for side, n in sides)
-    cut = AttentionTiles(pairs, queries, keys, 0.0, 0.0, 0.0, 0.0)
-    turns, ends = 0, 0
-    for start in range(0, e.queries, queries):
-        tiles = cut.tiles(e, start, min(queries, e.queries - start))
-        turns += len(tiles) * -(-e.pairs // pairs)
-        ends += 1
+    tiles, blocks = 0, range(0, e.queries, queries)
+    for start in blocks:
+        first, stop = e.span(start, min(queries, e.queries - start))
+        tiles += -(-stop // keys) - first // keys
+    turns = tiles * -(-e.pairs // pairs)
     pace = max(compute / clock, vector / clock, memory) + (machine.array.skew + 16) / clock
-    seconds = (turns + 2 * ends) * pace + machine.turnaround
+    seconds = (turns + 2 * len(blocks)) * pace + machine.turnaround
     return AttentionTiles(
         pairs, queries, keys, seconds, turns * compute / clock, turns * vector / clock, turns * memory
     )  # fmt: skip
