@@ -25,17 +25,11 @@ from pimc.backends.kernels.nest import Axis, Nest, nests, spread, tilings
 from pimc.backends.kernels.normalization import with_rank
 from pimc.backends.kernels.places import copy_tensor, dense_at, given, on_chip, operand, place
 from pimc.backends.lowering import Cut, Lowering, Tensor, lowers
+from pimc.backends.npu.attended import Attended, AttentionTiles
 from pimc.backends.npu.attention_stream import Operand, Stream
-from pimc.backends.npu.attention_tiles import (
-    F32_BYTES,
-    Attended,
-    AttentionTiles,
-    Core,
-    Sizes,
-    best_attention,
-)
+from pimc.backends.npu.attention_tiles import F32_BYTES, Sizes, best_attention
+from pimc.backends.npu.attention_time import Core
 from pimc.backends.npu.contraction import SWAPS, microseconds
-from pimc.backends.npu.extents import Side
 from pimc.backends.npu.isa import Fence
 from pimc.backends.npu.machine import machine_of
 from pimc.backends.npu.vector_unit import NPU
@@ -58,7 +52,7 @@ def why_not(node: Node, spec: TargetSpec, room: int) -> str:
         return "there is nothing to attend to"
     if not all(given(node, i).type.dtype.is_float for i in range(3)):
         return "the arrays multiply floats"
-    e = _attended(node, spec, None, None)
+    e = _attended(node, spec)
     least = Sizes.of(e, 1, 1, 1).bytes(e.keys) + _limit_bytes(node)
     return f"one query needs {least} of {room} bytes on chip" if least > room else ""
 
@@ -69,7 +63,8 @@ def _limit_bytes(node: Node) -> int:
     return 4 * padded(batch * queries * F32_BYTES) + 16 * padded(1)
 
 
-def _attended(node: Node, spec: TargetSpec, k: Side | None, v: Side | None) -> Attended:
+def _attended(node: Node, spec: TargetSpec) -> Attended:
+    """As if all was on chip."""
     batch, heads, queries, depth = given(node, 0).type.static_shape
     _, kv, keys, width = given(node, 2).type.static_shape
     mask, lengths = operand(node, 3), operand(node, 4)
@@ -79,11 +74,11 @@ def _attended(node: Node, spec: TargetSpec, k: Side | None, v: Side | None) -> A
     mask_bytes = (
         0 if mask is None else max(1, (spec.storage_dtype if mask.type.dtype.is_float else DType.BOOL).bits // 8)
     )
-    masks = int(causal or lengths is not None) + int(window > 0) + int(mask is not None)
+    limits = int(causal or lengths is not None) + int(window > 0)
     told = lengths is None
     return Attended(
         batch * kv, heads // kv, queries, keys, depth, width, spec.element_bytes, mask_bytes, causal and told,
-        window if told else 0, masks, not told, bool(node.attribute("softcap")), k, v,
+        window if told else 0, limits, mask is not None, not told, bool(node.attribute("softcap")),
     )  # fmt: skip
 
 
@@ -108,7 +103,7 @@ class _Attention:
         vector = npu.vector
         self.core = Core(
             machine, vector.units * npu.cores, vector.lanes, vector.tree, vector.cycles("add"), vector.cycles("exp"),
-            SWAPS[npu.array.dataflow],
+            vector.cycles("mul_add"), SWAPS[npu.array.dataflow],
         )  # fmt: skip
         self.arena = Arena(at)
 
@@ -220,12 +215,11 @@ class _Attention:
         best: tuple[float, Attended, tuple[Axis, ...]] | None = None
         for innermost in nest.axes or (Axis(1, (0,) * len(operands)),):
             batch = (*(a for a in nest.axes if a is not innermost), innermost)
-            sides: list[Side | None] = []
-            for operand_ in (operands["k"], operands["v"]):
-                rows, columns = operand_.inner.dims
-                digits = tuple((a.count, a.strides[operand_.index]) for a in batch)
-                sides.append(None if operand_.tensor.on_chip else Side(rows, columns, digits))
-            e = replace(_attended(self.node, self.at.spec, *sides), pairs=prod(a.count for a in batch))
+            e = replace(
+                _attended(self.node, self.at.spec), pairs=prod(a.count for a in batch),
+                q=operands["q"].side(batch), k=operands["k"].side(batch), v=operands["v"].side(batch),
+                out=operands["out"].side(batch),
+            )  # fmt: skip
             if "mask" in operands and operands["mask"].is_at_hand:
                 e = replace(e, mask_bytes=0)
             tiles = best_attention(self.core, e, self.arena.left)

@@ -15,8 +15,11 @@ from pimc.backends.kernels.lanes import Lanes, Ref
 from pimc.backends.kernels.nest import SLOTS, Axis, Nest, Tiling, dense_strides, walk
 from pimc.backends.kernels.places import cut_layouts
 from pimc.backends.lowering import Tensor
-from pimc.backends.npu.attention_tiles import F32_BYTES, Attended, AttentionTiles, Core, KeyTile, Sizes
+from pimc.backends.npu.attended import Attended, AttentionTiles, KeyTile
+from pimc.backends.npu.attention_tiles import F32_BYTES, Sizes
+from pimc.backends.npu.attention_time import Core
 from pimc.backends.npu.blocks import Blocks, Matrix
+from pimc.backends.npu.extents import Side
 from pimc.backends.npu.grouped import rows_on_chip, walk_of
 from pimc.backends.npu.isa import Fence
 from pimc.backends.npu.packs import Pack
@@ -47,6 +50,14 @@ class Operand:
 
     def digits(self, batch: Sequence[Axis]) -> tuple[Axis, ...]:
         return tuple(Axis(a.count, (a.strides[self.index],)) for a in batch)
+
+    def side(self, batch: Sequence[Axis]) -> Side | None:
+        """How it lies in memory, rows of all but the last dimension; none: it is on chip."""
+        if self.tensor.on_chip:
+            return None
+        *rows, columns = self.inner.dims
+        digits = tuple((a.count, a.strides[self.index]) for a in batch)
+        return Side(tuple(digit for dim in rows for digit in dim), columns, digits)
 
 
 @record
@@ -81,7 +92,7 @@ class Stream:
         self.emit, self.core, self.e, self.tiles = emit, core, e, tiles
         self.scale, self.softcap = scale, softcap
         self.operands, self.numbers = operands, numbers
-        self.guarded = bool(e.masks)
+        self.guarded = bool(e.limits or e.mask)
         sizes, take = Sizes.of(e, tiles.pairs, tiles.queries, tiles.keys), arena.take
         self.q, self.k, self.v, self.mask, self.weights, self.out, self.largest, self.total, self.shrink = (
             [take(size) for _ in range(SLOTS)] for size in sizes.doubled
