@@ -26,11 +26,12 @@ class Emitter:
     """Collects steps and loops in program order. `op` is the row of the op table that new commands belong to."""
 
     def __init__(
-        self, engines: Iterable[EngineDecl] = (), moves: str = "load", windows: Iterable[Window] = ()
+        self, engines: Iterable[EngineDecl] = (), moves: str = "load", windows: Iterable[Window] = (), lanes: int = 0
     ) -> None:
         """engines: those of the machine, with their further queues. moves: the queue of copies on chip. windows: of
-        paged caches."""
+        paged caches. lanes: of the vector unit, if it does not have the usual number."""
         self.moves = moves
+        self.lanes = lanes
         self._windows = sorted(set(windows), key=lambda w: w.start)
         self.op = -1
         self.queue = ""

@@ -118,7 +118,8 @@ class Lanes:
 
     def _grid(self, function: str, form: str, refs: list[Ref], immediate: float, out: Ref) -> None:
         views = [*refs, out]
-        around, rows, columns = _cut(self.counts, tuple([v.strides for v in views]), self.machine.lanes)
+        lanes = self.emit.lanes or self.machine.lanes
+        around, rows, columns = _cut(self.counts, tuple([v.strides for v in views]), lanes)
         kind = self.machine.elementwise(function)
         names = [_OPERANDS[letter] for letter in form if letter != "i"]
         for starts, _ in walk(self.emit, Nest(tuple([v.address for v in views]), around)):
@@ -228,9 +229,9 @@ def _cut(
 
 
 def _lanes_last(axes: Sequence[Axis], lanes: int) -> list[Axis]:
-    """The axes with the one last that fills the lanes."""
+    """The axes with the one last that leaves fewest lanes idle."""
     order = list(axes)
-    if len(order) > 1 and order[-1].count < lanes:
-        widest = max(range(len(order)), key=lambda i: (order[i].count, i))
-        order.append(order.pop(widest))
+    if len(order) > 1:
+        fullest = min(reversed(range(len(order))), key=lambda i: -(-order[i].count // lanes) / order[i].count)
+        order.append(order.pop(fullest))
     return order
