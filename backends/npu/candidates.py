@@ -33,8 +33,9 @@ class Room:
 
 _LIMITED = 2.0
 """Loads limit a product that take so many times as long as arrays, vector unit or stores."""
-_ENOUGH, _SOON = 0.99, 1.03
-"""Its tiles are good enough at these parts of the score and of the time of a stream: pieces may be a little faster."""
+_ENOUGH, _ENOUGH_WITH, _SOON = 0.99, 1.0, 1.03
+"""Its tiles are good enough at these parts of the score, without and with an epilogue, and of the time of a stream:
+pieces may be a little faster, but an epilogue follows on the last one."""
 _PATIENCE, _BETTER = 3, 0.999
 """Nor are further grids of arrays tried after so many that did not bring the best score down to this part."""
 
@@ -87,7 +88,8 @@ class Search:
             return False
         alone = self.stream + self.turnaround
         soon = self.best.seconds <= _SOON * alone
-        return soon and self.least <= _ENOUGH * self.score(alone, self.stream, self.stream, self._computing)
+        enough = _ENOUGH_WITH if self.product.vector else _ENOUGH
+        return soon and self.least <= enough * self.score(alone, self.stream, self.stream, self._computing)
 
     @cached_property
     def _computing(self) -> float:
