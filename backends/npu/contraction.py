@@ -198,7 +198,7 @@ class Contraction:
         product, machine, turns = self._vector_product(), machine_of(self.at), choice.extents.turns
         most = times * choice.seconds(machine) - spared - CLEARLY * machine.turnaround
         products = times * choice.extents.products
-        if product is None or products * turns * product.multiplied(self.at.spec) >= most:
+        if product is None or products * turns * product.soon(self.at.spec) >= most:
             return None
         work = vector_work(
             self.at.spec, product, Arena.room(self.at), lambda shape: self._on_vector_unit(shape).wanted

@@ -45,11 +45,17 @@ class VectorProduct:
     a_on_chip: bool
 
     def multiplied(self, spec: TargetSpec) -> float:
-        """Seconds of the products alone: what the vector unit takes at least."""
+        """Seconds of the products alone."""
         npu = spec.npu
         assert npu is not None
         each = npu.vector.lanes * npu.vector.units * npu.cores
         return self.m * self.n * self.k * npu.vector.cycles("mul") / each / npu.clock
+
+    def soon(self, spec: TargetSpec) -> float:
+        """Seconds that the vector unit takes at best: those of the products, or until b has come as one stream."""
+        copies = copy_time(spec)
+        streamed = 0.0 if self.sides[B] is None else copies.stream(self.n * self.k * self.element_bytes[B])
+        return max(self.multiplied(spec), copies.latency + streamed)
 
     def read(self, spec: TargetSpec) -> float:
         """Seconds in which memory gives b at best, latency included."""
