@@ -71,7 +71,7 @@ class Core:
 
 
 @record
-class Turn:
+class TurnTime:
     """Clocks of the parts of a turn, as they are on average."""
 
     scores: float
@@ -145,7 +145,7 @@ def _seen(e: Attended, queries: int, keys: int, lanes: int) -> Seen:
     )  # fmt: skip
 
 
-def _turn(core: Core, e: Attended, pairs: int, queries: int, seen: Seen, *, least: bool) -> Turn:
+def _turn(core: Core, e: Attended, pairs: int, queries: int, seen: Seen, *, least: bool) -> TurnTime:
     machine, of_pair, keys = core.machine, e.group * queries, -(-seen.keys // seen.tiles)
     rows = pairs * of_pair
     clocks, drained, drains = [0.0, 0.0], [0, 0], 0
@@ -165,7 +165,7 @@ def _turn(core: Core, e: Attended, pairs: int, queries: int, seen: Seen, *, leas
     output = (core.step + later * (core.mul_add - core.step)) * core.passes(rows, e.width)
     moved = _seconds(core, pairs, e.element_bytes, ((e.k, keys, e.depth), (e.v, keys, e.width)), least=least)
     held = _seconds(core, pairs, e.element_bytes, ((e.q, of_pair, e.depth), (e.out, of_pair, e.width)), least=least)
-    return Turn(
+    return TurnTime(
         clocks[0], drained[0] + softmax, clocks[1], drained[1] + output, drains, sum(drained),
         moved * machine.clock, held * machine.clock,
     )  # fmt: skip
