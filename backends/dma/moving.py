@@ -10,16 +10,17 @@ not known, and the bursts of an even share are taken.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from statistics import mean
 
 from pimc.backends.dma.banks import Refresh, RowTimes, delays
 from pimc.backends.dma.block_traffic import busiest_of, nest_in_blocks, traffic_in_blocks
-from pimc.backends.dma.refresh import FOLLOWED, MOMENTS, Losses, Ranks, losses, ranks_of, with_refresh
+from pimc.backends.dma.refresh import FOLLOWED, MOMENTS, Losses, losses, mixes, ranks_of, with_refresh
 from pimc.backends.dma.regular import Regular, regular_of, waits
 from pimc.backends.dma.steady import cycle_of, endless, lost, quick
-from pimc.backends.dma.stretches import Nest, cut, rows_of_block, stretches
+from pimc.backends.dma.stretches import Nest, Stretches, cut, rows_of_block, stretches
 from pimc.backends.dma.traffic import Memory, Traffic, accesses_of, split_run, traffic
 from pimc.backends.dma.walk import walked
 from pimc.backends.target import DramSpec
@@ -230,20 +231,16 @@ def _undisturbed(dram: Dram, nest: Nest) -> Regular | None:
 @lru_cache(maxsize=4096)
 def _part(dram: Dram, nest: Nest, more: bool, begins: int) -> Told:
     """`more`: there is more of the transfer. It is walked through from so many begins, or fewer if it is long."""
-    rows, refresh, regular = dram.rows, dram.in_turn, _undisturbed(dram, nest)
-    if regular:
-        return _of_regular(dram, regular, nest.rest[0][0], more)
+    rows, refresh = dram.rows, dram.in_turn
+    if regular := _undisturbed(dram, nest):
+        (runs, _), every = nest.rest[0], refresh.rank_banks if refresh else 1
+        told = Told(regular.busiest(runs), 1.0, rows.burst)
+        return _refreshed(dram, told, more, lambda: regular.stretches(runs, every), regular.channels)
     found = stretches(nest, dram.memory)
     told, late = Told(int(found.totals.max()), found.once, rows.burst), delays(found, rows)
-    if late is None and refresh is None:
-        return told
-    if late is None and refresh is not None:
-        each = refresh.ranks_of(found.rows)
-        ranks = ranks_of(found, each, refresh.ranks)
-        if not ranks.quick or delays(found.split(each, LOOKED_AT), rows) is None:
-            if told.clocks() <= refresh.apart and not more:
-                return told
-            return _met(told, more, ranks, rows, refresh)
+    each = refresh.ranks_of(found.rows) if refresh else None
+    if late is None and (each is None or not mixes(found, each) or delays(found.split(each, LOOKED_AT), rows) is None):
+        return _refreshed(dram, told, more, lambda: found, len(found.counts))
     clocks = found.totals * rows.burst + (0 if late is None else late)
     slowest = sorted(found.unlike, key=lambda channel: -clocks[channel])
     may_wait = refresh.lasts * (1 + clocks / refresh.apart) if refresh else clocks * 0
@@ -253,18 +250,12 @@ def _part(dram: Dram, nest: Nest, more: bool, begins: int) -> Told:
     return replace(told, of_burst=walked(found, rows, refresh, begun, nest.deal) / told.bursts)
 
 
-def _of_regular(dram: Dram, regular: Regular, runs: int, more: bool) -> Told:
-    """The same of so many runs that no row holds up."""
-    rows, refresh, told = dram.rows, dram.in_turn, Told(regular.busiest(runs), 1.0, dram.rows.burst)
+def _refreshed(dram: Dram, told: Told, more: bool, read: Callable[[], Stretches], channels: int) -> Told:
+    """With the refreshes of ranks that meet what so many channels read."""
+    rows, refresh = dram.rows, dram.in_turn
     if refresh is None or (told.clocks() <= refresh.apart and not more):
         return told
-    found = regular.stretches(runs, refresh.rank_banks)
-    ranks = ranks_of(found, refresh.ranks_of(found.rows), refresh.ranks, regular.channels)
-    return _met(told, more, ranks, rows, refresh)
-
-
-def _met(told: Told, more: bool, ranks: Ranks, rows: RowTimes, refresh: Refresh) -> Told:
-    """With the refreshes that are met."""
+    ranks = ranks_of(read(), refresh, channels)
     if more or told.clocks() > FOLLOWED * refresh.apart:
         return replace(told, lost=losses(ranks, rows, refresh))
     return replace(told, of_burst=with_refresh(ranks, rows, refresh) / told.bursts)

@@ -52,18 +52,24 @@ class Ranks:
         """The one that is here for each channel."""
         return np.arange(self.channels) % len(self.ends)
 
-    @property
-    def quick(self) -> bool:
-        """Whether a channel knows bursts of more than one rank ahead, as a rule, or comes to know them in a refresh."""
-        return self.apart <= 2 * AHEAD * (len(self.at) // self.ranks - 1)
 
-
-def ranks_of(found: Stretches, each: NDArray[np.int8], ranks: int, channels: int | None = None) -> Ranks:
-    """Of stretches of so many ranks; those that follow each other in one rank are one."""
+def _changes(found: Stretches, each: NDArray[np.int8]) -> NDArray[np.intp]:
+    """The last stretches of channels, and those before another rank's."""
     last = np.empty(len(each), bool)
     np.not_equal(each[1:], each[:-1], out=last[:-1])
     last[found.lanes - 1] = True
-    changes = np.flatnonzero(last)
+    return np.flatnonzero(last)
+
+
+def mixes(found: Stretches, each: NDArray[np.int8]) -> bool:
+    """Whether a channel knows bursts of more than one rank ahead, as a rule, or comes to know them in a refresh."""
+    return bool(found.ends[-1] < 2 * AHEAD * len(_changes(found, each)))
+
+
+def ranks_of(found: Stretches, refresh: Refresh, channels: int) -> Ranks:
+    """Of stretches, of which those that follow each other in one rank are one."""
+    each, ranks = refresh.ranks_of(found.rows), refresh.ranks
+    changes = _changes(found, each)
     bounds = np.zeros(len(changes) + 1)
     bounds[1:] = found.ends.take(changes)
     apart = float(bounds[-1] + 1)
@@ -74,7 +80,7 @@ def ranks_of(found: Stretches, each: NDArray[np.int8], ranks: int, channels: int
     of_rank += numbers * apart
     ends = found.ends.take(found.lanes - 1).astype(np.float64)
     at = bounds + numbers * apart
-    return Ranks(at.ravel(), of_rank.ravel(), apart, ends - found.totals, ends, ranks, channels or len(ends))
+    return Ranks(at.ravel(), of_rank.ravel(), apart, ends - found.totals, ends, ranks, channels)
 
 
 @record
