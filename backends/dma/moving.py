@@ -72,12 +72,17 @@ class Dram:
         """Picoseconds of such clocks, in which refresh of one rank after the other is, and other refresh is not."""
         return round(clocks * self.clock_ps) if self.in_turn else self.derated(round(clocks * self.clock_ps))
 
+    @property
+    def rank_banks(self) -> int:
+        """Banks that are refreshed together."""
+        return self.rows.banks // self.ranks
+
     @cached_property
     def in_turn(self) -> Refresh | None:
         """Refresh of one rank after the other."""
         if not self.interval or self.ranks == 1:
             return None
-        return Refresh(self.ranks, self.rows.banks // self.ranks, self.interval, self.lasts)
+        return Refresh(self.ranks, self.rank_banks, self.interval, self.lasts)
 
     @cached_property
     def contiguous(self) -> float:
@@ -224,8 +229,7 @@ class Told:
 def _undisturbed(dram: Dram, nest: Nest) -> Regular | None:
     """A loop that comes to all channels alike, if no row holds up its bursts, even while only one rank is read."""
     regular = regular_of(nest, dram.memory)
-    rank_banks = dram.in_turn.rank_banks if dram.in_turn else dram.rows.banks
-    return None if regular is None or waits(regular, dram.rows, rank_banks) else regular
+    return None if regular is None or waits(regular, dram.rows, dram.rank_banks) else regular
 
 
 @lru_cache(maxsize=4096)
@@ -233,9 +237,9 @@ def _part(dram: Dram, nest: Nest, more: bool, begins: int) -> Told:
     """`more`: there is more of the transfer. It is walked through from so many begins, or fewer if it is long."""
     rows, refresh = dram.rows, dram.in_turn
     if regular := _undisturbed(dram, nest):
-        (runs, _), every = nest.rest[0], refresh.rank_banks if refresh else 1
+        runs, _ = nest.rest[0]
         told = Told(regular.busiest(runs), 1.0, rows.burst)
-        return _refreshed(dram, told, more, lambda: regular.stretches(runs, every), regular.channels)
+        return _refreshed(dram, told, more, lambda: regular.stretches(runs, dram.rank_banks), regular.channels)
     found = stretches(nest, dram.memory)
     told, late = Told(int(found.totals.max()), found.once, rows.burst), delays(found, rows)
     each = refresh.ranks_of(found.rows) if refresh else None
