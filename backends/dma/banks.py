@@ -46,6 +46,16 @@ class RowTimes:
     def cycle(self) -> int:
         return self.open + self.closing
 
+    @property
+    def between(self) -> float:
+        """From the opening of one row to that of the next one, on average."""
+        return max(self.apart, self.four / 4)
+
+    def again(self, bursts: Ints | int) -> Ints:
+        """From the opening of a row with so many bursts to that of another one in its bank."""
+        own = self.opening + (bursts - 1) * self.burst + self.after_burst
+        return np.maximum(self.open, own) + self.closing
+
 
 @record
 class Refresh:
@@ -63,6 +73,10 @@ class Refresh:
         """From one rank's to the next one's."""
         return self.interval // self.ranks
 
+    def rank_of(self, row: int) -> int:
+        """Where a row of a channel lies."""
+        return row // self.rank_banks % self.ranks
+
     def ranks_of(self, rows: Ints) -> NDArray[np.int8]:
         """Where rows of a channel lie."""
         return (rows // self.rank_banks % self.ranks).astype(np.int8)
@@ -76,7 +90,7 @@ def delays(found: Stretches, times: RowTimes) -> Floats | None:
 
 def _openings(found: Stretches, times: RowTimes) -> Floats:
     """Clocks of each channel by which rows may be opened less often than there are bursts for."""
-    opening = max(times.apart, times.four / 4)
+    opening = times.between
     if found.bursts.min() * times.burst >= opening:
         return np.zeros(len(found.lanes))
     near = min(NEAR, len(found.ends))
@@ -90,7 +104,7 @@ def _conflicts(found: Stretches, times: RowTimes) -> Floats:
     rows, ends = found.rows, found.ends
     begins, banks = ends - found.bursts, (rows % times.banks).astype(np.int16)
     lost: Floats | None = None
-    again = np.maximum(times.open, times.opening + (found.bursts - 1) * times.burst + times.after_burst) + times.closing
+    again = times.again(found.bursts)
     near = -(-int(again.max()) // times.burst)
     for apart in range(1, min(len(rows), near + 1)):
         since = ends[apart - 1 : -1] - begins[:-apart]

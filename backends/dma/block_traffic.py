@@ -13,6 +13,7 @@ from math import gcd, prod
 
 import numpy as np
 
+from pimc.backends.dma.regular import regular_of
 from pimc.backends.dma.stretches import Nest
 from pimc.backends.dma.traffic import (
     Memory,
@@ -55,6 +56,8 @@ def busiest_of(memory: Memory, nest: Nest) -> float:
     """Accesses of the busiest channel; where blocks lie anywhere, on average over where they do."""
     if nest.blocks == 1 and not nest.rest:
         return busiest_of_run(memory, nest.run)
+    if regular := regular_of(nest, memory):
+        return regular.busiest(nest.rest[0][0])
     accesses = histogram(memory, nest.run, nest.rest)
     if nest.blocks == 1:
         return int(accesses.reshape(memory.channels, -1).sum(axis=1).max())

@@ -1,23 +1,26 @@
 """How long a memory's channels are at work on a strided transfer, refresh included.
 
-What channels read is found by `stretches.py`, how long that takes without refresh by `banks.py`. Refresh of all banks
-at once takes its part of the time. Refresh of one rank after the other takes the same part of all transfers that end
-before the second one, that of a long contiguous stream: pieces that follow each other take what they take as one. What
-longer ones lose from there on `steady.py` finds if they are regular, and otherwise `refresh.py`, by a part of very long
-ones. Where a hash spreads accesses, rows and banks are not known, and the bursts of an even share are taken.
+What channels read is found by `stretches.py`, of loops that come to all of them alike by `regular.py`, and how long
+that takes without refresh by `banks.py`. Refresh of all banks at once takes its part of the time. Refresh of one rank
+after the other takes the same part of all transfers that end before the second one, that of a long contiguous stream:
+pieces that follow each other take what they take as one. What longer ones lose from there on `steady.py` finds if they
+are regular, and otherwise `refresh.py`, by a part of very long ones. Where a hash spreads accesses, rows and banks are
+not known, and the bursts of an even share are taken.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from statistics import mean
 
 from pimc.backends.dma.banks import Refresh, RowTimes, delays
 from pimc.backends.dma.block_traffic import busiest_of, nest_in_blocks, traffic_in_blocks
-from pimc.backends.dma.refresh import FOLLOWED, MOMENTS, Losses, losses, ranks_of, with_refresh
+from pimc.backends.dma.refresh import FOLLOWED, MOMENTS, Losses, losses, mixes, ranks_of, with_refresh
+from pimc.backends.dma.regular import Regular, regular_of, waits
 from pimc.backends.dma.steady import cycle_of, endless, lost, quick
-from pimc.backends.dma.stretches import Nest, cut, rows_of_block, stretches
+from pimc.backends.dma.stretches import Nest, Stretches, cut, rows_of_block, stretches
 from pimc.backends.dma.traffic import Memory, Traffic, accesses_of, split_run, traffic
 from pimc.backends.dma.walk import walked
 from pimc.backends.target import DramSpec
@@ -69,12 +72,17 @@ class Dram:
         """Picoseconds of such clocks, in which refresh of one rank after the other is, and other refresh is not."""
         return round(clocks * self.clock_ps) if self.in_turn else self.derated(round(clocks * self.clock_ps))
 
+    @property
+    def rank_banks(self) -> int:
+        """Banks that are refreshed together."""
+        return self.rows.banks // self.ranks
+
     @cached_property
     def in_turn(self) -> Refresh | None:
         """Refresh of one rank after the other."""
         if not self.interval or self.ranks == 1:
             return None
-        return Refresh(self.ranks, self.rows.banks // self.ranks, self.interval, self.lasts)
+        return Refresh(self.ranks, self.rank_banks, self.interval, self.lasts)
 
     @cached_property
     def contiguous(self) -> float:
@@ -135,6 +143,7 @@ def least_ps(dram: Dram, moved: int) -> int:
     return _evenly_ps(dram, -(-moved // dram.memory.access_bytes), 0.0)
 
 
+@lru_cache(maxsize=65536)
 def held_ps(dram: Dram, accesses: int) -> int:
     """For how long so many accesses hold the buses, as their share of a stream that keeps all channels at work."""
     return _evenly_ps(dram, accesses, dram.contiguous)
@@ -183,8 +192,13 @@ class Steady:
 @lru_cache(maxsize=4096)
 def _steady(dram: Dram, stream: Nest) -> Steady | None:
     """Of a stream where ranks are refreshed in turn; none: its rows hold it up."""
-    refresh, rows, found = dram.in_turn, dram.rows, stretches(stream, dram.memory)
-    if refresh is None or delays(found, rows) is not None:
+    refresh, rows, regular = dram.in_turn, dram.rows, _undisturbed(dram, stream)
+    if refresh is None:
+        return None
+    if regular:
+        return Steady(1.0, lost(regular.cycle(stream.rest[0][0], rows, refresh), rows, refresh))
+    found = stretches(stream, dram.memory)
+    if delays(found, rows) is not None:
         return None
     ranks = refresh.ranks_of(found.rows)
     cycle = cycle_of(found, ranks, rows.burst)
@@ -206,32 +220,46 @@ class Told:
     lost: Losses | None = None
     """by refreshes, where those clocks are without"""
 
-    def clocks(self, bursts: float) -> float:
-        """Of a transfer whose busiest channel has so many bursts."""
-        clocks = bursts * self.of_burst
+    def clocks(self, bursts: float | None = None) -> float:
+        """Of the part, or of a transfer whose busiest channel has so many bursts."""
+        clocks = (self.bursts if bursts is None else bursts) * self.of_burst
         return self.lost.of(clocks) if self.lost else clocks
+
+
+def _undisturbed(dram: Dram, nest: Nest) -> Regular | None:
+    """A loop that comes to all channels alike, if no row holds up its bursts, even while only one rank is read."""
+    regular = regular_of(nest, dram.memory)
+    return None if regular is None or waits(regular, dram.rows, dram.rank_banks) else regular
 
 
 @lru_cache(maxsize=4096)
 def _part(dram: Dram, nest: Nest, more: bool, begins: int) -> Told:
     """`more`: there is more of the transfer. It is walked through from so many begins, or fewer if it is long."""
-    found, rows, refresh = stretches(nest, dram.memory), dram.rows, dram.in_turn
-    bursts, once, late = int(found.totals.max()), found.once, delays(found, rows)
-    if late is None and refresh is None:
-        return Told(bursts, once, rows.burst)
-    if late is None and refresh is not None:
-        each = refresh.ranks_of(found.rows)
-        ranks = ranks_of(found, each, refresh.ranks)
-        if not ranks.quick or delays(found.split(each, LOOKED_AT), rows) is None:
-            if not more and bursts * rows.burst <= refresh.apart:
-                return Told(bursts, once, rows.burst)
-            if more or bursts * rows.burst > FOLLOWED * refresh.apart:
-                return Told(bursts, once, rows.burst, losses(ranks, rows, refresh))
-            return Told(bursts, once, with_refresh(ranks, rows, refresh) / bursts)
+    rows, refresh = dram.rows, dram.in_turn
+    if regular := _undisturbed(dram, nest):
+        runs, _ = nest.rest[0]
+        told = Told(regular.busiest(runs), 1.0, rows.burst)
+        return _refreshed(dram, told, more, lambda: regular.stretches(runs, dram.rank_banks), regular.channels)
+    found = stretches(nest, dram.memory)
+    told, late = Told(int(found.totals.max()), found.once, rows.burst), delays(found, rows)
+    each = refresh.ranks_of(found.rows) if refresh else None
+    if late is None and (each is None or not mixes(found, each) or delays(found.split(each, LOOKED_AT), rows) is None):
+        return _refreshed(dram, told, more, lambda: found, len(found.counts))
     clocks = found.totals * rows.burst + (0 if late is None else late)
     slowest = sorted(found.unlike, key=lambda channel: -clocks[channel])
     may_wait = refresh.lasts * (1 + clocks / refresh.apart) if refresh else clocks * 0
     last = [channel for channel in slowest if clocks[channel] + may_wait[channel] >= clocks[slowest[0]]]
     found = found.of(last[: max(1, MOST * len(found.counts) // len(found.rows))])
     begun = min(begins, WALKED // len(found.rows))
-    return Told(bursts, once, walked(found, rows, refresh, begun, nest.deal) / bursts)
+    return replace(told, of_burst=walked(found, rows, refresh, begun, nest.deal) / told.bursts)
+
+
+def _refreshed(dram: Dram, told: Told, more: bool, read: Callable[[], Stretches], channels: int) -> Told:
+    """With the refreshes of ranks that meet what so many channels read."""
+    rows, refresh = dram.rows, dram.in_turn
+    if refresh is None or (told.clocks() <= refresh.apart and not more):
+        return told
+    ranks = ranks_of(read(), refresh, channels)
+    if more or told.clocks() > FOLLOWED * refresh.apart:
+        return replace(told, lost=losses(ranks, rows, refresh))
+    return replace(told, of_burst=with_refresh(ranks, rows, refresh) / told.bursts)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pimc.backends.dma.banks import AHEAD, Floats, Refresh, RowTimes
-from pimc.backends.dma.stretches import Stretches
+from pimc.backends.dma.stretches import Ints, Stretches
 from pimc.record import record
 
 FOLLOWED, REPEATED = 32, 32
@@ -44,29 +44,43 @@ class Ranks:
     """bursts before each channel's first"""
     ends: Floats
     ranks: int
+    channels: int
+    """those behind the ones that are here read like these, in the same order"""
 
     @property
-    def quick(self) -> bool:
-        """Whether a channel knows bursts of more than one rank ahead, as a rule, or comes to know them in a refresh."""
-        return self.apart <= 2 * AHEAD * (len(self.at) // self.ranks - 1)
+    def each(self) -> Ints:
+        """The one that is here for each channel."""
+        return np.arange(self.channels) % len(self.ends)
 
 
-def ranks_of(found: Stretches, each: NDArray[np.int8], ranks: int) -> Ranks:
-    """Of stretches of so many ranks; those that follow each other in one rank are one."""
+def _changes(found: Stretches, each: NDArray[np.int8]) -> NDArray[np.intp]:
+    """The last stretches of channels, and those before another rank's."""
     last = np.empty(len(each), bool)
     np.not_equal(each[1:], each[:-1], out=last[:-1])
     last[found.lanes - 1] = True
-    changes = np.flatnonzero(last)
-    bounds = np.concatenate([[0], found.ends[changes]])
-    bursts, rank = np.diff(bounds), each[changes]
+    return np.flatnonzero(last)
+
+
+def mixes(found: Stretches, each: NDArray[np.int8]) -> bool:
+    """Whether a channel knows bursts of more than one rank ahead, as a rule, or comes to know them in a refresh."""
+    return bool(found.ends[-1] < 2 * AHEAD * len(_changes(found, each)))
+
+
+def ranks_of(found: Stretches, refresh: Refresh, channels: int) -> Ranks:
+    """Of stretches, of which those that follow each other in one rank are one."""
+    each, ranks = refresh.ranks_of(found.rows), refresh.ranks
+    changes = _changes(found, each)
+    bounds = np.zeros(len(changes) + 1)
+    bounds[1:] = found.ends.take(changes)
     apart = float(bounds[-1] + 1)
-    at, of_rank = np.zeros((2, ranks, len(bounds)))
-    for r in range(ranks):
-        np.cumsum(np.where(rank == r, bursts, 0), out=of_rank[r, 1:])
-        of_rank[r] += r * apart
-        at[r] = bounds + r * apart
-    ends = found.ends[found.lanes - 1].astype(np.float64)
-    return Ranks(at.ravel(), of_rank.ravel(), apart, np.concatenate([[0.0], ends[:-1]]), ends, ranks)
+    numbers = np.arange(ranks)[:, None]
+    of_rank = np.zeros((ranks, len(bounds)))
+    own = (bounds[1:] - bounds[:-1]) * (each.take(changes) == numbers)
+    np.cumsum(own, axis=1, out=of_rank[:, 1:])
+    of_rank += numbers * apart
+    ends = found.ends.take(found.lanes - 1).astype(np.float64)
+    at = bounds + numbers * apart
+    return Ranks(at.ravel(), of_rank.ravel(), apart, ends - found.totals, ends, ranks, channels)
 
 
 @record
@@ -102,7 +116,8 @@ def begins(refresh: Refresh, clocks: float, count: int, turn: int = 0) -> Begins
 def with_refresh(ranks: Ranks, times: RowTimes, refresh: Refresh) -> float:
     """Clocks of a transfer whose bursts lie like that."""
     busy = (ranks.ends - ranks.begins) * times.burst
-    from_ = begins(refresh, float(busy.max()), max(FEWEST, min(MOMENTS, CASES // len(busy))))
+    longest = min(float(busy.max()), refresh.apart)
+    from_ = begins(refresh, longest, max(FEWEST, min(MOMENTS, CASES // ranks.channels)))
     _, lost = _followed(ranks, times, refresh, from_, None)
     return from_.mean((busy + lost).max(axis=1), float(busy.max()))
 
@@ -133,13 +148,13 @@ class Losses:
 def losses(ranks: Ranks, times: RowTimes, refresh: Refresh) -> Losses:
     """What a long transfer loses: found by going through its part over and over."""
     from_ = begins(refresh, refresh.apart, FEWEST)
-    early, late = _followed(ranks, times, refresh, from_, REPEATED)
+    early, late = (of.take(ranks.each, axis=1) for of in _followed(ranks, times, refresh, from_, REPEATED))
     lost = early + late
     rate = float(late.mean()) / (REPEATED - REPEATED // 2) / refresh.apart
     spread = [float(of.std(axis=1).mean()) for of in (early, lost)]
     lasting = min(1.0, max(0.0, log2(spread[1] / spread[0]))) if all(spread) else 1.0
     beyond = (lost - lost.mean(axis=1, keepdims=True)) / (REPEATED * refresh.apart)
-    totals = ranks.ends - ranks.begins
+    totals = (ranks.ends - ranks.begins).take(ranks.each)
     return Losses(rate, beyond, lasting, totals / totals.max(), refresh.apart)
 
 
@@ -151,36 +166,41 @@ def _followed(
     So many refreshes, channels beginning again after their last burst, or (all are the others) until all are through.
     """
     totals = ranks.ends - ranks.begins
-    busy = totals * times.burst
     shifts = np.arange(refresh.ranks)[:, None] * ranks.apart
-    firsts, lasts = (np.interp(at + shifts, ranks.at, ranks.of_rank) for at in (ranks.begins, ranks.ends))
-    done = np.repeat(np.maximum(from_.moments, 0.0)[:, None], len(busy), axis=1)
-    over = np.minimum(from_.moments, 0.0)[:, None]  # clocks of the first refresh that are over, below 0
+    bounds = ranks.begins + shifts, ranks.ends + shifts
+    of_ranks = (*bounds, *(np.interp(at, ranks.at, ranks.of_rank) for at in bounds))
+    done = np.repeat(np.maximum(from_.moments, 0.0)[:, None], len(totals), axis=1)
+    busy = np.zeros_like(done) + totals * times.burst
     early, lost = np.zeros_like(done), np.zeros_like(done)
     turns = [(from_.ranks + turn) % refresh.ranks for turn in range(refresh.ranks)]
-    by_rank = [(at[:, None] * ranks.apart, firsts.take(at, 0), lasts.take(at, 0)) for at in turns]
+    by_rank = [tuple(of.take(at, 0) for of in of_ranks) for at in turns]
+    over = np.minimum(from_.moments, 0.0)[:, None]  # clocks of the first refresh that are over, below 0
+    left: Floats | int = refresh.lasts + over
+    apart: Floats | int = refresh.apart + over
     event = 0
     while event != events:
-        shift, first, last = by_rank[event % refresh.ranks]
-        here = (np.minimum(done, busy) if events is None else done % busy) / times.burst + (ranks.begins + shift)
+        begin, end, first, last = by_rank[event % refresh.ranks]
+        here = (np.minimum(done, busy) if events is None else done % busy) / times.burst + begin
         # when the requests known ahead are all of this rank, and how many of others have been served until then
         known = np.interp(here, ranks.at, ranks.of_rank)
         wanted = known + AHEAD
         beyond = wanted > last
-        wanted = np.minimum(wanted - beyond * (last - first) if events else wanted, last)
+        if events:
+            wanted -= beyond * (last - first)
+        np.minimum(wanted, last, out=wanted)
         stop = np.interp(wanted - SOON, ranks.of_rank, ranks.at)
         if events:
             others = stop + beyond * totals - here - AHEAD
         else:
-            others = np.where(beyond, ranks.ends + shift, stop) - here - (wanted - known)
+            others = np.where(beyond, end, stop) - here - (wanted - known)
         np.maximum(others, 0, out=others)
         # rows known before the refresh are open when it is over
-        loss = refresh.lasts + over + (others >= AHEAD) * times.opening - others * times.burst
+        loss = np.where(others >= AHEAD, left + times.opening, left) - others * times.burst
         np.maximum(loss, 0, out=loss)
         loss *= last > (first if events else known)
         lost += loss
-        done += refresh.apart + over - loss
-        over = np.zeros_like(over)
+        done += apart - loss
+        left, apart = refresh.lasts, refresh.apart
         event += 1
         if events is None:
             if (done >= busy).all():

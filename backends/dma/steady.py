@@ -7,7 +7,7 @@ next. So it loses more or less than refresh takes of the time on average, always
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from functools import lru_cache
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from math import gcd
 
@@ -25,7 +25,7 @@ and is not regular."""
 FOLLOWED = 256
 """Refreshes through which a stream is followed if it does not fall into step."""
 
-Cycle = tuple[tuple[int, int], ...]
+Cycle = Sequence[tuple[int, int]]
 """Stretches of rows that a channel reads one after the other, again and again: ranks, and clocks of their bursts."""
 
 
@@ -33,7 +33,7 @@ def endless(nest: Nest, memory: Memory) -> Nest | None:
     """The beginning of a stream that goes on like a loop nest, until it comes to the same banks; none: too late."""
     around = memory.row_bytes * memory.channels * memory.banks
     if not nest.rest:
-        return Nest(around, ())
+        return Nest(memory.row_bytes, ((memory.channels * memory.banks, memory.row_bytes),))
     *inner, (_, stride) = nest.rest
     turns = around // gcd(around, stride)
     looked_at = turns * row_stretches(nest.run, inner, memory.row_bytes)
@@ -47,7 +47,7 @@ def cycle_of(found: Stretches, ranks: NDArray[np.int8], burst: int) -> Cycle:
     channel = int(found.totals.argmax())
     end = int(found.lanes[channel])
     here = slice(end - int(found.counts[channel]), end)
-    return tuple(zip(ranks[here].tolist(), (found.bursts[here] * burst).tolist(), strict=True))
+    return list(zip(ranks[here].tolist(), (found.bursts[here] * burst).tolist(), strict=True))
 
 
 def quick(cycle: Cycle, times: RowTimes) -> bool:
@@ -56,11 +56,11 @@ def quick(cycle: Cycle, times: RowTimes) -> bool:
     return sum(clocks for _, clocks in cycle) <= 2 * AHEAD * times.burst * max(1, changes)
 
 
-@lru_cache(maxsize=4096)
 def lost(cycle: Cycle, times: RowTimes, refresh: Refresh) -> float:
     """The part of a channel's time that refreshes take in the long run."""
-    ranks = [_Rank.of(rank, cycle) for rank in range(refresh.ranks)]
-    around, at, waited = sum(clocks for _, clocks in cycle), 0, 0
+    ends = list(accumulate(clocks for _, clocks in cycle))
+    ranks = [_Rank.of(rank, cycle, ends) for rank in range(refresh.ranks)]
+    around, at, waited = ends[-1], 0, 0
     before = {0: (0, 0)}
     for event in range(1, FOLLOWED + 1):
         loss = ranks[(event - 1) % refresh.ranks].waits(at % around, times, refresh)
@@ -83,9 +83,8 @@ class _Rank:
     """clocks of this rank before each stretch, and before the next cycle"""
 
     @staticmethod
-    def of(rank: int, cycle: Cycle) -> _Rank:
-        own = accumulate((clocks * (of == rank) for of, clocks in cycle), initial=0)
-        return _Rank(list(accumulate(clocks for _, clocks in cycle)), list(own))
+    def of(rank: int, cycle: Cycle, ends: list[int]) -> _Rank:
+        return _Rank(ends, [0, *accumulate([clocks if of == rank else 0 for of, clocks in cycle])])
 
     def waits(self, at: int, times: RowTimes, refresh: Refresh) -> int:
         """Clocks for which a channel that is there in its cycle waits for a refresh of the rank: until its requests are

@@ -50,7 +50,9 @@ class Stretches:
     @cached_property
     def totals(self) -> Ints:
         """Bursts of each channel."""
-        return np.diff(self.ends[self.lanes - 1], prepend=0)
+        totals = self.ends.take(self.lanes - 1)
+        totals[1:] -= totals[:-1]
+        return totals
 
     def of_channels(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """The sums of each channel's stretches' values."""
