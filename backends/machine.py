@@ -60,6 +60,7 @@ class Estimates:
     """What a target was asked about single nodes: seconds, what limits them, how they are cut."""
 
     seconds: dict[object, float] = field(default_factory=dict)
+    told: dict[object, float] = field(default_factory=dict)
     limits: dict[object, str] = field(default_factory=dict)
     tiles: dict[object, Tile | None] = field(default_factory=dict)
     gains: dict[object, bool] = field(default_factory=dict)
@@ -173,6 +174,15 @@ class Machine:
             self.estimates.seconds[key] = self.simulate(emission.emit_node(placed, self.spec, plan, cuts.append))
             self.estimates.limits[key] = cuts[0].limit if cuts else ""
         return self.estimates.seconds[key]
+
+    def about(self, node: Node, engine: Engine) -> float:
+        key = _key(node, engine)
+        if engine.kind != "npu" or not emission.is_cut(node) or key in self.estimates.seconds:
+            return self.estimate(node, engine)
+        if key not in self.estimates.told:
+            rehearsed = self._rehearsed([_placed_alone(node, engine)])
+            self.estimates.told[key], self.estimates.limits[key] = rehearsed.seconds, rehearsed.limit
+        return self.estimates.told[key]
 
     def _fullest_channel(self, node: Node, engine: Engine, ragged: Ragged) -> float:
         """The longest that the requests of one channel take one after another, each as it takes alone."""

@@ -84,6 +84,10 @@ class Target(Protocol):
         """Seconds of the node's own commands on an idle machine, moving its operands included."""
         ...
 
+    def about(self, node: Node, engine: Engine) -> float:
+        """The same within a tenth or so, where that is sooner told than by making commands."""
+        ...
+
     def bound(self, node: Node, engine: Engine) -> str:
         """What limits the node on that engine, in a few words with numbers; empty where nothing is known of it."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import ClassVar
 
@@ -9,11 +10,14 @@ from pimc.ir.diagnostics import Kind, fail, nearest
 from pimc.ir.facts import Work
 from pimc.ir.graph import Graph, Node, Rewriter
 from pimc.ir.stage import GraphStage
-from pimc.ir.target import Target
+from pimc.ir.target import Engine, Target
 from pimc.passes.manager import Pass, PassContext
 from pimc.passes.match import opdef, operand
 from pimc.passes.tag_nature import RowOrigins, TagNaturePass
 from pimc.record import record
+
+_CLEARLY = 0.95
+"""What is told to take less than this part of the time of others does take less."""
 
 
 @record
@@ -70,19 +74,16 @@ class SplitAttentionPass(Pass):
 
     def stays_whole(self, node: Node, scores: Node, softmax: Node, rewriter: Rewriter, target: Target) -> bool:
         """Whether attention stays in one piece, the first parts of which would be these."""
-        whole = _fastest(node, target)
-        if whole is None or self.whole == "always":
-            return whole is not None
+        engines = [e for e in target.engines() if not target.why_not(node, e)]
+        if not engines or self.whole == "always":
+            return bool(engines)
         values = operand(node, 2)
         context = rewriter.add(opdef("attention_context"), (softmax.result, values), name=f"{node.name}_context")
-        together = 0.0
-        for part in (softmax, scores, context):  # the one that is quickly told first: it may take longer than the whole
-            seconds = _fastest(part, target)
-            together += inf if seconds is None else seconds
-            if whole < together:
-                break
+        parts = softmax, scores, context  # the one that is quickly told first: it may take longer than the whole
+        told = _is_faster(node, parts, target, target.about, _CLEARLY)
+        faster = told or _is_faster(node, parts, target, target.estimate)
         rewriter.remove(context)
-        return whole < together
+        return faster
 
 
 def scores_name(attention: Node) -> str:
@@ -90,9 +91,20 @@ def scores_name(attention: Node) -> str:
     return f"{attention.name}_scores"
 
 
-def _fastest(node: Node, target: Target) -> float | None:
-    """The least time that an engine takes for a node; None where none can run it."""
-    return min((target.estimate(node, e) for e in target.engines() if not target.why_not(node, e)), default=None)
+def _is_faster(
+    whole: Node, parts: Sequence[Node], target: Target, seconds: Callable[[Node, Engine], float], part: float = 1.0
+) -> bool:
+    """Whether a node takes less than a part of the time of others, each on its fastest engine."""
+
+    def fastest(node: Node) -> float:
+        return min((seconds(node, e) for e in target.engines() if not target.why_not(node, e)), default=inf)
+
+    alone, together = fastest(whole), 0.0
+    for each in parts:
+        together += fastest(each)
+        if alone < part * together:
+            return True
+    return False
 
 
 def _share_facts(whole: Node, parts: tuple[Node, Node, Node], rewriter: Rewriter) -> None:

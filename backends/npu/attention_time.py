@@ -44,12 +44,13 @@ class Core:
         return self.machine.accumulator_bytes // (2 * SLOTS)
 
     def product(self, m: int, n: int, k: int, products: int) -> tuple[bool, Pack]:
-        """The fastest way of `products` times [m, k] x [k, n]."""
+        """The fastest way of `products` times [m, k] x [k, n], until the vector unit has them."""
         found = []
         for swap in self.swaps:
             t, s = (n, m) if swap else (m, n)
             pack = best_pack(self.machine, t, s, k, products, self.accumulators)
-            found.append((pack.clocks(self.machine, products), swap, pack))
+            clocks = pack.clocks(self.machine, products) + pack.drain_clocks(self.machine, products)
+            found.append((clocks, swap, pack))
         _, swap, pack = min(found, key=lambda f: f[:2])
         return swap, pack
 

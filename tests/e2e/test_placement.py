@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pimc import driver
+from pimc import driver, execution
 from pimc.backends.program import Program
 from pimc.driver import Options, compile_model, lower_model
 from pimc.ir.facts import Nature, Phase, Placement, Work
@@ -139,13 +139,14 @@ def test_the_commands_are_those_of_the_engine(name: str, target: str, passes: tu
 def test_what_nodes_cost_is_found_out_once_for_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another compilation for the same machine times its program alone, one for other numbers asks anew."""
     timed: list[str] = []
-    time_program = driver.time_program
+    time_program = execution.time_program
 
     def counting(program: Program, *given: object, **more: object) -> Timing:
         timed.append(program.graph)
         return time_program(program, *given, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(driver, "time_program", counting)
+    for module in (driver, execution):
+        monkeypatch.setattr(module, "time_program", counting)
 
     def count(*overrides: str) -> int:
         timed.clear()
