@@ -176,9 +176,9 @@ class Machine:
         return self.estimates.seconds[key]
 
     def about(self, node: Node, engine: Engine) -> float:
-        key = _key(node, engine)
-        if engine.kind != "npu" or not emission.is_cut(node) or key in self.estimates.seconds:
+        if engine.kind != "npu" or not emission.is_cut(node):
             return self.estimate(node, engine)
+        key = _key(node, engine)  # whether its estimate is known must not matter: programs would depend on others
         if key not in self.estimates.told:
             rehearsed = self._rehearsed([_placed_alone(node, engine)])
             self.estimates.told[key], self.estimates.limits[key] = rehearsed.seconds, rehearsed.limit

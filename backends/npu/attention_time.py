@@ -107,8 +107,8 @@ class TurnTime:
         array = machine.array
         busy = array.first_load - array.load + self.arrays + array.skew
         behind = max(self.vector, self.moved + machine.copies.latency * machine.clock)
-        queued = max(0.0, 1 - machine.waiting / self.drains) if self.drains else 0.0
-        held_up = busy + queued * self.drained if queued else 0.0
+        queued = 1 - machine.waiting / max(1, self.drains)
+        held_up = busy + queued * self.drained if queued > 0 else 0.0
         return max(self.arrays, self.vector, (busy + behind) / 2, held_up)
 
     def clocks(self, machine: Machine, turns: int, blocks: int, groups: int) -> float:
