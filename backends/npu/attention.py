@@ -142,7 +142,8 @@ class _Attention:
         if self.at.told is not None:
             parts = f"{microseconds(tiles.memory)} of transfers, {microseconds(tiles.compute)} of arrays"
             parts += f", {microseconds(tiles.vector)} on the vector unit"
-            limit = f"bound by {tiles.limit} ({parts}; {tiles.queries} queries and {tiles.keys} keys at a time)"
+            queries = f"{tiles.queries} {'query' if tiles.queries == 1 else 'queries'}"
+            limit = f"bound by {tiles.limit} ({parts}; {queries} and {tiles.keys} keys at a time)"
             self.at.told(Cut(None, tiles.seconds, tiles.memory, tiles.compute + tiles.vector, limit))
 
     # -- operands -------------------------------------------------------------------------------------------------
