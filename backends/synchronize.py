@@ -9,10 +9,11 @@ so the streams cannot deadlock.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pimc.backends.affine import DEVICE, INSTANCE
 from pimc.backends.hazards import carried, conflict, spread, within
@@ -62,16 +63,27 @@ def split_streams(
     return {engine: tuple(stream) for engine, stream in splitter.split(tuple(items)).items()}
 
 
-@dataclass(eq=False)
+class _Touch(NamedTuple):
+    """A region that a command touches, and its first byte and the one after the last over all turns of all loops."""
+
+    region: Region
+    low: int
+    high: int
+
+    def spread(self, loop: Loop) -> _Touch:
+        """All that is touched while a loop around it goes on."""
+        region = spread(self.region, loop.variable, loop.count)
+        return self if region is self.region else _Touch(region, self.low, self.high)
+
+
+@dataclass(eq=False, slots=True)
 class _Unit:
     """What one item of a level is to one engine: a step, or the engine's part of a loop."""
 
     position: int
     engine: str
     op: int
-    regions: list[Region]
-    spans: list[tuple[Region, int, int]] = field(default_factory=list)
-    """the same, with the first byte and the one after the last, over all turns of the loops around"""
+    touched: list[_Touch]
     before: list[Step] = field(default_factory=list)
     after: list[Step] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
@@ -79,7 +91,7 @@ class _Unit:
 
     def spread(self, loop: Loop) -> _Unit:
         """The same over all turns of a loop around it."""
-        return replace(self, regions=[spread(r, loop.variable, loop.count) for r in self.regions])
+        return _Unit(self.position, self.engine, self.op, [touch.spread(loop) for touch in self.touched])
 
     def signal(self, semaphore: int) -> Step:
         return self._step(Signal(semaphore))
@@ -91,9 +103,13 @@ class _Unit:
         return Step(self.engine, command, self.op)
 
 
-_Live = dict[str, dict[Region, tuple[_Unit, int, int]]]
-"""What has been touched in a space, by engine: the last unit that did so, and the span over all turns of the loops
-around. What was touched last, and by whom, comes last."""
+_Place = tuple[str, str, bool]
+"""A space, who touches it, and whether by writing."""
+_Span = tuple[int, int]
+
+_Live = dict[str, dict[_Touch, _Unit]]
+"""What has been touched in a space, by engine, and the last unit that did so. What was touched last, and by whom, comes
+last."""
 
 
 @record
@@ -126,12 +142,11 @@ class _Splitter:
         self._bodies: dict[int, _Body] = {}
         self._first: dict[str, list[Step]] = defaultdict(list)
         self._last: dict[str, list[Step]] = defaultdict(list)
-        self._regions: dict[int, list[Region]] = {}
-        """what steps touch, by their identity"""
         self._only: dict[int, str] = {}
-        self._written = {space: _united(spans) for space, spans in self._written_spans(items, ranges).items()}
-        for own in self._regions.values():
-            own[:] = [region for region in own if region.write or self._is_written(region)]
+        looked_at = [*self._look_at(items, ranges)]
+        others = _Others(looked_at)
+        self._touched = {id(step): others.met_by(step.engine, touched) for step, touched in looked_at}
+        """what steps touch where other engines may be in the way, by the identity of the steps"""
 
     def split(self, items: Sequence[Item]) -> dict[str, list[Item]]:
         streams = self._level(items, None)
@@ -172,13 +187,19 @@ class _Splitter:
 
     def _units(self, position: int, item: Item) -> list[_Unit]:
         if isinstance(item, Step):
-            return [_Unit(position, item.engine, item.op, self._regions[id(item)])]
-        first: dict[str, Step] = {}
-        touched: dict[str, dict[Region, None]] = defaultdict(dict)
-        for step, regions in self._inside(item):
-            first.setdefault(step.engine, step)
-            touched[step.engine].update(dict.fromkeys(regions))
-        return [_Unit(position, engine, step.op, list(touched[engine])) for engine, step in first.items()]
+            return [_Unit(position, item.engine, item.op, self._touched[id(item)])]
+        first: dict[str, int] = {}
+        touched: dict[str, dict[_Touch, None]] = defaultdict(dict)
+        for unit in self._inside(item):
+            first.setdefault(unit.engine, unit.op)
+            touched[unit.engine].update(dict.fromkeys([touch.spread(item) for touch in unit.touched]))
+        return [_Unit(position, engine, op, list(touched[engine])) for engine, op in first.items()]
+
+    def _inside(self, loop: Loop) -> Sequence[_Unit]:
+        body = self._bodies.get(id(loop))
+        if body is not None:
+            return body.units
+        return [unit for position, item in enumerate(loop.body) for unit in self._units(position, item)]
 
     # -- orders within a turn -------------------------------------------------------------------------------------
 
@@ -195,15 +216,16 @@ class _Splitter:
                 passed.append((barrier, {e: u for e, u in last.items() if barrier.after is None or e in barrier.after}))
             for unit in level:
                 held = [ends for barrier, ends in passed if barrier.holds(unit.engine)]
-                unit.spans = [(region, *within(region, self._ranges)) for region in unit.regions]
-                orders += self._wait_for_earlier(unit, live, known[unit.engine], held)
+                if unit.touched or held:
+                    orders += self._wait_for_earlier(unit, live, known[unit.engine], held)
             for unit in level:
                 last[unit.engine] = unit
                 unit.known = dict(known[unit.engine])
-                for region, low, high in unit.spans:
-                    touched = live[region.space][unit.engine] = live[region.space].pop(unit.engine, {})
-                    touched.pop(region, None)
-                    touched[region] = unit, low, high
+                for touch in unit.touched:
+                    space = live[touch.region.space]
+                    touched = space[unit.engine] = space.pop(unit.engine, {})
+                    touched.pop(touch, None)
+                    touched[touch] = unit
         return orders
 
     def _wait_for_earlier(
@@ -220,12 +242,12 @@ class _Splitter:
             for engine, other in ends.items():
                 if engine != unit.engine and reached[engine] < other.position:
                     needed[engine], reached[engine] = other, other.position
-        for region, low, high in unit.spans:
+        for region, low, high in unit.touched:
             for engine, touched in live[region.space].items():
                 if engine == unit.engine:
                     continue
                 limit = reached[engine]
-                for earlier, (other, start, end) in reversed(touched.items()):
+                for (earlier, start, end), other in reversed(touched.items()):
                     if other.position <= limit:
                         break
                     if start < high and low < end and conflict(earlier, region, self._ranges):
@@ -249,7 +271,7 @@ class _Splitter:
         """orders: those within a turn."""
         ranges = {v: n for v, n in self._ranges.items() if v != loop.variable}
         pairs: dict[tuple[str, str], list[tuple[_Unit, _Unit]]] = defaultdict(list)
-        for i, j in _meeting(units, {**ranges, loop.variable: loop.count}):
+        for i, j in _meeting(units):
             first, second = units[i], units[j]
             if self._is_carried(first, second, items, loop, ranges):
                 pairs[first.engine, second.engine].append((first, second))
@@ -272,7 +294,7 @@ class _Splitter:
         What lies in one inner loop may be ordered by its own tokens, which are handed on from one time that the loop
         is executed to the next.
         """
-        near = _near(first.regions, second.regions, {**ranges, loop.variable: loop.count})
+        near = _near(first.touched, second.touched)
         if not any(carried(a, b, loop.variable, loop.count, ranges) for a, b in near):
             return False
         item = items[first.position]
@@ -289,49 +311,55 @@ class _Splitter:
 
     # -- what is touched ------------------------------------------------------------------------------------------
 
-    def _inside(self, loop: Loop) -> Iterator[tuple[Step, list[Region]]]:
-        for item in loop.body:
-            pairs = [(item, self._regions[id(item)])] if isinstance(item, Step) else self._inside(item)
-            for step, regions in pairs:
-                yield step, [spread(region, loop.variable, loop.count) for region in regions]
-
-    def _written_spans(self, items: Sequence[Item], ranges: dict[int, int]) -> dict[str, list[tuple[int, int]]]:
-        """Intervals of each space that some command writes. Notes what all of them touch."""
-        spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    def _look_at(self, items: Sequence[Item], ranges: Mapping[int, int]) -> Iterator[tuple[Step, list[_Touch]]]:
+        """What each step touches."""
         for item in items:
             if isinstance(item, Loop):
-                for space, found in self._written_spans(item.body, {**ranges, item.variable: item.count}).items():
-                    spans[space] += _united(found)
-                continue
-            touched = self._regions.get(id(item))
-            if touched is None:
-                touched = [region.flat(self._row_stride) for region in item.command.regions() if region.length > 0]
-                self._regions[id(item)] = touched
-            for region in touched:
-                if region.write:
-                    spans[region.space].append(within(region, ranges))
-        return spans
-
-    def _is_written(self, region: Region) -> bool:
-        """Whether anybody writes there at all: what is only read (weights) needs no order."""
-        spans = self._written.get(region.space)
-        if not spans or not isinstance(region.start, int):
-            return bool(spans)
-        at = bisect_right(spans, (region.start + region.length - 1, 1 << 62))
-        return at > 0 and spans[at - 1][1] > region.start
+                yield from self._look_at(item.body, {**ranges, item.variable: item.count})
+            else:
+                regions = [region.flat(self._row_stride) for region in item.command.regions() if region.length > 0]
+                yield item, [_Touch(region, *within(region, ranges)) for region in regions]
 
     def _semaphore(self) -> int:
         self._semaphores += 1
         return self._semaphores - 1
 
 
-def _meeting(units: Sequence[_Unit], ranges: dict[int, int]) -> list[tuple[int, int]]:
+class _Others:
+    """Where other engines touch memory, as seen from each engine. Weights and temporaries are its own."""
+
+    def __init__(self, looked_at: Iterable[tuple[Step, list[_Touch]]]) -> None:
+        spans: dict[_Place, list[_Span]] = defaultdict(list)
+        for step, touched in looked_at:
+            for (space, _, _, write, _), low, high in touched:
+                spans[space, step.engine, write].append((low, high))
+        own = {place: _united(found) for place, found in spans.items()}
+        self._spans = {
+            place: _united([span for other in _in_the_way(place, own) for span in own[other]]) for place in own
+        }
+
+    def met_by(self, engine: str, touched: Sequence[_Touch]) -> list[_Touch]:
+        """What an engine touches that may conflict with what others do."""
+        return [touch for touch in touched if self._are_met(engine, touch)]
+
+    def _are_met(self, engine: str, touch: _Touch) -> bool:
+        spans = self._spans[touch.region.space, engine, touch.region.write]
+        behind = bisect_left(spans, (touch.high,))
+        return behind > 0 and spans[behind - 1][1] > touch.low
+
+
+def _in_the_way(place: _Place, places: Iterable[_Place]) -> Iterator[_Place]:
+    space, engine, writes = place
+    return (other for other in places if other[0] == space and other[1] != engine and (writes or other[2]))
+
+
+def _meeting(units: Sequence[_Unit]) -> list[tuple[int, int]]:
     """Pairs of units of different engines, by their numbers in order, that may touch the same memory, one writing, in
     any turns of the loops around."""
     spans: dict[str, list[tuple[int, int, int, Region]]] = defaultdict(list)
     for index, unit in enumerate(units):
-        for region in unit.regions:
-            spans[region.space].append((*within(region, ranges), index, region))
+        for region, low, high in unit.touched:
+            spans[region.space].append((low, high, index, region))
     found: set[tuple[int, int]] = set()
     for own in spans.values():
         own.sort(key=lambda span: span[0])
@@ -348,14 +376,10 @@ def _meeting(units: Sequence[_Unit], ranges: dict[int, int]) -> list[tuple[int, 
     return sorted(found)
 
 
-def _near(
-    first: Sequence[Region], second: Sequence[Region], ranges: dict[int, int]
-) -> Iterator[tuple[Region, Region]]:
+def _near(first: Sequence[_Touch], second: Sequence[_Touch]) -> Iterator[tuple[Region, Region]]:
     """Regions of the two that may meet in any turns of the loops around."""
-    spans = [(b, *within(b, ranges)) for b in second]
-    for a in first:
-        low, high = within(a, ranges)
-        for b, bottom, top in spans:
+    for a, low, high in first:
+        for b, bottom, top in second:
             if low < top and bottom < high and a.space == b.space:
                 yield a, b
 
@@ -369,9 +393,9 @@ def _strongest(pairs: Sequence[tuple[_Unit, _Unit]]) -> list[tuple[_Unit, _Unit]
     return kept
 
 
-def _united(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    united: list[tuple[int, int]] = []
-    for low, high in sorted(spans):
+def _united(spans: Iterable[_Span]) -> list[_Span]:
+    united: list[_Span] = []
+    for low, high in sorted({*spans}):
         if united and low <= united[-1][1]:
             united[-1] = (united[-1][0], max(united[-1][1], high))
         else:
