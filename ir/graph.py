@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, InternalError, Kind
-from pimc.ir.facts import Fact, Position
+from pimc.ir.facts import AFTER_HOMES, Fact, Position
 from pimc.ir.memory import Home
 from pimc.ir.op import Attribute, OpDef, TypeRuleError
 from pimc.ir.requests import Batch
@@ -134,6 +134,9 @@ class Graph:
     def __init__(self, name: str) -> None:
         self.name = name
         self.version = 0
+        """Counts edits."""
+        self.late_edits = 0
+        """Those of them that only say where values live, and what follows from that."""
         self.inputs: list[Value] = []
         self.weights: list[Value] = []
         self.outputs: list[tuple[str, Value]] = []
@@ -147,8 +150,8 @@ class Graph:
         self._nodes: dict[int, Node] = {}
         self._uses: dict[Value, dict[tuple[int, int], Node]] = {}
         self._next_uid = 0
-        self._order: tuple[int, list[Node]] | None = None
-        self._edges: tuple[int, nx.MultiDiGraph[int]] | None = None
+        self._order: list[Node] | None = None
+        self._edges: nx.MultiDiGraph[int] | None = None
         self._outputs_read: tuple[list[tuple[str, Value]], int, Counter[Value]] | None = None
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -163,7 +166,7 @@ class Graph:
         made.defaults, made.batch = dict(self.defaults), self.batch
         made.homes = {mine[value]: home for value, home in self.homes.items()}
         made._values = {name: mine[value] for name, value in self._values.items()}
-        made._next_uid, made.version = self._next_uid, self.version
+        made._next_uid, made.version, made.late_edits = self._next_uid, self.version, self.late_edits
         for uid, node in self._nodes.items():
             operands = tuple(None if v is None else mine[v] for v in node.operands)
             results = tuple(mine[r] for r in node.results)
@@ -181,9 +184,9 @@ class Graph:
 
     def order(self) -> list[Node]:
         """A snapshot of the nodes in topological order; ties go to the older node. Safe to edit while iterating."""
-        if self._order is None or self._order[0] != self.version:
-            self._order = (self.version, self._sorted())
-        return list(self._order[1])
+        if self._order is None:
+            self._order = self._sorted()
+        return list(self._order)
 
     def _sorted(self) -> list[Node]:
         by_age = [self._nodes[uid] for uid in sorted(self._nodes)]
@@ -212,15 +215,15 @@ class Graph:
         """The graph for networkx: nodes are uids, edges have the key (result, operand)."""
         import networkx as nx
 
-        if self._edges is None or self._edges[0] != self.version:
+        if self._edges is None:
             dag: nx.MultiDiGraph[int] = nx.MultiDiGraph()
             dag.add_nodes_from(self._nodes)
             for node in self._nodes.values():
                 for index, value in enumerate(node.operands):
                     if value is not None and value.owner is not None:
                         dag.add_edge(value.owner.uid, node.uid, key=(value.index, index))
-            self._edges = (self.version, dag)
-        return self._edges[1]
+            self._edges = dag
+        return self._edges
 
     def scheduled(self) -> list[Node]:
         """The nodes in the order in which a schedule emits them; topological order where there is none."""
@@ -472,7 +475,7 @@ class Rewriter:
         node.results = tuple(results)
         self.graph._nodes[node.uid] = node
         self._connect(node)
-        self._touch()
+        self._rewire()
         return node
 
     def replace_uses(self, old: Value, new: Value) -> None:
@@ -525,7 +528,7 @@ class Rewriter:
         for result in node.results:
             del self.graph._values[result.name]
             self.graph._uses.pop(result, None)
-        self._touch()
+        self._rewire()
 
     def absorb(self, other: Graph, suffix: str) -> dict[str, str]:
         """Take over everything of another graph, which must not be used any more. Names get a suffix, but for weights
@@ -559,7 +562,7 @@ class Rewriter:
         for name, value in other.outputs:
             names[name + suffix] = name
             self.graph.outputs.append((name + suffix, one.get(value, value)))
-        self._touch()
+        self._rewire()
         return names
 
     def become(self, other: Graph) -> None:
@@ -569,7 +572,7 @@ class Rewriter:
         mine.defaults, mine.homes, mine.batch = other.defaults, other.homes, other.batch
         mine._values, mine._nodes, mine._uses = other._values, other._nodes, other._uses
         mine._next_uid = max(mine._next_uid, other._next_uid)
-        self._touch()
+        self._rewire()
 
     def remove_dead(self) -> int:
         """Remove every node (and unused weight) that no output needs; the number of nodes removed."""
@@ -607,7 +610,7 @@ class Rewriter:
         self.graph._nodes = {node.uid: node for node in nodes}
         for value, uses in self.graph._uses.items():
             self.graph._uses[value] = {(user.uid, index): user for (_, index), user in uses.items()}
-        self._touch()
+        self._rewire()
 
     def _sort_weights(self, nodes: Sequence[Node]) -> None:
         seen = dict.fromkeys(v for node in nodes for v in node.inputs() if v.owner is None)
@@ -625,7 +628,7 @@ class Rewriter:
             self.graph._uses[old].pop((node.uid, index), None)
         if value is not None:
             self.graph._uses.setdefault(value, {})[(node.uid, index)] = node
-        self._touch()
+        self._rewire()
 
     def set_attribute(self, node: Node, name: str, value: Attribute) -> None:
         attributes = dict(node.attributes)
@@ -640,13 +643,13 @@ class Rewriter:
     def set_fact(self, node: Node, fact: Fact) -> None:
         if node.facts.get(type(fact)) != fact:
             node.facts[type(fact)] = fact
-            self._touch()
+            self._touch(late=isinstance(fact, AFTER_HOMES))
 
     def set_home(self, value: Value, home: Home) -> None:
         """Say where a value lives."""
         if self.graph.homes.get(value) != home:
             self.graph.homes[value] = home
-            self._touch()
+            self._touch(late=True)
 
     def set_batch(self, batch: Batch) -> None:
         """Say which requests the graph is for."""
@@ -723,8 +726,14 @@ class Rewriter:
             if value is not None:
                 self.graph._uses[value].pop((node.uid, index), None)
 
-    def _touch(self) -> None:
+    def _touch(self, *, late: bool = False) -> None:
         self.graph.version += 1
+        self.graph.late_edits += late
+
+    def _rewire(self) -> None:
+        """Nodes or edges have changed."""
+        self.graph._order = self.graph._edges = None
+        self._touch()
 
 
 def _is_behind_operands(node: Node) -> bool:
