@@ -13,7 +13,6 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from pimc.backends.affine import DEVICE, INSTANCE
 from pimc.backends.hazards import carried, conflict, spread, within
@@ -63,17 +62,8 @@ def split_streams(
     return {engine: tuple(stream) for engine, stream in splitter.split(tuple(items)).items()}
 
 
-class _Touch(NamedTuple):
-    """A region that a command touches, and its first byte and the one after the last over all turns of all loops."""
-
-    region: Region
-    low: int
-    high: int
-
-    def spread(self, loop: Loop) -> _Touch:
-        """All that is touched while a loop around it goes on."""
-        region = spread(self.region, loop.variable, loop.count)
-        return self if region is self.region else _Touch(region, self.low, self.high)
+_Touch = tuple[Region, int, int]
+"""A region that a command touches, and its first byte and the one after the last over all turns of all loops."""
 
 
 @dataclass(eq=False, slots=True)
@@ -91,7 +81,8 @@ class _Unit:
 
     def spread(self, loop: Loop) -> _Unit:
         """The same over all turns of a loop around it."""
-        return _Unit(self.position, self.engine, self.op, [touch.spread(loop) for touch in self.touched])
+        touched = [(spread(region, loop.variable, loop.count), low, high) for region, low, high in self.touched]
+        return _Unit(self.position, self.engine, self.op, touched)
 
     def signal(self, semaphore: int) -> Step:
         return self._step(Signal(semaphore))
@@ -192,7 +183,7 @@ class _Splitter:
         touched: dict[str, dict[_Touch, None]] = defaultdict(dict)
         for unit in self._inside(item):
             first.setdefault(unit.engine, unit.op)
-            touched[unit.engine].update(dict.fromkeys([touch.spread(item) for touch in unit.touched]))
+            touched[unit.engine].update(dict.fromkeys(unit.spread(item).touched))
         return [_Unit(position, engine, op, list(touched[engine])) for engine, op in first.items()]
 
     def _inside(self, loop: Loop) -> Sequence[_Unit]:
@@ -222,7 +213,7 @@ class _Splitter:
                 last[unit.engine] = unit
                 unit.known = dict(known[unit.engine])
                 for touch in unit.touched:
-                    space = live[touch.region.space]
+                    space = live[touch[0].space]
                     touched = space[unit.engine] = space.pop(unit.engine, {})
                     touched.pop(touch, None)
                     touched[touch] = unit
@@ -318,7 +309,7 @@ class _Splitter:
                 yield from self._look_at(item.body, {**ranges, item.variable: item.count})
             else:
                 regions = [region.flat(self._row_stride) for region in item.command.regions() if region.length > 0]
-                yield item, [_Touch(region, *within(region, ranges)) for region in regions]
+                yield item, [(region, *within(region, ranges)) for region in regions]
 
     def _semaphore(self) -> int:
         self._semaphores += 1
@@ -340,12 +331,14 @@ class _Others:
 
     def met_by(self, engine: str, touched: Sequence[_Touch]) -> list[_Touch]:
         """What an engine touches that may conflict with what others do."""
-        return [touch for touch in touched if self._are_met(engine, touch)]
-
-    def _are_met(self, engine: str, touch: _Touch) -> bool:
-        spans = self._spans[touch.region.space, engine, touch.region.write]
-        behind = bisect_left(spans, (touch.high,))
-        return behind > 0 and spans[behind - 1][1] > touch.low
+        found: list[_Touch] = []
+        for touch in touched:
+            (space, _, _, write, _), low, high = touch
+            spans = self._spans[space, engine, write]
+            behind = bisect_left(spans, (high,))
+            if behind and spans[behind - 1][1] > low:
+                found.append(touch)
+        return found
 
 
 def _in_the_way(place: _Place, places: Iterable[_Place]) -> Iterator[_Place]:
