@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from heapq import heappop, heappush
 from itertools import pairwise
+from operator import is_
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, InternalError, Kind
@@ -74,6 +75,8 @@ class Node:
     facts: dict[type, Fact] = field(default_factory=dict)
     verified: tuple[object, ...] = field(default=(), repr=False)
     """The very attributes and types that the verifier has found to fit together; new ones are new objects."""
+    inferred: tuple[tuple[object, ...], tuple[TensorType, ...]] = field(default=((), ()), repr=False)
+    """What the op's rule gave last, behind the very attributes and types that it was asked about."""
 
     @property
     def name(self) -> str:
@@ -109,6 +112,16 @@ class Node:
             if stored.role is Role.WEIGHT:
                 names[stored.name] = None
         return next(iter(names)) if len(names) == 1 else ""
+
+    def infer(self) -> tuple[TensorType, ...]:
+        """The types of the results by the op's rule. Raises TypeRuleError."""
+        types = [v.type if v is not None else None for v in self.operands]
+        asked = (self.attributes, *types)
+        known, found = self.inferred
+        if len(known) != len(asked) or not all(map(is_, known, asked)):
+            found = self.op.infer(types, self.attributes)
+            self.inferred = asked, found
+        return found
 
     def flops(self) -> int:
         return self.op.work(
@@ -172,7 +185,7 @@ class Graph:
             results = tuple(mine[r] for r in node.results)
             facts = dict(node.facts)
             made._nodes[uid] = twin = Node(uid, node.op, operands, node.attributes, results, node.source, facts)
-            twin.verified = node.verified
+            twin.verified, twin.inferred = node.verified, node.inferred
             for result in results:
                 result.owner = twin
         made._uses = {
@@ -462,8 +475,8 @@ class Rewriter:
         if source is None:
             places = tuple(dict.fromkeys(n.source for n in origins if n.source is not None))
             source = Derived(self.pass_name, places) if places and self.pass_name else (places[0] if places else None)
-        inferred = tuple(types) if types is not None else self._infer(op, trimmed, kept, source)
         node = Node(self.graph._next_uid, op, trimmed, kept, source=source)
+        inferred = tuple(types) if types is not None else self._infer(node)
         self.graph._next_uid += 1
         wanted = list(names) or ([name] if name else [])
         results = []
@@ -665,8 +678,7 @@ class Rewriter:
 
     def reinfer(self, node: Node) -> None:
         """Infer the result types of a node again from its operands' types."""
-        types = self._infer(node.op, node.operands, node.attributes, node.source)
-        for value, type in zip(node.results, types, strict=True):
+        for value, type in zip(node.results, self._infer(node), strict=True):
             self.retype(value, type)
 
     def rename(self, value: Value, name: str) -> None:
@@ -678,20 +690,13 @@ class Rewriter:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _infer(
-        self,
-        op: OpDef,
-        operands: Sequence[Value | None],
-        attributes: Mapping[str, Attribute],
-        source: Source | None,
-    ) -> tuple[TensorType, ...]:
-        types = [v.type if v is not None else None for v in operands]
+    def _infer(self, node: Node) -> tuple[TensorType, ...]:
         try:
-            return op.infer(types, attributes)
+            return node.infer()
         except TypeRuleError as error:
-            shown = ", ".join(str(t) if t else "_" for t in types)
+            shown = ", ".join(str(v.type) if v is not None else "_" for v in node.operands)
             raise CompileError(
-                Diagnostic(Kind.TYPE, f"{op.name}: {error}", source, notes=(f"operands: {shown}",))
+                Diagnostic(Kind.TYPE, f"{node.op.name}: {error}", node.source, notes=(f"operands: {shown}",))
             ) from error
 
     def _value(self, name: str, type: TensorType, role: Role, source: Source | None) -> Value:

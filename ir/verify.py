@@ -92,9 +92,8 @@ def _is_verified(node: Node) -> bool:
 
 
 def _types(graph: Graph, node: Node, stage: GraphStage) -> Iterator[Diagnostic]:
-    operands = [v.type if v is not None else None for v in node.operands]
     try:
-        inferred = node.op.infer(operands, node.attributes)
+        inferred = node.infer()
     except UnknownContents as error:
         if is_resolved(stage):
             yield _at(graph, node, Kind.DATA_DEPENDENT, f"the shape of %{node.name} depends on data: {error}")
