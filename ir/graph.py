@@ -73,10 +73,9 @@ class Node:
     results: tuple[Value, ...] = ()
     source: Source | None = None
     facts: dict[type, Fact] = field(default_factory=dict)
-    verified: tuple[object, ...] = field(default=(), repr=False)
-    """The very attributes and types that the verifier has found to fit together; new ones are new objects."""
     inferred: tuple[tuple[object, ...], tuple[TensorType, ...]] = field(default=((), ()), repr=False)
-    """What the op's rule gave last, behind the very attributes and types that it was asked about."""
+    """What the op's rule gave last, behind the very attributes and types that it was asked about: new ones are new
+    objects."""
 
     @property
     def name(self) -> str:
@@ -185,7 +184,7 @@ class Graph:
             results = tuple(mine[r] for r in node.results)
             facts = dict(node.facts)
             made._nodes[uid] = twin = Node(uid, node.op, operands, node.attributes, results, node.source, facts)
-            twin.verified, twin.inferred = node.verified, node.inferred
+            twin.inferred = node.inferred
             for result in results:
                 result.owner = twin
         made._uses = {
@@ -252,6 +251,11 @@ class Graph:
     def __contains__(self, node: object) -> bool:
         return isinstance(node, Node) and self._nodes.get(node.uid) is node
 
+    @property
+    def named(self) -> Mapping[str, Value]:
+        """All values, by name."""
+        return self._values
+
     def value(self, name: str) -> Value | None:
         return self._values.get(name)
 
@@ -275,17 +279,14 @@ class Graph:
         for (_, index), node in self._uses.get(value, {}).items():
             yield node, index
 
-    def is_read_by(self, value: Value, node: Node, index: int) -> bool:
-        """Whether an operand of a node is known to read a value."""
-        return self._uses.get(value, {}).get((node.uid, index)) is node
-
-    def read_count(self, value: Value) -> int:
-        """How many operands read a value."""
-        return len(self._uses.get(value, ()))
+    @property
+    def reads(self) -> Mapping[Value, Mapping[tuple[int, int], Node]]:
+        """The nodes that are known to read each value, by their uids and the numbers of the operands."""
+        return self._uses
 
     def use_count(self, value: Value) -> int:
         """How many operands and outputs read a value."""
-        return self.read_count(value) + self._output_uses().get(value, 0)
+        return len(self._uses.get(value, ())) + self._output_uses().get(value, 0)
 
     def is_output(self, value: Value) -> bool:
         return value in self._output_uses()
