@@ -81,8 +81,7 @@ class _Unit:
 
     def spread(self, loop: Loop) -> _Unit:
         """The same over all turns of a loop around it."""
-        touched = [(spread(region, loop.variable, loop.count), low, high) for region, low, high in self.touched]
-        return _Unit(self.position, self.engine, self.op, touched)
+        return _Unit(self.position, self.engine, self.op, _spread(self.touched, loop))
 
     def signal(self, semaphore: int) -> Step:
         return self._step(Signal(semaphore))
@@ -180,17 +179,23 @@ class _Splitter:
         if isinstance(item, Step):
             return [_Unit(position, item.engine, item.op, self._touched[id(item)])]
         first: dict[str, int] = {}
-        touched: dict[str, dict[_Touch, None]] = defaultdict(dict)
-        for unit in self._inside(item):
-            first.setdefault(unit.engine, unit.op)
-            touched[unit.engine].update(dict.fromkeys(unit.spread(item).touched))
-        return [_Unit(position, engine, op, list(touched[engine])) for engine, op in first.items()]
+        all_touched: dict[str, dict[_Touch, None]] = defaultdict(dict)
+        for engine, op, touched in self._inside(item):
+            first.setdefault(engine, op)
+            all_touched[engine].update(dict.fromkeys(_spread(touched, item)))
+        return [_Unit(position, engine, op, list(all_touched[engine])) for engine, op in first.items()]
 
-    def _inside(self, loop: Loop) -> Sequence[_Unit]:
+    def _inside(self, loop: Loop) -> Iterator[tuple[str, int, list[_Touch]]]:
+        """Engines in a turn of a loop, the ops they are at, and what they touch."""
         body = self._bodies.get(id(loop))
         if body is not None:
-            return body.units
-        return [unit for position, item in enumerate(loop.body) for unit in self._units(position, item)]
+            yield from ((unit.engine, unit.op, unit.touched) for unit in body.units)
+            return
+        for item in loop.body:
+            if isinstance(item, Step):
+                yield item.engine, item.op, self._touched[id(item)]
+            else:
+                yield from ((engine, op, _spread(touched, item)) for engine, op, touched in self._inside(item))
 
     # -- orders within a turn -------------------------------------------------------------------------------------
 
@@ -314,6 +319,11 @@ class _Splitter:
     def _semaphore(self) -> int:
         self._semaphores += 1
         return self._semaphores - 1
+
+
+def _spread(touched: Iterable[_Touch], loop: Loop) -> list[_Touch]:
+    """What is touched while a loop around it goes on."""
+    return [(spread(region, loop.variable, loop.count), low, high) for region, low, high in touched]
 
 
 class _Others:
