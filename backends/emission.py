@@ -556,7 +556,7 @@ def _folded(stretches: Sequence[_Stretch]) -> tuple[list[Item], dict[int, int], 
             while end < len(stretches) and stretches[end].group == stretches[at].group:
                 end += 1
         run = stretches[at:end]
-        for rolled in roll([s.items for s in run], free):
+        for rolled in roll([s.items for s in run], free, {number for number, s in enumerate(run) if s.again}):
             free += 1
             items += rolled.items
             for position in range(rolled.first + rolled.period, rolled.first + rolled.period * rolled.count):
