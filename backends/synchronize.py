@@ -110,13 +110,18 @@ class _Body:
     tokens: tuple[tuple[_Unit, _Unit], ...]
     items: tuple[Item, ...]
 
-    def orders(self, first: _Unit, second: _Unit) -> bool:
-        """Whether a turn of the second follows on all earlier turns of the first."""
-        return any(
-            giver.engine == first.engine and taker.engine == second.engine
-            and giver.position >= first.position and taker.position <= second.position
+    def over(self, engine: str, loop: Loop) -> list[_Unit]:
+        """The units of an engine over all turns of the loop."""
+        return [unit.spread(loop) for unit in self.units if unit.engine == engine]
+
+    def ordered(self, first: _Unit, engine: str) -> int:
+        """The position from which on a turn of an engine follows on all earlier turns of the first."""
+        taken = (
+            taker.position
             for giver, taker in self.tokens
-        )  # fmt: skip
+            if giver.engine == first.engine and taker.engine == engine and giver.position >= first.position
+        )
+        return min(taken, default=len(self.items))
 
 
 class _Splitter:
@@ -297,12 +302,11 @@ class _Splitter:
         if first.position != second.position or not isinstance(item, Loop):
             return True
         body = self._bodies[id(item)]
-        for one in body.units:
-            for other in body.units:
-                if one.engine != first.engine or other.engine != second.engine or body.orders(one, other):
-                    continue
-                if self._is_carried(one.spread(item), other.spread(item), body.items, loop, ranges):
-                    return True
+        others = body.over(second.engine, item)
+        for one in body.over(first.engine, item):
+            end = body.ordered(one, second.engine)
+            if any(self._is_carried(one, o, body.items, loop, ranges) for o in others if o.position < end):
+                return True
         return False
 
     # -- what is touched ------------------------------------------------------------------------------------------
