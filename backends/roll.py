@@ -8,7 +8,7 @@ those operands affine in the loop's counter. The unrolled loop is exactly what w
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from heapq import heappop, heappush
 
 from pimc.backends.affine import Affine, Scalar, variable
@@ -54,7 +54,7 @@ class _Run:
         return self.period * (self.count - 1)
 
 
-def roll(stretches: Sequence[Stretch], first_variable: int, again: Container[int] = ()) -> list[Rolled]:
+def roll(stretches: Sequence[Iterable[Item]], first_variable: int, again: Container[int] = ()) -> list[Rolled]:
     """Cover the stretches, in order, by loops and by single ones so that as few as possible are written.
 
     first_variable: loop variables from this number on are free. again: stretches that are known to be as far from the
@@ -72,7 +72,7 @@ def roll(stretches: Sequence[Stretch], first_variable: int, again: Container[int
     return rolled
 
 
-def _fewest_written(stretches: Sequence[Stretch], again: Container[int]) -> tuple[_Run, ...]:
+def _fewest_written(stretches: Sequence[Iterable[Item]], again: Container[int]) -> tuple[_Run, ...]:
     """A shortest way from the first stretch behind the last one, where a run is as long as what it writes.
 
     The longest run is not always the best first one: two turns are at a constant distance from each other by nature.
@@ -93,7 +93,7 @@ def _fewest_written(stretches: Sequence[Stretch], again: Container[int]) -> tupl
     return ways[len(stretches)][1]
 
 
-def _runs(stretches: Sequence[Stretch], at: int, again: Container[int]) -> list[_Run]:
+def _runs(stretches: Sequence[Iterable[Item]], at: int, again: Container[int]) -> list[_Run]:
     """The longest run of each period from there on, what saves most first."""
     found = [_Run(at, 1, 1)]
     for period in range(1, LONGEST_PERIOD + 1):
@@ -105,12 +105,12 @@ def _runs(stretches: Sequence[Stretch], at: int, again: Container[int]) -> list[
     return sorted(found, key=lambda run: -run.saved)
 
 
-def _turn(stretches: Sequence[Stretch], run: _Run, turn: int) -> Stretch:
+def _turn(stretches: Sequence[Iterable[Item]], run: _Run, turn: int) -> Stretch:
     start = run.first + turn * run.period
     return tuple(item for stretch in stretches[start : start + run.period] for item in stretch)
 
 
-def _longest(stretches: Sequence[Stretch], at: int, period: int, again: Container[int]) -> _Run | None:
+def _longest(stretches: Sequence[Iterable[Item]], at: int, period: int, again: Container[int]) -> _Run | None:
     """The longest loop with a body of `period` stretches that starts at stretch `at`."""
     most = _Run(at, period, (len(stretches) - at) // period)
     if most.count < 2:
