@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from pimc.backends.affine import DEVICE, INSTANCE
 from pimc.backends.hazards import carried, conflict, spread, within
@@ -102,12 +103,16 @@ _Live = dict[str, dict[_Touch, _Unit]]
 last."""
 
 
+_Pair = tuple[_Unit, _Unit]
+"""One that is later than the other, perhaps in a later turn of a loop around both."""
+
+
 @record
 class _Body:
     """The body of a loop: its units, and between which of them tokens keep the order from turn to turn."""
 
     units: tuple[_Unit, ...]
-    tokens: tuple[tuple[_Unit, _Unit], ...]
+    tokens: tuple[_Pair, ...]
     items: tuple[Item, ...]
 
     def over(self, engine: str, loop: Loop) -> list[_Unit]:
@@ -271,12 +276,21 @@ class _Splitter:
     def _carry(self, units: Sequence[_Unit], items: Sequence[Item], loop: Loop, orders: Sequence[Order]) -> None:
         """orders: those within a turn."""
         ranges = {v: n for v, n in self._ranges.items() if v != loop.variable}
-        pairs: dict[tuple[str, str], list[tuple[_Unit, _Unit]]] = defaultdict(list)
+
+        @cache
+        def is_order(pair: _Pair) -> bool:
+            return self._is_carried(*pair, items, loop, ranges)
+
+        pairs: dict[tuple[str, str], list[_Pair]] = defaultdict(list)
+        ordered: dict[tuple[str, str], None] = {}
+        """engines between which there are orders"""
         for i, j in _meeting(units):
-            first, second = units[i], units[j]
-            if self._is_carried(first, second, items, loop, ranges):
-                pairs[first.engine, second.engine].append((first, second))
-        kept = [pair for between in pairs.values() for pair in _strongest(between)]
+            pair = units[i], units[j]
+            engines = pair[0].engine, pair[1].engine
+            pairs[engines].append(pair)
+            if engines not in ordered and is_order(pair):
+                ordered[engines] = None
+        kept = [pair for engines in ordered for pair in _strongest(pairs[engines], is_order)]
         self._bodies[id(loop)] = _Body(tuple(units), tuple(kept), tuple(items))
         units_of = {Order(a.engine, a.position, b.engine, b.position, turns=1): (a, b) for a, b in kept}
         for order in necessary(tuple(units_of), orders):
@@ -391,12 +405,12 @@ def _near(first: Sequence[_Touch], second: Sequence[_Touch]) -> Iterator[tuple[R
                 yield a, b
 
 
-def _strongest(pairs: Sequence[tuple[_Unit, _Unit]]) -> list[tuple[_Unit, _Unit]]:
-    """The pairs that no other implies: no other is given later and taken earlier."""
-    kept: list[tuple[_Unit, _Unit]] = []
-    for first, second in sorted(pairs, key=lambda p: (-p[0].position, p[1].position)):
-        if not kept or second.position < kept[-1][1].position:
-            kept.append((first, second))
+def _strongest(pairs: Sequence[_Pair], is_order: Callable[[_Pair], bool]) -> list[_Pair]:
+    """The orders among pairs that no other implies: no other is given later and taken earlier."""
+    kept: list[_Pair] = []
+    for pair in sorted(pairs, key=lambda p: (-p[0].position, p[1].position)):
+        if (not kept or pair[1].position < kept[-1][1].position) and is_order(pair):
+            kept.append(pair)
     return kept
 
 
