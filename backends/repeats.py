@@ -165,8 +165,9 @@ def _next_command(a: Command, b: Command, ahead: int) -> Command | None:
         if isinstance(left, Affine) and isinstance(right, Affine):
             value = _next_affine(left, right, ahead, moves=declaration.moves)
         elif left != right:
-            moves = declaration.moves and isinstance(left, int) and isinstance(right, int)
-            value = _next(left, right, ahead) if moves else None
+            value = None
+            if declaration.moves and isinstance(left, int) and isinstance(right, int):
+                value = _next(left, right, ahead)
         if value is None:
             return None
         values.append(value)
