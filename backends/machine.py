@@ -330,7 +330,7 @@ class Machine:
 
     def plans(self, graph: Graph) -> Mapping[int, Plan]:
         """The memory plan of each pipeline stage, which depends on nothing that follows from plans."""
-        edits = graph.version - graph.late_edits
+        edits = graph.version - graph.late_notes
         if self._planned is None or self._planned[:2] != (graph, edits):
             self._planned = graph, edits, self._new_plans(graph)
         return self._planned[2]

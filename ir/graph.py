@@ -147,8 +147,10 @@ class Graph:
         self.name = name
         self.version = 0
         """Counts edits."""
-        self.late_edits = 0
-        """Those of them that only say where values live, and what follows from that."""
+        self.notes = 0
+        """Those of them that only say something of nodes and values: facts and homes."""
+        self.late_notes = 0
+        """Those of the notes that say where values live, and what follows from that."""
         self.inputs: list[Value] = []
         self.weights: list[Value] = []
         self.outputs: list[tuple[str, Value]] = []
@@ -178,7 +180,8 @@ class Graph:
         made.defaults, made.batch = dict(self.defaults), self.batch
         made.homes = {mine[value]: home for value, home in self.homes.items()}
         made._values = {name: mine[value] for name, value in self._values.items()}
-        made._next_uid, made.version, made.late_edits = self._next_uid, self.version, self.late_edits
+        made._next_uid, made.version = self._next_uid, self.version
+        made.notes, made.late_notes = self.notes, self.late_notes
         for uid, node in self._nodes.items():
             operands = tuple(None if v is None else mine[v] for v in node.operands)
             results = tuple(mine[r] for r in node.results)
@@ -657,13 +660,13 @@ class Rewriter:
     def set_fact(self, node: Node, fact: Fact) -> None:
         if node.facts.get(type(fact)) != fact:
             node.facts[type(fact)] = fact
-            self._touch(late=isinstance(fact, AFTER_HOMES))
+            self._note(late=isinstance(fact, AFTER_HOMES))
 
     def set_home(self, value: Value, home: Home) -> None:
         """Say where a value lives."""
         if self.graph.homes.get(value) != home:
             self.graph.homes[value] = home
-            self._touch(late=True)
+            self._note(late=True)
 
     def set_batch(self, batch: Batch) -> None:
         """Say which requests the graph is for."""
@@ -732,9 +735,13 @@ class Rewriter:
             if value is not None:
                 self.graph._uses[value].pop((node.uid, index), None)
 
-    def _touch(self, *, late: bool = False) -> None:
+    def _touch(self) -> None:
         self.graph.version += 1
-        self.graph.late_edits += late
+
+    def _note(self, *, late: bool) -> None:
+        self.graph.notes += 1
+        self.graph.late_notes += late
+        self._touch()
 
     def _rewire(self) -> None:
         """Nodes or edges have changed."""

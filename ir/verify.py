@@ -18,16 +18,30 @@ def verify(graph: Graph, stage: GraphStage = GraphStage.IMPORTED) -> None:
     order, values = graph.order(), list(graph.values())
     found = [*_structure(graph, order, values)]
     if not found:  # types say nothing about a graph whose edges are broken
-        unfit = {op.name for op in {node.op.name: node.op for node in order}.values() if illegal(op, stage)}
-        needed = frozenset(required_facts(stage))
         for node in order:
             found += _types(graph, node, stage)
-            if node.op.name in unfit or not _has_facts(node, needed):
-                found += _stage(graph, node, stage)
         found += _static(graph, values, stage)
-        found += _pipeline(graph, order)
+        found += _notes(graph, order, stage)
     if found:
         raise CompileError(found)
+
+
+def verify_notes(graph: Graph, stage: GraphStage) -> None:
+    """The same for a graph that was verified as one of canonical ops, and in which nothing has changed since but notes
+    (`Graph.notes`)."""
+    found = [*_notes(graph, graph.order(), stage)]
+    if found:
+        raise CompileError(found)
+
+
+def _notes(graph: Graph, order: list[Node], stage: GraphStage) -> Iterator[Diagnostic]:
+    """What is said of nodes is what the stage asks for."""
+    unfit = {op.name for op in {node.op.name: node.op for node in order}.values() if illegal(op, stage)}
+    needed = frozenset(required_facts(stage))
+    for node in order:
+        if node.op.name in unfit or not _has_facts(node, needed):
+            yield from _stage(graph, node, stage)
+    yield from _pipeline(graph, order)
 
 
 def _structure(graph: Graph, order: list[Node], values: list[Value]) -> Iterator[Diagnostic]:
