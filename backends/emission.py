@@ -20,7 +20,7 @@ from pimc.backends.pim.mapping import mapping_of, why_no_values
 from pimc.backends.planning import BufferSplit, Plan, nodes_by_stage
 from pimc.backends.program import Cost, Item, Loop, MapEntry, OpRow, Program, Step, Stream
 from pimc.backends.ragged import groups
-from pimc.backends.repeats import Repeats
+from pimc.backends.repeats import Further, Repeats
 from pimc.backends.roll import roll
 from pimc.backends.synchronize import Barrier, split_streams
 from pimc.backends.target import TargetSpec, describe, target_hash
@@ -283,12 +283,10 @@ class _Stretch:
 
     group: int
     index: int
-    items: tuple[Item, ...]
+    items: tuple[Item, ...] | Further
     ops: range
     fences: tuple[int, ...] = ()
     """numbers of items before which nothing is brought for the op that they begin"""
-    again: bool = False
-    """whether it goes on as those before it, for which it was not lowered"""
 
 
 _LOADING, _AFTER = frozenset({"load"}), frozenset({"npu", "store"})
@@ -322,26 +320,27 @@ def _lowered(
     chains = {chain.start: [part.nodes[i] for i in chain.all] for chain in chains_in(part.nodes)}
     done = {node for nodes in chains.values() for node in nodes[1:]}
     areas = [area for area in (*scratch.values(), at.accumulators) if area is not None]
-    repeats, again = Repeats(part.plan.homes), False
+    repeats = Repeats(part.plan.homes)
+    again: Further | None = None
     for offset, node in enumerate(part.nodes):
         if node in done:
             continue
         key = _stretch_of(node, offset)
         if key != current:
             if current is not None:
-                items = emitter.take()
+                items = again or emitter.take()
                 repeats.end(items, at, areas)
-                yield _Stretch(*current, items, range(begin, first_op + offset), tuple(fences), again)
+                yield _Stretch(*current, items, range(begin, first_op + offset), tuple(fences))
                 if key[0] != _ALONE:  # equal layers get equal addresses; others go on around the ring
                     for area in areas:
                         area.restart()
-            current, fences, again = key, [], False
+            current, fences, again = key, [], None
             emitter.op = begin = first_op + offset
             if key[0] >= 0 and memory is None:
                 layer = list(takewhile(partial(_is_in, key), part.nodes[offset:]))
                 again = repeats.begin(layer, at, areas)
                 done.update(layer if again else ())
-        if again:
+        if again is not None:
             continue
         position = node.fact(Position)
         if position is not None and not position.prefetch:
@@ -358,7 +357,7 @@ def _lowered(
         else:
             memory.lower(nodes, there, lower_chain)
     if current is not None:
-        yield _Stretch(*current, emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences), again)
+        yield _Stretch(*current, again or emitter.take(), range(begin, first_op + len(part.nodes)), tuple(fences))
 
 
 def _is_in(stretch: tuple[int, int], node: Node) -> bool:
@@ -379,8 +378,9 @@ def _fenced_as_needed(lowered: Iterable[_Stretch]) -> list[_Stretch]:
     of_layer: frozenset[int] = frozenset()
     for _, run in groupby(enumerate(lowered), lambda each: -1 if each[1].group == _ALONE else each[0]):
         stretches = [stretch for _, stretch in run]
-        if stretches[0].again:
-            found += _without(of_layer, stretches)
+        items = stretches[0].items
+        if isinstance(items, Further):
+            found.append(replace(stretches[0], items=replace(items, without=of_layer)))
             continue
         spare = spare_fences([item for stretch in stretches for item in stretch.items])
         of_layer = spare if stretches[0].group >= 0 else of_layer
@@ -392,7 +392,7 @@ def _without(spare: Set[int], run: Sequence[_Stretch]) -> Iterator[_Stretch]:
     """Stretches that follow each other, without items of such numbers."""
     begin = 0
     for stretch in run:
-        end = begin + len(stretch.items)
+        end = begin + len(tuple(stretch.items))
         gone = [number - begin for number in spare if begin <= number < end]
         begin = end
         if not gone:
@@ -543,7 +543,8 @@ def _engine(node: Node) -> str:
 def _folded(stretches: Sequence[_Stretch]) -> tuple[list[Item], dict[int, int], tuple[Barrier, ...]]:
     """Fold runs of layers of one group into loops; for each op folded away, the op that stands for it; and the barriers
     between and in beats."""
-    free = 1 + max((v for s in stretches for v in _variables(s.items)), default=-1)
+    last = ((*_variables(s.items),) for s in reversed(stretches))
+    free = 1 + max(next(filter(None, last), (-1,)))  # they are counted on from stretch to stretch
     items: list[Item] = []
     shared: dict[int, int] = {}
     barriers: list[Barrier] = []
@@ -557,7 +558,8 @@ def _folded(stretches: Sequence[_Stretch]) -> tuple[list[Item], dict[int, int], 
             while end < len(stretches) and stretches[end].group == stretches[at].group:
                 end += 1
         run = stretches[at:end]
-        for rolled in roll([s.items for s in run], free):
+        again = {number for number, s in enumerate(run) if isinstance(s.items, Further)}
+        for rolled in roll([s.items for s in run], free, again):
             free += 1
             items += rolled.items
             for position in range(rolled.first + rolled.period, rolled.first + rolled.period * rolled.count):
@@ -567,7 +569,7 @@ def _folded(stretches: Sequence[_Stretch]) -> tuple[list[Item], dict[int, int], 
     return items, shared, tuple(barriers)
 
 
-def _variables(items: Sequence[Item]) -> Iterator[int]:
+def _variables(items: Iterable[Item]) -> Iterator[int]:
     for item in items:
         if isinstance(item, Loop):
             yield item.variable

@@ -83,6 +83,8 @@ class Machine:
     """Degrees of parallelism that were asked for: pp, tp."""
     estimates: Estimates = field(default_factory=Estimates)
     """found so far; compilations for one target can share them"""
+    _planned: tuple[Graph, int, Mapping[int, Plan]] | None = field(default=None, init=False, repr=False)
+    """the last plans, with the edits of their graph that they come after"""
 
     def __post_init__(self) -> None:
         emission.load_rules(self.spec)
@@ -311,9 +313,7 @@ class Machine:
         """The commands of a few nodes, with a plan of their own."""
         return emission.emit_nodes(nodes, self.spec, plan_nodes(nodes, self.spec))
 
-    def tile(
-        self, node: Node, engine: Engine, homes: Mapping[Value, Home], chain: Sequence[Node] = ()
-    ) -> Tile | None:
+    def tile(self, node: Node, engine: Engine, homes: Mapping[Value, Home], chain: Sequence[Node] = ()) -> Tile | None:
         if node.op.cls is not OpClass.CONTRACTION and not node.op.name.startswith("attention_"):
             return None
         if engine.kind == "pim":
@@ -339,7 +339,13 @@ class Machine:
         return self.estimates.limits[key]
 
     def plans(self, graph: Graph) -> Mapping[int, Plan]:
-        """The memory plan of each pipeline stage."""
+        """The memory plan of each pipeline stage, which depends on nothing that follows from plans."""
+        edits = graph.version - graph.late_notes
+        if self._planned is None or self._planned[:2] != (graph, edits):
+            self._planned = graph, edits, self._new_plans(graph)
+        return self._planned[2]
+
+    def _new_plans(self, graph: Graph) -> Mapping[int, Plan]:
         by_stage, queries = nodes_by_stage(graph), emission.pipeline_of(graph)[0]
         return {
             stage: make_plan(

@@ -7,7 +7,7 @@ for the addresses of its commands.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from pimc.backends.affine import Affine
@@ -23,6 +23,23 @@ from pimc.record import record
 
 
 @record
+class Further:
+    """The items of a layer that is so many behind the second of two which go on alike. They are made when somebody
+    looks at them: nobody does where layers become a loop."""
+
+    first: tuple[Item, ...]
+    second: tuple[Item, ...]
+    ahead: int = 1
+    without: Set[int] = frozenset()
+    """numbers of items that are left out"""
+
+    def __iter__(self) -> Iterator[Item]:
+        items = further(self.first, self.second, self.ahead)
+        assert items is not None
+        return (item for number, item in enumerate(items) if number not in self.without)
+
+
+@record
 class _Layer:
     """What rules see of a layer, and what they made of it."""
 
@@ -30,7 +47,7 @@ class _Layer:
     """all but where values begin"""
     begins: tuple[int, ...]
     """its first op, the first variable of its loops, and each operand and result"""
-    items: tuple[Item, ...] = ()
+    items: tuple[Item, ...] | Further = ()
     variables: int = 0
     """of its loops"""
     left: tuple[int, ...] = ()
@@ -46,26 +63,29 @@ class Repeats:
     here: _Layer | None = None
     """the layer that is looked at; None: nothing can be said of it"""
 
-    def begin(self, nodes: Sequence[Node], at: Lowering, areas: Sequence[Scratch]) -> bool:
-        """Emit the next layer, if it goes on like the two before; else it must be lowered."""
+    def begin(self, nodes: Sequence[Node], at: Lowering, areas: Sequence[Scratch]) -> Further | None:
+        """What the next layer emits, if it goes on like the two before; else it must be lowered."""
         op, variable = at.emit.op, at.emit.level[1]
         row = at.spec.dram.geometry.stride_row
         self.here = here = _seen(nodes, self.homes, row, (op, variable))
         if here is None or len(self.before) < 2:
-            return False
+            return None
         first, second = self.before
         alike = first.seen == second.seen == here.seen and first.left == second.left
         if not alike or _steps(second.begins, here.begins) != _steps(first.begins, second.begins):
-            return False
-        items = further(first.items, second.items)
-        if items is None:
-            return False
-        at.emit.again(items, variable + second.variables)
+            return None
+        if isinstance(second.items, Further):
+            items = replace(second.items, ahead=second.items.ahead + 1)
+        else:
+            items = Further(tuple(first.items), second.items)
+            if further(items.first, items.second) is None:
+                return None
+        at.emit.again((), variable + second.variables)
         for area, position in zip(areas, second.left, strict=True):
             area.resume(position)
-        return True
+        return items
 
-    def end(self, items: tuple[Item, ...], at: Lowering, areas: Sequence[Scratch]) -> None:
+    def end(self, items: tuple[Item, ...] | Further, at: Lowering, areas: Sequence[Scratch]) -> None:
         """Remember what came of the layer that began."""
         here, self.here = self.here, None
         if here is not None:
@@ -110,26 +130,30 @@ def _seen(nodes: Sequence[Node], homes: Mapping[Value, Home], row: int, first: t
     return _Layer(tuple(found), tuple(begins))
 
 
-def further(first: Sequence[Item], second: Sequence[Item]) -> tuple[Item, ...] | None:
-    """What comes after two stretches that go on alike; None where they do not correspond."""
+def further(first: Sequence[Item], second: Sequence[Item], ahead: int = 1) -> tuple[Item, ...] | None:
+    """What comes so many behind the second of two stretches that go on alike; None where they do not correspond."""
     if len(first) != len(second):
         return None
     found: list[Item] = []
     for a, b in zip(first, second, strict=True):
         item: Item | None = None
         if isinstance(a, Loop) and isinstance(b, Loop) and a.count == b.count:
-            body = further(a.body, b.body)
-            item = None if body is None else Loop(2 * b.variable - a.variable, b.count, body)
+            body = further(a.body, b.body, ahead)
+            item = None if body is None else Loop(_next(a.variable, b.variable, ahead), b.count, body)
         elif isinstance(a, Step) and isinstance(b, Step) and (a.engine, a.instances) == (b.engine, b.instances):
-            command = _next_command(a.command, b.command)
-            item = None if command is None else Step(b.engine, command, 2 * b.op - a.op, b.instances)
+            command = _next_command(a.command, b.command, ahead)
+            item = None if command is None else Step(b.engine, command, _next(a.op, b.op, ahead), b.instances)
         if item is None:
             return None
         found.append(item)
     return tuple(found)
 
 
-def _next_command(a: Command, b: Command) -> Command | None:
+def _next(a: int, b: int, ahead: int) -> int:
+    return b + ahead * (b - a)
+
+
+def _next_command(a: Command, b: Command, ahead: int) -> Command | None:
     """None where they differ in more than what may move."""
     if type(a) is not type(b):
         return None
@@ -139,18 +163,20 @@ def _next_command(a: Command, b: Command) -> Command | None:
     for left, right, declaration in zip(values_of(a), values_of(b), operands_of(type(b)).values(), strict=True):
         value = right
         if isinstance(left, Affine) and isinstance(right, Affine):
-            value = _next_affine(left, right, moves=declaration.moves)
+            value = _next_affine(left, right, ahead, moves=declaration.moves)
         elif left != right:
-            value = 2 * right - left if declaration.moves and isinstance(left, int) and isinstance(right, int) else None
+            value = None
+            if declaration.moves and isinstance(left, int) and isinstance(right, int):
+                value = _next(left, right, ahead)
         if value is None:
             return None
         values.append(value)
     return type(b)(*values)
 
 
-def _next_affine(a: Affine, b: Affine, *, moves: bool) -> Affine | None:
+def _next_affine(a: Affine, b: Affine, ahead: int, *, moves: bool) -> Affine | None:
     """In the loops of the next stretch, whose variables have other numbers."""
     if [c for _, c in a.terms] != [c for _, c in b.terms] or (a.base != b.base and not moves):
         return None
-    variables = [2 * later - earlier for (earlier, _), (later, _) in zip(a.terms, b.terms, strict=True)]
-    return Affine(2 * b.base - a.base, tuple([(v, c) for v, (_, c) in zip(variables, b.terms, strict=True)]))
+    variables = [_next(earlier, later, ahead) for (earlier, _), (later, _) in zip(a.terms, b.terms, strict=True)]
+    return Affine(_next(a.base, b.base, ahead), tuple([(v, c) for v, (_, c) in zip(variables, b.terms, strict=True)]))

@@ -8,7 +8,7 @@ those operands affine in the loop's counter. The unrolled loop is exactly what w
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from heapq import heappop, heappush
 
 from pimc.backends.affine import Affine, Scalar, variable
@@ -54,13 +54,14 @@ class _Run:
         return self.period * (self.count - 1)
 
 
-def roll(stretches: Sequence[Stretch], first_variable: int) -> list[Rolled]:
+def roll(stretches: Sequence[Iterable[Item]], first_variable: int, again: Container[int] = ()) -> list[Rolled]:
     """Cover the stretches, in order, by loops and by single ones so that as few as possible are written.
 
-    first_variable: loop variables from this number on are free.
+    first_variable: loop variables from this number on are free. again: stretches that are known to be as far from the
+    one before as that is from the one before it.
     """
     rolled: list[Rolled] = []
-    for run in _fewest_written(stretches):
+    for run in _fewest_written(stretches, again):
         items = _turn(stretches, run, 0)
         if run.count > 1:
             merged = _merge_items(items, _turn(stretches, run, 1), first_variable)
@@ -71,7 +72,7 @@ def roll(stretches: Sequence[Stretch], first_variable: int) -> list[Rolled]:
     return rolled
 
 
-def _fewest_written(stretches: Sequence[Stretch]) -> tuple[_Run, ...]:
+def _fewest_written(stretches: Sequence[Iterable[Item]], again: Container[int]) -> tuple[_Run, ...]:
     """A shortest way from the first stretch behind the last one, where a run is as long as what it writes.
 
     The longest run is not always the best first one: two turns are at a constant distance from each other by nature.
@@ -84,7 +85,7 @@ def _fewest_written(stretches: Sequence[Stretch]) -> tuple[_Run, ...]:
         shortest = ways[len(stretches)][0] if len(stretches) in ways else len(stretches) + 1
         if at == len(stretches) or written > known or written + 1 >= shortest:
             continue
-        for run in _runs(stretches, at):
+        for run in _runs(stretches, at, again):
             total = written + run.period
             if run.end not in ways or total < ways[run.end][0]:
                 ways[run.end] = total, (*way, run)
@@ -92,24 +93,24 @@ def _fewest_written(stretches: Sequence[Stretch]) -> tuple[_Run, ...]:
     return ways[len(stretches)][1]
 
 
-def _runs(stretches: Sequence[Stretch], at: int) -> list[_Run]:
+def _runs(stretches: Sequence[Iterable[Item]], at: int, again: Container[int]) -> list[_Run]:
     """The longest run of each period from there on, what saves most first."""
     found = [_Run(at, 1, 1)]
     for period in range(1, LONGEST_PERIOD + 1):
         if max(run.saved for run in found) >= len(stretches) - at - period:  # a longer body saves no more
             break
-        run = _longest(stretches, at, period)
+        run = _longest(stretches, at, period, again)
         if run is not None:
             found.append(run)
     return sorted(found, key=lambda run: -run.saved)
 
 
-def _turn(stretches: Sequence[Stretch], run: _Run, turn: int) -> Stretch:
+def _turn(stretches: Sequence[Iterable[Item]], run: _Run, turn: int) -> Stretch:
     start = run.first + turn * run.period
     return tuple(item for stretch in stretches[start : start + run.period] for item in stretch)
 
 
-def _longest(stretches: Sequence[Stretch], at: int, period: int) -> _Run | None:
+def _longest(stretches: Sequence[Iterable[Item]], at: int, period: int, again: Container[int]) -> _Run | None:
     """The longest loop with a body of `period` stretches that starts at stretch `at`."""
     most = _Run(at, period, (len(stretches) - at) // period)
     if most.count < 2:
@@ -119,6 +120,8 @@ def _longest(stretches: Sequence[Stretch], at: int, period: int) -> _Run | None:
     if merged is None:
         return None
     for turn in range(2, most.count):
+        if period == 1 and at + turn in again:
+            continue
         following = _turn(stretches, most, turn)
         if not _matches(merged, following, _SEARCH, turn, _pairing(first, following)):
             return _Run(at, period, turn)

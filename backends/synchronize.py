@@ -9,10 +9,11 @@ so the streams cannot deadlock.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 
 from pimc.backends.affine import DEVICE, INSTANCE
 from pimc.backends.hazards import carried, conflict, spread, within
@@ -62,16 +63,18 @@ def split_streams(
     return {engine: tuple(stream) for engine, stream in splitter.split(tuple(items)).items()}
 
 
-@dataclass(eq=False)
+_Touch = tuple[Region, int, int]
+"""A region that a command touches, and its first byte and the one after the last over all turns of all loops."""
+
+
+@dataclass(eq=False, slots=True)
 class _Unit:
     """What one item of a level is to one engine: a step, or the engine's part of a loop."""
 
     position: int
     engine: str
     op: int
-    regions: list[Region]
-    spans: list[tuple[Region, int, int]] = field(default_factory=list)
-    """the same, with the first byte and the one after the last, over all turns of the loops around"""
+    touched: list[_Touch]
     before: list[Step] = field(default_factory=list)
     after: list[Step] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
@@ -79,7 +82,7 @@ class _Unit:
 
     def spread(self, loop: Loop) -> _Unit:
         """The same over all turns of a loop around it."""
-        return replace(self, regions=[spread(r, loop.variable, loop.count) for r in self.regions])
+        return _Unit(self.position, self.engine, self.op, _spread(self.touched, loop))
 
     def signal(self, semaphore: int) -> Step:
         return self._step(Signal(semaphore))
@@ -91,9 +94,17 @@ class _Unit:
         return Step(self.engine, command, self.op)
 
 
-_Live = dict[str, dict[Region, tuple[_Unit, int, int]]]
-"""What has been touched in a space, by engine: the last unit that did so, and the span over all turns of the loops
-around. What was touched last, and by whom, comes last."""
+_Place = tuple[str, str, bool]
+"""A space, who touches it, and whether by writing."""
+_Span = tuple[int, int]
+
+_Live = dict[str, dict[_Touch, _Unit]]
+"""What has been touched in a space, by engine, and the last unit that did so. What was touched last, and by whom, comes
+last."""
+
+
+_Pair = tuple[_Unit, _Unit]
+"""One that is later than the other, perhaps in a later turn of a loop around both."""
 
 
 @record
@@ -101,16 +112,21 @@ class _Body:
     """The body of a loop: its units, and between which of them tokens keep the order from turn to turn."""
 
     units: tuple[_Unit, ...]
-    tokens: tuple[tuple[_Unit, _Unit], ...]
+    tokens: tuple[_Pair, ...]
     items: tuple[Item, ...]
 
-    def orders(self, first: _Unit, second: _Unit) -> bool:
-        """Whether a turn of the second follows on all earlier turns of the first."""
-        return any(
-            giver.engine == first.engine and taker.engine == second.engine
-            and giver.position >= first.position and taker.position <= second.position
+    def over(self, engine: str, loop: Loop) -> list[_Unit]:
+        """The units of an engine over all turns of the loop."""
+        return [unit.spread(loop) for unit in self.units if unit.engine == engine]
+
+    def ordered(self, first: _Unit, engine: str) -> int:
+        """The position from which on a turn of an engine follows on all earlier turns of the first."""
+        taken = (
+            taker.position
             for giver, taker in self.tokens
-        )  # fmt: skip
+            if giver.engine == first.engine and taker.engine == engine and giver.position >= first.position
+        )
+        return min(taken, default=len(self.items))
 
 
 class _Splitter:
@@ -126,12 +142,11 @@ class _Splitter:
         self._bodies: dict[int, _Body] = {}
         self._first: dict[str, list[Step]] = defaultdict(list)
         self._last: dict[str, list[Step]] = defaultdict(list)
-        self._regions: dict[int, list[Region]] = {}
-        """what steps touch, by their identity"""
         self._only: dict[int, str] = {}
-        self._written = {space: _united(spans) for space, spans in self._written_spans(items, ranges).items()}
-        for own in self._regions.values():
-            own[:] = [region for region in own if region.write or self._is_written(region)]
+        looked_at = [*self._look_at(items, ranges)]
+        others = _Others(looked_at)
+        self._touched = {id(step): others.met_by(step.engine, touched) for step, touched in looked_at}
+        """what steps touch where other engines may be in the way, by the identity of the steps"""
 
     def split(self, items: Sequence[Item]) -> dict[str, list[Item]]:
         streams = self._level(items, None)
@@ -172,13 +187,25 @@ class _Splitter:
 
     def _units(self, position: int, item: Item) -> list[_Unit]:
         if isinstance(item, Step):
-            return [_Unit(position, item.engine, item.op, self._regions[id(item)])]
-        first: dict[str, Step] = {}
-        touched: dict[str, dict[Region, None]] = defaultdict(dict)
-        for step, regions in self._inside(item):
-            first.setdefault(step.engine, step)
-            touched[step.engine].update(dict.fromkeys(regions))
-        return [_Unit(position, engine, step.op, list(touched[engine])) for engine, step in first.items()]
+            return [_Unit(position, item.engine, item.op, self._touched[id(item)])]
+        first: dict[str, int] = {}
+        all_touched: dict[str, dict[_Touch, None]] = defaultdict(dict)
+        for engine, op, touched in self._inside(item):
+            first.setdefault(engine, op)
+            all_touched[engine].update(dict.fromkeys(_spread(touched, item)))
+        return [_Unit(position, engine, op, list(all_touched[engine])) for engine, op in first.items()]
+
+    def _inside(self, loop: Loop) -> Iterator[tuple[str, int, list[_Touch]]]:
+        """Engines in a turn of a loop, the ops they are at, and what they touch."""
+        body = self._bodies.get(id(loop))
+        if body is not None:
+            yield from ((unit.engine, unit.op, unit.touched) for unit in body.units)
+            return
+        for item in loop.body:
+            if isinstance(item, Step):
+                yield item.engine, item.op, self._touched[id(item)]
+            else:
+                yield from ((engine, op, _spread(touched, item)) for engine, op, touched in self._inside(item))
 
     # -- orders within a turn -------------------------------------------------------------------------------------
 
@@ -195,15 +222,16 @@ class _Splitter:
                 passed.append((barrier, {e: u for e, u in last.items() if barrier.after is None or e in barrier.after}))
             for unit in level:
                 held = [ends for barrier, ends in passed if barrier.holds(unit.engine)]
-                unit.spans = [(region, *within(region, self._ranges)) for region in unit.regions]
-                orders += self._wait_for_earlier(unit, live, known[unit.engine], held)
+                if unit.touched or held:
+                    orders += self._wait_for_earlier(unit, live, known[unit.engine], held)
             for unit in level:
                 last[unit.engine] = unit
                 unit.known = dict(known[unit.engine])
-                for region, low, high in unit.spans:
-                    touched = live[region.space][unit.engine] = live[region.space].pop(unit.engine, {})
-                    touched.pop(region, None)
-                    touched[region] = unit, low, high
+                for touch in unit.touched:
+                    space = live[touch[0].space]
+                    touched = space[unit.engine] = space.pop(unit.engine, {})
+                    touched.pop(touch, None)
+                    touched[touch] = unit
         return orders
 
     def _wait_for_earlier(
@@ -220,12 +248,12 @@ class _Splitter:
             for engine, other in ends.items():
                 if engine != unit.engine and reached[engine] < other.position:
                     needed[engine], reached[engine] = other, other.position
-        for region, low, high in unit.spans:
+        for region, low, high in unit.touched:
             for engine, touched in live[region.space].items():
                 if engine == unit.engine:
                     continue
                 limit = reached[engine]
-                for earlier, (other, start, end) in reversed(touched.items()):
+                for (earlier, start, end), other in reversed(touched.items()):
                     if other.position <= limit:
                         break
                     if start < high and low < end and conflict(earlier, region, self._ranges):
@@ -248,12 +276,21 @@ class _Splitter:
     def _carry(self, units: Sequence[_Unit], items: Sequence[Item], loop: Loop, orders: Sequence[Order]) -> None:
         """orders: those within a turn."""
         ranges = {v: n for v, n in self._ranges.items() if v != loop.variable}
-        pairs: dict[tuple[str, str], list[tuple[_Unit, _Unit]]] = defaultdict(list)
-        for i, j in _meeting(units, {**ranges, loop.variable: loop.count}):
-            first, second = units[i], units[j]
-            if self._is_carried(first, second, items, loop, ranges):
-                pairs[first.engine, second.engine].append((first, second))
-        kept = [pair for between in pairs.values() for pair in _strongest(between)]
+
+        @cache
+        def is_order(pair: _Pair) -> bool:
+            return self._is_carried(*pair, items, loop, ranges)
+
+        pairs: dict[tuple[str, str], list[_Pair]] = defaultdict(list)
+        ordered: dict[tuple[str, str], None] = {}
+        """engines between which there are orders"""
+        for i, j in _meeting(units):
+            pair = units[i], units[j]
+            engines = pair[0].engine, pair[1].engine
+            pairs[engines].append(pair)
+            if engines not in ordered and is_order(pair):
+                ordered[engines] = None
+        kept = [pair for engines in ordered for pair in _strongest(pairs[engines], is_order)]
         self._bodies[id(loop)] = _Body(tuple(units), tuple(kept), tuple(items))
         units_of = {Order(a.engine, a.position, b.engine, b.position, turns=1): (a, b) for a, b in kept}
         for order in necessary(tuple(units_of), orders):
@@ -272,66 +309,78 @@ class _Splitter:
         What lies in one inner loop may be ordered by its own tokens, which are handed on from one time that the loop
         is executed to the next.
         """
-        near = _near(first.regions, second.regions, {**ranges, loop.variable: loop.count})
+        near = _near(first.touched, second.touched)
         if not any(carried(a, b, loop.variable, loop.count, ranges) for a, b in near):
             return False
         item = items[first.position]
         if first.position != second.position or not isinstance(item, Loop):
             return True
         body = self._bodies[id(item)]
-        for one in body.units:
-            for other in body.units:
-                if one.engine != first.engine or other.engine != second.engine or body.orders(one, other):
-                    continue
-                if self._is_carried(one.spread(item), other.spread(item), body.items, loop, ranges):
-                    return True
+        others = body.over(second.engine, item)
+        for one in body.over(first.engine, item):
+            end = body.ordered(one, second.engine)
+            if any(self._is_carried(one, o, body.items, loop, ranges) for o in others if o.position < end):
+                return True
         return False
 
     # -- what is touched ------------------------------------------------------------------------------------------
 
-    def _inside(self, loop: Loop) -> Iterator[tuple[Step, list[Region]]]:
-        for item in loop.body:
-            pairs = [(item, self._regions[id(item)])] if isinstance(item, Step) else self._inside(item)
-            for step, regions in pairs:
-                yield step, [spread(region, loop.variable, loop.count) for region in regions]
-
-    def _written_spans(self, items: Sequence[Item], ranges: dict[int, int]) -> dict[str, list[tuple[int, int]]]:
-        """Intervals of each space that some command writes. Notes what all of them touch."""
-        spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    def _look_at(self, items: Sequence[Item], ranges: Mapping[int, int]) -> Iterator[tuple[Step, list[_Touch]]]:
+        """What each step touches."""
         for item in items:
             if isinstance(item, Loop):
-                for space, found in self._written_spans(item.body, {**ranges, item.variable: item.count}).items():
-                    spans[space] += _united(found)
-                continue
-            touched = self._regions.get(id(item))
-            if touched is None:
-                touched = [region.flat(self._row_stride) for region in item.command.regions() if region.length > 0]
-                self._regions[id(item)] = touched
-            for region in touched:
-                if region.write:
-                    spans[region.space].append(within(region, ranges))
-        return spans
-
-    def _is_written(self, region: Region) -> bool:
-        """Whether anybody writes there at all: what is only read (weights) needs no order."""
-        spans = self._written.get(region.space)
-        if not spans or not isinstance(region.start, int):
-            return bool(spans)
-        at = bisect_right(spans, (region.start + region.length - 1, 1 << 62))
-        return at > 0 and spans[at - 1][1] > region.start
+                yield from self._look_at(item.body, {**ranges, item.variable: item.count})
+            else:
+                regions = [region.flat(self._row_stride) for region in item.command.regions() if region.length > 0]
+                yield item, [(region, *within(region, ranges)) for region in regions]
 
     def _semaphore(self) -> int:
         self._semaphores += 1
         return self._semaphores - 1
 
 
-def _meeting(units: Sequence[_Unit], ranges: dict[int, int]) -> list[tuple[int, int]]:
+def _spread(touched: Iterable[_Touch], loop: Loop) -> list[_Touch]:
+    """What is touched while a loop around it goes on."""
+    return [(spread(region, loop.variable, loop.count), low, high) for region, low, high in touched]
+
+
+class _Others:
+    """Where other engines touch memory, as seen from each engine. Weights and temporaries are its own."""
+
+    def __init__(self, looked_at: Iterable[tuple[Step, list[_Touch]]]) -> None:
+        spans: dict[_Place, list[_Span]] = defaultdict(list)
+        for step, touched in looked_at:
+            for (space, _, _, write, _), low, high in touched:
+                spans[space, step.engine, write].append((low, high))
+        own = {place: _united(found) for place, found in spans.items()}
+        self._spans = {
+            place: _united([span for other in _in_the_way(place, own) for span in own[other]]) for place in own
+        }
+
+    def met_by(self, engine: str, touched: Sequence[_Touch]) -> list[_Touch]:
+        """What an engine touches that may conflict with what others do."""
+        found: list[_Touch] = []
+        for touch in touched:
+            (space, _, _, write, _), low, high = touch
+            spans = self._spans[space, engine, write]
+            behind = bisect_left(spans, (high,))
+            if behind and spans[behind - 1][1] > low:
+                found.append(touch)
+        return found
+
+
+def _in_the_way(place: _Place, places: Iterable[_Place]) -> Iterator[_Place]:
+    space, engine, writes = place
+    return (other for other in places if other[0] == space and other[1] != engine and (writes or other[2]))
+
+
+def _meeting(units: Sequence[_Unit]) -> list[tuple[int, int]]:
     """Pairs of units of different engines, by their numbers in order, that may touch the same memory, one writing, in
     any turns of the loops around."""
     spans: dict[str, list[tuple[int, int, int, Region]]] = defaultdict(list)
     for index, unit in enumerate(units):
-        for region in unit.regions:
-            spans[region.space].append((*within(region, ranges), index, region))
+        for region, low, high in unit.touched:
+            spans[region.space].append((low, high, index, region))
     found: set[tuple[int, int]] = set()
     for own in spans.values():
         own.sort(key=lambda span: span[0])
@@ -348,30 +397,26 @@ def _meeting(units: Sequence[_Unit], ranges: dict[int, int]) -> list[tuple[int, 
     return sorted(found)
 
 
-def _near(
-    first: Sequence[Region], second: Sequence[Region], ranges: dict[int, int]
-) -> Iterator[tuple[Region, Region]]:
+def _near(first: Sequence[_Touch], second: Sequence[_Touch]) -> Iterator[tuple[Region, Region]]:
     """Regions of the two that may meet in any turns of the loops around."""
-    spans = [(b, *within(b, ranges)) for b in second]
-    for a in first:
-        low, high = within(a, ranges)
-        for b, bottom, top in spans:
+    for a, low, high in first:
+        for b, bottom, top in second:
             if low < top and bottom < high and a.space == b.space:
                 yield a, b
 
 
-def _strongest(pairs: Sequence[tuple[_Unit, _Unit]]) -> list[tuple[_Unit, _Unit]]:
-    """The pairs that no other implies: no other is given later and taken earlier."""
-    kept: list[tuple[_Unit, _Unit]] = []
-    for first, second in sorted(pairs, key=lambda p: (-p[0].position, p[1].position)):
-        if not kept or second.position < kept[-1][1].position:
-            kept.append((first, second))
+def _strongest(pairs: Sequence[_Pair], is_order: Callable[[_Pair], bool]) -> list[_Pair]:
+    """The orders among pairs that no other implies: no other is given later and taken earlier."""
+    kept: list[_Pair] = []
+    for pair in sorted(pairs, key=lambda p: (-p[0].position, p[1].position)):
+        if (not kept or pair[1].position < kept[-1][1].position) and is_order(pair):
+            kept.append(pair)
     return kept
 
 
-def _united(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    united: list[tuple[int, int]] = []
-    for low, high in sorted(spans):
+def _united(spans: Iterable[_Span]) -> list[_Span]:
+    united: list[_Span] = []
+    for low, high in sorted({*spans}):
         if united and low <= united[-1][1]:
             united[-1] = (united[-1][0], max(united[-1][1], high))
         else:

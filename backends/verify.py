@@ -154,7 +154,7 @@ def _commands(
             yield _bad(f"{where} is for a unit '{item.command.unit}'; {stream.engine} takes {units}")
         elif not -1 <= item.op < len(program.ops):
             yield _bad(f"{_where(program, item)} belongs to op {item.op}, and there are {len(program.ops)}")
-        else:
+        elif not isinstance(item.command, SYNCHRONISING):
             for wrong in _wrong_operands(program, machine, item.command, ranges):
                 yield replace(wrong, message=f"{_where(program, item)}{wrong.message}")
 

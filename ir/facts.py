@@ -213,3 +213,6 @@ Fact = (
     Phase | Work | Placement | Layer | Stage | Tile | Position | Epilogue | Prologue | SubBatch | Queue | ReadAs
     | Beat | Ragged
 )
+
+AFTER_HOMES = (Tile,)
+"""Facts that are found out from where values live, which does not depend on them."""

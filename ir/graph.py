@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from heapq import heappop, heappush
 from itertools import pairwise
+from operator import is_
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, InternalError, Kind
-from pimc.ir.facts import Fact, Position
+from pimc.ir.facts import AFTER_HOMES, Fact, Position
 from pimc.ir.memory import Home
 from pimc.ir.op import Attribute, OpDef, TypeRuleError
 from pimc.ir.requests import Batch
@@ -72,8 +73,9 @@ class Node:
     results: tuple[Value, ...] = ()
     source: Source | None = None
     facts: dict[type, Fact] = field(default_factory=dict)
-    verified: tuple[object, ...] = field(default=(), repr=False)
-    """The very attributes and types that the verifier has found to fit together; new ones are new objects."""
+    inferred: tuple[tuple[object, ...], tuple[TensorType, ...]] = field(default=((), ()), repr=False)
+    """What the op's rule gave last, behind the very attributes and types that it was asked about: new ones are new
+    objects."""
 
     @property
     def name(self) -> str:
@@ -110,6 +112,16 @@ class Node:
                 names[stored.name] = None
         return next(iter(names)) if len(names) == 1 else ""
 
+    def infer(self) -> tuple[TensorType, ...]:
+        """The types of the results by the op's rule. Raises TypeRuleError."""
+        types = [v.type if v is not None else None for v in self.operands]
+        asked = (self.attributes, *types)
+        known, found = self.inferred
+        if len(known) != len(asked) or not all(map(is_, known, asked)):
+            found = self.op.infer(types, self.attributes)
+            self.inferred = asked, found
+        return found
+
     def flops(self) -> int:
         return self.op.work(
             [v.type if v is not None else None for v in self.operands], [r.type for r in self.results], self.attributes
@@ -134,6 +146,11 @@ class Graph:
     def __init__(self, name: str) -> None:
         self.name = name
         self.version = 0
+        """Counts edits."""
+        self.notes = 0
+        """Those of them that only say something of nodes and values: facts and homes."""
+        self.late_notes = 0
+        """Those of the notes that say where values live, and what follows from that."""
         self.inputs: list[Value] = []
         self.weights: list[Value] = []
         self.outputs: list[tuple[str, Value]] = []
@@ -147,8 +164,8 @@ class Graph:
         self._nodes: dict[int, Node] = {}
         self._uses: dict[Value, dict[tuple[int, int], Node]] = {}
         self._next_uid = 0
-        self._order: tuple[int, list[Node]] | None = None
-        self._edges: tuple[int, nx.MultiDiGraph[int]] | None = None
+        self._order: list[Node] | None = None
+        self._edges: nx.MultiDiGraph[int] | None = None
         self._outputs_read: tuple[list[tuple[str, Value]], int, Counter[Value]] | None = None
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -164,12 +181,13 @@ class Graph:
         made.homes = {mine[value]: home for value, home in self.homes.items()}
         made._values = {name: mine[value] for name, value in self._values.items()}
         made._next_uid, made.version = self._next_uid, self.version
+        made.notes, made.late_notes = self.notes, self.late_notes
         for uid, node in self._nodes.items():
             operands = tuple(None if v is None else mine[v] for v in node.operands)
             results = tuple(mine[r] for r in node.results)
             facts = dict(node.facts)
             made._nodes[uid] = twin = Node(uid, node.op, operands, node.attributes, results, node.source, facts)
-            twin.verified = node.verified
+            twin.inferred = node.inferred
             for result in results:
                 result.owner = twin
         made._uses = {
@@ -181,9 +199,9 @@ class Graph:
 
     def order(self) -> list[Node]:
         """A snapshot of the nodes in topological order; ties go to the older node. Safe to edit while iterating."""
-        if self._order is None or self._order[0] != self.version:
-            self._order = (self.version, self._sorted())
-        return list(self._order[1])
+        if self._order is None:
+            self._order = self._sorted()
+        return list(self._order)
 
     def _sorted(self) -> list[Node]:
         by_age = [self._nodes[uid] for uid in sorted(self._nodes)]
@@ -212,15 +230,15 @@ class Graph:
         """The graph for networkx: nodes are uids, edges have the key (result, operand)."""
         import networkx as nx
 
-        if self._edges is None or self._edges[0] != self.version:
+        if self._edges is None:
             dag: nx.MultiDiGraph[int] = nx.MultiDiGraph()
             dag.add_nodes_from(self._nodes)
             for node in self._nodes.values():
                 for index, value in enumerate(node.operands):
                     if value is not None and value.owner is not None:
                         dag.add_edge(value.owner.uid, node.uid, key=(value.index, index))
-            self._edges = (self.version, dag)
-        return self._edges[1]
+            self._edges = dag
+        return self._edges
 
     def scheduled(self) -> list[Node]:
         """The nodes in the order in which a schedule emits them; topological order where there is none."""
@@ -235,6 +253,11 @@ class Graph:
 
     def __contains__(self, node: object) -> bool:
         return isinstance(node, Node) and self._nodes.get(node.uid) is node
+
+    @property
+    def named(self) -> Mapping[str, Value]:
+        """All values, by name."""
+        return self._values
 
     def value(self, name: str) -> Value | None:
         return self._values.get(name)
@@ -259,17 +282,14 @@ class Graph:
         for (_, index), node in self._uses.get(value, {}).items():
             yield node, index
 
-    def is_read_by(self, value: Value, node: Node, index: int) -> bool:
-        """Whether an operand of a node is known to read a value."""
-        return self._uses.get(value, {}).get((node.uid, index)) is node
-
-    def read_count(self, value: Value) -> int:
-        """How many operands read a value."""
-        return len(self._uses.get(value, ()))
+    @property
+    def reads(self) -> Mapping[Value, Mapping[tuple[int, int], Node]]:
+        """The nodes that are known to read each value, by their uids and the numbers of the operands."""
+        return self._uses
 
     def use_count(self, value: Value) -> int:
         """How many operands and outputs read a value."""
-        return self.read_count(value) + self._output_uses().get(value, 0)
+        return len(self._uses.get(value, ())) + self._output_uses().get(value, 0)
 
     def is_output(self, value: Value) -> bool:
         return value in self._output_uses()
@@ -459,8 +479,8 @@ class Rewriter:
         if source is None:
             places = tuple(dict.fromkeys(n.source for n in origins if n.source is not None))
             source = Derived(self.pass_name, places) if places and self.pass_name else (places[0] if places else None)
-        inferred = tuple(types) if types is not None else self._infer(op, trimmed, kept, source)
         node = Node(self.graph._next_uid, op, trimmed, kept, source=source)
+        inferred = tuple(types) if types is not None else self._infer(node)
         self.graph._next_uid += 1
         wanted = list(names) or ([name] if name else [])
         results = []
@@ -472,7 +492,7 @@ class Rewriter:
         node.results = tuple(results)
         self.graph._nodes[node.uid] = node
         self._connect(node)
-        self._touch()
+        self._rewire()
         return node
 
     def replace_uses(self, old: Value, new: Value) -> None:
@@ -525,7 +545,7 @@ class Rewriter:
         for result in node.results:
             del self.graph._values[result.name]
             self.graph._uses.pop(result, None)
-        self._touch()
+        self._rewire()
 
     def absorb(self, other: Graph, suffix: str) -> dict[str, str]:
         """Take over everything of another graph, which must not be used any more. Names get a suffix, but for weights
@@ -559,7 +579,7 @@ class Rewriter:
         for name, value in other.outputs:
             names[name + suffix] = name
             self.graph.outputs.append((name + suffix, one.get(value, value)))
-        self._touch()
+        self._rewire()
         return names
 
     def become(self, other: Graph) -> None:
@@ -569,7 +589,7 @@ class Rewriter:
         mine.defaults, mine.homes, mine.batch = other.defaults, other.homes, other.batch
         mine._values, mine._nodes, mine._uses = other._values, other._nodes, other._uses
         mine._next_uid = max(mine._next_uid, other._next_uid)
-        self._touch()
+        self._rewire()
 
     def remove_dead(self) -> int:
         """Remove every node (and unused weight) that no output needs; the number of nodes removed."""
@@ -607,7 +627,7 @@ class Rewriter:
         self.graph._nodes = {node.uid: node for node in nodes}
         for value, uses in self.graph._uses.items():
             self.graph._uses[value] = {(user.uid, index): user for (_, index), user in uses.items()}
-        self._touch()
+        self._rewire()
 
     def _sort_weights(self, nodes: Sequence[Node]) -> None:
         seen = dict.fromkeys(v for node in nodes for v in node.inputs() if v.owner is None)
@@ -625,7 +645,7 @@ class Rewriter:
             self.graph._uses[old].pop((node.uid, index), None)
         if value is not None:
             self.graph._uses.setdefault(value, {})[(node.uid, index)] = node
-        self._touch()
+        self._rewire()
 
     def set_attribute(self, node: Node, name: str, value: Attribute) -> None:
         attributes = dict(node.attributes)
@@ -640,13 +660,13 @@ class Rewriter:
     def set_fact(self, node: Node, fact: Fact) -> None:
         if node.facts.get(type(fact)) != fact:
             node.facts[type(fact)] = fact
-            self._touch()
+            self._note(late=isinstance(fact, AFTER_HOMES))
 
     def set_home(self, value: Value, home: Home) -> None:
         """Say where a value lives."""
         if self.graph.homes.get(value) != home:
             self.graph.homes[value] = home
-            self._touch()
+            self._note(late=True)
 
     def set_batch(self, batch: Batch) -> None:
         """Say which requests the graph is for."""
@@ -662,8 +682,7 @@ class Rewriter:
 
     def reinfer(self, node: Node) -> None:
         """Infer the result types of a node again from its operands' types."""
-        types = self._infer(node.op, node.operands, node.attributes, node.source)
-        for value, type in zip(node.results, types, strict=True):
+        for value, type in zip(node.results, self._infer(node), strict=True):
             self.retype(value, type)
 
     def rename(self, value: Value, name: str) -> None:
@@ -675,20 +694,13 @@ class Rewriter:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _infer(
-        self,
-        op: OpDef,
-        operands: Sequence[Value | None],
-        attributes: Mapping[str, Attribute],
-        source: Source | None,
-    ) -> tuple[TensorType, ...]:
-        types = [v.type if v is not None else None for v in operands]
+    def _infer(self, node: Node) -> tuple[TensorType, ...]:
         try:
-            return op.infer(types, attributes)
+            return node.infer()
         except TypeRuleError as error:
-            shown = ", ".join(str(t) if t else "_" for t in types)
+            shown = ", ".join(str(v.type) if v is not None else "_" for v in node.operands)
             raise CompileError(
-                Diagnostic(Kind.TYPE, f"{op.name}: {error}", source, notes=(f"operands: {shown}",))
+                Diagnostic(Kind.TYPE, f"{node.op.name}: {error}", node.source, notes=(f"operands: {shown}",))
             ) from error
 
     def _value(self, name: str, type: TensorType, role: Role, source: Source | None) -> Value:
@@ -725,6 +737,16 @@ class Rewriter:
 
     def _touch(self) -> None:
         self.graph.version += 1
+
+    def _note(self, *, late: bool) -> None:
+        self.graph.notes += 1
+        self.graph.late_notes += late
+        self._touch()
+
+    def _rewire(self) -> None:
+        """Nodes or edges have changed."""
+        self.graph._order = self.graph._edges = None
+        self._touch()
 
 
 def _is_behind_operands(node: Node) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from operator import is_
+from collections.abc import Iterator, Set
 
 from pimc.ir.diagnostics import CompileError, Diagnostic, Kind
 from pimc.ir.facts import Stage
@@ -16,41 +15,56 @@ from pimc.ir.types import TensorType
 
 def verify(graph: Graph, stage: GraphStage = GraphStage.IMPORTED) -> None:
     """Raises CompileError with every violation, each with a window of the graph around its node."""
-    order = graph.order()
-    found = [*_structure(graph, order)]
+    order, values = graph.order(), list(graph.values())
+    found = [*_structure(graph, order, values)]
     if not found:  # types say nothing about a graph whose edges are broken
         for node in order:
-            if not _is_verified(node):
-                found += _types(graph, node, stage)
-            found += _stage(graph, node, stage)
-        found += _static(graph, stage)
-        found += _pipeline(graph, order)
+            found += _types(graph, node, stage)
+        found += _static(graph, values, stage)
+        found += _notes(graph, order, stage)
     if found:
         raise CompileError(found)
 
 
-def _structure(graph: Graph, order: list[Node]) -> Iterator[Diagnostic]:
-    values = list(graph.values())
+def verify_notes(graph: Graph, stage: GraphStage) -> None:
+    """The same for a graph that was verified as one of canonical ops, and in which nothing has changed since but notes
+    (`Graph.notes`)."""
+    found = [*_notes(graph, graph.order(), stage)]
+    if found:
+        raise CompileError(found)
+
+
+def _notes(graph: Graph, order: list[Node], stage: GraphStage) -> Iterator[Diagnostic]:
+    """What is said of nodes is what the stage asks for."""
+    unfit = {op.name for op in {node.op.name: node.op for node in order}.values() if illegal(op, stage)}
+    needed = frozenset(required_facts(stage))
+    for node in order:
+        if node.op.name in unfit or not _has_facts(node, needed):
+            yield from _stage(graph, node, stage)
+    yield from _pipeline(graph, order)
+
+
+def _structure(graph: Graph, order: list[Node], values: list[Value]) -> Iterator[Diagnostic]:
     yield from _names(graph, values)
     yield from _outputs(graph)
-    defined = {id(value) for value in (*graph.inputs, *graph.weights)}
-    reads = 0
+    defined = {*graph.inputs, *graph.weights}
+    known, reads = graph.reads, 0
     for node in order:
         for index, value in enumerate(node.operands):
             if value is None:
                 continue
-            if id(value) in defined and graph.is_read_by(value, node, index):
+            if value in defined and known.get(value, {}).get((node.uid, index)) is node:
                 reads += 1
                 continue
-            if id(value) not in defined:
+            if value not in defined:
                 yield _at(graph, node, Kind.GRAPH, f"operand {index} of %{node.name}, %{value.name}, is not defined")
             else:
                 yield _at(graph, node, Kind.GRAPH, f"%{value.name} does not know that %{node.name} reads it")
         for index, result in enumerate(node.results):
-            defined.add(id(result))
+            defined.add(result)
             if result.owner is not node or result.index != index:
                 yield _at(graph, node, Kind.GRAPH, f"result %{result.name} does not belong to its node")
-    if reads == sum(graph.read_count(value) for value in values):
+    if reads == sum(map(len, known.values())):
         return  # nobody else is said to read them
     for value in values:
         for user, index in graph.uses(value):
@@ -59,7 +73,8 @@ def _structure(graph: Graph, order: list[Node]) -> Iterator[Diagnostic]:
 
 
 def _names(graph: Graph, values: list[Value]) -> Iterator[Diagnostic]:
-    lost = [value for value in values if graph.value(value.name) is not value]
+    named = graph.named
+    lost = [value for value in values if named.get(value.name) is not value]
     if not lost and len(set(values)) == len(values):
         return  # of two with one name one would be lost
     for name, count in Counter([value.name for value in values]).items():
@@ -80,21 +95,9 @@ def _outputs(graph: Graph) -> Iterator[Diagnostic]:
             yield Diagnostic(Kind.GRAPH, f"output '{name}' is %{value.name}, which is not in the graph", value.source)
 
 
-def _looked_at(node: Node) -> tuple[object, ...]:
-    """What types are verified by: the very attributes and types, which are new objects where they change."""
-    operands = [v.type if v is not None else None for v in node.operands]
-    return (node.attributes, *operands, *[r.type for r in node.results])
-
-
-def _is_verified(node: Node) -> bool:
-    known, now = node.verified, _looked_at(node)
-    return len(known) == len(now) and all(map(is_, known, now))
-
-
 def _types(graph: Graph, node: Node, stage: GraphStage) -> Iterator[Diagnostic]:
-    operands = [v.type if v is not None else None for v in node.operands]
     try:
-        inferred = node.op.infer(operands, node.attributes)
+        inferred = node.infer()
     except UnknownContents as error:
         if is_resolved(stage):
             yield _at(graph, node, Kind.DATA_DEPENDENT, f"the shape of %{node.name} depends on data: {error}")
@@ -106,11 +109,9 @@ def _types(graph: Graph, node: Node, stage: GraphStage) -> Iterator[Diagnostic]:
         message = f"{node.op.name} gives {len(inferred)} results, but %{node.name} has {len(node.results)}"
         yield _at(graph, node, Kind.TYPE, message)
         return
-    wrong = [(r, e) for r, e in zip(node.results, inferred, strict=True) if not may_equal(r.type, e)]
-    for result, expected in wrong:
-        yield _at(graph, node, Kind.TYPE, f"%{result.name} is {result.type}, but {node.op.name} gives {expected}")
-    if not wrong:
-        node.verified = _looked_at(node)
+    for result, expected in zip(node.results, inferred, strict=True):
+        if result.type is not expected and not may_equal(result.type, expected):
+            yield _at(graph, node, Kind.TYPE, f"%{result.name} is {result.type}, but {node.op.name} gives {expected}")
 
 
 def may_equal(left: TensorType, right: TensorType) -> bool:
@@ -120,6 +121,11 @@ def may_equal(left: TensorType, right: TensorType) -> bool:
     if left.dtype is not right.dtype or left.rank != right.rank:
         return False
     return all(a == b for a, b in zip(left.shape, right.shape, strict=True) if isinstance(a - b, int))
+
+
+def _has_facts(node: Node, needed: Set[type]) -> bool:
+    """Whether a node has the facts that it needs, and all that it has are what they should be."""
+    return needed <= node.facts.keys() and [*map(type, node.facts.values())] == [*node.facts]
 
 
 def _stage(graph: Graph, node: Node, stage: GraphStage) -> Iterator[Diagnostic]:
@@ -134,10 +140,10 @@ def _stage(graph: Graph, node: Node, stage: GraphStage) -> Iterator[Diagnostic]:
             yield _at(graph, node, Kind.STAGE, f"%{node.name} has {fact!r} where its {kind.__name__} should be")
 
 
-def _static(graph: Graph, stage: GraphStage) -> Iterator[Diagnostic]:
+def _static(graph: Graph, values: list[Value], stage: GraphStage) -> Iterator[Diagnostic]:
     if not is_static(stage):
         return
-    for value in graph.values():
+    for value in values:
         if not value.type.is_static:
             yield _of_value(graph, value, f"at stage {stage.name} {RULES[GraphStage.BOUND].about}, but {value!r}")
 

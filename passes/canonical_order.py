@@ -42,19 +42,19 @@ class CanonicalOrderPass(Pass):
         for value in graph.weights:
             if value.role is Role.CONSTANT and value.type.array is not None:
                 rewriter.rename(value, content_name(value.type.array))
-        forms = _forms(graph)
+        forms, around = _forms(graph), _Around()
         for node in graph.order():
             if node.op.name in _COMMUTATIVE and len(node.operands) == 2:
-                _exchange(node, forms, rewriter)
+                _exchange(node, forms, around, rewriter)
         rewriter.reorder(list(_as_needed(graph, forms)))
 
 
-def _exchange(node: Node, forms: Mapping[Value, _Form], rewriter: Rewriter) -> None:
+def _exchange(node: Node, forms: Mapping[Value, _Form], around: _Around, rewriter: Rewriter) -> None:
     """Put the two operands of a node in their order."""
     first, second = node.operands
     if first is None or second is None or first is second or _is_made_from(second, first, forms):
         return
-    if not _is_made_from(first, second, forms) and _rank(first, forms) <= _rank(second, forms):
+    if not _is_made_from(first, second, forms) and _rank(first, forms, around) <= _rank(second, forms, around):
         return
     rewriter.set_operand(node, 0, second)
     rewriter.set_operand(node, 1, first)
@@ -70,9 +70,6 @@ class _Form:
     number: int
     above: int
     """The numbers of all inputs and results that it is made from, as bits."""
-    near: tuple[bytes, ...]
-    """Ops, attributes, types and wiring of its node, then of what is around that, at growing distance. Weights and
-    tables count by type only, and what lies further above not at all."""
     label: tuple[_Natural, ...]
     """The names of the weights and inputs that its node reads, or else of those that its first operand is made from."""
 
@@ -80,18 +77,16 @@ class _Form:
 def _forms(graph: Graph) -> dict[Value, _Form]:
     forms: dict[Value, _Form] = {}
     for value in (*graph.inputs, *graph.weights):
-        forms[value] = _Form(len(forms), 0, _near_leaf(value), (_natural(value.name),))
+        forms[value] = _Form(len(forms), 0, (_natural(value.name),))
     for node in graph.order():
         given = [forms[v] for v in node.inputs()]
         above = 0
         for value in node.inputs():
             above |= forms[value].above | (1 << forms[value].number if value.role not in _LAST else 0)
-        near = _near(node, [forms[v].near if v is not None else _NOTHING for v in node.operands])
         labels = [forms[v].label for v in node.inputs() if v.owner is None]
         label = tuple(part for each in labels for part in each) or (given[0].label if given else ())
         for result in node.results:
-            own = tuple(digest + bytes([result.index & 255]) for digest in near)
-            forms[result] = _Form(len(forms), above, own, label)
+            forms[result] = _Form(len(forms), above, label)
     return forms
 
 
@@ -99,27 +94,42 @@ def _is_made_from(value: Value, other: Value, forms: Mapping[Value, _Form]) -> b
     return bool(forms[value].above >> forms[other].number & 1)
 
 
-def _rank(value: Value, forms: Mapping[Value, _Form]) -> tuple[int, tuple[bytes, ...], tuple[_Natural, ...]]:
-    return _LAST.get(value.role, 0), forms[value].near, forms[value].label
+def _rank(
+    value: Value, forms: Mapping[Value, _Form], around: _Around
+) -> tuple[int, tuple[bytes, ...], tuple[_Natural, ...]]:
+    near = tuple([around.at(value, distance) for distance in range(_RADIUS + 1)])
+    return _LAST.get(value.role, 0), near, forms[value].label
 
 
-_NOTHING = (b"",) * (_RADIUS + 1)
+class _Around:
+    """Ops, attributes, types and wiring of the node of a value, then of what is around that, at growing distance.
+
+    Weights and tables count by type only. Few values are asked for: operands that may be exchanged, and what is near.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Value, int], bytes] = {}
+
+    def at(self, value: Value, distance: int) -> bytes:
+        found = self._known.get((value, distance))
+        if found is None:
+            found = _leaf(value) if value.owner is None else self._result(value.owner, value.index, distance)
+            self._known[value, distance] = found
+        return found
+
+    def _result(self, node: Node, index: int, distance: int) -> bytes:
+        own = repr((node.op.name, sorted(node.attributes.items()), [str(r.type) for r in node.results]))
+        if distance:
+            edges = [b"" if v is None else self.at(v, distance - 1) for v in node.operands]
+            own = repr((own, sorted(edges) if node.op.name in _COMMUTATIVE else edges))
+        return _digest(own) + bytes([index & 255])
 
 
-def _near(node: Node, edges: list[tuple[bytes, ...]]) -> tuple[bytes, ...]:
-    own = repr((node.op.name, sorted(node.attributes.items()), [str(r.type) for r in node.results]))
-    found = [_digest(own)]
-    for distance in range(_RADIUS):
-        around = [edge[distance] for edge in edges]
-        found.append(_digest(repr((own, sorted(around) if node.op.name in _COMMUTATIVE else around))))
-    return tuple(found)
-
-
-def _near_leaf(value: Value) -> tuple[bytes, ...]:
+def _leaf(value: Value) -> bytes:
     array = value.type.array
     known = array is not None and (array.size <= 1 or not value.type.dtype.is_float)
     held = content_name(array) if known and array is not None else ""
-    return (_digest(f"{value.role.value}:{value.type}:{held}"),) * (_RADIUS + 1)
+    return _digest(f"{value.role.value}:{value.type}:{held}")
 
 
 def _as_needed(graph: Graph, forms: Mapping[Value, _Form]) -> Iterator[Node]:

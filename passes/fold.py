@@ -13,7 +13,6 @@ from pimc.ir.graph import Graph, Node, Rewriter, Value
 from pimc.ir.op import Array, OpClass, TypeRuleError, UnknownContents, lookup
 from pimc.ir.source import Derived
 from pimc.ir.stage import GraphStage
-from pimc.ir.types import TensorType
 from pimc.passes.manager import Pass, PassContext
 from pimc.record import record
 
@@ -44,13 +43,12 @@ class FoldPass(Pass):
         rewriter.remove_dead()
 
     def _retype(self, node: Node, graph: Graph, rewriter: Rewriter) -> None:
-        types = [v.type if v is not None else None for v in node.operands]
         try:
-            found = node.op.infer(types, node.attributes)
+            found = node.infer()
         except UnknownContents as unknown:
             raise _undecided(node, graph, str(unknown)) from None
         except TypeRuleError as error:
-            raise _misfit(node, graph, types, str(error)) from None
+            raise _misfit(node, graph, str(error)) from None
         for value, type in zip(node.results, found, strict=False):
             rewriter.retype(value, type)
 
@@ -130,8 +128,8 @@ def _unknown(value: Value) -> str:
     return f"'{value.name}' is {value.type}, {'an input' if value.owner is None else 'computed from inputs'}"
 
 
-def _misfit(node: Node, graph: Graph, types: Sequence[TensorType | None], why: str) -> CompileError:
-    shown = ", ".join(str(t) if t is not None else "_" for t in types)
+def _misfit(node: Node, graph: Graph, why: str) -> CompileError:
+    shown = ", ".join(str(v.type) if v is not None else "_" for v in node.operands)
     return CompileError(
         Diagnostic(
             Kind.TYPE,

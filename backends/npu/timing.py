@@ -122,18 +122,21 @@ class NpuTimer:
         return Issued(done, done, done, 0, "fence" if done > at else "")
 
     def _preload(self, ready: int) -> Issued:
-        at = max(ready, self.slot_at)
+        at = ready if ready > self.slot_at else self.slot_at
         earliest = max(at, self.array_done) if self.array.serial else at
         empty = self.array_done <= earliest
-        start = earliest if empty else max(at, self.next_at if self.array.alternating else self.begun_at)
+        begun = earliest if empty else self.next_at if self.array.alternating else self.begun_at
+        start = begun if begun > at else at
         took = (self.first_load if empty else self.load) - self.ahead
         self.loaded_at, self.ahead = start + took, 0
-        self.slot_at = max(at + self.clock_ps, start)
+        slot = at + self.clock_ps
+        self.slot_at = slot if slot > start else start
         return Issued(start, self.slot_at, self.loaded_at, took, "array" if start > at else "")
 
     def _matmul(self, stream: int, work: int, ready: int) -> Issued:
-        at = max(ready, self.slot_at)
-        return self._streamed(work, at, max(at, self.next_at, self.loaded_at), stream)
+        at = ready if ready > self.slot_at else self.slot_at
+        free = self.next_at if self.next_at > self.loaded_at else self.loaded_at
+        return self._streamed(work, at, at if at > free else free, stream)
 
     def _matmul_os(self, stream: int, work: int, goes_on: bool, ready: int) -> Issued:
         at = max(ready, self.slot_at)
@@ -148,8 +151,10 @@ class NpuTimer:
     def _streamed(self, work: int, at: int, earliest: int, stream: int) -> Issued:
         if self.draining:
             self.drains, self.draining = (self.drains[1], self.vector_done), False
-        start = max(earliest, self.drains[0] - self.skew)
-        self.slot_at = max(at + self.clock_ps, self.begun_at)
+        drained = self.drains[0] - self.skew
+        start = earliest if earliest > drained else drained
+        slot = at + self.clock_ps
+        self.slot_at = slot if slot > self.begun_at else self.begun_at
         self.begun_at, self.next_at = start, start + stream
         self.array_done = start + self.skew + stream
         self.counters["MAC"] += work

@@ -11,7 +11,7 @@ from pimc.backends.affine import variable
 from pimc.backends.assembly import disassemble
 from pimc.backends.dma.isa import Load
 from pimc.backends.program import Item, Loop, Step
-from pimc.backends.repeats import Repeats, further
+from pimc.backends.repeats import Further, Repeats, further
 from pimc.driver import Options, compile_model
 from pimc.ir.types import DType
 from tests.e2e.harness import with_layers
@@ -23,9 +23,10 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     found: list[bool] = []
     begin = Repeats.begin
 
-    def noted(self: Repeats, *given: object) -> bool:
-        found.append(begin(self, *given))  # type: ignore[arg-type]
-        return found[-1]
+    def noted(self: Repeats, *given: object) -> Further | None:
+        again = begin(self, *given)  # type: ignore[arg-type]
+        found.append(again is not None)
+        return again
 
     monkeypatch.setattr(Repeats, "begin", noted)
     return found
@@ -45,7 +46,7 @@ def test_the_same_as_lowered(
     model = with_layers("tiny-gpt2", 6, tmp_path)
     found = text_of(model, target, **dims)
     assert begun.count(True) >= (0 if target == "cent" else 3)
-    monkeypatch.setattr(Repeats, "begin", lambda *_: False)
+    monkeypatch.setattr(Repeats, "begin", lambda *_: None)
     assert found == text_of(model, target, **dims)
 
 
@@ -59,6 +60,12 @@ def layer(number: int, *, count: int = 4, size: int = 64) -> tuple[Item, ...]:
 
 def test_addresses_loops_and_ops_go_on() -> None:
     assert further(layer(3), layer(5)) == layer(7)
+    assert further(layer(3), layer(5), 4) == layer(13)
+
+
+def test_items_further_on_are_made_without_those_that_are_left_out() -> None:
+    assert tuple(Further(layer(3), layer(4), 2)) == layer(6)
+    assert tuple(Further(layer(3), layer(4), 2, frozenset({0}))) == layer(6)[1:]
 
 
 @pytest.mark.parametrize("other", [layer(2, count=5), layer(2, size=32), layer(2)[:1], layer(2)[::-1]])

@@ -48,6 +48,13 @@ def test_layers_at_a_constant_distance_become_one_loop() -> None:
     assert executed([only.items]) == executed(layers)
 
 
+def test_stretches_that_are_known_to_go_on_are_not_compared() -> None:
+    layers = [layer(100 + 64 * n, 7, n) for n in range(6)]
+    assert roll(layers, 1000, {3, 4, 5}) == roll(layers, 1000)
+    (only,) = roll([*layers[:3], (), (), ()], 1000, {3, 4, 5})
+    assert executed([only.items]) == executed(layers)
+
+
 def test_buffers_that_take_turns_make_a_period_of_two() -> None:
     layers = [layer(64 * n, (7, 900)[n % 2], n) for n in range(12)]
     (only,) = roll(layers, 1000)

@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 
 from pimc.ir.diagnostics import CompileError, InternalError, Kind
+from pimc.ir.facts import Fact, Nature, Phase, Work
 from pimc.ir.graph import Graph, Node, Rewriter
 from pimc.ir.op import lookup
 from pimc.ir.stage import GraphStage
@@ -61,6 +62,23 @@ class Late(Pass):
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         raise AssertionError("must not run")
+
+
+@dataclass(frozen=True)
+class Careless(Pass):
+    """Notes a fact, or claims a stage that asks for more; breaks an edge behind the rewriter's back, if told so."""
+
+    name: ClassVar[str] = "careless"
+    after: ClassVar[GraphStage | None] = GraphStage.TAGGED
+    breaks: bool = False
+    notes: tuple[Fact, ...] = (Phase.DECODE, Work(Nature.ELEMENTWISE, 1, 1))
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        (node,) = graph.order()
+        for fact in self.notes:
+            rewriter.set_fact(node, fact)
+        if self.breaks:
+            node.operands = (node.operands[0], node.operands[0])
 
 
 def registry() -> PassRegistry:
@@ -151,6 +169,19 @@ def test_a_failing_pass_is_our_bug_or_the_plug_ins() -> None:
     with pytest.raises(CompileError) as error:
         PassManager(trusted=frozenset()).run(pipeline, parse(GRAPH))
     assert kinds(error) == [Kind.PLUGIN]
+
+
+def test_what_passes_note_is_verified() -> None:
+    PassManager().run(Pipeline((Careless(),)), parse(GRAPH), start=GraphStage.CANONICAL)
+    with pytest.raises(CompileError, match="must have: Work") as error:
+        PassManager().run(Pipeline((Careless(notes=(Phase.DECODE,)),)), parse(GRAPH), start=GraphStage.CANONICAL)
+    assert error.value.diagnostics[0].notes == ("found after pass 'careless'",)
+
+
+def test_passes_of_others_are_followed_by_a_look_at_all_of_the_graph() -> None:
+    others = PassManager(trusted=frozenset())
+    with pytest.raises(CompileError, match="does not know that"):
+        others.run(Pipeline((Careless(breaks=True),)), parse(GRAPH), start=GraphStage.CANONICAL)
 
 
 def test_the_default_pipeline_is_in_order() -> None:
