@@ -33,18 +33,20 @@ _WORTH_LAYERS = 1.04
 """They are tried where something else than arrays and transfers takes more than that part of the time."""
 
 
-_answers = Answers[tuple[Machine, Extents, Limits | None], Tiles | None]()
+_answers = Answers[tuple[Machine, Extents, Limits], Tiles | None]()
 
 
 def best_tiles(machine: Machine, product: Extents, room: int, most: Limits | None = None) -> Tiles | None:
     """The fastest tiles that fit `room` bytes of the buffer, or None."""
+    whole = product.t, product.s, product.k
+    limits = whole if most is None else (min(most[0], whole[0]), min(most[1], whole[1]), min(most[2], whole[2]))
 
     def find(room: Room) -> Tiles | None:
         search = Search(machine, product, room)
-        _run(search, most or (product.t, product.s, product.k))
+        _run(search, limits)
         return search.best
 
-    return _answers.of((machine, product, most), room, find)
+    return _answers.of((machine, product, limits), room, find)
 
 
 def _run(search: Search, limits: Limits) -> None:
