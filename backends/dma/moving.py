@@ -31,6 +31,8 @@ RUNS = 1 << 17
 """Stretches of rows that are told apart, of all channels together; of longer transfers as many."""
 MOST, WALKED = 1 << 15, 1 << 17
 """Stretches that are walked through, of all channels or of the slowest, and from all begins together."""
+ALIKE = 8
+"""Of channels that come to the same rows, each from another place on, that part of them is walked through."""
 LOOKED_AT = 4
 """Channels from which it is told whether bursts wait for their rows while only one rank is read."""
 DEALS, TOGETHER, DEALT = range(12, 33), 100_000, 1 << 17
@@ -249,8 +251,9 @@ def _part(dram: Dram, nest: Nest, more: bool, begins: int) -> Told:
     slowest = sorted(found.unlike, key=lambda channel: -clocks[channel])
     may_wait = refresh.lasts * (1 + clocks / refresh.apart) if refresh else clocks * 0
     last = [channel for channel in slowest if clocks[channel] + may_wait[channel] >= clocks[slowest[0]]]
-    found = found.of(last[: max(1, MOST * len(found.counts) // len(found.rows))])
-    begun = min(begins, WALKED // len(found.rows))
+    part = ALIKE if regular_of(nest, dram.memory) else 1
+    found = found.of(last[: max(1, MOST // part * len(found.counts) // len(found.rows))])
+    begun = max(1, min(begins, WALKED // part // len(found.rows)))
     return replace(told, of_burst=walked(found, rows, refresh, begun, nest.deal) / told.bursts)
 
 

@@ -116,6 +116,15 @@ def test_rows_of_one_bank_close_after_each_other(name: str, kind: type[Load | St
     assert modelled(spec, digits, run, kind) == pytest.approx(exact, rel=0.02)
 
 
+@pytest.mark.parametrize("kind", [Load, Store])
+def test_rows_that_soon_come_around_to_their_banks(kind: type[Load | Store]) -> None:
+    """All channels read the same rows, each from another place on: a few stand for the others."""
+    spec, digits, run = load_target("npu"), ((6000, 89 * KIB),), 1280
+    phases = [spec.dram.cycles["nREFI"] * part // 8 for part in (1, 5)]
+    exact = clocks(spec.dram, digits, run, phases, writes=kind is Store)
+    assert modelled(spec, digits, run, kind) == pytest.approx(exact, rel=0.02)
+
+
 def random_stream(spec: TargetSpec, random: Random) -> tuple[Digits, int]:
     """Up to three loops around runs of 64 bytes to 64 KiB, with strides of whole rows or not; of 4 to 8 tREFI."""
     assert spec.dma is not None
