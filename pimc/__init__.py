@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from pimc.ir.types import TensorType as TensorType
     from pimc.ir.verify import verify as verify
     from pimc.ir.weights import Inline as Inline
-    from pimc.loading import load_program as load_program
     from pimc.passes.manager import Observer as Observer
     from pimc.passes.manager import Pass as Pass
     from pimc.passes.manager import PassContext as PassContext
@@ -68,6 +67,7 @@ if TYPE_CHECKING:
     from pimc.phases import Phases as Phases
     from pimc.phases import compile_phases as compile_phases
     from pimc.simulation import Run as Run
+    from pimc.simulation import load_program as load_program
     from pimc.simulation import simulate as simulate
     from pimc.sweeps.results import SweepResult as SweepResult
     from pimc.sweeps.run import sweep as sweep
@@ -81,8 +81,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "api": ("compile",),
-    "loading": ("load_program",),
-    "simulation": ("simulate", "Run"),
+    "simulation": ("load_program", "simulate", "Run"),
     "phases": ("compile_phases", "Phases"),
     "disaggregated": ("serve",),
     "sweeps.run": ("sweep",),

@@ -1,4 +1,4 @@
-"""`pimc.simulate`: a stored program is executed. `pimc sim` calls it too."""
+"""`pimc.load_program` and `pimc.simulate`: a stored program is executed. `pimc sim` calls it too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pimc.execution import SimEngine, ValueForm, Values, compared, given_inputs,
 from pimc.garbage import collecting_seldom
 from pimc.ir.op import Array
 from pimc.ir.weights import Contents, Sharded, Sliced
-from pimc.loading import load_program
+from pimc.loading import load_program as load_program
 from pimc.record import record
 from pimc.sim.report import Report, build_report
 from pimc.sim.timing import Timing

@@ -97,12 +97,15 @@ def slots(digits: tuple[Digit, ...], element_bytes: int, slot_bytes: int) -> int
 
 
 def split_run(digits: Sequence[Digit], element_bytes: int, access_bytes: int) -> tuple[int, list[Digit]]:
-    """The bytes of the innermost contiguous stretch (gaps smaller than an access belong to it), and the loops left."""
+    """The bytes of the innermost contiguous stretch (gaps smaller than an access belong to it), and the loops left, as
+    few as there can be."""
     run = element_bytes
     rest: list[Digit] = []
     for count, stride in sorted(((c, abs(s)) for c, s in digits if c > 1 and s), key=lambda d: d[1]):
         if not rest and stride <= max(run, access_bytes - 1):
             run += (count - 1) * stride
+        elif rest and stride == rest[-1][0] * rest[-1][1]:
+            rest[-1] = rest[-1][0] * count, rest[-1][1]
         else:
             rest.append((count, stride))
     return run, rest
