@@ -213,6 +213,10 @@ def _named(sources: Sequence[Source]) -> tuple[str, list[Ref], float]:
     return form, refs, immediate
 
 
+_FULLER = 0.75
+"""Another axis than the last one becomes the columns where that takes less than this part of the passes."""
+
+
 def _once(operands: int) -> Axis:
     return Axis(1, (0,) * operands)
 
@@ -229,9 +233,11 @@ def _cut(
 
 
 def _lanes_last(axes: Sequence[Axis], lanes: int) -> list[Axis]:
-    """The axes with the one last that leaves fewest lanes idle."""
+    """The axes, with another one last if it fills the lanes clearly better."""
     order = list(axes)
     if len(order) > 1:
-        fullest = min(reversed(range(len(order))), key=lambda i: -(-order[i].count // lanes) / order[i].count)
-        order.append(order.pop(fullest))
+        passes = [-(-axis.count // lanes) / axis.count for axis in order]
+        fullest = min(reversed(range(len(order))), key=passes.__getitem__)
+        if passes[fullest] < _FULLER * passes[-1]:
+            order.append(order.pop(fullest))
     return order

@@ -19,6 +19,7 @@ from pimc.ir.types import DType
         ((128, 16), 128, (16, 128)),
         ((130, 120), 128, (130, 120)),  # 130 would take two passes each time
         ((300, 140), 128, (140, 300)),
+        ((2048, 576), 128, (2048, 576)),  # nine tenths of the passes are not clearly fewer
         ((2048, 128), 128, (2048, 128)),
         ((2048, 128), 4096, (128, 2048)),
     ],
