@@ -229,9 +229,11 @@ def _cut(
 
 
 def _lanes_last(axes: Sequence[Axis], lanes: int) -> list[Axis]:
-    """The axes with the one last that leaves fewest lanes idle."""
+    """The axes with the one last that leaves fewest lanes idle, and before it the longest other one."""
     order = list(axes)
     if len(order) > 1:
         fullest = min(reversed(range(len(order))), key=lambda i: -(-order[i].count // lanes) / order[i].count)
-        order.append(order.pop(fullest))
+        columns = order.pop(fullest)
+        longest = max(range(len(order)), key=lambda i: (order[i].count, i))
+        order += [order.pop(longest), columns]
     return order
