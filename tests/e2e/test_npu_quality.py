@@ -370,6 +370,18 @@ def test_attention_stays_whole_where_that_is_faster(target: str, tmp_path: Path)
     assert "keys at a time" in whole.ops[0].reason
 
 
+def test_attention_stays_whole_where_memory_has_no_room_for_all_scores(tmp_path: Path) -> None:
+    """16 MiB of 12; split on demand, that is what is said."""
+    model = tmp_path / "heads.pimc"
+    model.write_text(HEADS, encoding="utf-8")
+    small = ("dram.rows=12", "buffer.bytes=4MiB")
+    report = compile_model(model, "npu", Options(overrides=small)).report
+    assert report is not None
+    assert [op.op for op in report.ops] == ["attention"]
+    with pytest.raises(CompileError, match="MiB"):
+        compile_model(model, "npu", Options(overrides=small, pass_options=("split-attention.whole=never",)))
+
+
 def test_decoding_attention_is_bound_by_memory_as_a_whole(tmp_path: Path) -> None:
     """Grouped queries: 32 heads read keys and values of 8; scores and weights stay on chip."""
     model = tmp_path / "heads.pimc"
