@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import ClassVar
 
-from pimc.ir.diagnostics import Kind, fail, nearest
+from pimc.ir.diagnostics import CompileError, Kind, fail, nearest
 from pimc.ir.facts import Work
 from pimc.ir.graph import Graph, Node, Rewriter
 from pimc.ir.stage import GraphStage
@@ -91,13 +91,14 @@ def scores_name(attention: Node) -> str:
     return f"{attention.name}_scores"
 
 
-def _is_faster(
-    whole: Node, parts: Sequence[Node], target: Target, seconds: Callable[[Node, Engine], float], part: float = 1.0
-) -> bool:
+Seconds = Callable[[Node, Engine], float]
+
+
+def _is_faster(whole: Node, parts: Sequence[Node], target: Target, seconds: Seconds, part: float = 1.0) -> bool:
     """Whether a node takes less than a part of the time of others, each on its fastest engine."""
 
     def fastest(node: Node) -> float:
-        return min((seconds(node, e) for e in target.engines() if not target.why_not(node, e)), default=inf)
+        return min((_or_never(seconds, node, e) for e in target.engines() if not target.why_not(node, e)), default=inf)
 
     alone, together = fastest(whole), 0.0
     for each in parts:
@@ -105,6 +106,16 @@ def _is_faster(
         if alone < part * together:
             return True
     return False
+
+
+def _or_never(seconds: Seconds, node: Node, engine: Engine) -> float:
+    """Infinite where the machine is too small: all scores of a long prompt may not fit, those of a tile do."""
+    try:
+        return seconds(node, engine)
+    except CompileError as error:
+        if error.diagnostics[0].kind is not Kind.CAPACITY:
+            raise
+        return inf
 
 
 def _share_facts(whole: Node, parts: tuple[Node, Node, Node], rewriter: Rewriter) -> None:

@@ -233,11 +233,12 @@ def _cut(
 
 
 def _lanes_last(axes: Sequence[Axis], lanes: int) -> list[Axis]:
-    """The axes, with another one last if it fills the lanes clearly better."""
+    """The axes, with another one last if it fills the lanes clearly better, and before it the longest other one."""
     order = list(axes)
     if len(order) > 1:
         passes = [-(-axis.count // lanes) / axis.count for axis in order]
         fullest = min(reversed(range(len(order))), key=passes.__getitem__)
-        if passes[fullest] < _FULLER * passes[-1]:
-            order.append(order.pop(fullest))
+        columns = order.pop(fullest if passes[fullest] < _FULLER * passes[-1] else -1)
+        longest = max(range(len(order)), key=lambda i: (order[i].count, i))
+        order += [order.pop(longest), columns]
     return order

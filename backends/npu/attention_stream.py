@@ -114,6 +114,7 @@ class Stream:
         if scores is not None:
             self._bring_keys(block, scores)
         if softmax is not None:
+            self._bring_mask(block, softmax)
             self._bring_values(block, softmax)
             self._drain_scores(block, softmax)
         arrays = [
@@ -152,11 +153,11 @@ class Stream:
             self._bring_pieces(v, block, turn, pieces, (lead, (column, row)), held)
             matrix = Matrix(held, row, column)
         self.matrices["v", turn.slot] = matrix
-        if "mask" in self.operands and not self.operands["mask"].is_at_hand:
-            self._bring_mask(block, turn)
 
     def _bring_mask(self, block: _Block, turn: Turn) -> None:
         """Each element once, however often it is repeated."""
+        if "mask" not in self.operands or self.operands["mask"].is_at_hand:
+            return
         mask, held = self.operands["mask"], self.mask[turn.slot]
         for first, piece in self._mask_pieces(block, turn):
             axes = (*mask.digits(block.batch), *(a for d in range(3) for a in _axes(piece, d)))

@@ -370,6 +370,18 @@ def test_attention_stays_whole_where_that_is_faster(target: str, tmp_path: Path)
     assert "keys at a time" in whole.ops[0].reason
 
 
+def test_attention_stays_whole_where_memory_has_no_room_for_all_scores(tmp_path: Path) -> None:
+    """16 MiB of 12; split on demand, that is what is said."""
+    model = tmp_path / "heads.pimc"
+    model.write_text(HEADS, encoding="utf-8")
+    small = ("dram.rows=12", "buffer.bytes=4MiB")
+    report = compile_model(model, "npu", Options(overrides=small)).report
+    assert report is not None
+    assert [op.op for op in report.ops] == ["attention"]
+    with pytest.raises(CompileError, match="MiB"):
+        compile_model(model, "npu", Options(overrides=small, pass_options=("split-attention.whole=never",)))
+
+
 def test_decoding_attention_is_bound_by_memory_as_a_whole(tmp_path: Path) -> None:
     """Grouped queries: 32 heads read keys and values of 8; scores and weights stay on chip."""
     model = tmp_path / "heads.pimc"
@@ -379,6 +391,17 @@ def test_decoding_attention_is_bound_by_memory_as_a_whole(tmp_path: Path) -> Non
     assert report is not None
     assert [op.op for op in report.ops] == ["attention"]
     assert report.seconds <= 2 * 2 * 64 * 8 * 2048 * 64 / 1024e9 / 0.895
+
+
+def test_masks_come_before_the_values_that_wait_for_them(tmp_path: Path) -> None:
+    """The arrays want values when scores have been masked: were masks behind these, both units would wait in turn."""
+    model = tmp_path / "masked.pimc"
+    mask = 'input m "m": f16[B, H, S, T]\nlet y'
+    model.write_text(HEADS.replace("let y", mask).replace("v, scale", "v, mask = m, scale"), encoding="utf-8")
+    options = Options(dims={"H": 32, "S": 1, "T": 4096}, pass_options=("split-attention.whole=always",))
+    report = compile_model(model, "npu", options).report
+    assert report is not None
+    assert report.seconds <= 1.3 * 2 * 4096 * (2 * 8 * 64 + 32) / 1024e9
 
 
 @pytest.mark.parametrize("cores", [1, 4])
