@@ -113,13 +113,18 @@ class TurnTime:
 
     def clocks(self, machine: Machine, turns: int, blocks: int, groups: int) -> float:
         """Clocks of so many turns in all: of blocks of queries, each a pipeline of its own, and groups of turns with
-        the same queries."""
+        the same queries.
+
+        All stages of one turn of a block are seen, and arrays are idle before each product of it; of another turn
+        nothing but the first softmax, or the arrays, holds it up; the others come at the pipeline's pace. No sooner is
+        all over than what is loaded last has gone through the last two stages.
+        """
         array = machine.array
         first, skew = array.first_load - array.load, array.skew
-        alone = 2 * (first + skew) + self.arrays + self.vector
-        second = max(self.softmax, self.scores) + max(0.0, self.context - self.softmax)
-        seconds = min(turns - blocks, blocks)
-        computed = blocks * alone + seconds * second + (turns - blocks - seconds) * self.pace(machine)
+        one = 2 * (first + skew) + self.arrays + self.vector
+        another = max(self.softmax, self.scores) + max(0.0, self.context - self.softmax)
+        longer = min(turns - blocks, blocks)
+        computed = blocks * one + longer * another + (turns - blocks - longer) * self.pace(machine)
         last = first + self.context + skew + self.output
         return machine.copies.latency * machine.clock + max(
             self.moved / 2 + computed + self.rows, turns * self.moved + last + groups * self.rows
