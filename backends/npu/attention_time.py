@@ -117,9 +117,11 @@ class TurnTime:
         array = machine.array
         first, skew = array.first_load - array.load, array.skew
         alone = 2 * (first + skew) + self.arrays + self.vector
+        # falls where the softmax takes longer, by no more than `alone` grows: what takes longer in part does in all
         second = max(self.softmax, self.scores) + max(0.0, self.context - self.softmax)
-        seconds = min(turns - blocks, blocks)
-        computed = blocks * alone + seconds * second + (turns - blocks - seconds) * self.pace(machine)
+        second_turns = min(turns - blocks, blocks)
+        later_turns = turns - blocks - second_turns
+        computed = blocks * alone + second_turns * second + later_turns * self.pace(machine)
         last = first + self.context + skew + self.output
         return machine.copies.latency * machine.clock + max(
             self.moved / 2 + computed + self.rows, turns * self.moved + last + groups * self.rows
