@@ -122,6 +122,7 @@ class TurnTime:
         array = machine.array
         first, skew = array.first_load - array.load, array.skew
         one = 2 * (first + skew) + self.arrays + self.vector
+        # falls where the softmax takes longer, by no more than `one` grows: what takes longer in part does in all
         another = max(self.softmax, self.scores) + max(0.0, self.context - self.softmax)
         longer = min(turns - blocks, blocks)
         computed = blocks * one + longer * another + (turns - blocks - longer) * self.pace(machine)

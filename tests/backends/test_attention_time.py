@@ -70,12 +70,13 @@ def test_estimates_are_near_the_simulator(
     assert 0.8 < tiles.seconds / simulated < 1.15
 
 
+@pytest.mark.parametrize("target", ["npu", "npu-server", "tpuv3"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_no_cut_is_better_than_the_one_that_is_taken(
-    case: tuple[int, int, int, bool, int, int, int], tmp_path: Path
+    case: tuple[int, int, int, bool, int, int, int], target: str, tmp_path: Path
 ) -> None:
     """And none takes less than its bound, by which the search passes cuts over."""
-    (core, e, room, taken), _ = asked(case, "npu", tmp_path)
+    (core, e, room, taken), _ = asked(case, target, tmp_path)
     cuts = [cut for cut in _cuts(e) if _fits(core, e, *cut, room)]
     assert len(cuts) > 1
     for cut in cuts:
