@@ -124,8 +124,8 @@ class TurnTime:
         one = 2 * (first + skew) + self.arrays + self.vector
         # falls where the softmax takes longer, by no more than `one` grows: what takes longer in part does in all
         another = max(self.softmax, self.scores) + max(0.0, self.context - self.softmax)
-        longer = min(turns - blocks, blocks)
-        computed = blocks * one + longer * another + (turns - blocks - longer) * self.pace(machine)
+        others = min(turns - blocks, blocks)
+        computed = blocks * one + others * another + (turns - blocks - others) * self.pace(machine)
         last = first + self.context + skew + self.output
         return machine.copies.latency * machine.clock + max(
             self.moved / 2 + computed + self.rows, turns * self.moved + last + groups * self.rows
