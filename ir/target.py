@@ -85,7 +85,7 @@ class Target(Protocol):
         ...
 
     def about(self, node: Node, engine: Engine) -> float:
-        """The same within a tenth or so, where that is sooner told than by making commands."""
+        """The same, less exactly, where that is sooner told than by making commands."""
         ...
 
     def bound(self, node: Node, engine: Engine) -> str:

@@ -2,7 +2,8 @@
 
 Each turn brings the keys and values of one tile; the arrays multiply, and the vector unit keeps the running maximum and
 sum. Turns overlap as the stages of a pipeline do (`attention.py`): the slowest of arrays, vector unit and memory sets
-the pace, or what must follow each other. Mostly that is within a tenth of the simulator's time.
+the pace, or what must follow each other. Mostly that is within a tenth of the simulator's time; of small cuts with many
+vector commands, which hold up the arrays' commands, it is less by up to a third.
 """
 
 from __future__ import annotations
