@@ -31,8 +31,9 @@ RUNS = 1 << 17
 """Stretches of rows that are told apart, of all channels together; of longer transfers as many."""
 MOST, WALKED = 1 << 15, 1 << 17
 """Stretches that are walked through, of all channels or of the slowest, and from all begins together."""
-ALIKE = 8
-"""Of channels that come to the same rows, each from another place on, that part of them is walked through."""
+ALIKE, ABOUT = 8, 64
+"""Of channels that come to the same rows, each from another place on, that part of them is walked through: for the time
+of a transfer, and for a search that compares many."""
 LOOKED_AT = 4
 """Channels from which it is told whether bursts wait for their rows while only one rank is read."""
 DEALS, TOGETHER, DEALT = range(12, 33), 100_000, 1 << 17
@@ -111,13 +112,16 @@ def dram_of(dram: DramSpec, memory: Memory, *, writes: bool = False) -> Dram:
 
 
 @lru_cache(maxsize=65536)
-def moving_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int) -> int:
-    """Picoseconds for which channels are at work on a loop nest of elements."""
+def moving_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int, *, about: bool = False) -> int:
+    """Picoseconds for which channels are at work on a loop nest of elements. about: sooner told, and up to a tenth off
+    where rows of a long regular loop hold up others."""
     memory = dram.memory
     run, rest = split_run(digits, element_bytes, memory.access_bytes)
     if memory.hashed or (run <= memory.access_bytes and not rest):
         return dram.derated(dram.plain_ps(traffic(memory, digits, element_bytes)))
-    return _nest_ps(dram, Nest(run, tuple(rest)))
+    nest = Nest(run, tuple(rest))
+    walks = regular_of(nest, memory) is not None and _undisturbed(dram, nest) is None
+    return _nest_ps(dram, nest, about=about and walks)
 
 
 def in_blocks_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int, block: int) -> int:
@@ -158,7 +162,7 @@ def _evenly_ps(dram: Dram, accesses: int, part: float) -> int:
 
 
 @lru_cache(maxsize=65536)
-def _nest_ps(dram: Dram, whole: Nest) -> int:
+def _nest_ps(dram: Dram, whole: Nest, *, about: bool = False) -> int:
     """The same of runs of bytes; many loop nests of elements come to the same."""
     memory, burst = dram.memory, dram.rows.burst
     stream = endless(whole, memory) if dram.in_turn and not whole.block else None
@@ -175,7 +179,7 @@ def _nest_ps(dram: Dram, whole: Nest) -> int:
         told = [_part(dram, replace(part, deal=deal), part != whole, 1) for deal in range(deals)]
         clocks = mean(each.clocks(bursts) for each in told)
     else:
-        found = _part(dram, part, part != whole, MOMENTS)
+        found = _part(dram, part, part != whole, MOMENTS, about=about)
         bursts = found.bursts if part == whole else busiest_of(memory, whole) * found.once
         clocks = found.clocks(bursts)
     return dram.ps(max(clocks, dram.refreshed(bursts * burst)))
@@ -235,7 +239,7 @@ def _undisturbed(dram: Dram, nest: Nest) -> Regular | None:
 
 
 @lru_cache(maxsize=4096)
-def _part(dram: Dram, nest: Nest, more: bool, begins: int) -> Told:
+def _part(dram: Dram, nest: Nest, more: bool, begins: int, *, about: bool = False) -> Told:
     """`more`: there is more of the transfer. It is walked through from so many begins, or fewer if it is long."""
     rows, refresh = dram.rows, dram.in_turn
     if regular := _undisturbed(dram, nest):
@@ -251,7 +255,7 @@ def _part(dram: Dram, nest: Nest, more: bool, begins: int) -> Told:
     slowest = sorted(found.unlike, key=lambda channel: -clocks[channel])
     may_wait = refresh.lasts * (1 + clocks / refresh.apart) if refresh else clocks * 0
     last = [channel for channel in slowest if clocks[channel] + may_wait[channel] >= clocks[slowest[0]]]
-    part = ALIKE if regular_of(nest, dram.memory) else 1
+    part = (ABOUT if about else ALIKE) if regular_of(nest, dram.memory) else 1
     found = found.of(last[: max(1, MOST // part * len(found.counts) // len(found.rows))])
     begun = max(1, min(begins, WALKED // part // len(found.rows)))
     return replace(told, of_burst=walked(found, rows, refresh, begun, nest.deal) / told.bursts)

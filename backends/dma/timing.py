@@ -210,7 +210,7 @@ class CopyTime:
         dram = self.writes if writes else self.reads
         if dram is None:
             return 0.0, 0.0
-        moving = moving_ps(dram, digits, element_bytes)
+        moving = moving_ps(dram, digits, element_bytes, about=True)
         held = min(moving, held_ps(dram, accesses_of(dram.memory, digits, element_bytes)))
         return max(moving / PS_PER_S, elements * element_bytes * self.port), held / PS_PER_S
 

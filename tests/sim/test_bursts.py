@@ -123,6 +123,8 @@ def test_rows_that_soon_come_around_to_their_banks(kind: type[Load | Store]) -> 
     phases = [spec.dram.cycles["nREFI"] * part // 8 for part in (1, 5)]
     exact = clocks(spec.dram, digits, run, phases, writes=kind is Store)
     assert modelled(spec, digits, run, kind) == pytest.approx(exact, rel=0.02)
+    told, _ = copy_time(spec).of((*digits, (run // 2, 2)), 2, 6000 * run // 2, writes=kind is Store)
+    assert told * 1e12 / spec.dram.clock_ps == pytest.approx(exact, rel=0.1)
 
 
 def random_stream(spec: TargetSpec, random: Random) -> tuple[Digits, int]:
