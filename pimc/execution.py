@@ -16,6 +16,7 @@ from pimc.sim.timing import Timing
 if TYPE_CHECKING:
     from pimc.sim.compare import Comparison
     from pimc.sim.issue_trace import IssueLog
+    from pimc.sim.values import Progress
 
 SimEngine = Literal["fast", "plain"]
 Values = Mapping[str, Array] | Literal["random"]
@@ -64,17 +65,32 @@ def check_program_computes(program: Program) -> None:
     check_computes(program)
 
 
-def run_program(program: Program, inputs: Mapping[str, Array], *, wide: bool) -> dict[str, Array]:
+def run_program(
+    program: Program,
+    inputs: Mapping[str, Array],
+    *,
+    wide: bool,
+    weights: Mapping[str, Array] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Array]:
+    """The outputs by name. weights: arrays that take the place of the program's own."""
     from pimc.sim.values import execute
 
-    outputs, _ = execute(program, inputs, wide=wide)
+    outputs, _ = execute(program, inputs, wide=wide, weights=weights, progress=progress)
     return outputs
 
 
 def compared(
     outputs: Mapping[str, Array], expected: Mapping[str, Array], spec: TargetSpec, *, wide: bool
 ) -> Comparison:
-    """Compare with the tolerance of the format: 1e-4 wide, else the documented bound of the storage type."""
-    from pimc.sim.compare import WIDE_TOLERANCE, compare
+    """Compare with the tolerance of the format."""
+    from pimc.sim.compare import compare
 
-    return compare(outputs, expected, WIDE_TOLERANCE if wide else spec.value_tolerance)
+    return compare(outputs, expected, tolerance_of(spec, wide=wide))
+
+
+def tolerance_of(spec: TargetSpec, *, wide: bool) -> float:
+    """The largest relative error that is ok: 1e-4 in the wide format, else the documented bound of the storage type."""
+    from pimc.sim.compare import WIDE_TOLERANCE
+
+    return WIDE_TOLERANCE if wide else spec.value_tolerance

@@ -12,8 +12,19 @@ from pimc.backends.engines import spec_of
 from pimc.backends.program import MapEntry, Program
 from pimc.backends.references import FileReference
 from pimc.backends.verify import verify_program
-from pimc.execution import SimEngine, ValueForm, Values, compared, given_inputs, given_outputs, is_wide, time_program
+from pimc.execution import (
+    SimEngine,
+    ValueForm,
+    Values,
+    compared,
+    given_inputs,
+    given_outputs,
+    is_wide,
+    run_program,
+    time_program,
+)
 from pimc.garbage import collecting_seldom
+from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean, fail, file_missing
 from pimc.ir.op import Array
 from pimc.ir.weights import Contents, Sharded, Sliced
 from pimc.loading import load_program as load_program
@@ -85,12 +96,9 @@ def _execute(
     seed: int,
     progress: Progress | None,
 ) -> dict[str, Array]:
-    from pimc.sim.values import execute
-
     inputs = random_arrays(program, seed) if isinstance(values, str) else given_inputs(values)
     check_weights(program, weights)
-    outputs, _ = execute(program, inputs, wide=is_wide(form), weights=weights, progress=progress)
-    return outputs
+    return run_program(program, inputs, wide=is_wide(form), weights=weights, progress=progress)
 
 
 def random_arrays(program: Program, seed: int) -> dict[str, Array]:
@@ -110,8 +118,6 @@ def random_arrays(program: Program, seed: int) -> dict[str, Array]:
 
 def check_weights(program: Program, weights: Mapping[str, Array]) -> None:
     """Raises CompileError (INPUT_BAD) for arrays that are no weights of the program."""
-    from pimc.ir.diagnostics import CompileError, Diagnostic, Kind, did_you_mean
-
     known = [e.name for e in program.memory if e.role in ("weight", "constant")]
     wrong = [
         Diagnostic(Kind.INPUT_BAD, f"the program has no weight '{name}'", help=did_you_mean(name, known))
@@ -124,8 +130,6 @@ def check_weights(program: Program, weights: Mapping[str, Array]) -> None:
 
 def relocated(program: Program, file: Path) -> Program:
     """The program with its weights in `file`, where it names that file elsewhere. Raises CompileError."""
-    from pimc.ir.diagnostics import Kind, fail, file_missing
-
     if not file.is_file():
         raise file_missing(file, f"cannot read {file}: no such file")
     names = {Path(r.path).name for e in program.memory if (r := _reference(e.contents)) is not None}

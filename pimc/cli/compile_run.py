@@ -11,12 +11,12 @@ import click
 
 from pimc.cli.files import check_writable, write_file, write_text_file
 from pimc.cli.guard import DONE
-from pimc.cli.outcome import outcome, tolerance_of, values_of, write_tables, written_line
+from pimc.cli.outcome import outcome, values_of, write_tables, written_line
 from pimc.cli.progress import Progress
 from pimc.cli.screen import Line, line, write_page, write_text
 from pimc.cli.watch import check_pass_names, observers_of, pass_seconds, print_timing
 from pimc.driver import Options, Result, compile_model, pipeline_for, registry_for
-from pimc.execution import Values
+from pimc.execution import Values, tolerance_of
 
 
 def side_by_side(options: Options, given: Mapping[str, Any]) -> int:
@@ -149,7 +149,7 @@ def page_of(result: Result, given: Mapping[str, Any]) -> list[Line]:
         page = [*tables.title(program.graph, program.target_name, program.phase, program.dims, program.devices), line()]
         page += [*tables.plain_ops(program.ops), line(), *tables.memory_table(program, verbose=given["verbose"])]
     if result.outputs is not None:
-        tolerance = tolerance_of(result.spec, given["form"])
+        tolerance = tolerance_of(result.spec, wide=given["form"] == "wide")
         page += tables.values_lines(result.comparison, given["form"], len(result.outputs), tolerance)
     return page + written_line(given["output"], given["trace"], given["annotate"], given["dot"])
 
@@ -272,7 +272,7 @@ def both_phases(options: Options, given: Mapping[str, Any]) -> int:
             page += [line()] if page else []
             page += report_page(result.report, result.program, verbose=given["verbose"])
             if result.outputs is not None:
-                tolerance = tolerance_of(result.spec, given["form"])
+                tolerance = tolerance_of(result.spec, wide=given["form"] == "wide")
                 page += values_lines(result.comparison, given["form"], len(result.outputs), tolerance)
         write_page(page)
     return outcome(*(r.comparison for _, r in found.items()))

@@ -1,4 +1,4 @@
-"""What commands that execute programs share: values, files of tables, tolerances and the exit status."""
+"""What commands that execute programs share: values, files of tables, and the exit status."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from pimc.backends.program import Program
-from pimc.backends.target import TargetSpec
 from pimc.cli.arrays import read_values
 from pimc.cli.files import write_text_file
 from pimc.cli.guard import DONE
@@ -40,13 +39,6 @@ def written_line(*paths: str | None) -> list[Line]:
     """Which files were written."""
     written = [name for name in paths if name and name != "-"]
     return [[("  written    ", "dim"), (", ".join(written), "")]] if written else []
-
-
-def tolerance_of(spec: TargetSpec, form: str) -> float:
-    """The largest relative error that is ok."""
-    from pimc.sim.compare import WIDE_TOLERANCE
-
-    return WIDE_TOLERANCE if form == "wide" else spec.value_tolerance
 
 
 def outcome(*comparisons: Comparison | None) -> int:

@@ -97,10 +97,11 @@ def _weights(path: str | None) -> Any:
 def _page(run: Any, given: dict[str, Any]) -> list[Any]:
     from pimc.backends.engines import spec_of
     from pimc.cli import tables
-    from pimc.cli.outcome import tolerance_of, written_line
+    from pimc.cli.outcome import written_line
+    from pimc.execution import tolerance_of
 
     page = tables.report_page(run.report, run.program, verbose=given["verbose"])
     if run.outputs is not None:
-        tolerance = tolerance_of(spec_of(run.program), given["form"])
+        tolerance = tolerance_of(spec_of(run.program), wide=given["form"] == "wide")
         page += tables.values_lines(run.comparison, given["form"], len(run.outputs), tolerance)
     return page + written_line(given["out"], given["trace"], given["issue_trace"])
