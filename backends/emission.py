@@ -405,7 +405,8 @@ def _without(spare: Set[int], run: Sequence[_Stretch]) -> Iterator[_Stretch]:
 
 def emitter_for(spec: TargetSpec, homes: Mapping[Value, Home]) -> Emitter:
     moves = spec.dma.moves if spec.dma is not None else "load"
-    return Emitter(spec.engines(), moves, _windows(homes), spec.npu.vector.lanes if spec.npu is not None else 0)
+    lanes = {} if spec.npu is None else {"npu": spec.npu.vector.lanes}
+    return Emitter(spec.engines(), moves, _windows(homes), lanes)
 
 
 QUEUE_SHARES = {"pim": 4, "cache": 8, "link": 16}

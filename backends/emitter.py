@@ -6,7 +6,7 @@ operand (`base + i * stride`). What may overlap is found afterwards from the mem
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -26,12 +26,16 @@ class Emitter:
     """Collects steps and loops in program order. `op` is the row of the op table that new commands belong to."""
 
     def __init__(
-        self, engines: Iterable[EngineDecl] = (), moves: str = "load", windows: Iterable[Window] = (), lanes: int = 0
+        self,
+        engines: Iterable[EngineDecl] = (),
+        moves: str = "load",
+        windows: Iterable[Window] = (),
+        lanes: Mapping[str, int] | None = None,
     ) -> None:
         """engines: those of the machine, with their further queues. moves: the queue of copies on chip. windows: of
-        paged caches. lanes: of the vector unit, if it does not have the usual number."""
+        paged caches. lanes: of the vector units of kinds of engines, where they may not have the usual number."""
         self.moves = moves
-        self.lanes = lanes
+        self.lanes = lanes or {}
         self._windows = sorted(set(windows), key=lambda w: w.start)
         self.op = -1
         self.queue = ""

@@ -60,7 +60,7 @@ class Estimates:
     """What a target was asked about single nodes: seconds, what limits them, how they are cut."""
 
     seconds: dict[object, float] = field(default_factory=dict)
-    told: dict[object, float] = field(default_factory=dict)
+    alone: dict[object, Rehearsed] = field(default_factory=dict)
     limits: dict[object, str] = field(default_factory=dict)
     tiles: dict[object, Tile | None] = field(default_factory=dict)
     gains: dict[object, bool] = field(default_factory=dict)
@@ -180,11 +180,13 @@ class Machine:
     def about(self, node: Node, engine: Engine) -> float:
         if engine.kind != "npu" or not emission.is_cut(node):
             return self.estimate(node, engine)
-        key = _key(node, engine)  # whether its estimate is known must not matter: programs would depend on others
-        if key not in self.estimates.told:
-            rehearsed = self._rehearsed([_placed_alone(node, engine)])
-            self.estimates.told[key], self.estimates.limits[key] = rehearsed.seconds, rehearsed.limit
-        return self.estimates.told[key]
+        return self._alone(node, engine).seconds  # even if its estimate is known: programs would depend on others
+
+    def _alone(self, node: Node, engine: Engine) -> Rehearsed:
+        key = _key(node, engine)
+        if key not in self.estimates.alone:
+            self.estimates.alone[key] = self._rehearsed([_placed_alone(node, engine)])
+        return self.estimates.alone[key]
 
     def _fullest_channel(self, node: Node, engine: Engine, ragged: Ragged) -> float:
         """The longest that the requests of one channel take one after another, each as it takes alone."""
@@ -332,11 +334,8 @@ class Machine:
     def bound(self, node: Node, engine: Engine) -> str:
         if engine.kind != "npu" or not emission.is_cut(node):
             return ""
-        key = _key(node, engine)
-        if key not in self.estimates.limits:
-            placed = _placed_alone(node, engine)
-            self.estimates.limits[key] = rehearse([placed], self.spec, plan_node(placed, self.spec).homes).limit
-        return self.estimates.limits[key]
+        known = self.estimates.limits.get(_key(node, engine))
+        return self._alone(node, engine).limit if known is None else known
 
     def plans(self, graph: Graph) -> Mapping[int, Plan]:
         """The memory plan of each pipeline stage, which depends on nothing that follows from plans."""

@@ -120,8 +120,7 @@ def moving_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int, *, abou
     if memory.hashed or (run <= memory.access_bytes and not rest):
         return dram.derated(dram.plain_ps(traffic(memory, digits, element_bytes)))
     nest = Nest(run, tuple(rest))
-    walks = regular_of(nest, memory) is not None and _undisturbed(dram, nest) is None
-    return _nest_ps(dram, nest, about=about and walks)
+    return _nest_ps(dram, nest, about=about and regular_of(nest, memory) is not None and not _undisturbed(dram, nest))
 
 
 def in_blocks_ps(dram: Dram, digits: tuple[Digit, ...], element_bytes: int, block: int) -> int:

@@ -118,7 +118,7 @@ class Lanes:
 
     def _grid(self, function: str, form: str, refs: list[Ref], immediate: float, out: Ref) -> None:
         views = [*refs, out]
-        lanes = self.emit.lanes or self.machine.lanes
+        lanes = self.emit.lanes.get(self.machine.kind, self.machine.lanes)
         around, rows, columns = _cut(self.counts, tuple([v.strides for v in views]), lanes)
         kind = self.machine.elementwise(function)
         names = [_OPERANDS[letter] for letter in form if letter != "i"]

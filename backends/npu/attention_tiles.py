@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from math import inf
 
 from pimc.backends.kernels.arena import padded
 from pimc.backends.kernels.nest import SLOTS
@@ -66,13 +67,13 @@ def best_attention(core: Core, e: Attended, room: int) -> AttentionTiles | None:
     if not cuts:
         small = (cut for cut in _small_cuts(e) if _fits(core, e, *cut, room))
         return next((timed(core, e, *cut) for cut in small), None)
-    found: list[AttentionTiles] = []
+    found, best = list[AttentionTiles](), inf
     for least, number in sorted((timed(core, e, *cut, least=True).seconds, n) for n, cut in enumerate(cuts)):
-        if found and least > _SAME * min(f.seconds for f in found):
+        if least > _SAME * best:
             break
         found.append(timed(core, e, *cuts[number]))
-    soon = _SAME * min(f.seconds for f in found)
-    return min((f for f in found if f.seconds <= soon), key=lambda f: (-f.queries, f.seconds))
+        best = min(best, found[-1].seconds)
+    return min((f for f in found if f.seconds <= _SAME * best), key=lambda f: (-f.queries, f.seconds))
 
 
 def _cuts(e: Attended) -> Iterator[tuple[int, int, int]]:

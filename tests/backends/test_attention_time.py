@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -83,3 +84,20 @@ def test_no_cut_is_better_than_the_one_that_is_taken(
         seconds = timed(core, e, *cut).seconds
         assert timed(core, e, *cut, least=True).seconds <= seconds
         assert taken.seconds <= _SAME * seconds
+
+
+def test_what_queries_see_is_what_the_tiles_show() -> None:
+    """How many tiles there are, and how many of them positions hide in part, is told without making them."""
+    random = Random(3)
+    for _ in range(400):
+        queries, keys, size = random.randint(1, 40), random.randint(1, 90), random.randint(1, 40)
+        keys = max(keys, queries)
+        window, causal = random.choice((0, 0, random.randint(1, keys))), random.random() < 0.6
+        e = Attended(1, 1, queries, keys, 8, 8, 2, 0, causal, window, 0, False, random.random() < 0.1, False)
+        start = random.randrange(queries)
+        rows, lanes = random.randint(1, queries - start), random.choice((8, 16))
+        tiles = AttentionTiles(1, rows, size, 0.0, 0.0, 0.0, 0.0).tiles(e, start, rows)
+        seen = e.seen(start, rows, size, lanes)
+        assert (seen.tiles, seen.masked) == (len(tiles), sum(tile.masked for tile in tiles))
+        assert seen.keys == sum(tile.count for tile in tiles)
+        assert seen.passes == sum(-(-tile.count // lanes) for tile in tiles)

@@ -27,7 +27,7 @@ from pimc.ir.types import DType
 def test_the_axis_that_fills_the_lanes_best(counts: tuple[int, int], lanes: int, taken: tuple[int, int]) -> None:
     """Of rows less a number of each."""
     _, columns = counts
-    emit = Emitter(lanes=lanes)
+    emit = Emitter(lanes={"npu": lanes})
     grid, of_rows = Ref(0, DType.F32, (4 * columns, 4)), Ref(1 << 24, DType.F32, (4, 0))
     Lanes(emit, NPU, None, counts)("sub", grid, of_rows, out=grid)
     (command,) = (step.command for step in steps(emit.take()))
@@ -37,7 +37,7 @@ def test_the_axis_that_fills_the_lanes_best(counts: tuple[int, int], lanes: int,
 
 def test_the_longest_other_axis_is_the_rows() -> None:
     """Of a number for each of the rows in the middle: one command for each column of three, and not for each row."""
-    emit = Emitter(lanes=128)
+    emit = Emitter(lanes={"npu": 128})
     grid, of_rows = Ref(0, DType.F32, (12000, 12, 4)), Ref(1 << 24, DType.F32, (0, 4, 0))
     Lanes(emit, NPU, None, (128, 1000, 3))("add", grid, of_rows, out=grid)
     (loop,) = emit.take()
